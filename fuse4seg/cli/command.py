@@ -1,0 +1,61 @@
+"""What all commands share: strict parsing, logging, and errors turned into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from fuse4seg.errors import Fuse4SegError
+from fuse4seg.paths import prepare_environment, set_roots
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def make_parser(description: str, *, example: str) -> argparse.ArgumentParser:
+    """Parser that refuses unknown and abbreviated flags, with --root and --verbose; its help ends with ``example``."""
+    parser = argparse.ArgumentParser(description=description, epilog=f"example:\n  {example}", allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="folder of nnUNet_raw, nnUNet_preprocessed and nnUNet_results "
+                                                  "(default: F4S_ROOT, else nnU-Net's own variables)")
+    parser.add_argument("--verbose", action="store_true", help="log what nnU-Net says, too")
+    return parser
+
+
+def run_command(action: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser,
+                arguments: Sequence[str] | None = None) -> int:
+    """Parse, run ``action``, and answer with an exit status.
+
+    Args:
+        action: Does the command's work; its return value is the exit status (None counts as 0).
+        parser: From :func:`make_parser`.
+        arguments: Words after the command's name; those of the process if left out.
+
+    Returns:
+        0 when done, 1 after a failure that was explained on stderr, 130 after Ctrl-C. argparse itself exits with 2.
+    """
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s",
+                        stream=sys.stderr, force=True)
+    for noisy in ("matplotlib", "PIL", "numexpr", "blosc2", "torch", "fsspec", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    set_roots(options.root)
+    prepare_environment()
+    try:
+        with logging_redirect_tqdm():
+            return action(options) or OK
+    except Fuse4SegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (for example `| head`); that is no failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK

@@ -1,0 +1,1 @@
+"""Raw datasets: the phantom, reading, and the integrity check."""

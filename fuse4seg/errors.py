@@ -1,0 +1,196 @@
+"""Every failure a user can cause or mend, each a class with one clear line: what is wrong, where, and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class Fuse4SegError(Exception):
+    """Base of all failures that a command answers with its message alone and exit status 1."""
+
+
+class RootNotSetError(Fuse4SegError):
+    """One of nnU-Net's three data roots is unknown."""
+
+    def __init__(self, variable: str) -> None:
+        super().__init__(f"{variable} is not set. Give --root DIR, or set F4S_ROOT or {variable}.")
+
+
+class DatasetNotFoundError(Fuse4SegError):
+    """No folder Dataset<id>_<name> in any of the places searched."""
+
+    def __init__(self, dataset: str, searched: Iterable[Path]) -> None:
+        places = ", ".join(str(place) for place in searched)
+        super().__init__(f"no dataset {dataset} in {places}. Check the id, or put the dataset there.")
+
+
+class AmbiguousDatasetError(Fuse4SegError):
+    """Several folders carry the same dataset id."""
+
+    def __init__(self, dataset: str, names: Iterable[str]) -> None:
+        super().__init__(f"dataset id {dataset} is not unique: {', '.join(names)}. Rename one, or give the full name.")
+
+
+class DatasetJsonError(Fuse4SegError):
+    """dataset.json is missing, cannot be read, or lacks something."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+
+
+class MissingModalityError(Fuse4SegError):
+    """A case lacks the file of one of the dataset's channels."""
+
+    def __init__(self, case: str, channel: str, expected: Path) -> None:
+        super().__init__(f"case {case} has no {channel} image: expected {expected}. Add it, or remove the case.")
+
+
+class FaultyDatasetError(Fuse4SegError):
+    """Cases of a raw dataset that cannot be trained on; one line per faulty case."""
+
+    def __init__(self, dataset: str, faults: Iterable[str]) -> None:
+        lines = list(faults)
+        super().__init__("\n".join([*lines, f"{dataset}: {len(lines)} faulty case(s), listed above. Mend or remove them."]))
+
+
+class EmptyFolderError(Fuse4SegError):
+    """A folder that should hold images holds none."""
+
+    def __init__(self, folder: Path, ending: str) -> None:
+        super().__init__(f"{folder} holds no file *{ending}. Give a folder of cases named CASE_0000{ending}, CASE_0001{ending}, ...")
+
+
+class FolderNotFoundError(Fuse4SegError):
+    """A folder that was named does not exist."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is not a folder. Check the path.")
+
+
+class UnreadableImageError(Fuse4SegError):
+    """A file that should be an image cannot be read as one."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} cannot be read as an image ({reason}). Replace the file.")
+
+
+class FaultyImageError(Fuse4SegError):
+    """A case whose images cannot be used: geometry, NaN or constant intensities."""
+
+    def __init__(self, case: str, problem: str) -> None:
+        super().__init__(f"case {case}: {problem}")
+
+
+class UnwritableFolderError(Fuse4SegError):
+    """Output cannot be written to the folder that was named."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"cannot write to {folder} ({reason}). Choose another folder or change its permissions.")
+
+
+class FingerprintNotFoundError(Fuse4SegError):
+    """Planning was asked for before the fingerprint was extracted."""
+
+    def __init__(self, path: Path, problem: str = "is missing") -> None:
+        super().__init__(f"{path} {problem}. Run f4s_extract_fingerprint or f4s_plan_and_preprocess first.")
+
+
+class PlansNotFoundError(Fuse4SegError):
+    """No plans file for a dataset, or one that cannot be read."""
+
+    def __init__(self, path: Path, problem: str = "is missing") -> None:
+        super().__init__(f"{path} {problem}. Run f4s_plan_and_preprocess for this dataset first.")
+
+
+class ForeignPlansError(Fuse4SegError):
+    """Plans that were not made by this planner."""
+
+    def __init__(self, plans: str) -> None:
+        super().__init__(f"plans {plans} do not name our network. Plan with f4s_plan_and_preprocess, or give -p Fuse4SegPlans.")
+
+
+class ConfigurationNotFoundError(Fuse4SegError):
+    """The plans hold no such configuration."""
+
+    def __init__(self, configuration: str, plans: Path | str, available: Iterable[str]) -> None:
+        super().__init__(f"{plans} has no configuration {configuration}. Choose one of: {', '.join(available)}.")
+
+
+class NotPreprocessedError(Fuse4SegError):
+    """A configuration was planned but its data were not preprocessed."""
+
+    def __init__(self, folder: Path, configuration: str) -> None:
+        super().__init__(f"{folder} holds no preprocessed cases. Run f4s_preprocess -c {configuration} first.")
+
+
+class FoldError(Fuse4SegError):
+    """A fold that the dataset cannot provide."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+
+
+class OptionError(Fuse4SegError):
+    """An option whose value is out of range or does not fit the others."""
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(f"{option}: {problem}")
+
+
+class DeviceUnavailableError(Fuse4SegError):
+    """The device asked for is not on this machine."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(f"-device {device} is not available here. Use -device cpu, or run where that device is visible.")
+
+
+class ModelNotFoundError(Fuse4SegError):
+    """No trained model fits what was asked for."""
+
+    def __init__(self, where: Path, wanted: str = "") -> None:
+        detail = f" for {wanted}" if wanted else ""
+        super().__init__(f"no trained model{detail} in {where}. Train one with f4s_train, or check -d, -c, -f, -p and -tr.")
+
+
+class AmbiguousModelError(Fuse4SegError):
+    """Several trained models fit; one has to be chosen."""
+
+    def __init__(self, candidates: Iterable[str]) -> None:
+        super().__init__("several trained models fit, choose one with its flags: " + " | ".join(candidates))
+
+
+class CheckpointNotFoundError(Fuse4SegError):
+    """A checkpoint that was asked for does not exist."""
+
+    def __init__(self, path: Path, mend: str) -> None:
+        super().__init__(f"{path} does not exist. {mend}")
+
+
+class CheckpointError(Fuse4SegError):
+    """A checkpoint that cannot be read or does not belong to this model."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+
+
+class UnpairedCasesError(Fuse4SegError):
+    """Predictions and references do not name the same cases."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+
+
+class WorkerDiedError(Fuse4SegError):
+    """A background process ended without an answer."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(f"a background process died while {doing}, most likely for want of memory. Use fewer processes (-np 1).")
+
+
+class NonFiniteLossError(Fuse4SegError):
+    """Training met a loss that is NaN or infinite."""
+
+    def __init__(self, stage: str, epoch: int, cases: Iterable[str]) -> None:
+        super().__init__(f"the loss became NaN or infinite in {stage}, epoch {epoch}, with the cases {', '.join(cases)}. "
+                         f"Check these images; the last checkpoint is kept.")

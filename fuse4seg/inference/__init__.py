@@ -1,0 +1,1 @@
+"""Whole-case prediction and export."""

@@ -1,0 +1,1 @@
+"""The fusion network (leader), its follower, and the two as one model."""

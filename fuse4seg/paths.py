@@ -1,0 +1,75 @@
+"""Where data live: nnU-Net's three roots, and the environment that nnU-Net reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fuse4seg.errors import AmbiguousDatasetError, DatasetNotFoundError, RootNotSetError
+
+RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+TRAINER_FOLDER = Path(__file__).parent / "training" / "nnunet_trainers"
+
+
+def set_roots(root: Path | str | None = None) -> None:
+    """Point nnU-Net's three roots below one folder; without one, F4S_ROOT or the variables already set hold.
+
+    Args:
+        root: Folder that holds (or will hold) nnUNet_raw, nnUNet_preprocessed and nnUNet_results.
+    """
+    chosen = root or os.environ.get("F4S_ROOT")
+    if chosen:
+        for variable in (RAW, PREPROCESSED, RESULTS):
+            os.environ[variable] = str(Path(chosen).absolute() / variable)
+
+
+def prepare_environment() -> None:
+    """Give nnU-Net what it reads at import: process counts that fit this machine, and our trainer's folder.
+
+    nnU-Net's defaults (8 and 12 processes) swamp a small machine, and 0 augmentation processes makes its planner crash.
+    """
+    cpus = os.cpu_count() or 1
+    os.environ.setdefault("nnUNet_def_n_proc", str(min(8, cpus)))
+    if os.environ.get("nnUNet_n_proc_DA", "0") == "0":
+        os.environ["nnUNet_n_proc_DA"] = str(min(12, max(1, cpus - 1)))
+    known = os.environ.get("nnUNet_extTrainer", "")
+    if str(TRAINER_FOLDER) not in known.split(os.pathsep):
+        os.environ["nnUNet_extTrainer"] = os.pathsep.join(filter(None, [str(TRAINER_FOLDER), known]))
+
+
+def data_root(variable: str) -> Path:
+    """One of the three roots, as nnU-Net's variable ``variable`` (RAW, PREPROCESSED, RESULTS) names it.
+
+    Raises:
+        RootNotSetError: The variable is not set.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        raise RootNotSetError(variable)
+    return Path(value)
+
+
+def dataset_name(dataset: str | int, *, variables: tuple[str, ...] = (RAW, PREPROCESSED, RESULTS)) -> str:
+    """Full name Dataset<id>_<name> of a dataset given by id or name.
+
+    Args:
+        dataset: Id (501) or full name (Dataset501_BraTS).
+        variables: Roots to search.
+
+    Raises:
+        DatasetNotFoundError: No root holds it.
+        AmbiguousDatasetError: The id belongs to several names.
+        RootNotSetError: None of the roots is set.
+    """
+    roots = [Path(os.environ[variable]) for variable in variables if os.environ.get(variable)]
+    if not roots:
+        raise RootNotSetError(variables[0])
+    text = str(dataset)
+    pattern = f"Dataset{int(text):03d}_*" if text.isdecimal() else text
+    plain = text.isdecimal() or (text.startswith("Dataset") and not set(text) & set("*?[/\\"))
+    names = sorted({found.name for root in roots for found in root.glob(pattern) if found.is_dir()}) if plain else []
+    if not names:
+        raise DatasetNotFoundError(text, roots)
+    if len(names) > 1:
+        raise AmbiguousDatasetError(text, names)
+    return names[0]

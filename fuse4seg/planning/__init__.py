@@ -1,0 +1,1 @@
+"""Dataset fingerprint, experiment planning and preprocessing."""

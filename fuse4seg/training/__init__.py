@@ -1,0 +1,1 @@
+"""Pre-training, the bi-level step, and the nnU-Net trainer that runs them."""
