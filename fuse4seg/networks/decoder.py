@@ -1,0 +1,54 @@
+"""Decoder: low- and high-frequency features to one image in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fuse4seg.networks.convolution import conv_block
+from fuse4seg.networks.rearrange import depth_to_space
+
+
+class Decoder(nn.Module):
+    """Bring the low frequencies up, join the high ones, and paint.
+
+    The same weights reconstruct a single modality in pre-training and paint the fused image afterwards.
+
+    Args:
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        detail_stride, base_strides, detail_features, base_features: As in the encoder.
+
+    Source: method.md, "The network".
+    """
+
+    def __init__(self, conv_op: type[nn.Module], *, detail_stride: Sequence[int], base_strides: Sequence[Sequence[int]],
+                 detail_features: int, base_features: int) -> None:
+        super().__init__()
+        self.detail_stride = tuple(detail_stride)
+        self.upward = [tuple(stride) for stride in reversed(base_strides)]
+        widths = [base_features] * len(self.upward) + [detail_features]
+        self.up = nn.ModuleList(conv_block(conv_op, before, after) for before, after in pairwise(widths))
+        arriving = detail_features if self.upward else base_features
+        self.join = nn.Sequential(conv_block(conv_op, arriving + detail_features, detail_features),
+                                  conv_block(conv_op, detail_features, detail_features))
+        self.paint = conv_op(detail_features, prod(detail_stride), 1)
+
+    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode.
+
+        Args:
+            low: Shape (B, C, *s).
+            high: Shape (B, c, *t).
+
+        Returns:
+            The image in [0, 1], shape (B, 1, *S), and the features before it, shape (B, c, *t).
+        """
+        for convolution, stride in zip(self.up, self.upward, strict=True):
+            low = convolution(functional.interpolate(low, scale_factor=tuple(map(float, stride)), mode="nearest"))
+        features = self.join(torch.cat([low, high], dim=1))
+        return torch.sigmoid(depth_to_space(self.paint(features), self.detail_stride)), features

@@ -1,0 +1,127 @@
+"""Fusion network, the leader: any number of modalities to one image in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fuse4seg.networks.convolution import axes_of
+from fuse4seg.networks.cross_attention import CrossAttention
+from fuse4seg.networks.decoder import Decoder
+from fuse4seg.networks.encoder import DualStreamEncoder
+from fuse4seg.networks.gate import Gate
+
+#: The low-frequency stream lies this many of the U-Net's strides down (1/8 of the resolution where each is 2).
+BASE_LEVEL = 3
+
+
+class Fused(NamedTuple):
+    """What the fusion network gives.
+
+    Attributes:
+        image: Fused image in [0, 1], shape (B, 1, *S).
+        gates: Shares of the N sources and, last, of the painted image, shape (B, N + 1, *S).
+        low, high: Features of every modality, shapes (B, N, C, *s) and (B, N, c, *t).
+        attention: Where the reference looked in every other modality, shape (B, N - 1, *G); None unless asked for.
+    """
+
+    image: Tensor
+    gates: Tensor
+    low: Tensor
+    high: Tensor
+    attention: Tensor | None
+
+
+class FusionNetwork(nn.Module):
+    """Shared dual-stream encoder, fusion per frequency, cross-attention, decoder and gate.
+
+    Full resolution is touched by the gate's mixture alone; convolutions run at the U-Net's first stride and below, because
+    the sources themselves carry the detail.
+
+    Args:
+        modalities: Number of source modalities, at least 1 (with one there is nothing to attend to).
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        strides: The U-Net's strides per stage and axis, the first of them 1: they know the image's anisotropy.
+        detail_features: Channels of the high-frequency stream.
+        base_features: Channels of the low-frequency stream.
+        couplings: Invertible blocks of the high-frequency stream.
+        transformers: Lite-Transformer blocks of the low-frequency stream.
+        reference: Index of the modality that asks in the cross-attention.
+
+    Source: method.md, "The network".
+    """
+
+    def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
+                 detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
+                 reference: int = 0) -> None:
+        super().__init__()
+        axes = axes_of(conv_op)
+        per_axis = [[stride] * axes if isinstance(stride, int) else list(stride) for stride in strides]
+        detail_stride, *base_strides = per_axis[1:BASE_LEVEL + 1] or [[1] * axes]
+        self.total_stride = [prod(steps) for steps in zip(detail_stride, *base_strides, strict=True)]
+        shape = {"detail_stride": detail_stride, "base_strides": base_strides,
+                 "detail_features": detail_features, "base_features": base_features}
+        self.encoder = DualStreamEncoder(conv_op, modalities, couplings=couplings, transformers=transformers, **shape)
+        self.fuse_low = conv_op(2 * base_features, base_features, 1)
+        self.fuse_high = conv_op(2 * detail_features, detail_features, 1)
+        self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if modalities > 1 else None
+        self.decoder = Decoder(conv_op, **shape)
+        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride)
+
+    def _pad(self, sources: Tensor) -> Tensor:
+        """Repeat the border up to a multiple of the strides."""
+        missing = [-extent % stride for extent, stride in zip(sources.shape[2:], self.total_stride, strict=True)]
+        padding = [amount for width in reversed(missing) for amount in (0, width)]
+        return functional.pad(sources, padding, mode="replicate") if any(missing) else sources
+
+    @staticmethod
+    def _over_modalities(features: Tensor) -> Tensor:
+        """Mean beside maximum over the modalities: as many as there are, in any order."""
+        return torch.cat([features.mean(dim=1), features.amax(dim=1)], dim=1)
+
+    def forward(self, sources: Tensor, *, want_maps: bool = False) -> Fused:
+        """Fuse.
+
+        Args:
+            sources: In [0, 1], shape (B, N, *S).
+            want_maps: Also give the attention maps.
+        """
+        size = tuple(slice(extent) for extent in sources.shape[2:])
+        padded = self._pad(sources)
+        low, high = self.encoder(padded)
+        base, detail = self.fuse_low(self._over_modalities(low)), self.fuse_high(self._over_modalities(high))
+        attention = None
+        if self.cross_attention is not None:
+            context, attention = self.cross_attention(low, want_maps=want_maps)
+            base = base + context
+        painted, decoded = self.decoder(base, detail)
+        gates = self.gate(decoded, high, padded)
+        image = (gates * torch.cat([padded, painted], dim=1)).sum(dim=1, keepdim=True)
+        return Fused(image[(..., *size)], gates[(..., *size)], low, high, attention)
+
+    def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruct every modality from its own features alone (pre-training).
+
+        Args:
+            sources: In [0, 1], shape (B, N, *S).
+
+        Returns:
+            Reconstructions in [0, 1], shape (B, N, *S), and the features low and high of every modality.
+        """
+        size = tuple(slice(extent) for extent in sources.shape[2:])
+        low, high = self.encoder(self._pad(sources))
+        images, _ = self.decoder(low.flatten(0, 1), high.flatten(0, 1))
+        return images.squeeze(1).unflatten(0, sources.shape[:2])[(..., *size)], low, high
+
+    def initialise(self) -> None:
+        """He initialisation of the convolutions, except where a module starts from a design of its own."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                nn.init.kaiming_normal_(module.weight, a=0.01)
+                nn.init.zeros_(module.bias)
+        self.gate.reset()

@@ -1,0 +1,67 @@
+"""Gate: every voxel of the fused image is a mixture of the sources and of what the decoder painted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from fuse4seg.networks.rearrange import depth_to_space
+
+#: Share logit of the painted image before training: about a tenth of a two-source image.
+PAINTED_AT_START = -2.0
+#: How strongly the brighter source is preferred before training: near the voxelwise maximum, the intensity loss's optimum.
+BRIGHTER_AT_START = 4.0
+
+
+class Gate(nn.Module):
+    r"""Shares of each source and of the painted image, per voxel.
+
+    .. math:: g = \mathrm{softmax}(s_1 + \beta M_1, \dots, s_N + \beta M_N, s_p), \quad \theta = \sum_i g_i M_i + g_p P
+
+    A convex mixture: the fused image lies in [0, 1] without clamping, is readable before the first iteration, and can still
+    become anything, because P can. The scores come from shared weights, so any number of modalities will do.
+
+    Args:
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        features: Channels of the decoder's and of the high-frequency features.
+        detail_stride: Voxels per feature, per axis.
+
+    Source: method.md, "What a first sketch measured" (a per-pixel softmax gate over the sources plus a residual).
+    """
+
+    def __init__(self, conv_op: type[nn.Module], features: int, *, detail_stride: Sequence[int]) -> None:
+        super().__init__()
+        self.detail_stride = tuple(detail_stride)
+        fine = prod(detail_stride)
+        self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, fine, 1))
+        self.painted = conv_op(features, fine, 1)
+        self.brighter = nn.Parameter(torch.tensor(BRIGHTER_AT_START))
+        self.reset()
+
+    def reset(self) -> None:
+        """Start near the voxelwise maximum, with a small share of the painted image."""
+        for last in (self.source[-1], self.painted):
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)
+        nn.init.constant_(self.painted.bias, PAINTED_AT_START)
+        nn.init.constant_(self.brighter, BRIGHTER_AT_START)
+
+    def forward(self, decoded: Tensor, high: Tensor, sources: Tensor) -> Tensor:
+        """Shares of the N sources and, last, of the painted image.
+
+        Args:
+            decoded: Features of the decoder, shape (B, c, *t).
+            high: High-frequency features of every modality, shape (B, N, c, *t).
+            sources: In [0, 1], shape (B, N, *S).
+
+        Returns:
+            Non-negative, sum 1 over dimension 1, shape (B, N + 1, *S).
+        """
+        batch, modalities = sources.shape[:2]
+        beside = torch.cat([decoded.unsqueeze(1).expand_as(high), high], dim=2).flatten(0, 1)
+        scores = depth_to_space(self.source(beside), self.detail_stride).squeeze(1).unflatten(0, (batch, modalities))
+        painted = depth_to_space(self.painted(decoded), self.detail_stride)
+        return torch.cat([scores + self.brighter * sources, painted], dim=1).softmax(dim=1)
