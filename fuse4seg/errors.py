@@ -46,6 +46,28 @@ class MissingModalityError(Fuse4SegError):
         super().__init__(f"case {case} has no {channel} image: expected {expected}. Add it, or remove the case.")
 
 
+class SurplusChannelError(Fuse4SegError):
+    """A case has a channel file that the dataset does not know."""
+
+    def __init__(self, case: str, surplus: Path, channels: Iterable[str]) -> None:
+        super().__init__(f"case {case}: {surplus} is beyond the dataset's channels ({', '.join(channels)}). "
+                         f"Remove it, or name its channel in dataset.json.")
+
+
+class UnsupportedFormatError(Fuse4SegError):
+    """nnU-Net has no reader for a file ending."""
+
+    def __init__(self, ending: str) -> None:
+        super().__init__(f"nnU-Net cannot read files *{ending}. Convert them to .nii.gz, and name that ending in dataset.json.")
+
+
+class DatasetExistsError(Fuse4SegError):
+    """A dataset would be written over another."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} exists. Choose another dataset id, remove the folder, or allow overwriting.")
+
+
 class FaultyDatasetError(Fuse4SegError):
     """Cases of a raw dataset that cannot be trained on; one line per faulty case."""
 
