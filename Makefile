@@ -1,0 +1,46 @@
+# Needs Python 3.11 or later, pip and make. An active environment that can import fuse4seg, torch and nnunetv2 is used
+# as it is; else everything goes into .venv, which is made once and again when setup.py or constraints.txt change.
+
+PYTHON ?= python3
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+TEST_WORKERS ?= auto
+
+# Asked outside this folder, so that the checkout itself does not answer for an installed package.
+USABLE := import fuse4seg, torch, nnunetv2, pytest, xdist, hypothesis, sysconfig; print(sysconfig.get_path("scripts"))
+BIN := $(shell for python in "$$VIRTUAL_ENV/bin/python" "$$CONDA_PREFIX/bin/python" "$(PYTHON)"; do \
+	(cd / && "$$python" -c '$(USABLE)') 2>/dev/null && break; done)
+
+ifeq ($(filter-out $(CURDIR)/.venv/bin,$(BIN)),)
+BIN := $(CURDIR)/.venv/bin
+READY := .venv/.installed
+endif
+
+# This checkout comes first, even where the environment holds another one.
+HERE := PYTHONPATH="$(CURDIR)" PATH="$(BIN):$$PATH"
+
+.PHONY: help demo test lint venv
+help:
+	@echo "make demo   phantom, planning, training, prediction and evaluation, into demo/"
+	@echo "make test   the whole test suite"
+	@echo "make lint   ruff"
+	@echo "make venv   only set up the environment (here: $(BIN))"
+
+demo: $(READY)
+	$(HERE) "$(BIN)/f4s_demo" -o demo
+
+test: $(READY)
+	$(HERE) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m "" -n $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
+
+lint: $(READY)
+	"$(BIN)/ruff" check .
+
+venv: $(READY)
+
+# torch comes first and alone, so that pip takes the build it finds for this machine; the rest then fits itself to it.
+# A Python without ensurepip still has pip, which can install into the new environment from outside.
+.venv/.installed: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip --python .venv/bin/python install pip; }
+	.venv/bin/python -m pip install -c constraints.txt "$(TORCH)"
+	.venv/bin/python -m pip install -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,54 @@
+"""Installs Fuse4Seg and its commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py").read_text(), re.MULTILINE).group(1)
+README = ROOT / "README.md"
+COMMANDS = ("extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
+            "predict", "evaluate", "demo")
+
+setup(
+    name="fuse4seg",
+    version=VERSION,
+    description="Fuse a patient's modalities into one readable image and segment that image, on top of nnU-Net",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author="The Fuse4Seg developers",
+    keywords=["medical image segmentation", "image fusion", "multi-modality", "bi-level optimisation", "nnU-Net"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["fuse4seg", "fuse4seg.*"]),
+    # The folder that nnUNet_extTrainer points at is no package, and is installed as data.
+    package_data={"fuse4seg": ["**/*.py", "**/*.json"]},
+    install_requires=[
+        "torch>=2.4,!=2.9.*",
+        "nnunetv2>=2.8.1,<2.9",
+        "batchgenerators>=0.25.1",
+        "batchgeneratorsv2>=0.3.2",
+        "acvl-utils>=0.2.6,<0.3",
+        "dynamic-network-architectures>=0.4.4,<0.5",
+        "SimpleITK>=2.2.1",
+        "matplotlib>=3.7",
+        "numpy>=1.24",
+        "scipy>=1.10",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "dev": [
+            "hypothesis>=6.100",
+            "pre-commit>=3.5",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.9",
+            "scikit-image>=0.22",
+            "scikit-learn>=1.3",
+        ],
+    },
+    entry_points={"console_scripts": [f"f4s_{command} = fuse4seg.cli.{command}:main" for command in COMMANDS]},
+)
