@@ -1,0 +1,75 @@
+"""Bring what was computed on a preprocessed case back to the input's geometry, and write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor
+
+from fuse4seg.files import written_whole
+
+
+def to_input_space(images: Tensor, properties: dict[str, Any], *, plans: PlansManager,
+                   configuration: ConfigurationManager) -> np.ndarray:
+    """Undo resampling, cropping and transposition for images in preprocessed space.
+
+    Args:
+        images: Shape (C, Z, Y, X).
+        properties: The case's, as nnU-Net's preprocessor left them.
+        plans, configuration: The model's.
+
+    Returns:
+        float32, shape (C, *input shape); 0 outside the box that preprocessing kept.
+    """
+    shape = properties["shape_after_cropping_and_before_resampling"]
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    target = list(configuration.spacing)
+    current = target if len(target) == len(shape) else [spacing[0], *target]
+    resampled = np.asarray(configuration.resampling_fn_probabilities(images.float(), shape, current, spacing))
+    whole = np.zeros((len(resampled), *properties["shape_before_cropping"]), dtype=np.float32)
+    whole = np.stack([insert_crop_into_image(background, image, properties["bbox_used_for_cropping"])
+                      for background, image in zip(whole, resampled, strict=True)])
+    return whole.transpose([0, *[axis + 1 for axis in plans.transpose_backward]])
+
+
+def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> None:
+    """Write a grey image in [0, 1] in the input's geometry: float32, or 8 bit for formats without a place in space (PNG).
+
+    Args:
+        voxels: Shape (Z, Y, X), float32.
+        path: Its ending chooses the format.
+        properties: The case's, from nnU-Net's reader.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write.
+    """
+    placed = properties.get("sitk_stuff")
+    if placed is None and "nibabel_stuff" not in properties:
+        image = sitk.GetImageFromArray(np.rint(np.clip(voxels[0], 0, 1) * 255).astype(np.uint8))
+    else:
+        image = _placed(voxels, properties)
+    with written_whole(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _placed(voxels: np.ndarray, properties: dict[str, Any]) -> sitk.Image:
+    if "sitk_stuff" in properties:
+        placed = properties["sitk_stuff"]
+        image = sitk.GetImageFromArray(voxels if len(placed["spacing"]) == 3 else voxels[0])
+        image.SetSpacing(placed["spacing"])
+        image.SetOrigin(placed["origin"])
+        image.SetDirection(placed["direction"])
+        return image
+    # nibabel's affine is RAS in voxel order (x, y, z); ITK's physical space is LPS.
+    affine = np.diag([-1, -1, 1, 1]) @ np.asarray(properties["nibabel_stuff"]["original_affine"])
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    return image

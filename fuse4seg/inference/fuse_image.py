@@ -1,0 +1,91 @@
+"""Fuse a whole image once: slice by slice for a 2D model, in blended tiles where it is larger than the model is used to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from torch import Tensor
+from torch.nn import functional
+
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+
+#: An axis up to this many times the patch is fused whole: border effects cost more than the slightly larger view.
+WHOLE_UP_TO = 1.5
+#: Voxels fused in one pass of a 2D model, to bound memory.
+VOXELS_AT_ONCE = 2**19
+
+
+class WholeImage(NamedTuple):
+    """A fused image in the space of the preprocessed case.
+
+    Attributes:
+        fused: In [0, 1], shape (1, Z, Y, X).
+        attention: Where the reference looked in each other modality, relative to looking everywhere alike (1), shape
+            (N - 1, Z, Y, X). None unless asked for.
+    """
+
+    fused: Tensor
+    attention: Tensor | None
+
+
+@torch.inference_mode()
+def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Sequence[int], device: torch.device,
+                     want_attention: bool = False) -> WholeImage:
+    """Fuse a preprocessed case.
+
+    Args:
+        model: In evaluation mode, on ``device``.
+        channels: Preprocessed channels, shape (C, Z, Y, X).
+        patch_size: The plans' patch: two axes for a 2D model, which fuses along Y and X slice by slice.
+        device: Where the model computes; the result is on the CPU.
+        want_attention: Also give attention maps.
+    """
+    flat = len(patch_size) == 2
+    images = channels.transpose(0, 1) if flat else channels.unsqueeze(0)
+    chunk = max(1, VOXELS_AT_ONCE // (images[0, 0].numel() * model.modalities)) if flat else 1
+    parts = [_fuse_tiled(model, part.to(device), patch_size, want_attention) for part in images.split(chunk)]
+    joined = torch.cat(parts)
+    joined = joined.transpose(0, 1) if flat else joined.squeeze(0)
+    return WholeImage(joined[:1], joined[1:] if want_attention else None)
+
+
+def _fuse_tiled(model: FuseThenSegment, images: Tensor, patch_size: Sequence[int], want_attention: bool) -> Tensor:
+    """Fused image and attention maps as channels, (B, 1 or N, *S), blended where tiles overlap."""
+    size = images.shape[2:]
+    tile = [extent if extent <= WHOLE_UP_TO * patch else patch for extent, patch in zip(size, patch_size, strict=True)]
+    if tile == list(size):
+        return _fuse_tile(model, images, want_attention).cpu()
+    weight = compute_gaussian(tuple(tile), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32,
+                              device=torch.device("cpu"))
+    total, weights = torch.zeros(()), torch.zeros(size)
+    for window in _windows(size, tile):
+        part = torch.zeros(images.shape[0], _outputs(model, want_attention), *size)
+        part[(..., *window)] = _fuse_tile(model, images[(..., *window)], want_attention).cpu() * weight
+        total = total + part
+        weights[window] += weight
+    return total / weights
+
+
+def _outputs(model: FuseThenSegment, want_attention: bool) -> int:
+    return model.modalities if want_attention else 1
+
+
+def _windows(size: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Half-overlapping windows that cover the image, as nnU-Net lays them."""
+    steps = compute_steps_for_sliding_window(tuple(size), tuple(tile), 0.5)
+    for corner in product(*steps):
+        yield tuple(slice(start, start + extent) for start, extent in zip(corner, tile, strict=True))
+
+
+def _fuse_tile(model: FuseThenSegment, images: Tensor, want_attention: bool) -> Tensor:
+    fused = model.fuse(images, want_maps=want_attention).fused
+    if not want_attention or fused.attention is None:
+        return fused.image.float()
+    places = fused.attention[0].numel()
+    mode = "bilinear" if images.ndim == 4 else "trilinear"
+    maps = functional.interpolate(fused.attention.float() * places, size=images.shape[2:], mode=mode)
+    return torch.cat([fused.image.float(), maps], dim=1)

@@ -1,0 +1,77 @@
+"""Find a trained model in the results folder by what the user said about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuse4seg.errors import AmbiguousModelError, ModelNotFoundError
+from fuse4seg.paths import RESULTS, data_root, dataset_name
+
+NETWORK = "FuseThenSegment"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A folder of trained folds.
+
+    Attributes:
+        folder: <results>/<dataset>/<trainer>__<plans>__<configuration>.
+        folds: Those with the wanted checkpoint; numbers, or "all" where there is nothing else.
+    """
+
+    folder: Path
+    folds: tuple[int | str, ...]
+
+    @property
+    def flags(self) -> str:
+        """Flags that choose this model."""
+        trainer, plans, configuration = self.folder.name.split("__")
+        return f"-d {self.folder.parent.name} -c {configuration} -p {plans} -tr {trainer}"
+
+
+def find_model(*, dataset: str | None = None, configuration: str | None = None, plans: str | None = None,
+               trainer: str | None = None, folds: tuple[int | str, ...] | None = None,
+               checkpoint: str = "checkpoint_final.pth") -> TrainedModel:
+    """The one trained model of ours that fits; what is None may be anything.
+
+    Args:
+        dataset: Id or name.
+        configuration, plans, trainer: Parts of the model folder's name.
+        folds: Folds that must be there; if None, all trained ones.
+        checkpoint: File that makes a fold count as trained.
+
+    Raises:
+        ModelNotFoundError: None fits.
+        AmbiguousModelError: Several fit; they are listed with their flags.
+    """
+    results = data_root(RESULTS)
+    wanted_dataset = dataset_name(dataset, variables=(RESULTS,)) if dataset is not None else "Dataset*"
+    pattern = f"{wanted_dataset}/{trainer or '*'}__{plans or '*'}__{configuration or '*'}"
+    candidates = [TrainedModel(folder, trained) for folder in sorted(results.glob(pattern)) if _is_ours(folder)
+                  if (trained := _folds(folder, folds, checkpoint))]
+    if not candidates:
+        wanted = " ".join(f"{flag} {value}" for flag, value in (("-d", dataset), ("-c", configuration), ("-p", plans),
+                          ("-tr", trainer), ("-f", folds and " ".join(map(str, folds)))) if value)
+        raise ModelNotFoundError(results, wanted)
+    if len(candidates) > 1:
+        raise AmbiguousModelError(candidate.flags for candidate in candidates)
+    return candidates[0]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder's plans name our network; stock nnU-Net models lie in the same place."""
+    try:
+        return NETWORK in (folder / "plans.json").read_text() and bool(json.loads((folder / "dataset.json").read_text()))
+    except (OSError, ValueError):
+        return False
+
+
+def _folds(folder: Path, wanted: tuple[int | str, ...] | None, checkpoint: str) -> tuple[int | str, ...]:
+    """Trained folds, or nothing unless all wanted ones are trained."""
+    names = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}")]
+    trained: list[int | str] = sorted(int(name) for name in names if name.isdecimal())
+    if wanted is not None:
+        return tuple(wanted) if set(wanted) <= {*trained, *(["all"] if "all" in names else [])} else ()
+    return tuple(trained) or (("all",) if "all" in names else ())

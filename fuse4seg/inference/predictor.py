@@ -1,0 +1,101 @@
+"""nnU-Net's predictor in two passes: fuse the whole image once, then slide windows over the fused image."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+
+from fuse4seg.errors import CheckpointError
+from fuse4seg.inference.fuse_image import WholeImage, fuse_whole_image
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.training.checkpoint import load_checkpoint
+
+
+class Fuse4SegPredictor(nnUNetPredictor):
+    """nnU-Net's sliding window and mirroring on the image that the leader fused once.
+
+    Attributes:
+        seen: What the follower saw since the last :meth:`forget`, one entry per set of weights.
+        want_attention: Keep attention maps, too.
+    """
+
+    def __init__(self, *, device: torch.device, use_mirroring: bool = True, tile_step_size: float = 0.5,
+                 want_attention: bool = False) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(tile_step_size=tile_step_size, use_mirroring=use_mirroring, device=device, allow_tqdm=False)
+        self.want_attention = want_attention
+        self.seen: list[WholeImage] = []
+
+    def forget(self) -> None:
+        """Drop what was seen; call before each case."""
+        self.seen = []
+
+    @torch.inference_mode()
+    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+        """Logits (classes, Z, Y, X) of a preprocessed case (C, Z, Y, X); the fused image is appended to ``seen``."""
+        model = self.network.to(self.device).eval()
+        whole = fuse_whole_image(model, input_image, patch_size=self.configuration_manager.patch_size, device=self.device,
+                                 want_attention=self.want_attention)
+        self.seen.append(whole)
+        self.network = model.segmentation
+        try:
+            return super().predict_sliding_window_return_logits(torch.cat([whole.fused, input_image[model.modalities:]]))
+        finally:
+            self.network = model
+
+
+def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth",
+                   device: torch.device, use_mirroring: bool = True, tile_step_size: float = 0.5,
+                   want_attention: bool = False) -> Fuse4SegPredictor:
+    """Load trained weights without running any code that a checkpoint might hold.
+
+    Args:
+        model_folder: Folder Trainer__Plans__configuration with plans.json, dataset.json and fold_*.
+        folds: Folds whose logits are averaged.
+        checkpoint: File within each fold's folder.
+        device: Where to compute.
+        use_mirroring: Average over mirrored copies, as nnU-Net does.
+        tile_step_size: Step of the windows as a part of the patch, above 0, at most 1.
+        want_attention: Keep attention maps.
+
+    Raises:
+        CheckpointNotFoundError, CheckpointError: A fold has no usable checkpoint.
+    """
+    plans = PlansManager(load_json(str(model_folder / "plans.json")))
+    dataset_json = load_json(str(model_folder / "dataset.json"))
+    states = [load_checkpoint(model_folder / f"fold_{fold}" / checkpoint) for fold in folds]
+    configuration = plans.get_configuration(states[0]["init_args"]["configuration"])
+    network = get_network_from_plans(
+        configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import, determine_num_input_channels(plans, configuration, dataset_json),
+        plans.get_label_manager(dataset_json).num_segmentation_heads, allow_init=False, deep_supervision=False)
+    parameters = [state["network_weights"] for state in states]
+    _require_fit(network, parameters, model_folder, folds, checkpoint)
+    predictor = Fuse4SegPredictor(device=device, use_mirroring=use_mirroring, tile_step_size=tile_step_size,
+                                  want_attention=want_attention)
+    predictor.manual_initialization(network, plans, configuration, parameters, dataset_json, states[0]["trainer_name"],
+                                    states[0]["inference_allowed_mirroring_axes"])
+    return predictor
+
+
+def _require_fit(network: torch.nn.Module, parameters: list[dict], model_folder: Path, folds: Sequence[int | str],
+                 checkpoint: str) -> None:
+    for fold, weights in zip(folds, parameters, strict=True):
+        path = model_folder / f"fold_{fold}" / checkpoint
+        if not isinstance(network, FuseThenSegment):
+            raise CheckpointError(path, "is no model of Fuse4Seg. Predict with the tool that trained it.")
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(path, f"does not fit {model_folder / 'plans.json'}. Restore the plans it was "
+                                        f"trained with.") from error

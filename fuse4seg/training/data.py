@@ -1,0 +1,109 @@
+"""Seeded batches: nnU-Net's sampling and augmentation, repeatable whatever the number of workers."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fuse4seg.errors import WorkerDiedError
+
+Batch = dict[str, Any]
+
+
+@contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and PyTorch's CPU generators from ``entropy``, and give their states back afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    words = np.random.SeedSequence(entropy).generate_state(2, dtype=np.uint32)
+    with torch.random.fork_rng(devices=[]):
+        random.seed(int(words[0]))
+        np.random.seed(words)
+        torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+class SeededBatches(Dataset[Batch]):
+    """Batch number i of a stream, drawn from (seed, stream, i) alone.
+
+    Args:
+        loader: nnU-Net's data loader with its transforms.
+        seed: The training's seed.
+        stream: Tells streams of one training apart (pre-training, training, validation).
+    """
+
+    def __init__(self, loader: nnUNetDataLoader, *, seed: int, stream: int) -> None:
+        self.loader, self.seed, self.stream = loader, seed, stream
+
+    def __getitem__(self, index: int) -> Batch:
+        """One batch: data (B, N, *S), target (a list under deep supervision), keys (case names)."""
+        with seeded(self.seed, self.stream, index):
+            return self.loader.generate_train_batch()
+
+
+class _From(Sampler[int]):
+    """All whole numbers from ``start`` on."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+class BatchStream:
+    """Endless batches in order, prepared by background processes.
+
+    Args:
+        batches: What to draw from.
+        start: Number of the first batch.
+        workers: Background processes; 0 prepares batches in this one.
+        pin_memory: For faster transfers to a GPU.
+    """
+
+    def __init__(self, batches: SeededBatches, *, start: int = 0, workers: int = 0, pin_memory: bool = False) -> None:
+        self._iterator = iter(DataLoader(batches, batch_size=None, sampler=_From(start), num_workers=workers,
+                                         collate_fn=_as_it_is, prefetch_factor=3 if workers else None,
+                                         pin_memory=pin_memory))
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            WorkerDiedError: A background process was killed.
+        """
+        try:
+            return next(self._iterator)
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):
+                raise WorkerDiedError("preparing batches") from error
+            raise
+
+
+def without_timing(transform: BasicTransform) -> BasicTransform:
+    """Stop nnU-Net's blur from choosing its algorithm by a stopwatch, which makes runs differ; returns ``transform``."""
+    for part in [transform, *getattr(transform, "transforms", [])]:
+        blur = getattr(part, "transform", part)
+        if isinstance(blur, GaussianBlurTransform):
+            blur.benchmark = False
+    return transform

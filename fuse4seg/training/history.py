@@ -1,0 +1,56 @@
+"""What a training logs per epoch, and its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+from fuse4seg.files import written_whole
+
+#: Kept beside nnU-Net's own entries; NaN where an epoch has none (a fusion loss of weight 0, no ratio).
+BILEVEL_ENTRIES = ("upper", "lower", "fusion", "intensity", "texture", "decomposition", "adversarial", "discriminator",
+                   "ratio", "leader_lrs")
+
+
+class History(LocalLogger):
+    """nnU-Net's per-epoch log, with both levels' losses, each fusion loss and the ratio r."""
+
+    def __init__(self) -> None:
+        super().__init__(verbose=False)
+        for entry in BILEVEL_ENTRIES:
+            self.my_fantastic_logging[entry] = []
+
+    def log_epoch(self, report: dict[str, float], epoch: int) -> None:
+        """Log an epoch's mean of every bi-level entry."""
+        for entry in BILEVEL_ENTRIES:
+            self.log(entry, report.get(entry, float("nan")), epoch)
+
+    def plot_progress_png(self, output_folder: str) -> None:
+        """Draw progress.png: segmentation losses and Dice, fusion losses, the ratio r, and the learning rates."""
+        figure, axes = plt.subplots(2, 2, figsize=(12, 8), constrained_layout=True)
+        self._draw_segmentation(axes[0, 0])
+        self._draw(axes[0, 1], ("fusion", "intensity", "texture", "decomposition", "adversarial", "discriminator"),
+                   "fusion losses (unweighted parts)")
+        self._draw(axes[1, 0], ("ratio",), "Gauss-Newton ratio r")
+        self._draw(axes[1, 1], ("lrs", "leader_lrs"), "learning rates of follower and leader")
+        with written_whole(Path(output_folder) / "progress.png") as temporary:
+            figure.savefig(temporary, dpi=80)
+        plt.close(figure)
+
+    def _draw_segmentation(self, axes: plt.Axes) -> None:
+        self._draw(axes, ("upper", "lower", "val_losses"), "segmentation losses, and Dice (dotted)")
+        beside = axes.twinx()
+        beside.plot(self.my_fantastic_logging["mean_fg_dice"], "k:", label="pseudo Dice")
+        beside.set_ylim(0, 1)
+
+    def _draw(self, axes: plt.Axes, entries: tuple[str, ...], title: str) -> None:
+        for entry in entries:
+            values = np.asarray(self.my_fantastic_logging[entry], dtype=float)
+            if np.isfinite(values).any():
+                axes.plot(values, label=entry, marker="." if len(values) < 20 else None)
+        axes.set(title=title, xlabel="epoch")
+        if axes.get_lines():
+            axes.legend()

@@ -1,0 +1,76 @@
+"""What a user can choose about a training beside its plans."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from fuse4seg.errors import OptionError
+from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.training.bilevel import BilevelSettings
+from fuse4seg.training.hypergradients import ESTIMATORS
+from fuse4seg.training.pretraining import PretrainingWeights
+
+#: nnU-Net draws 50 validation batches for 250 training batches.
+TRAINING_PER_VALIDATION = 5
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of one training; they go into the checkpoint.
+
+    Attributes:
+        epochs: Of cooperative training (paper: 140).
+        pretrain_epochs: Of pre-training (paper: 80); 0 leaves it out.
+        iterations: Per epoch of either stage (nnU-Net: 250).
+        seed: Of weights, sampling and augmentation.
+        bilevel: The bi-level step.
+        pretraining: Weights of Eq. 9.
+        leader_learning_rate: Adam's at the start of either stage. The paper's 1e-4 goes with 20,000 iterations of
+            pre-training; a sketch on 1,000 iterations needed more (method.md, last section).
+
+    Source: method.md, "Two stages".
+    """
+
+    epochs: int = 140
+    pretrain_epochs: int = 80
+    iterations: int = 250
+    seed: int = 0
+    bilevel: BilevelSettings = field(default_factory=BilevelSettings)
+    pretraining: PretrainingWeights = field(default_factory=PretrainingWeights)
+    leader_learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("pretrain_epochs", 0), ("iterations", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise OptionError(f"--{name}", f"must be at least {least}, got {getattr(self, name)}. Give a larger number.")
+        if self.bilevel.hypergradient not in ESTIMATORS:
+            raise OptionError("--hypergradient", f"unknown estimator {self.bilevel.hypergradient}. "
+                                                 f"Choose one of: {', '.join(ESTIMATORS)}.")
+
+    @property
+    def validation_iterations(self) -> int:
+        """Validation batches per epoch, in nnU-Net's proportion."""
+        return max(1, self.iterations // TRAINING_PER_VALIDATION)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Nested dictionaries of numbers and names."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> TrainingOptions:
+        """Undo :meth:`to_plain`; entries that a later version added keep their defaults."""
+        known = {entry.name: plain[entry.name] for entry in fields(cls) if entry.name in plain}
+        if "bilevel" in known:
+            losses = FusionLossWeights(**known["bilevel"].get("losses", {}))
+            known["bilevel"] = BilevelSettings(**{**known["bilevel"], "losses": losses})
+        if "pretraining" in known:
+            known["pretraining"] = PretrainingWeights(**known["pretraining"])
+        return cls(**known)
+
+    def changed(self, *, hypergradient: str | None = None, **chosen: int | None) -> TrainingOptions:
+        """These options with what was chosen; None keeps an entry."""
+        updated = replace(self, **{name: value for name, value in chosen.items() if value is not None})
+        if hypergradient is not None:
+            updated = replace(updated, bilevel=replace(updated.bilevel, hypergradient=hypergradient))
+        return updated

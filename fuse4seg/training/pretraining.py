@@ -1,0 +1,86 @@
+"""Stage 1: encoder and decoder learn to take every modality apart and to put it together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fuse4seg.losses.adversarial import generator_loss
+from fuse4seg.losses.content import content_loss
+from fuse4seg.losses.decomposition import decomposition_loss
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.training.bilevel import MAX_NORM, move_discriminators
+from fuse4seg.training.data import Batch
+
+
+@dataclass(frozen=True)
+class PretrainingWeights:
+    """Weights of Eq. 9.
+
+    Attributes:
+        adversarial: lambda_adv, at least 0; 0 leaves the discriminators out.
+        decomposition: sigma in [0, 1]; the content loss gets 1 - sigma.
+    """
+
+    adversarial: float = 0.01
+    decomposition: float = 0.1
+
+
+class PretrainingStep:
+    r"""Applies stage 1 steps to a model's leader.
+
+    .. math:: L^{Enc} = \lambda_{adv} L_{adv} + \sigma L_{corr} + (1 - \sigma) L_{content}
+
+    Args:
+        model: Its ``fusion`` is trained, the rest is left alone.
+        optimiser: Moves the leader.
+        discriminators: One per modality.
+        discriminator_optimiser: Moves them.
+        weights: Of the parts.
+
+    Source: paper Eq. 9 to 12.
+    """
+
+    def __init__(self, model: FuseThenSegment, optimiser: torch.optim.Optimizer, *, discriminators: nn.ModuleList,
+                 discriminator_optimiser: torch.optim.Optimizer, weights: PretrainingWeights | None = None) -> None:
+        self.model, self.optimiser = model, optimiser
+        self.discriminators, self.discriminator_optimiser = discriminators, discriminator_optimiser
+        self.weights = weights or PretrainingWeights()
+
+    def __call__(self, batch: Tensor) -> dict[str, float]:
+        """Move leader and discriminators once on normalised input (B, C, *S); returns each loss."""
+        sources, _ = self.model.window(batch[:, :self.model.modalities])
+        images, low, high = self.model.fusion.reconstruct(sources)
+        parts = {"content": content_loss(images, sources), "decomposition": decomposition_loss(low, high)}
+        total = self.weights.decomposition * parts["decomposition"] + (1 - self.weights.decomposition) * parts["content"]
+        if self.weights.adversarial:
+            parts["adversarial"] = generator_loss([discriminator(images[:, index:index + 1])
+                                                   for index, discriminator in enumerate(self.discriminators)])
+            total = total + self.weights.adversarial * parts["adversarial"]
+        self._move(total)
+        if self.weights.adversarial:
+            fakes = [images[:, index:index + 1].detach() for index in range(images.shape[1])]
+            parts["discriminator"] = move_discriminators(self.discriminators, self.discriminator_optimiser,
+                                                         sources=sources, fakes=fakes)
+        return {name: float(value.detach()) for name, value in {"total": total, **parts}.items()}
+
+    def _move(self, total: Tensor) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.fusion.parameters(), MAX_NORM)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+
+def mean_of(reports: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each entry over an epoch's reports, which all have the same entries."""
+    return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+
+
+def draw(batches: Iterator[Batch], *, device: torch.device) -> tuple[Batch, Tensor]:
+    """The next batch, and its input on ``device``."""
+    batch = next(batches)
+    return batch, batch["data"].to(device, non_blocking=True)

@@ -1,0 +1,344 @@
+"""The nnU-Net trainer that pre-trains the leader, then trains leader and follower together."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import nn
+from tqdm import tqdm
+
+from fuse4seg.errors import CheckpointError, NonFiniteLossError, OptionError
+from fuse4seg.networks.discriminator import Discriminator
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.training.bilevel import BilevelStep, Level
+from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
+from fuse4seg.training.data import Batch, BatchStream, SeededBatches, without_timing
+from fuse4seg.training.history import History
+from fuse4seg.training.options import TrainingOptions
+from fuse4seg.training.pretraining import PretrainingStep, draw, mean_of
+from fuse4seg.training.schedule import halving_rate, set_rate
+
+log = logging.getLogger(__name__)
+
+PRETRAINED = "pretrained.pth"
+PRETRAINING_LATEST = "pretraining_latest.pth"
+#: Streams of random batches within one training.
+TRAIN_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM = range(3)
+
+
+class Fuse4SegTrainer(nnUNetTrainer):
+    """nnU-Net's trainer around :class:`FuseThenSegment`.
+
+    Both stages run from ``run_training``; stock ``nnUNetv2_train -tr Fuse4SegTrainer`` works with nnUNet_extTrainer set.
+    ``options`` may be replaced before ``initialize``.
+
+    Args:
+        plans, configuration, fold, dataset_json, device: As nnU-Net gives them.
+    """
+
+    def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
+                 device: torch.device = torch.device("cuda")) -> None:  # noqa: B008 (nnU-Net's signature)
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(plans, configuration, fold, dataset_json, device)
+        self.logger.local_logger = History()
+        self.options = TrainingOptions()
+        self.discriminators: nn.ModuleList | None = None
+        self.leader_optimiser: torch.optim.Optimizer | None = None
+        self.discriminator_optimiser: torch.optim.Optimizer | None = None
+        self.bilevel_step: BilevelStep | None = None
+
+    # ---------------------------------------------------------------- set-up
+
+    def initialize(self) -> None:
+        """Build both levels, their optimisers and the discriminators, seeded."""
+        if self.is_ddp:
+            raise OptionError("-num_gpus", "training on several GPUs is not supported yet. Use one.")
+        self.num_epochs = self.options.epochs
+        self.num_iterations_per_epoch = self.options.iterations
+        self.num_val_iterations_per_epoch = self.options.validation_iterations
+        torch.manual_seed(self.options.seed)
+        super().initialize()
+        if not isinstance(self.network, FuseThenSegment):
+            raise OptionError("-p", f"plans {self.plans_manager.plans_name} do not plan our network. Use Fuse4SegPlans.")
+        self.discriminators = nn.ModuleList(Discriminator(len(self.configuration_manager.patch_size))
+                                            for _ in range(self.network.modalities)).to(self.device)
+        self.discriminator_optimiser = torch.optim.Adam(self.discriminators.parameters(), self.options.leader_learning_rate)
+        self.bilevel_step = self._build_step()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """nnU-Net's SGD for the follower, Adam for the leader."""
+        self.leader_optimiser = torch.optim.Adam(self.network.fusion.parameters(), self.options.leader_learning_rate)
+        follower = torch.optim.SGD(self.network.segmentation.parameters(), self.initial_lr, momentum=0.99, nesterov=True,
+                                   weight_decay=self.weight_decay)
+        return follower, PolyLRScheduler(follower, self.initial_lr, self.num_epochs)
+
+    def _build_step(self) -> BilevelStep:
+        on_gpu = self.device.type == "cuda"
+        autocast: Callable[[], Any] = partial(torch.autocast, "cuda") if on_gpu else contextlib.nullcontext
+        return BilevelStep(self.network, self.loss,
+                           leader=Level(list(self.network.fusion.parameters()), self.leader_optimiser),
+                           follower=Level(list(self.network.segmentation.parameters()), self.optimizer),
+                           discriminators=self.discriminators, discriminator_optimiser=self.discriminator_optimiser,
+                           settings=self.options.bilevel, scaler=self.grad_scaler, autocast=autocast)
+
+    def _do_i_compile(self) -> bool:
+        """Never: the two levels call parts of the network, which a compiled whole does not serve."""
+        return False
+
+    def plot_network_architecture(self) -> None:
+        """Left out: nnU-Net's drawing library no longer works."""
+
+    def print_to_log_file(self, *args: object, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """nnU-Net's messages go to the log file, and to the log at debug level."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
+        log.debug(" ".join(map(str, args)))
+
+    def _say(self, message: str) -> None:
+        """Log ``message`` where a user sees it, and in the log file."""
+        super().print_to_log_file(message, also_print_to_console=False)
+        log.info(message)
+
+    # ------------------------------------------------------------------ data
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
+        """nnU-Net's augmentation, made repeatable."""
+        return without_timing(nnUNetTrainer.get_training_transforms(*args, **kwargs))
+
+    def get_dataloaders(self) -> tuple[BatchStream, BatchStream]:
+        """Seeded streams of training and validation batches that go on where the current epoch starts."""
+        train, validation = self._batch_makers()
+        return (self._stream(train, TRAIN_STREAM, self.current_epoch * self.num_iterations_per_epoch),
+                self._stream(validation, VALIDATION_STREAM, self.current_epoch * self.num_val_iterations_per_epoch))
+
+    def _stream(self, loader: nnUNetDataLoader, stream: int, start: int) -> BatchStream:
+        workers = max(1, get_allowed_n_proc_DA())
+        return BatchStream(SeededBatches(loader, seed=self.options.seed, stream=stream), start=start,
+                           workers=workers if stream != VALIDATION_STREAM else max(1, workers // 4),
+                           pin_memory=self.device.type == "cuda")
+
+    def _batch_makers(self) -> tuple[nnUNetDataLoader, nnUNetDataLoader]:
+        """nnU-Net's data loaders, with its sampling and augmentation."""
+        self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        patch, scales = self.configuration_manager.patch_size, self._get_deep_supervision_scales()
+        rotation, dummy_2d, initial_patch, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        labels = {"is_cascaded": self.is_cascaded, "foreground_labels": self.label_manager.foreground_labels,
+                  "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
+                  "ignore_label": self.label_manager.ignore_label}
+        augmented = self.get_training_transforms(patch, rotation, scales, mirror_axes, dummy_2d,
+                                                 use_mask_for_norm=self.configuration_manager.use_mask_for_norm, **labels)
+        plain = self.get_validation_transforms(scales, **labels)
+        train, validation = self.get_tr_and_val_datasets()
+        make = partial(nnUNetDataLoader, final_patch_size=patch, label_manager=self.label_manager,
+                       oversample_foreground_percent=self.oversample_foreground_percent,
+                       probabilistic_oversampling=self.probabilistic_oversampling)
+        return (make(train, self.batch_size, initial_patch, transforms=augmented),
+                make(validation, self.batch_size, patch, transforms=plain))
+
+    # --------------------------------------------------------------- stage 1
+
+    @property
+    def pretrained_file(self) -> Path:
+        """Where stage 1 leaves the leader."""
+        return Path(self.output_folder) / PRETRAINED
+
+    def run_pretraining(self) -> None:
+        """Stage 1 alone (Eq. 9-12), unless it is already there; an interrupted one goes on."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.pretrained_file.is_file():
+            self._say(f"pre-training is already there: {self.pretrained_file.name}")
+        elif self.options.pretrain_epochs:
+            self._pretrain()
+
+    def _pretrain(self) -> None:
+        latest = Path(self.output_folder) / PRETRAINING_LATEST
+        optimiser = torch.optim.Adam(self.network.fusion.parameters(), self.options.leader_learning_rate)
+        first = self._resume_pretraining(latest, optimiser) if latest.is_file() else 0
+        step = PretrainingStep(self.network, optimiser, discriminators=self.discriminators,
+                               discriminator_optimiser=self.discriminator_optimiser, weights=self.options.pretraining)
+        epochs, iterations = self.options.pretrain_epochs, self.options.iterations
+        batches = self._stream(self._batch_makers()[0], PRETRAIN_STREAM, first * iterations)
+        self.network.train()
+        for epoch in range(first, epochs):
+            for moved in (optimiser, self.discriminator_optimiser):
+                set_rate(moved, halving_rate(self.options.leader_learning_rate, epoch, epochs=epochs))
+            report = self._pretraining_epoch(step, batches, epoch)
+            self._say(f"pre-training epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in report.items()))
+            save_checkpoint(self._pretraining_state(optimiser, epoch + 1), latest)
+        latest.replace(self.pretrained_file)
+
+    def _pretraining_epoch(self, step: PretrainingStep, batches: BatchStream, epoch: int) -> dict[str, float]:
+        reports = []
+        with tqdm(range(self.options.iterations), desc=f"pre-training {epoch + 1}/{self.options.pretrain_epochs}",
+                  leave=False) as bar:
+            for _ in bar:
+                batch, data = draw(batches, device=self.device)
+                reports.append(step(data))
+                self._refuse_non_finite(reports[-1], "pre-training", epoch, batch)
+                bar.set_postfix(loss=f"{reports[-1]['total']:.4f}")
+        return mean_of(reports)
+
+    def _pretraining_state(self, optimiser: torch.optim.Optimizer, epochs_done: int) -> dict[str, Any]:
+        return {"fusion": self.network.fusion.state_dict(), "discriminators": self.discriminators.state_dict(),
+                "optimiser": optimiser.state_dict(), "epochs_done": epochs_done, "options": self.options.to_plain(),
+                "discriminator_optimiser": self.discriminator_optimiser.state_dict()}
+
+    def _resume_pretraining(self, latest: Path, optimiser: torch.optim.Optimizer) -> int:
+        """Take an interrupted stage 1 up again; returns the epoch to go on with."""
+        state = self._load_pretrained(latest)
+        optimiser.load_state_dict(state["optimiser"])
+        self._say(f"pre-training goes on with epoch {state['epochs_done']}")
+        return state["epochs_done"]
+
+    def _load_pretrained(self, path: Path) -> dict[str, Any]:
+        state = load_checkpoint(path, device=self.device)
+        try:
+            self.network.fusion.load_state_dict(state["fusion"])
+            self.discriminators.load_state_dict(state["discriminators"])
+            self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(path, "does not fit these plans. Delete it to pre-train anew.") from error
+        return state
+
+    # --------------------------------------------------------------- stage 2
+
+    def run_training(self) -> None:
+        """Both stages, checkpoints and pictures; stage 1 only if it is not there yet."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.current_epoch == 0:
+            self.run_pretraining()
+            if self.pretrained_file.is_file() and self.options.pretrain_epochs:
+                self._load_pretrained(self.pretrained_file)
+        self.on_train_start()
+        for epoch in range(self.current_epoch, self.num_epochs):
+            self.on_epoch_start()
+            self.on_train_epoch_start()
+            self.on_train_epoch_end(self._train_epoch(epoch))
+            with torch.no_grad():
+                self.on_validation_epoch_start()
+                self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val))
+                                              for _ in range(self.num_val_iterations_per_epoch)])
+            self.on_epoch_end()
+        self.on_train_end()
+
+    def _train_epoch(self, epoch: int) -> list[dict[str, float]]:
+        reports = []
+        with tqdm(range(self.num_iterations_per_epoch), desc=f"training {epoch + 1}/{self.num_epochs}", leave=False) as bar:
+            for _ in bar:
+                batch = next(self.dataloader_train)
+                reports.append(self.train_step(batch))
+                self._refuse_non_finite(reports[-1], "training", epoch, batch)
+                bar.set_postfix(loss=f"{reports[-1]['loss']:.4f}")
+        return reports
+
+    def on_train_epoch_start(self) -> None:
+        """nnU-Net's, and the rates of leader and discriminators."""
+        super().on_train_epoch_start()
+        rate = halving_rate(self.options.leader_learning_rate, self.current_epoch, epochs=self.num_epochs)
+        for optimiser in (self.leader_optimiser, self.discriminator_optimiser):
+            set_rate(optimiser, rate)
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """One bi-level step; ``loss`` is the mean of both levels' segmentation losses."""
+        target = batch["target"]
+        targets = ([part.to(self.device, non_blocking=True) for part in target] if isinstance(target, list)
+                   else target.to(self.device, non_blocking=True))
+        report = self.bilevel_step(batch["data"].to(self.device, non_blocking=True), targets)
+        return {"loss": (report["upper"] + report["lower"]) / 2, **report}
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, float]]) -> None:
+        """Log the epoch's mean losses."""
+        report = mean_of(train_outputs)
+        self.logger.log("train_losses", report["loss"], self.current_epoch)
+        report["leader_lrs"] = self.leader_optimiser.param_groups[0]["lr"]
+        self.logger.local_logger.log_epoch(report, self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's, and one line that says how it goes."""
+        epoch = self.current_epoch
+        super().on_epoch_end()
+        entries = self.logger.local_logger.my_fantastic_logging
+        seconds = entries["epoch_end_timestamps"][-1] - entries["epoch_start_timestamps"][-1]
+        dice = ", ".join(f"{value:.3f}" for value in entries["dice_per_class_or_region"][-1])
+        shown = [f"{name} {entries[name][-1]:.4f}" for name in ("upper", "lower", "fusion", "ratio")
+                 if np.isfinite(entries[name][-1])]
+        self._say(f"epoch {epoch}: {', '.join(shown)}, pseudo Dice {dice}, {seconds:.1f} s")
+
+    def on_train_end(self) -> None:
+        """nnU-Net's, and the end of the background processes."""
+        super().on_train_end()
+        self.dataloader_train = self.dataloader_val = None
+
+    def _refuse_non_finite(self, report: dict[str, float], stage: str, epoch: int, batch: Batch) -> None:
+        # The ratio may be anything; it does not stop a training.
+        if not np.isfinite([value for name, value in report.items() if name != "ratio"]).all():
+            raise NonFiniteLossError(stage, epoch, map(str, batch["keys"]))
+
+    # ----------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write everything a resume needs, and what nnU-Net needs to predict, as plain data."""
+        if self.disable_checkpointing:
+            return
+        save_checkpoint({
+            "network_weights": self.network.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "leader_optimizer_state": self.leader_optimiser.state_dict(),
+            "discriminators": self.discriminators.state_dict(),
+            "discriminator_optimizer_state": self.discriminator_optimiser.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + 1,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "options": self.options.to_plain(),
+        }, Path(filename))
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Take up a checkpoint of ours.
+
+        Raises:
+            CheckpointNotFoundError, CheckpointError: It is not there, damaged, or of another model.
+        """
+        path = Path(filename_or_checkpoint) if not isinstance(filename_or_checkpoint, dict) else Path("checkpoint")
+        state = (filename_or_checkpoint if isinstance(filename_or_checkpoint, dict)
+                 else load_checkpoint(path, device=self.device))
+        if "leader_optimizer_state" not in state:
+            raise CheckpointError(path, "is no checkpoint of Fuse4Seg. Give one that f4s_train wrote.")
+        if not self.was_initialized:
+            self.options = TrainingOptions.from_plain(state["options"])
+            self.initialize()
+        try:
+            self._take_up(state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(path, "does not fit these plans. Use the plans it was trained with.") from error
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network_weights"])
+        self.optimizer.load_state_dict(state["optimizer_state"])
+        self.leader_optimiser.load_state_dict(state["leader_optimizer_state"])
+        self.discriminators.load_state_dict(state["discriminators"])
+        self.discriminator_optimiser.load_state_dict(state["discriminator_optimizer_state"])
+        if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(state["grad_scaler_state"])
+        self.logger.load_checkpoint(state["logging"])
+        self._best_ema, self.current_epoch = state["_best_ema"], state["current_epoch"]
+        self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
