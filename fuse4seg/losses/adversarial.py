@@ -1,0 +1,45 @@
+"""Adversarial losses: an image looks like a modality when that modality's discriminator takes it for real."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+def generator_loss(logits: Sequence[Tensor]) -> Tensor:
+    r"""Log-probability of being found out, summed over the modalities: what the maker of the images minimises.
+
+    .. math:: \sum_i E[\log(1 - D_i(\hat{M}_i))], \quad \log(1 - \sigma(z)) = -\mathrm{softplus}(z)
+
+    Args:
+        logits: One discriminator's patch logits z per modality for its made image, any shape; at least one.
+
+    Returns:
+        Scalar, at most 0. Finite for any finite logit, where the formula as written overflows.
+
+    Source: paper Eq. 10.
+    """
+    return sum(-softplus(made).mean() for made in logits)
+
+
+def discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
+    r"""Negative log-likelihood of telling real from made images, summed over the modalities.
+
+    .. math:: -\sum_i E[\log D_i(M_i)] + E[\log(1 - D_i(\hat{M}_i))]
+
+    Args:
+        real_logits: One discriminator's patch logits per modality for the modality itself, any shape; at least one.
+        fake_logits: The same for the made images; detach these from the network that made them.
+
+    Returns:
+        Scalar, at least 0; log 4 per modality where the discriminator is undecided.
+
+    Raises:
+        ValueError: There are not equally many of both.
+
+    Source: paper Eq. 10, the discriminators' side.
+    """
+    pairs = zip(real_logits, fake_logits, strict=True)
+    return sum(softplus(-real).mean() + softplus(fake).mean() for real, fake in pairs)

@@ -1,0 +1,49 @@
+"""Decomposition loss: modalities share their low frequencies and keep their high frequencies to themselves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Added to every variance: a constant feature then correlates with nothing, and its gradient stays finite.
+VARIANCE_FLOOR = 1e-8
+
+
+def decomposition_loss(low: Tensor, high: Tensor, *, epsilon: float = 1.01) -> Tensor:
+    r"""Squared correlation of the high-frequency features over the correlation of the low-frequency ones.
+
+    .. math:: \frac{CC(\mathrm{high})^2}{CC(\mathrm{low}) + \varepsilon}
+
+    Args:
+        low: Low-frequency features of each modality, shape (B, N, C, *S), S of two or three axes.
+        high: High-frequency features of each modality, shape (B, N, C', *S'); channels and size may differ from low.
+        epsilon: Above 1, so that the denominator stays positive for CC = -1.
+
+    Returns:
+        Scalar, at least 0; 0 for a single modality, which has nothing to be correlated with.
+
+    Source: paper Eq. 11, average pairwise CC (method.md, "N modalities").
+    """
+    return average_correlation(high).square() / (average_correlation(low) + epsilon)
+
+
+def average_correlation(features: Tensor) -> Tensor:
+    r"""Pearson correlation over the voxels, averaged over modality pairs, channels and batch.
+
+    With :math:`z_i` the standardised features of modality i, the pairs' sum comes without a loop over them:
+    :math:`\sum_{i \neq j} z_i z_j = (\sum_i z_i)^2 - \sum_i z_i^2`.
+
+    Args:
+        features: Shape (B, N, C, *S). Computed in float32 or better, whatever their type.
+
+    Returns:
+        Scalar in [-1, 1]; a constant channel counts as 0, and so does a single modality (N = 1).
+    """
+    modalities = features.shape[1]
+    voxels = features.flatten(3).to(torch.promote_types(features.dtype, torch.float32))
+    if modalities == 1:
+        return voxels.new_zeros(())
+    centred = voxels - voxels.mean(dim=-1, keepdim=True)
+    standardised = centred * (centred.square().mean(dim=-1, keepdim=True) + VARIANCE_FLOOR).rsqrt()
+    products = standardised.sum(dim=1).square() - standardised.square().sum(dim=1)
+    return products.mean() / (modalities * (modalities - 1))

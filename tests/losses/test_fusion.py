@@ -1,0 +1,81 @@
+"""The fusion loss: the weighted sum, what a weight of 0 leaves out, and weights it refuses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields
+
+import pytest
+import torch
+
+from fuse4seg.losses.adversarial import generator_loss
+from fuse4seg.losses.decomposition import decomposition_loss
+from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
+from fuse4seg.losses.intensity import intensity_loss
+from fuse4seg.losses.texture import texture_loss
+
+PARTS = [field.name for field in fields(FusionLossWeights)]
+
+
+@pytest.fixture
+def fusion() -> dict[str, torch.Tensor]:
+    """Arguments of the fusion loss for one case of three modalities."""
+    random = torch.Generator().manual_seed(0)
+    return {"fused": torch.rand(1, 1, 8, 8, generator=random).requires_grad_(),
+            "sources": torch.rand(1, 3, 8, 8, generator=random),
+            "low": torch.randn(1, 3, 4, 2, 2, generator=random),
+            "high": torch.randn(1, 3, 2, 4, 4, generator=random),
+            "logits": [torch.randn(1, 1, 2, 2, generator=random) for _ in range(3)]}
+
+
+class TestFusionLoss:
+    def test_is_the_weighted_sum_of_its_parts(self, fusion: dict[str, torch.Tensor]) -> None:
+        total, parts = fusion_loss(**fusion, weights=FusionLossWeights(2, 3, 0.5, 0.25))
+        expected = {"intensity": intensity_loss(fusion["fused"], fusion["sources"]),
+                    "texture": texture_loss(fusion["fused"], fusion["sources"]),
+                    "decomposition": decomposition_loss(fusion["low"], fusion["high"]),
+                    "adversarial": generator_loss(fusion["logits"])}
+        assert parts == expected
+        summed = sum(weight * expected[name] for name, weight in zip(PARTS, (2, 3, 0.5, 0.25), strict=True))
+        torch.testing.assert_close(total, summed)
+
+    def test_parts_carry_no_gradient_and_the_total_does(self, fusion: dict[str, torch.Tensor]) -> None:
+        total, parts = fusion_loss(**fusion, weights=FusionLossWeights())
+        assert not any(part.requires_grad for part in parts.values())
+        total.backward()
+        assert fusion["fused"].grad.abs().sum() > 0
+
+    @pytest.mark.parametrize("left_out", PARTS)
+    def test_leaves_out_a_part_of_weight_zero(self, fusion: dict[str, torch.Tensor], left_out: str) -> None:
+        weights = FusionLossWeights(**{**asdict(FusionLossWeights()), left_out: 0})
+        _, parts = fusion_loss(**fusion, weights=weights)
+        assert set(parts) == set(PARTS) - {left_out}
+
+    def test_does_not_compute_a_part_of_weight_zero(self, fusion: dict[str, torch.Tensor]) -> None:
+        nothing = torch.full((1, 3, 1, 1, 1), math.nan)
+        without_features = {**fusion, "low": nothing, "high": nothing}
+        total, _ = fusion_loss(**without_features, weights=FusionLossWeights(decomposition=0))
+        assert total.isfinite()
+
+    def test_leaves_out_the_adversarial_part_without_discriminators(self, fusion: dict[str, torch.Tensor]) -> None:
+        _, parts = fusion_loss(**{**fusion, "logits": None}, weights=FusionLossWeights())
+        assert set(parts) == {"intensity", "texture", "decomposition"}
+
+    def test_is_zero_when_all_weights_are(self, fusion: dict[str, torch.Tensor]) -> None:
+        total, parts = fusion_loss(**fusion, weights=FusionLossWeights(0, 0, 0, 0))
+        assert (total.item(), parts) == (0, {})
+
+    def test_works_on_volumes_of_one_modality(self) -> None:
+        fused = torch.rand(1, 1, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+        features = torch.randn(1, 1, 2, 2, 2, 3)
+        total, _ = fusion_loss(fused, fused.clone(), low=features, high=features, logits=None,
+                               weights=FusionLossWeights())
+        assert total == 0
+
+
+class TestFusionLossWeights:
+    @pytest.mark.parametrize("part", PARTS)
+    @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+    def test_refuses_a_weight_that_is_no_weight(self, part: str, weight: float) -> None:
+        with pytest.raises(ValueError, match=part):
+            FusionLossWeights(**{part: weight})
