@@ -111,6 +111,13 @@ class UnwritableFolderError(Fuse4SegError):
         super().__init__(f"cannot write to {folder} ({reason}). Choose another folder or change its permissions.")
 
 
+class NoForegroundError(Fuse4SegError):
+    """No label of a dataset holds anything but background."""
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(f"{dataset}: no label holds a foreground voxel. Give at least one case something to segment.")
+
+
 class FingerprintNotFoundError(Fuse4SegError):
     """Planning was asked for before the fingerprint was extracted."""
 
@@ -216,3 +223,10 @@ class NonFiniteLossError(Fuse4SegError):
     def __init__(self, stage: str, epoch: int, cases: Iterable[str]) -> None:
         super().__init__(f"the loss became NaN or infinite in {stage}, epoch {epoch}, with the cases {', '.join(cases)}. "
                          f"Check these images; the last checkpoint is kept.")
+
+
+class TrainingExistsError(Fuse4SegError):
+    """A fold's folder already holds checkpoints, which a new training would overwrite."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} already holds a training. Go on with --c, validate it with --val, or move it away.")

@@ -1,0 +1,56 @@
+"""f4s_plan_experiment: decide on patch, batch and networks from a dataset's fingerprint."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.extract_fingerprint import add_dataset_flags
+
+
+def add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """What the user may decide about the plans."""
+    parser.add_argument("-gpu_memory_target", type=float, default=8.0, metavar="GB",
+                        help="memory that training should fill (default: 8)")
+    parser.add_argument("--max_batch_size", type=int, metavar="N", help="largest batch, at least 2 (default: what memory allows)")
+    parser.add_argument("--base_features", type=int, default=32, metavar="N",
+                        help="features of the U-Net's first stage, at least 4 (default: 32)")
+    parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM",
+                        help="spacing along the image's three axes (default: the median)")
+    parser.add_argument("-overwrite_plans_name", "-p", default="Fuse4SegPlans", metavar="NAME",
+                        help="name of the plans (default: Fuse4SegPlans)")
+
+
+def plan_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags of :func:`add_plan_flags` as arguments of ``plan_experiment``.
+
+    Raises:
+        OptionError: One is out of range.
+    """
+    from fuse4seg.planning.planner import check_planning_options
+
+    arguments = {"gpu_memory_target": options.gpu_memory_target, "max_batch_size": options.max_batch_size,
+                 "base_features": options.base_features, "plans_name": options.overwrite_plans_name,
+                 "overwrite_target_spacing": options.overwrite_target_spacing}
+    check_planning_options(**arguments)
+    return arguments
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Plan every dataset."""
+    from fuse4seg.planning.planner import plan_experiment
+
+    arguments = plan_arguments(options)
+    for dataset in options.d:
+        plan_experiment(dataset, **arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    parser = make_parser("Plan the training of a fingerprinted dataset.",
+                         example="f4s_plan_experiment -d 501 -gpu_memory_target 4 --base_features 16")
+    add_dataset_flags(parser)
+    add_plan_flags(parser)
+    return run_command(plan, parser, arguments)

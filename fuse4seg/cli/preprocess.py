@@ -1,0 +1,35 @@
+"""f4s_preprocess: crop, normalise and resample the training cases of a planned dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.extract_fingerprint import add_dataset_flags, add_process_flags, processes_of
+
+
+def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
+    """-c, as the commands that preprocess have it."""
+    parser.add_argument("-c", nargs="+", metavar="CONFIGURATION",
+                        help="configurations to preprocess (default: those of 2d, 3d_fullres and 3d_lowres that are planned)")
+
+
+def preprocess_datasets(options: argparse.Namespace) -> None:
+    """Preprocess every dataset."""
+    processes = processes_of(options)
+    from fuse4seg.planning.preprocess import preprocess
+
+    for dataset in options.d:
+        preprocess(dataset, plans_name=options.plans_name, configurations=options.c, processes=processes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit status."""
+    parser = make_parser("Preprocess a planned dataset.", example="f4s_preprocess -d 501 -c 2d")
+    add_dataset_flags(parser)
+    parser.add_argument("-plans_name", "-p", default="Fuse4SegPlans", metavar="NAME",
+                        help="name of the plans (default: Fuse4SegPlans)")
+    add_configuration_flags(parser)
+    add_process_flags(parser)
+    return run_command(preprocess_datasets, parser, arguments)

@@ -1,0 +1,198 @@
+"""Dataset fingerprint: nnU-Net's own, plus the intensity window of each channel."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+from tqdm import tqdm
+
+from fuse4seg.datasets.images import find_reader
+from fuse4seg.datasets.integrity import check_dataset
+from fuse4seg.datasets.raw import channel_names, read_dataset_json, training_cases
+from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegroundError, WorkerDiedError
+from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
+from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
+from fuse4seg.planning.windows import VOXELS_PER_CHANNEL, Samples, Scheme, intensity_windows, mask_choices, sample_tissue
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_FILE = "dataset_fingerprint.json"
+WINDOWS = "intensity_windows_per_channel"
+#: nnU-Net normalises inside the nonzero mask where cropping leaves less than this of the median case.
+MASK_BELOW_RELATIVE_SIZE = 3 / 4
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """What the fingerprint needs of one case.
+
+    Attributes:
+        shape: Voxels along each axis after cropping to nonzero.
+        spacing: Millimetres between voxels.
+        relative_size: Share of the voxels that cropping left.
+        foreground: Drawn raw foreground intensities per channel.
+        tissue: Drawn normalised tissue intensities per channel.
+    """
+
+    shape: list[int]
+    spacing: list[float]
+    relative_size: float
+    foreground: list[Draws]
+    tissue: list[Samples]
+
+
+def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool = True, check: bool = True) -> dict[str, Any]:
+    """Write dataset_fingerprint.json of a raw dataset into its preprocessed folder.
+
+    Args:
+        dataset: Id or full name.
+        processes: Cases read at a time.
+        overwrite: Extract anew even if there is a fingerprint that fits the dataset.
+        check: Examine all cases first.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        FaultyDatasetError: The check found faulty cases.
+        FaultyImageError: A case cannot be analysed.
+        NoForegroundError: No label holds any foreground.
+        WorkerDiedError: A process ended without an answer.
+        UnwritableFolderError: The preprocessed folder cannot be written.
+    """
+    name = dataset_name(dataset, variables=(RAW,))
+    folder = data_root(RAW) / name
+    make_writable_folder(data_root(PREPROCESSED) / name)
+    if check:
+        check_dataset(folder, processes=processes)
+    training_cases(folder, read_dataset_json(folder))
+    return Fuse4SegFingerprintExtractor(name, processes).run(overwrite_existing=overwrite)
+
+
+def read_fingerprint(path: Path) -> dict[str, Any]:
+    """Content of a fingerprint with windows.
+
+    Raises:
+        FingerprintNotFoundError: It is missing, cannot be read, or is nnU-Net's own.
+    """
+    try:
+        fingerprint = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise FingerprintNotFoundError(path) from error
+    except (OSError, ValueError) as error:
+        raise FingerprintNotFoundError(path, f"cannot be read ({error})") from error
+    if WINDOWS not in fingerprint:
+        raise FingerprintNotFoundError(path, "has no intensity windows, so it was not made by Fuse4Seg")
+    return fingerprint
+
+
+class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
+    """nnU-Net's extractor, whose fingerprint also holds the windows; every case is read once."""
+
+    def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
+        """Extract and write the fingerprint; one that fits the dataset is kept unless ``overwrite_existing``."""
+        path = data_root(PREPROCESSED) / self.dataset_name / FINGERPRINT_FILE
+        kept = None if overwrite_existing else self._fitting_fingerprint(path)
+        if kept is not None:
+            logger.info("%s is kept", path)
+            return kept
+        schemes = [get_normalization_scheme(name) for name in channel_names(self.dataset_json)]
+        fingerprint = build_fingerprint(self._summarise_cases(schemes), dataset=self.dataset_name, schemes=schemes)
+        write_json(fingerprint, make_writable_folder(path.parent) / path.name)
+        return fingerprint
+
+    def _fitting_fingerprint(self, path: Path) -> dict[str, Any] | None:
+        try:
+            fingerprint = read_fingerprint(path)
+        except FingerprintNotFoundError:
+            return None
+        fits = (len(fingerprint[WINDOWS]) == len(channel_names(self.dataset_json))
+                and len(fingerprint["spacings"]) == len(self.dataset))
+        return fingerprint if fits else None
+
+    def _summarise_cases(self, schemes: Sequence[Scheme]) -> list[CaseSummary]:
+        count = len(self.dataset)
+        images = (Path(case["images"][0]) for case in self.dataset.values() if case["images"])
+        summarise = partial(summarise_case, reader=find_reader(self.dataset_json, images), schemes=schemes,
+                            draws=int(self.num_foreground_voxels_for_intensitystats // count),
+                            limit=max(1, VOXELS_PER_CHANNEL // count))
+        return _summarise_all(summarise, self.dataset, processes=self.num_processes)
+
+
+def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], schemes: Sequence[Scheme], draws: int,
+                   limit: int) -> CaseSummary:
+    """Read and analyse one case.
+
+    Args:
+        case: Its ``images``, one file per channel, and its ``label``.
+        reader: nnU-Net's reader of the dataset's files.
+        schemes: nnU-Net's normalisation of each channel.
+        draws: Foreground intensities to draw per channel.
+        limit: Tissue voxels to draw per channel.
+
+    Raises:
+        ValueError: The images hold NaN, or images and label do not belong together.
+    """
+    images, properties = reader().read_images(case["images"])
+    label, _ = reader().read_seg(case["label"])
+    if np.isnan(images).any() or np.isnan(label).any():
+        raise ValueError("its images or its label hold NaN")
+    cropped, segmentation, _ = crop_to_nonzero(images, label)
+    return CaseSummary([int(extent) for extent in cropped.shape[1:]], [float(step) for step in properties["spacing"]],
+                       float(np.prod(cropped.shape[1:]) / np.prod(images.shape[1:])),
+                       draw_foreground(cropped, segmentation, draws=draws),
+                       sample_tissue(cropped, segmentation, schemes=schemes, limit=limit))
+
+
+def build_fingerprint(cases: Sequence[CaseSummary], *, dataset: str, schemes: Sequence[Scheme]) -> dict[str, Any]:
+    """Fingerprint of a dataset from its cases, as it stands in the file.
+
+    Raises:
+        NoForegroundError: No label holds any foreground.
+    """
+    if not any(len(case.foreground[0].counts) for case in cases):
+        raise NoForegroundError(dataset)
+    relative_size = float(np.median([case.relative_size for case in cases]))
+    masked = relative_size < MASK_BELOW_RELATIVE_SIZE
+    statistics = [foreground_statistics([case.foreground[channel] for case in cases]) for channel in range(len(schemes))]
+    return {
+        "spacings": [case.spacing for case in cases],
+        "shapes_after_crop": [case.shape for case in cases],
+        "foreground_intensity_properties_per_channel": {str(channel): found for channel, found in enumerate(statistics)},
+        "median_relative_size_after_cropping": relative_size,
+        WINDOWS: intensity_windows([case.tissue for case in cases], schemes=schemes, statistics=statistics,
+                                   use_mask=[masked and True in mask_choices(scheme) for scheme in schemes]),
+    }
+
+
+def _summarise_all(summarise: Callable[[Mapping[str, Any]], CaseSummary], cases: Mapping[str, Mapping[str, Any]], *,
+                   processes: int) -> list[CaseSummary]:
+    with ProcessPoolExecutor(min(processes, len(cases)), mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(summarise, case): name for name, case in cases.items()}
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), desc="extracting fingerprint", unit="case"):
+                future.result()
+        except BrokenProcessPool as error:
+            raise WorkerDiedError("extracting the fingerprint") from error
+        # Readers and nnU-Net's normalisation have no common base for what they raise on a case that they cannot use.
+        except (AssertionError, OSError, RuntimeError, ValueError) as error:
+            problem = " ".join(str(error).split())
+            raise FaultyImageError(futures[future], f"{problem}. Mend or remove it.") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return [future.result() for future in futures]

@@ -1,0 +1,92 @@
+"""Preprocessing: nnU-Net's own preprocessor, configuration by configuration."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from fuse4seg.datasets.raw import read_dataset_json, training_cases
+from fuse4seg.errors import ConfigurationNotFoundError, WorkerDiedError
+from fuse4seg.files import make_writable_folder, written_whole
+from fuse4seg.nnunet_output import logged_prints
+from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
+from fuse4seg.planning.planner import PLANS_NAME, read_plans
+
+logger = logging.getLogger(__name__)
+
+#: What is preprocessed unless the user chooses; the cascade's second stage uses the data of 3d_fullres.
+DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
+REFERENCES = "gt_segmentations"
+
+
+def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configurations: Sequence[str] | None = None,
+               processes: int) -> None:
+    """Preprocess the training cases of a planned dataset, and put their labels beside them for validation.
+
+    Args:
+        dataset: Id or full name.
+        plans_name: Name of the plans file, without its ending.
+        configurations: Which to preprocess; without any, those of 2d, 3d_fullres and 3d_lowres that are planned.
+        processes: Cases preprocessed at a time.
+
+    Raises:
+        PlansNotFoundError: The dataset has no such plans.
+        ConfigurationNotFoundError: The plans lack one of ``configurations``.
+        WorkerDiedError: A process ended without an answer.
+    """
+    name = dataset_name(dataset, variables=(RAW,))
+    raw, preprocessed = data_root(RAW) / name, data_root(PREPROCESSED) / name
+    description = read_dataset_json(raw)
+    labels = {f"{case}{description['file_ending']}": Path(found.label)
+              for case, found in training_cases(raw, description).items()}
+    plans_file = preprocessed / f"{plans_name}.json"
+    plans = PlansManager(read_plans(plans_file))
+    chosen = choose_configurations(configurations, plans, plans_file=plans_file)
+    make_writable_folder(preprocessed)
+    for configuration in chosen:
+        logger.info("preprocessing %s for %s", name, configuration)
+        _preprocess_configuration(name, configuration, plans=plans, plans_name=plans_name, processes=processes)
+    _copy_labels(labels, make_writable_folder(preprocessed / REFERENCES))
+
+
+def choose_configurations(wanted: Sequence[str] | None, plans: PlansManager, *, plans_file: Path) -> list[str]:
+    """Configurations to preprocess, each set of preprocessed data once.
+
+    Raises:
+        ConfigurationNotFoundError: The plans lack a wanted one.
+    """
+    available = plans.available_configurations
+    names = wanted or [name for name in DEFAULT_CONFIGURATIONS if name in available]
+    for name in names:
+        if name not in available:
+            raise ConfigurationNotFoundError(name, plans_file, available)
+    by_folder: dict[str, str] = {}
+    for name in names:
+        by_folder.setdefault(plans.get_configuration(name).data_identifier, name)
+    return list(by_folder.values())
+
+
+def _preprocess_configuration(dataset: str, configuration: str, *, plans: PlansManager, plans_name: str,
+                              processes: int) -> None:
+    preprocessor = plans.get_configuration(configuration).preprocessor_class(verbose=False)
+    try:
+        with logged_prints():
+            preprocessor.run(dataset, configuration, plans_name, num_processes=processes)
+    except RuntimeError as error:
+        # nnU-Net has no class of its own for this.
+        if "background" not in str(error):
+            raise
+        raise WorkerDiedError(f"preprocessing {configuration}") from error
+
+
+def _copy_labels(labels: dict[str, Path], folder: Path) -> None:
+    """Copy the labels that are newer than their copies, as nnU-Net does (with a module that Python dropped in 3.12)."""
+    for name, label in labels.items():
+        copy = folder / name
+        if not copy.exists() or label.stat().st_mtime > copy.stat().st_mtime:
+            with written_whole(copy) as temporary:
+                shutil.copy2(label, temporary)

@@ -1,0 +1,89 @@
+"""The intensity window of each channel: percentiles of tissue after normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization, ImageNormalization
+from numpy.typing import NDArray
+
+#: 99.9 rather than nnU-Net's 99.5, so that an enhancing rim does not saturate.
+PERCENTILES = (0.5, 99.9)
+VOXELS_PER_CHANNEL = 2_000_000
+SEED = 1234
+
+Scheme = type[ImageNormalization]
+#: Intensities of one channel in one case, by nnU-Net's use_mask_for_norm.
+Samples = dict[bool, NDArray[np.float32]]
+
+
+def sample_tissue(images: NDArray, segmentation: NDArray, *, schemes: Sequence[Scheme], limit: int) -> list[Samples]:
+    """Draw normalised tissue intensities of one case, the same voxels in every channel.
+
+    Whether a dataset is normalised inside a mask is known only when all its cases are, so both variants are drawn where
+    that matters. Schemes that need statistics of the dataset give raw intensities.
+
+    Args:
+        images: Cropped raw images, shape (N, *S), float32.
+        segmentation: nnU-Net's cropped label with -1 outside the nonzero mask, shape (1, *S). Tissue is the rest.
+        schemes: nnU-Net's normalisation of each channel.
+        limit: Voxels to draw; all are taken where there are no more than this.
+
+    Returns:
+        Per channel, the intensities by use_mask_for_norm.
+    """
+    tissue = np.flatnonzero(segmentation[0] >= 0)
+    if len(tissue) > limit:
+        tissue = tissue[np.random.default_rng(SEED).integers(len(tissue), size=limit)]
+    return [{use_mask: _normalise_case(image, segmentation[0], scheme, use_mask=use_mask).reshape(-1)[tissue]
+             for use_mask in mask_choices(scheme)}
+            for image, scheme in zip(images, schemes, strict=True)]
+
+
+def intensity_windows(cases: Sequence[Sequence[Samples]], *, schemes: Sequence[Scheme], use_mask: Sequence[bool],
+                      statistics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Windows of all channels, pooled over the cases.
+
+    Args:
+        cases: What :func:`sample_tissue` gave for each case.
+        schemes: nnU-Net's normalisation of each channel.
+        use_mask: nnU-Net's decision for each channel.
+        statistics: nnU-Net's foreground intensity properties of each channel.
+
+    Returns:
+        ``{"0": {"low": ..., "high": ...}, ...}`` in normalised intensities, low below high.
+    """
+    windows = {}
+    for channel, (scheme, masked, properties) in enumerate(zip(schemes, use_mask, statistics, strict=True)):
+        pooled = np.concatenate([case[channel][masked] for case in cases])
+        if needs_dataset_statistics(scheme):
+            pooled = scheme(use_mask_for_norm=masked, intensityproperties=dict(properties)).run(pooled)
+        low, high = window_of(pooled)
+        windows[str(channel)] = {"low": low, "high": high}
+    return windows
+
+
+def window_of(intensities: NDArray) -> tuple[float, float]:
+    """Percentiles 0.5 and 99.9; where these are the same number in float32, a window that starts there."""
+    if intensities.size == 0:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(intensities, PERCENTILES))
+    return (low, high) if np.float32(low) < np.float32(high) else (low, low + max(1.0, 1e-3 * abs(low)))
+
+
+def needs_dataset_statistics(scheme: Scheme) -> bool:
+    """Whether a normalisation is the same function for all cases, made from the intensities of all of them."""
+    return issubclass(scheme, CTNormalization)
+
+
+def mask_choices(scheme: Scheme) -> tuple[bool, ...]:
+    """Values that nnU-Net may give use_mask_for_norm under ``scheme``."""
+    return (False, True) if scheme.leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true else (False,)
+
+
+def _normalise_case(image: NDArray, segmentation: NDArray, scheme: Scheme, *, use_mask: bool) -> NDArray:
+    if needs_dataset_statistics(scheme) or (use_mask and not (segmentation >= 0).any()):
+        return image
+    # nnU-Net normalises in place.
+    return scheme(use_mask_for_norm=use_mask, intensityproperties={}).run(image.astype(np.float32), segmentation)
