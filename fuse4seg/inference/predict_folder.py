@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from tqdm import tqdm
 
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.integrity import require_sound_images
@@ -22,6 +21,7 @@ from fuse4seg.inference.export import to_input_space, write_image
 from fuse4seg.inference.fuse_image import WholeImage
 from fuse4seg.inference.panel import write_panel
 from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
     write_json(dataset_json, output / "dataset.json")
     write_json(predictor.plans_manager.plans, output / "plans.json")
     return [_predict_case(predictor, case, output, folds, wanted)
-            for case in tqdm(list(cases.values()), desc="predicting", unit="case")]
+            for case in progress(list(cases.values()), "predicting", unit="case")]
 
 
 def _predict_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds: tuple[int | str, ...],

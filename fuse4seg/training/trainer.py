@@ -18,18 +18,19 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
-from tqdm import tqdm
 
 from fuse4seg.errors import CheckpointError, NonFiniteLossError, OptionError
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.progress import progress
 from fuse4seg.training.bilevel import BilevelStep, Level
-from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
+from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint, to_plain
 from fuse4seg.training.data import Batch, BatchStream, SeededBatches, without_timing
 from fuse4seg.training.history import History
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import PretrainingStep, draw, mean_of
 from fuse4seg.training.schedule import halving_rate, set_rate
+from fuse4seg.training.validation import validate_fold
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def _pretrain(self) -> None:
         latest = Path(self.output_folder) / PRETRAINING_LATEST
         optimiser = torch.optim.Adam(self.network.fusion.parameters(), self.options.leader_learning_rate)
-        first = self._resume_pretraining(latest, optimiser) if latest.is_file() else 0
+        first = self._resume_pretraining(latest, optimiser)
         step = PretrainingStep(self.network, optimiser, discriminators=self.discriminators,
                                discriminator_optimiser=self.discriminator_optimiser, weights=self.options.pretraining)
         epochs, iterations = self.options.pretrain_epochs, self.options.iterations
@@ -184,13 +185,13 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def _pretraining_epoch(self, step: PretrainingStep, batches: BatchStream, epoch: int) -> dict[str, float]:
         reports = []
-        with tqdm(range(self.options.iterations), desc=f"pre-training {epoch + 1}/{self.options.pretrain_epochs}",
-                  leave=False) as bar:
+        doing = f"pre-training {epoch + 1}/{self.options.pretrain_epochs}"
+        with progress(range(self.options.iterations), doing, leave=False) as bar:
             for _ in bar:
                 batch, data = draw(batches, device=self.device)
                 reports.append(step(data))
                 self._refuse_non_finite(reports[-1], "pre-training", epoch, batch)
-                bar.set_postfix(loss=f"{reports[-1]['total']:.4f}")
+                bar.set_postfix({"loss": f"{reports[-1]['total']:.4f}"}, refresh=False)
         return mean_of(reports)
 
     def _pretraining_state(self, optimiser: torch.optim.Optimizer, epochs_done: int) -> dict[str, Any]:
@@ -199,7 +200,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
                 "discriminator_optimiser": self.discriminator_optimiser.state_dict()}
 
     def _resume_pretraining(self, latest: Path, optimiser: torch.optim.Optimizer) -> int:
-        """Take an interrupted stage 1 up again; returns the epoch to go on with."""
+        """Take an interrupted stage 1 of the same options up again; returns the epoch to go on with."""
+        if not latest.is_file() or load_checkpoint(latest)["options"] != to_plain(self.options.to_plain()):
+            return 0
         state = self._load_pretrained(latest)
         optimiser.load_state_dict(state["optimiser"])
         self._say(f"pre-training goes on with epoch {state['epochs_done']}")
@@ -239,12 +242,13 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def _train_epoch(self, epoch: int) -> list[dict[str, float]]:
         reports = []
-        with tqdm(range(self.num_iterations_per_epoch), desc=f"training {epoch + 1}/{self.num_epochs}", leave=False) as bar:
+        doing = f"training {epoch + 1}/{self.num_epochs}"
+        with progress(range(self.num_iterations_per_epoch), doing, leave=False) as bar:
             for _ in bar:
                 batch = next(self.dataloader_train)
                 reports.append(self.train_step(batch))
                 self._refuse_non_finite(reports[-1], "training", epoch, batch)
-                bar.set_postfix(loss=f"{reports[-1]['loss']:.4f}")
+                bar.set_postfix({"loss": f"{reports[-1]['loss']:.4f}"}, refresh=False)
         return reports
 
     def on_train_epoch_start(self) -> None:
@@ -284,6 +288,19 @@ class Fuse4SegTrainer(nnUNetTrainer):
         """nnU-Net's, and the end of the background processes."""
         super().on_train_end()
         self.dataloader_train = self.dataloader_val = None
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation of the fold, through the two passes that prediction makes."""
+        if self.is_cascaded or self.configuration_manager.next_stage_names:
+            # nnU-Net also has to hand this stage's labels to the next one, and does it window by window.
+            super().perform_actual_validation(save_probabilities)
+            return
+        self.set_deep_supervision_enabled(False)
+        summary = validate_fold(self, save_probabilities=save_probabilities)
+        self.set_deep_supervision_enabled(True)
+        for label, scores in summary["mean"].items():
+            self._say(f"validation Dice of {label}: {scores['Dice']:.4f}")
+        self._say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")
 
     def _refuse_non_finite(self, report: dict[str, float], stage: str, epoch: int, batch: Batch) -> None:
         # The ratio may be anything; it does not stop a training.

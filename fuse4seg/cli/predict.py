@@ -1,0 +1,48 @@
+"""f4s_predict: a folder of patients in, segmentations and fused images out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.train import fold
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser("Segment and fuse whole cases. The model is found when only one fits.",
+                         example="f4s_predict -i imagesTs -o predictions")
+    parser.add_argument("-i", dest="images", type=Path, required=True, help="folder of CASE_0000, CASE_0001, ... files")
+    parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
+    parser.add_argument("-d", dest="dataset", help="dataset id or name")
+    parser.add_argument("-c", dest="configuration", help="configuration")
+    parser.add_argument("-f", dest="folds", nargs="+", type=fold, help="folds to average (default: all trained ones)")
+    parser.add_argument("-p", dest="plans", help="plans")
+    parser.add_argument("-tr", dest="trainer", help="trainer")
+    parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
+    parser.add_argument("-step_size", type=float, default=0.5, help="step of the windows, as a part of the patch")
+    parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
+    parser.add_argument("--save_attention", action="store_true", help="also write attention/CASE_MODALITY")
+    parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
+    return run_command(_run, parser, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from fuse4seg.errors import OptionError
+    from fuse4seg.inference.models import find_model
+    from fuse4seg.inference.predict_folder import Wanted, predict_folder
+    from fuse4seg.inference.predictor import load_predictor
+    from fuse4seg.training.run import choose_device
+
+    if not 0 < options.step_size <= 1:
+        raise OptionError("-step_size", f"must be above 0 and at most 1, got {options.step_size}. The default is 0.5.")
+    model = find_model(dataset=options.dataset, configuration=options.configuration, plans=options.plans,
+                       trainer=options.trainer, folds=options.folds and tuple(options.folds), checkpoint=options.checkpoint)
+    predictor = load_predictor(model.folder, folds=model.folds, checkpoint=options.checkpoint,
+                               device=choose_device(options.device), use_mirroring=not options.disable_tta,
+                               tile_step_size=options.step_size, want_attention=options.save_attention or options.save_panels)
+    predict_folder(predictor, options.images, options.output, folds=model.folds,
+                   wanted=Wanted(attention=options.save_attention, panels=options.save_panels))

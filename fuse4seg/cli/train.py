@@ -1,0 +1,49 @@
+"""f4s_train: pre-training, cooperative training and validation of one fold."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from fuse4seg.cli.command import make_parser, run_command
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which training is meant, and the options that both stages share."""
+    parser.add_argument("dataset", help="dataset id or name")
+    parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
+    parser.add_argument("fold", type=fold, help="fold: 0, 1, ... or all")
+    parser.add_argument("-p", dest="plans", default="Fuse4SegPlans", help="plans (default: %(default)s)")
+    parser.add_argument("-tr", dest="trainer", default="Fuse4SegTrainer", help="trainer (default: %(default)s)")
+    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
+    parser.add_argument("--pretrain_epochs", type=int, help="epochs of pre-training (default: 80; 0: none)")
+    parser.add_argument("--iterations", type=int, help="iterations per epoch (default: 250)")
+    parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")
+
+
+def fold(text: str) -> int | str:
+    """A fold's number, or "all"."""
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is neither a number nor all")
+    return text if text == "all" else int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser("Train the fusion network and the segmentation network together.",
+                         example="f4s_train 501 2d 0")
+    add_training_arguments(parser)
+    parser.add_argument("--epochs", type=int, help="epochs of cooperative training (default: 140)")
+    parser.add_argument("--hypergradient", help="joint or gauss_newton (default: joint)")
+    stage = parser.add_mutually_exclusive_group()
+    stage.add_argument("--c", action="store_true", help="go on with the latest checkpoint")
+    stage.add_argument("--val", action="store_true", help="only validate a finished training")
+    return run_command(_run, parser, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from fuse4seg.training.run import Training, train
+
+    chosen = {name: getattr(options, name) for name in ("epochs", "pretrain_epochs", "iterations", "seed", "hypergradient")}
+    train(Training(options.dataset, options.configuration, options.fold, options.plans, options.trainer, options.device),
+          chosen=chosen, resume=options.c, validate_only=options.val)

@@ -1,0 +1,198 @@
+"""Set a training up from what a user asked for, checking all of it first, and run it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from fuse4seg.errors import (CheckpointNotFoundError, ConfigurationNotFoundError, DeviceUnavailableError, FoldError,
+                             ForeignPlansError, NotPreprocessedError, OptionError, PlansNotFoundError, TrainingExistsError)
+from fuse4seg.files import make_writable_folder
+from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
+from fuse4seg.training.checkpoint import load_checkpoint
+from fuse4seg.training.options import TrainingOptions
+from fuse4seg.training.trainer import Fuse4SegTrainer
+
+log = logging.getLogger(__name__)
+
+NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
+#: nnU-Net's cross-validation.
+SPLITS = 5
+#: Most wanted first.
+RESUMABLE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Which training is meant.
+
+    Attributes:
+        dataset: Id or name.
+        configuration: 2d, 3d_fullres, 3d_lowres, ...
+        fold: Number or "all".
+        plans: Name of the plans file without ending.
+        trainer: Name of the trainer class.
+        device: "cuda", "cpu", "mps", or None for the best one here.
+    """
+
+    dataset: str
+    configuration: str
+    fold: int | str
+    plans: str = "Fuse4SegPlans"
+    trainer: str = "Fuse4SegTrainer"
+    device: str | None = None
+
+
+def train(training: Training, *, chosen: dict[str, Any] | None = None, resume: bool = False,
+          validate_only: bool = False) -> None:
+    """Both stages, then nnU-Net's validation of the fold.
+
+    Args:
+        training: Which one.
+        chosen: Options the user set (epochs, pretrain_epochs, iterations, seed, hypergradient); None values are defaults.
+        resume: Go on with the latest checkpoint.
+        validate_only: Validate the finished training.
+
+    Raises:
+        Fuse4SegError: Whatever does not fit; nothing has been written then.
+    """
+    trainer = make_trainer(training, chosen=chosen, resume=resume, validate_only=validate_only)
+    if not validate_only:
+        trainer.run_training()
+    trainer.perform_actual_validation()
+
+
+def pretrain(training: Training, *, chosen: dict[str, Any] | None = None) -> Path:
+    """Stage 1 alone; returns the file it leaves."""
+    trainer = make_trainer(training, chosen=chosen, resume=True)
+    if trainer.options.pretrain_epochs == 0:
+        raise OptionError("--pretrain_epochs", "0 leaves nothing to do. Give at least 1.")
+    trainer.run_pretraining()
+    return trainer.pretrained_file
+
+
+def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, resume: bool = False,
+                 validate_only: bool = False) -> Fuse4SegTrainer:
+    """A trainer ready to run, with its checkpoint loaded where one is wanted."""
+    device = choose_device(training.device)
+    name, plans = _load_plans(training)
+    _require_fold(training, name, plans)
+    folder = data_root(RESULTS) / name / f"{training.trainer}__{training.plans}__{training.configuration}"
+    checkpoint = _find_checkpoint(folder / f"fold_{training.fold}", resume=resume, validate_only=validate_only)
+    options = _choose_options(checkpoint, chosen or {})
+    make_writable_folder(folder / f"fold_{training.fold}")
+    dataset_json = json.loads((data_root(PREPROCESSED) / name / "dataset.json").read_text())
+    trainer = _trainer_class(training.trainer)({**plans, "continue_training": resume}, training.configuration,
+                                               training.fold, dataset_json, device)
+    trainer.options = options
+    if checkpoint is not None:
+        trainer.load_checkpoint(str(checkpoint))
+    return trainer
+
+
+def choose_device(wanted: str | None) -> torch.device:
+    """The device a user named, or the best one here; CPU threads are set to fit.
+
+    Raises:
+        DeviceUnavailableError: It is not on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = wanted or next(kind for kind, here in available.items() if here)
+    if not available[name]:
+        raise DeviceUnavailableError(name)
+    torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
+    return torch.device(name)
+
+
+def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
+    """Full dataset name and plans, with the configuration planned for our network and preprocessed."""
+    name = dataset_name(training.dataset)
+    folder = data_root(PREPROCESSED) / name
+    path = folder / f"{training.plans}.json"
+    try:
+        plans = json.loads(path.read_text())
+        manager = PlansManager(dict(plans))
+    except FileNotFoundError as error:
+        raise PlansNotFoundError(path) from error
+    except (ValueError, KeyError) as error:
+        raise PlansNotFoundError(path, "cannot be read as plans") from error
+    if training.configuration not in manager.available_configurations:
+        raise ConfigurationNotFoundError(training.configuration, path, manager.available_configurations)
+    configuration = manager.get_configuration(training.configuration)
+    if configuration.network_arch_class_name != NETWORK:
+        raise ForeignPlansError(training.plans)
+    data = folder / configuration.data_identifier
+    if not data.is_dir() or not any(data.iterdir()):
+        raise NotPreprocessedError(data, training.configuration)
+    return name, plans
+
+
+def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:
+    """Make sure that the fold can be split off."""
+    if training.fold == "all":
+        return
+    folder = data_root(PREPROCESSED) / name
+    if (folder / "splits_final.json").is_file():
+        return
+    data = folder / PlansManager(dict(plans)).get_configuration(training.configuration).data_identifier
+    cases = infer_dataset_class(str(data)).get_identifiers(str(data))
+    if len(cases) < SPLITS:
+        raise FoldError(f"{name} has {len(cases)} training cases, too few for {SPLITS} folds. "
+                        f"Train fold all, or write {folder / 'splits_final.json'}.")
+
+
+def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Path | None:
+    """The checkpoint to load, None to start anew."""
+    present = [folder / name for name in RESUMABLE if (folder / name).is_file()]
+    if validate_only:
+        if folder / RESUMABLE[0] not in present:
+            raise CheckpointNotFoundError(folder / RESUMABLE[0], "Finish the training first.")
+        return present[0]
+    if resume:
+        return present[0] if present else None
+    if present:
+        raise TrainingExistsError(folder)
+    return None
+
+
+def _choose_options(checkpoint: Path | None, chosen: dict[str, Any]) -> TrainingOptions:
+    """Defaults with what was chosen; a checkpoint's own options cannot be changed."""
+    if checkpoint is None:
+        return TrainingOptions().changed(**chosen)
+    trained = TrainingOptions.from_plain(load_checkpoint(checkpoint).get("options", {}))
+    wanted = trained.changed(**chosen)
+    if wanted != trained:
+        differing = next(name for name, value in chosen.items() if value is not None
+                         and trained.changed(**{name: value}) != trained)
+        raise OptionError(f"--{differing}", f"{chosen[differing]} differs from what {checkpoint} was trained with. "
+                                            f"Leave it out, or train anew in another results folder.")
+    return trained
+
+
+def _trainer_class(name: str) -> type[Fuse4SegTrainer]:
+    """Our trainer, or a user's own that extends it, found as nnU-Net finds it.
+
+    Raises:
+        OptionError: There is none, or it does not extend ours.
+    """
+    if name == Fuse4SegTrainer.__name__:
+        return Fuse4SegTrainer
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        raise OptionError("-tr", f"no trainer {name}. Put its folder into nnUNet_extTrainer, or use Fuse4SegTrainer.") from error
+    if not issubclass(found, Fuse4SegTrainer):
+        raise OptionError("-tr", f"{name} does not extend Fuse4SegTrainer. Train it with nnUNetv2_train.")
+    return found
