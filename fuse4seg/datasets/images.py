@@ -1,0 +1,164 @@
+"""Single images as nnU-Net reads them, with their geometry, so that faults can be told file by file."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import zlib
+from collections.abc import Iterable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.reader_writer_registry import (
+    determine_reader_writer_from_dataset_json,
+    determine_reader_writer_from_file_ending,
+)
+
+from fuse4seg.errors import UnreadableImageError, UnsupportedFormatError
+
+logger = logging.getLogger(__name__)
+
+NIFTI = (".nii", ".nii.gz")
+CHUNK = 1 << 20
+# Spacing as strict as nnU-Net's own comparison; origin (mm) and direction leave room for the rounding of NIfTI headers.
+TOLERANCES = {"shape": 0.0, "spacing": 1e-8, "origin": 1e-3, "direction": 1e-4}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the voxels lie.
+
+    Formats without a position in space (PNG, BMP, TIFF) have no origin and no direction.
+
+    Attributes:
+        shape: Voxels along the axes of the array.
+        spacing: Millimetres between voxels, in the order of ``shape``.
+        origin: Position of the first voxel in millimetres.
+        direction: Direction cosines, row by row.
+    """
+
+    shape: tuple[float, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...] = ()
+    direction: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Image:
+    """One file's voxels, shape (C, Z, Y, X) in float32, and its geometry. C is 1 but for colour files."""
+
+    path: Path
+    voxels: np.ndarray
+    geometry: Geometry
+
+
+def find_reader(dataset_json: dict[str, Any], examples: Iterable[Path]) -> type[BaseReaderWriter]:
+    """nnU-Net's reader for a dataset: the first that reads the first readable example.
+
+    Args:
+        dataset_json: Content of dataset.json; its file_ending (or overwrite_image_reader_writer) decides.
+        examples: Image files of the dataset, some of which may be faulty.
+
+    Raises:
+        UnsupportedFormatError: nnU-Net reads no files of that ending.
+    """
+    ending = dataset_json["file_ending"]
+    try:
+        default = determine_reader_writer_from_file_ending(ending, verbose=False)
+    except RuntimeError as error:
+        raise UnsupportedFormatError(ending) from error
+    for example in examples:
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                return determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
+        except RuntimeError:
+            logger.debug("%s tells no reader", example)
+    return default
+
+
+def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
+    """Read one file.
+
+    Args:
+        path: The file.
+        reader: From :func:`find_reader`.
+
+    Raises:
+        UnreadableImageError: It is missing, truncated, or no image.
+    """
+    try:
+        _read_through(path)
+        with redirect_stdout(io.StringIO()):
+            voxels, properties = reader().read_images((str(path),))
+    # ITK, nibabel, tifffile and imageio have no common base for what they raise on a damaged file.
+    except Exception as error:
+        raise UnreadableImageError(path, _one_line(error)) from error
+    return Image(path, voxels, _geometry(voxels.shape[1:], properties))
+
+
+def is_finite(image: Image) -> bool:
+    """Whether no intensity is NaN or infinite, in the voxels or in a NIfTI file, of which ITK reads both as 0."""
+    if image.path.name.endswith(NIFTI) and not _is_stored_finite(image.path):
+        return False
+    return bool(np.isfinite(image.voxels).all())
+
+
+def _is_stored_finite(path: Path) -> bool:
+    try:
+        stored = nibabel.load(path)
+        return stored.get_data_dtype().kind != "f" or bool(np.isfinite(np.asanyarray(stored.dataobj)).all())
+    except (nibabel.filebasedimages.ImageFileError, OSError, ValueError):
+        logger.debug("nibabel cannot read %s, so what ITK read of it counts", path)
+        return True
+
+
+def geometry_difference(geometry: Geometry, expected: Geometry) -> str | None:
+    """What differs between two geometries, in words; None if nothing does.
+
+    Example:
+        ``"spacing (1.0, 1.0, 2.0) instead of (1.0, 1.0, 1.0)"``
+    """
+    for field in fields(Geometry):
+        found, wanted = getattr(geometry, field.name), getattr(expected, field.name)
+        if len(found) != len(wanted) or not np.allclose(found, wanted, rtol=1e-5, atol=TOLERANCES[field.name]):
+            return f"{field.name} {_rounded(found)} instead of {_rounded(wanted)}"
+    return None
+
+
+def _read_through(path: Path) -> None:
+    """Unpack a whole gzip file, because ITK takes the missing end of a truncated one for zeros."""
+    if path.suffix != ".gz":
+        return
+    try:
+        with gzip.open(path) as stream:
+            while stream.read(CHUNK):
+                pass
+    except (EOFError, zlib.error) as error:
+        raise OSError("the file is truncated or damaged") from error
+
+
+def _geometry(shape: tuple[int, ...], properties: dict[str, Any]) -> Geometry:
+    spacing = tuple(float(step) for step in properties["spacing"])
+    if "sitk_stuff" in properties:
+        placed = properties["sitk_stuff"]
+        return Geometry(shape, spacing, tuple(placed.get("origin", ())), tuple(placed.get("direction", ())))
+    if "nibabel_stuff" in properties:
+        affine = np.asarray(properties["nibabel_stuff"]["original_affine"])
+        axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        return Geometry(shape, spacing, tuple(affine[:3, 3].tolist()), tuple(axes.ravel().tolist()))
+    return Geometry(shape, spacing)
+
+
+def _rounded(numbers: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:160]

@@ -1,0 +1,186 @@
+"""Integrity check of a raw dataset: every faulty case in one line that names the file and the mend."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from tqdm import tqdm
+
+from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, is_finite, read_image
+from fuse4seg.datasets.raw import (
+    Case,
+    channel_names,
+    expected_training_cases,
+    label_values,
+    read_dataset_json,
+    require_channels,
+)
+from fuse4seg.errors import (
+    DatasetJsonError,
+    FaultyDatasetError,
+    FaultyImageError,
+    MissingModalityError,
+    SurplusChannelError,
+    UnreadableImageError,
+    WorkerDiedError,
+)
+
+logger = logging.getLogger(__name__)
+
+SHOWN_VALUES = 5
+
+
+def check_dataset(dataset_folder: Path, *, processes: int) -> None:
+    """Examine every training case of a raw dataset.
+
+    Raises:
+        FaultyDatasetError: Some cases are faulty; one line for each.
+        As :func:`find_faults`.
+    """
+    faults = find_faults(dataset_folder, processes=processes)
+    if faults:
+        raise FaultyDatasetError(dataset_folder.name, faults)
+
+
+def find_faults(dataset_folder: Path, *, processes: int) -> list[str]:
+    """Faults of a raw dataset, one line per faulty case, and one per file that nnU-Net would mistake for a case.
+
+    A case is faulty if a channel file is missing, surplus, unreadable, constant, or holds NaN or infinite values; if
+    its label is missing, unreadable, or holds a value that dataset.json does not name; if shape, spacing, origin or
+    direction differ among these files.
+
+    Args:
+        dataset_folder: Folder Dataset<id>_<name> with dataset.json.
+        processes: Cases examined at a time; with 1, in this process.
+
+    Raises:
+        DatasetJsonError: dataset.json cannot be used, or gives another number of training cases than there are.
+        FolderNotFoundError, EmptyFolderError: There are no training images, or no folder of labels.
+        UnsupportedFormatError: nnU-Net has no reader for the files.
+        WorkerDiedError: A process ended without an answer.
+    """
+    dataset_json = read_dataset_json(dataset_folder)
+    cases = expected_training_cases(dataset_folder, dataset_json)
+    _require_count(dataset_folder, dataset_json, len(cases))
+    examine = partial(find_fault, channels=channel_names(dataset_json), allowed=label_values(dataset_json),
+                      reader=find_reader(dataset_json, (case.images[0] for case in cases.values() if case.images)))
+    found = _examine_all(examine, list(cases.values()), processes)
+    return [fault for fault in found if fault] + _misnamed(dataset_folder, dataset_json)
+
+
+def find_fault(case: Case, *, channels: Sequence[str], allowed: set[int], reader: type[BaseReaderWriter]) -> str | None:
+    """All that is wrong with a case, in one line; None for a sound case.
+
+    Args:
+        case: The case, with its label.
+        channels: Names of the dataset's channels.
+        allowed: Values its label may hold.
+        reader: nnU-Net's reader of the dataset's files.
+    """
+    try:
+        require_channels(case, channels)
+    except (MissingModalityError, SurplusChannelError) as error:
+        return str(error)
+    problems = list(_problems(case, allowed, reader))
+    return str(FaultyImageError(case.name, " ".join(problems))) if problems else None
+
+
+def _require_count(dataset_folder: Path, dataset_json: dict[str, Any], found: int) -> None:
+    stated = dataset_json["numTraining"]
+    if stated != found:
+        problem = f"numTraining is {stated}, but there are {found} training cases. Correct it, or add or remove cases."
+        raise DatasetJsonError(dataset_folder / "dataset.json", problem)
+
+
+def _examine_all(examine: partial[str | None], cases: list[Case], processes: int) -> list[str | None]:
+    progress = partial(tqdm, total=len(cases), desc="checking cases", unit="case")
+    if processes == 1:
+        return list(progress(map(examine, cases)))
+    try:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            return list(progress(pool.map(examine, cases)))
+    except BrokenProcessPool as error:
+        raise WorkerDiedError("checking cases") from error
+
+
+def require_sound_images(case: Case, reader: type[BaseReaderWriter]) -> None:
+    """Make sure that a case without a label can be predicted.
+
+    Raises:
+        FaultyImageError: A channel is unreadable, constant, NaN or infinite somewhere, or lies elsewhere than the first.
+    """
+    problems = list(_image_problems(case, reader))
+    if problems:
+        raise FaultyImageError(case.name, " ".join(problems))
+
+
+def _problems(case: Case, allowed: set[int], reader: type[BaseReaderWriter]) -> Iterator[str]:
+    expected = yield from _image_problems(case, reader)
+    if case.label is None or not case.label.is_file():
+        yield f"it has no label: expected {case.label}. Add it, or remove the case."
+        return
+    label = yield from _readable(case.label, reader)
+    if label:
+        yield from _misplacement(label, expected or label.geometry)
+        yield from _label_problems(label, allowed)
+
+
+def _image_problems(case: Case, reader: type[BaseReaderWriter]) -> Generator[str, None, Geometry | None]:
+    """Yield what is wrong with the channels; return the geometry of the first readable one."""
+    expected: Geometry | None = None
+    for path in case.images:
+        image = yield from _readable(path, reader)
+        if image:
+            expected = expected or image.geometry
+            yield from _misplacement(image, expected)
+            yield from _intensity_problems(image)
+    return expected
+
+
+def _readable(path: Path, reader: type[BaseReaderWriter]) -> Generator[str, None, Image | None]:
+    """Yield the problem of an unreadable file; return the image of a readable one."""
+    try:
+        return read_image(path, reader)
+    except UnreadableImageError as error:
+        yield str(error)
+        return None
+
+
+def _misplacement(image: Image, expected: Geometry) -> Iterator[str]:
+    difference = geometry_difference(image.geometry, expected)
+    if difference:
+        yield f"{image.path} has {difference} in the case's first channel. Resample it to that channel's grid."
+
+
+def _intensity_problems(image: Image) -> Iterator[str]:
+    if not is_finite(image):
+        yield f"{image.path} holds NaN or infinite intensities. Replace them by numbers."
+    elif image.voxels.min() == image.voxels.max():
+        yield f"{image.path} is constant, every voxel is {image.voxels.min():g}. Replace it by the real image."
+
+
+def _label_problems(label: Image, allowed: set[int]) -> Iterator[str]:
+    surplus = [f"{value:g}" for value in np.unique(label.voxels) if value not in allowed]
+    if surplus:
+        values = ", ".join(surplus[:SHOWN_VALUES]) + (", ..." if len(surplus) > SHOWN_VALUES else "")
+        yield f"{label.path} holds the value {values}, which dataset.json does not name. Correct the label, or name it."
+
+
+def _misnamed(dataset_folder: Path, dataset_json: dict[str, Any]) -> list[str]:
+    """Files that we pass over while nnU-Net, which looks at the ending alone, takes them for cases."""
+    if "dataset" in dataset_json:
+        return []
+    ending = dataset_json["file_ending"]
+    known = {path for case in expected_training_cases(dataset_folder, dataset_json).values() for path in case.images}
+    found = {path for path in (dataset_folder / "imagesTr").glob(f"*{ending}") if path.is_file()}
+    return [f"{path} is not named CASE_0000{ending}, CASE_0001{ending}, ... Rename or remove it."
+            for path in sorted(found - known)]

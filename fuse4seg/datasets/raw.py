@@ -1,0 +1,241 @@
+"""Raw datasets in nnU-Net's layout: dataset.json, and which files make up each case."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuse4seg.errors import (
+    DatasetJsonError,
+    EmptyFolderError,
+    FolderNotFoundError,
+    MissingModalityError,
+    SurplusChannelError,
+)
+
+IGNORE = "ignore"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: a file per channel, in the channels' order, and its label where it has one."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+
+
+def read_dataset_json(folder: Path) -> dict[str, Any]:
+    """Content of ``folder``/dataset.json, validated as in :func:`read_dataset_description`."""
+    return read_dataset_description(folder / "dataset.json")
+
+
+def read_dataset_description(path: Path) -> dict[str, Any]:
+    """Content of a dataset.json file.
+
+    Args:
+        path: The file, whatever its name.
+
+    Returns:
+        Its content, with channels numbered 0, 1, ..., labels that nnU-Net accepts, file_ending and numTraining.
+
+    Raises:
+        DatasetJsonError: It is missing, is not JSON, or lacks something; the message names the mend.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        problem = "is missing. Add one that gives channel_names, labels, file_ending and numTraining."
+        raise DatasetJsonError(path, problem) from error
+    except (OSError, ValueError) as error:
+        raise DatasetJsonError(path, f"cannot be read as JSON ({error}). Mend or replace it.") from error
+    problem = _problem(content)
+    if problem:
+        raise DatasetJsonError(path, problem)
+    return content
+
+
+def channel_names(dataset_json: dict[str, Any]) -> list[str]:
+    """Names of the channels in the order of their numbers; ``modality`` is the older name of the entry."""
+    channels = dataset_json.get("channel_names", dataset_json.get("modality"))
+    return [str(channels[number]) for number in sorted(channels, key=int)]
+
+
+def label_values(dataset_json: dict[str, Any]) -> set[int]:
+    """All values a label image may hold: background, every member of every region, and the ignore label."""
+    return {value for entry in dataset_json["labels"].values() for value in _members(entry)}
+
+
+def foreground_classes(dataset_json: dict[str, Any]) -> dict[str, int | tuple[int, ...]]:
+    """What nnU-Net evaluates: each foreground label, or region (a tuple of label values), by its name."""
+    classes = {name: _members(entry) for name, entry in dataset_json["labels"].items() if name != IGNORE}
+    return {name: values if len(values) > 1 else values[0] for name, values in classes.items() if set(values) != {0}}
+
+
+def list_cases(images_folder: Path, *, channels: Sequence[str], file_ending: str) -> dict[str, Case]:
+    """Cases of a folder of files CASE_0000, CASE_0001, ...; hidden files, sub-folders and other names are passed over.
+
+    Args:
+        images_folder: Folder such as imagesTr, or the input of a prediction.
+        channels: Names of the channels, in order.
+        file_ending: Ending of the files, with its dot.
+
+    Returns:
+        The cases in the order of their names, each with all its channel files.
+
+    Raises:
+        FolderNotFoundError: There is no such folder.
+        EmptyFolderError: It holds no such file.
+        MissingModalityError: A case lacks a channel.
+        SurplusChannelError: A case has a channel beyond ``channels``.
+    """
+    cases = expected_cases(images_folder, channels=channels, file_ending=file_ending)
+    for case in cases.values():
+        require_channels(case, channels)
+    return cases
+
+
+def training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, Case]:
+    """Training cases of a raw dataset, from imagesTr and labelsTr or from the explicit lists under ``dataset``.
+
+    Args:
+        folder: The raw dataset.
+        dataset_json: Its dataset.json, from :func:`read_dataset_json`.
+
+    Returns:
+        The cases in the order of their names, each with all its channel files and the label it should have.
+
+    Raises:
+        As :func:`list_cases`, and DatasetJsonError if the explicit lists cannot be used.
+    """
+    cases = expected_training_cases(folder, dataset_json)
+    for case in cases.values():
+        require_channels(case, channel_names(dataset_json))
+    return cases
+
+
+def expected_training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, Case]:
+    """:func:`training_cases` before any look at whether the channel files exist, for reports on all cases at once."""
+    if "dataset" in dataset_json:
+        return dict(sorted(_listed_cases(folder, dataset_json["dataset"])))
+    if not (folder / "labelsTr").is_dir():
+        raise FolderNotFoundError(folder / "labelsTr")
+    ending = dataset_json["file_ending"]
+    cases = expected_cases(folder / "imagesTr", channels=channel_names(dataset_json), file_ending=ending)
+    return {name: Case(name, case.images, folder / "labelsTr" / f"{name}{ending}") for name, case in cases.items()}
+
+
+def expected_cases(images_folder: Path, *, channels: Sequence[str], file_ending: str) -> dict[str, Case]:
+    """:func:`list_cases` before any look at whether the channel files exist.
+
+    A case that holds a channel beyond ``channels`` has as many images as that takes.
+    """
+    if not images_folder.is_dir():
+        raise FolderNotFoundError(images_folder)
+    counts: dict[str, int] = {}
+    for name, channel in _channel_files(images_folder, file_ending):
+        counts[name] = max(counts.get(name, len(channels)), channel + 1)
+    if not counts:
+        raise EmptyFolderError(images_folder, file_ending)
+    return {name: Case(name, tuple(images_folder / f"{name}_{channel:04d}{file_ending}" for channel in range(count)))
+            for name, count in sorted(counts.items())}
+
+
+def require_channels(case: Case, channels: Sequence[str]) -> None:
+    """Make sure that a case has one existing file for each channel.
+
+    Raises:
+        MissingModalityError: A file is missing.
+        SurplusChannelError: There are more files than channels.
+    """
+    for number, channel in enumerate(channels):
+        if number >= len(case.images):
+            raise MissingModalityError(case.name, channel, Path(f"{case.name}_{number:04d}"))
+        if not case.images[number].is_file():
+            raise MissingModalityError(case.name, channel, case.images[number])
+    if len(case.images) > len(channels):
+        raise SurplusChannelError(case.name, case.images[-1], channels)
+
+
+def _channel_files(images_folder: Path, file_ending: str) -> Iterator[tuple[str, int]]:
+    pattern = re.compile(r"(?P<case>[^.].*)_(?P<channel>\d{4})" + re.escape(file_ending))
+    for path in images_folder.iterdir():
+        matched = pattern.fullmatch(path.name)
+        if matched and path.is_file():
+            yield matched["case"], int(matched["channel"])
+
+
+def _listed_cases(folder: Path, listed: Any) -> Iterator[tuple[str, Case]]:
+    if not isinstance(listed, dict) or not listed:
+        problem = "'dataset' names no cases. Map each case to its images and label, or leave it out."
+        raise DatasetJsonError(folder / "dataset.json", problem)
+    for name, entry in listed.items():
+        try:
+            images, label = [os.path.expandvars(path) for path in entry["images"]], os.path.expandvars(entry["label"])
+        except (TypeError, KeyError) as error:
+            problem = f"'dataset' gives case {name} without images and label. Add both, or remove the case."
+            raise DatasetJsonError(folder / "dataset.json", problem) from error
+        yield name, Case(name, tuple(folder / path for path in images), folder / label)
+
+
+def _problem(content: Any) -> str | None:
+    if not isinstance(content, dict):
+        return "is not a JSON object. Replace it."
+    if "channel_names" not in content and "modality" not in content:
+        return "lacks channel_names. Add for example {\"0\": \"T1\", \"1\": \"FLAIR\"}."
+    for key in ("labels", "file_ending", "numTraining"):
+        if key not in content:
+            return f"lacks {key}. Add it."
+    return (_channels_problem(content.get("channel_names", content.get("modality"))) or _labels_problem(content)
+            or _scalars_problem(content))
+
+
+def _channels_problem(channels: Any) -> str | None:
+    expected = {str(number) for number in range(len(channels))} if isinstance(channels, dict) else None
+    if not channels or set(channels) != expected:
+        return "channel_names must map \"0\", \"1\", ... to names. Renumber them without a gap."
+    return None
+
+
+def _labels_problem(content: dict[str, Any]) -> str | None:
+    labels = content["labels"]
+    if not isinstance(labels, dict) or not all(_is_label(entry) for entry in labels.values()):
+        return "labels must map each name to its value or list of values. Write {\"background\": 0, \"tumour\": 1}."
+    if labels.get("background") != 0:
+        return "labels must give background the value 0. Add \"background\": 0."
+    values = sorted({value for entry in labels.values() for value in _members(entry)})
+    if values != list(range(len(values))):
+        return f"labels must be numbered 0, 1, 2, ... without a gap, not {values}. Renumber them, in the images, too."
+    if IGNORE in labels and labels[IGNORE] != values[-1]:
+        return "the label ignore must have the highest value, and be no list. Renumber the labels."
+    return _regions_problem(foreground_classes(content), content.get("regions_class_order"))
+
+
+def _regions_problem(classes: dict[str, int | tuple[int, ...]], order: Any) -> str | None:
+    has_regions = any(isinstance(entry, tuple) for entry in classes.values())
+    if has_regions and not (isinstance(order, list) and len(order) == len(classes)):
+        return f"regions need regions_class_order with {len(classes)} values, one per region. Add it."
+    return None
+
+
+def _scalars_problem(content: dict[str, Any]) -> str | None:
+    ending, count = content["file_ending"], content["numTraining"]
+    if not isinstance(ending, str) or not ending.startswith("."):
+        return f"file_ending must be an ending with its dot, not {ending!r}. Write for example \".nii.gz\"."
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        return f"numTraining must be a number of cases, not {count!r}. Write how many training cases there are."
+    return None
+
+
+def _is_label(entry: Any) -> bool:
+    values = entry if isinstance(entry, list) else [entry]
+    return bool(values) and all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+
+
+def _members(entry: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(entry) if isinstance(entry, (list, tuple)) else (entry,)

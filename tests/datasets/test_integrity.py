@@ -1,0 +1,171 @@
+"""Integrity check: each fault is found, in one line per case, and sound datasets pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+from skimage.io import imsave
+
+from fuse4seg.datasets.integrity import check_dataset, find_faults
+from fuse4seg.errors import DatasetJsonError, FaultyDatasetError, FolderNotFoundError
+
+DESCRIPTION = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "tumour": 1}, "numTraining": 3,
+               "file_ending": ".nii.gz"}
+TURNED = (-1, 0, 0, 0, 1, 0, 0, 0, -1)
+find_faults = partial(find_faults, processes=1)
+
+
+def write(path: Path, voxels: np.ndarray, **geometry: tuple[float, ...]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = SimpleITK.GetImageFromArray(voxels)
+    for name, value in geometry.items():
+        getattr(image, f"Set{name}")(value)
+    SimpleITK.WriteImage(image, str(path))
+
+
+def voxels(shape: tuple[int, ...] = (4, 5, 6)) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def describe(folder: Path, **changes: Any) -> None:
+    (folder / "dataset.json").write_text(json.dumps(DESCRIPTION | changes))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Three sound cases a, b, c with two channels."""
+    folder = tmp_path / "Dataset001_Test"
+    for case in "abc":
+        for channel in range(2):
+            write(folder / "imagesTr" / f"{case}_000{channel}.nii.gz", voxels())
+        write(folder / "labelsTr" / f"{case}.nii.gz", (voxels() > 0.5).astype(np.uint8))
+    describe(folder)
+    return folder
+
+
+def with_value(value: float) -> np.ndarray:
+    changed = voxels()
+    changed[1, 2, 3] = value
+    return changed
+
+
+FAULTS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "missing channel": ("imagesTr/b_0001", Path.unlink, "b_0001.nii.gz. Add it"),
+    "surplus channel": ("imagesTr/b_0002", lambda path: write(path, voxels()), "beyond the dataset's channels"),
+    "truncated": ("imagesTr/b_0001", lambda path: path.write_bytes(path.read_bytes()[:200]), "Replace the file"),
+    "no image": ("imagesTr/b_0000", lambda path: path.write_text("no image"), "Replace the file"),
+    "shape": ("imagesTr/b_0001", lambda path: write(path, voxels((4, 5, 7))), "shape (4, 5, 7) instead of (4, 5, 6)"),
+    "spacing": ("imagesTr/b_0001", lambda path: write(path, voxels(), Spacing=(1, 1, 2)), "spacing (2, 1, 1)"),
+    "origin": ("imagesTr/b_0001", lambda path: write(path, voxels(), Origin=(0, 0, 5)), "origin (0, 0, 5)"),
+    "direction": ("imagesTr/b_0001", lambda path: write(path, voxels(), Direction=TURNED), "direction"),
+    "NaN": ("imagesTr/b_0001", lambda path: write(path, with_value(np.nan)), "NaN or infinite"),
+    "infinite": ("imagesTr/b_0000", lambda path: write(path, with_value(np.inf)), "NaN or infinite"),
+    "constant": ("imagesTr/b_0001", lambda path: write(path, np.full((4, 5, 6), 7.0, np.float32)), "every voxel is 7"),
+    "missing label": ("labelsTr/b", Path.unlink, "b.nii.gz. Add it"),
+    "unreadable label": ("labelsTr/b", lambda path: path.write_text(""), "Replace the file"),
+    "shape of the label": ("labelsTr/b", lambda path: write(path, np.zeros((4, 5, 7), np.uint8)), "shape"),
+    "spacing of the label": ("labelsTr/b", lambda path: write(path, voxels(), Spacing=(2, 1, 1)), "spacing (1, 1, 2)"),
+    "unknown value": ("labelsTr/b", lambda path: write(path, np.full((4, 5, 6), 2, np.uint8)), "value 2,"),
+    "fraction": ("labelsTr/b", lambda path: write(path, np.full((4, 5, 6), 0.5, np.float32)), "value 0.5,"),
+}
+
+
+class TestFindFaults:
+    def test_finds_none_in_a_sound_dataset(self, dataset: Path) -> None:
+        assert find_faults(dataset) == []
+
+    @pytest.mark.parametrize("fault", FAULTS)
+    def test_tells_each_fault_in_one_line_with_file_and_mend(self, dataset: Path, fault: str) -> None:
+        stem, damage, said = FAULTS[fault]
+        damage(dataset / f"{stem}.nii.gz")
+        (line,) = find_faults(dataset)
+        assert line.startswith("case b")
+        assert str(dataset / f"{stem}.nii.gz") in line
+        assert said in line
+        assert "\n" not in line
+
+    def test_examines_all_cases_and_tells_all_that_is_wrong_with_one(self, dataset: Path) -> None:
+        (dataset / "imagesTr" / "a_0000.nii.gz").unlink()
+        write(dataset / "imagesTr" / "c_0000.nii.gz", with_value(np.nan))
+        write(dataset / "labelsTr" / "c.nii.gz", np.full((4, 5, 6), 9, np.uint8))
+        first, second = find_faults(dataset)
+        assert first.startswith("case a")
+        assert "NaN" in second
+        assert "value 9" in second
+
+    def test_accepts_a_label_without_foreground(self, dataset: Path) -> None:
+        write(dataset / "labelsTr" / "b.nii.gz", np.zeros((4, 5, 6), np.uint8))
+        assert find_faults(dataset) == []
+
+    def test_knows_the_values_of_regions_and_the_ignore_label(self, dataset: Path) -> None:
+        labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+        describe(dataset, labels=labels, regions_class_order=[1, 2])
+        write(dataset / "labelsTr" / "b.nii.gz", np.arange(120, dtype=np.uint8).reshape(4, 5, 6) % 4)
+        assert find_faults(dataset) == []
+
+    def test_shortens_a_long_list_of_values(self, dataset: Path) -> None:
+        write(dataset / "labelsTr" / "b.nii.gz", np.arange(120, dtype=np.uint8).reshape(4, 5, 6))
+        assert "value 2, 3, 4, 5, 6, ..., which" in find_faults(dataset)[0]
+
+    def test_tells_files_that_only_nnunet_takes_for_cases(self, dataset: Path) -> None:
+        write(dataset / "imagesTr" / "stray.nii.gz", voxels())
+        (line,) = find_faults(dataset)
+        assert "stray.nii.gz is not named CASE_0000.nii.gz" in line
+
+    def test_refuses_a_wrong_number_of_cases(self, dataset: Path) -> None:
+        describe(dataset, numTraining=4)
+        with pytest.raises(DatasetJsonError, match="numTraining is 4, but there are 3"):
+            find_faults(dataset)
+
+    def test_refuses_a_dataset_without_images(self, tmp_path: Path) -> None:
+        describe(tmp_path)
+        (tmp_path / "labelsTr").mkdir()
+        with pytest.raises(FolderNotFoundError, match="imagesTr"):
+            find_faults(tmp_path)
+
+    def test_reads_pictures_too(self, tmp_path: Path) -> None:
+        for kind, names in {"imagesTr": ["a_0000", "a_0001"], "labelsTr": ["a"]}.items():
+            (tmp_path / kind).mkdir()
+            for name in names:
+                imsave(tmp_path / kind / f"{name}.png", np.eye(6, dtype=np.uint8), check_contrast=False)
+        describe(tmp_path, file_ending=".png", numTraining=1)
+        assert find_faults(tmp_path) == []
+        imsave(tmp_path / "imagesTr" / "a_0001.png", np.eye(7, dtype=np.uint8), check_contrast=False)
+        assert "shape (1, 7, 7) instead of (1, 6, 6)" in find_faults(tmp_path)[0]
+
+    def test_follows_explicit_lists(self, dataset: Path) -> None:
+        images = ["imagesTr/a_0000.nii.gz", "imagesTr/b_0001.nii.gz"]
+        describe(dataset, dataset={"p": {"images": images, "label": "labelsTr/absent.nii.gz"}}, numTraining=1)
+        (line,) = find_faults(dataset)
+        assert "absent.nii.gz. Add it" in line
+
+    def test_writes_nothing_to_stdout(self, dataset: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        write(dataset / "imagesTr" / "b_0001.nii.gz", voxels((4, 5, 7)))
+        find_faults(dataset)
+        assert capfd.readouterr().out == ""
+
+    def test_finds_the_same_with_several_processes(self, dataset: Path) -> None:
+        (dataset / "imagesTr" / "a_0000.nii.gz").unlink()
+        write(dataset / "imagesTr" / "c_0000.nii.gz", with_value(np.nan))
+        assert find_faults(dataset, processes=2) == find_faults(dataset)
+
+
+class TestCheckDataset:
+    def test_passes_a_sound_dataset(self, dataset: Path) -> None:
+        check_dataset(dataset, processes=1)
+
+    def test_lists_the_faulty_cases_and_how_many(self, dataset: Path) -> None:
+        (dataset / "labelsTr" / "a.nii.gz").unlink()
+        (dataset / "imagesTr" / "b_0000.nii.gz").unlink()
+        with pytest.raises(FaultyDatasetError) as caught:
+            check_dataset(dataset, processes=1)
+        *faults, summary = str(caught.value).splitlines()
+        assert [line[:6] for line in faults] == ["case a", "case b"]
+        assert summary.startswith("Dataset001_Test: 2 faulty case(s)")

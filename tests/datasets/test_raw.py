@@ -1,0 +1,198 @@
+"""Raw datasets: dataset.json is validated with the mend named, and cases are found by their files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from fuse4seg.datasets.raw import (
+    channel_names,
+    foreground_classes,
+    label_values,
+    list_cases,
+    read_dataset_json,
+    training_cases,
+)
+from fuse4seg.errors import (
+    DatasetJsonError,
+    EmptyFolderError,
+    FolderNotFoundError,
+    MissingModalityError,
+    SurplusChannelError,
+)
+
+SOUND = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "tumour": 1}, "numTraining": 2,
+         "file_ending": ".nii.gz"}
+REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, "regions_class_order": [1, 2]}
+
+
+def describe(folder: Path, **changes: Any) -> dict[str, Any]:
+    content = {key: value for key, value in (SOUND | changes).items() if value is not None}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return content
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+class TestReadDatasetJson:
+    def test_returns_the_content(self, tmp_path: Path) -> None:
+        content = describe(tmp_path)
+        assert read_dataset_json(tmp_path) == content
+
+    def test_accepts_the_older_name_of_the_channels(self, tmp_path: Path) -> None:
+        describe(tmp_path, channel_names=None, modality={"0": "T1"})
+        assert channel_names(read_dataset_json(tmp_path)) == ["T1"]
+
+    def test_accepts_regions_and_an_ignore_label(self, tmp_path: Path) -> None:
+        assert read_dataset_json(describe(tmp_path, **REGIONS) and tmp_path)["labels"] == REGIONS["labels"]
+
+    @pytest.mark.parametrize(("text", "said"), [("{", "as JSON"), ("[]", "not a JSON object"), ("\xff", "as JSON")])
+    def test_refuses_what_is_no_json_object(self, tmp_path: Path, text: str, said: str) -> None:
+        (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
+        with pytest.raises(DatasetJsonError, match=said):
+            read_dataset_json(tmp_path)
+
+    def test_names_the_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(DatasetJsonError, match=r"dataset\.json: is missing"):
+            read_dataset_json(tmp_path)
+
+    @pytest.mark.parametrize(("changes", "said"), [
+        ({"channel_names": None}, "lacks channel_names"),
+        ({"labels": None}, "lacks labels"),
+        ({"file_ending": None}, "lacks file_ending"),
+        ({"numTraining": None}, "lacks numTraining"),
+        ({"channel_names": {"1": "T1", "2": "T2"}}, "Renumber"),
+        ({"channel_names": ["T1"]}, "must map"),
+        ({"channel_names": {}}, "must map"),
+        ({"labels": {"0": "background", "1": "tumour"}}, "must map each name"),
+        ({"labels": {"background": 0, "tumour": []}}, "must map each name"),
+        ({"labels": {"tumour": 1}}, "background"),
+        ({"labels": {"background": 0, "tumour": 2}}, "without a gap"),
+        ({"labels": {"background": 0, "tumour": 2, "ignore": 1}}, "ignore"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions_class_order"),
+        ({"file_ending": "nii.gz"}, "with its dot"),
+        ({"numTraining": "2"}, "number of cases"),
+    ])
+    def test_names_the_problem_in_one_line(self, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+        describe(tmp_path, **changes)
+        with pytest.raises(DatasetJsonError, match=said) as caught:
+            read_dataset_json(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+class TestChannelNames:
+    def test_follow_the_numbers_rather_than_the_order_of_writing(self) -> None:
+        names = {str(number): f"channel {number}" for number in reversed(range(12))}
+        assert channel_names({"channel_names": names}) == [f"channel {number}" for number in range(12)]
+
+
+class TestForegroundClasses:
+    @pytest.mark.parametrize("labels", [
+        {"background": 0, "a": 1, "b": 2}, {"background": 0, "a": [1], "b": 2, "ignore": 3},
+        {"background": 0, "whole": [1, 2], "core": 2},
+        {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "ignore": 4},
+    ])
+    def test_are_those_that_nnunet_evaluates(self, labels: dict[str, Any]) -> None:
+        manager = LabelManager(labels, regions_class_order=[1, 2])
+        expected = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        # nnU-Net keeps a region of one label as a tuple of one; the voxels are the same.
+        plain = [entry[0] if isinstance(entry, tuple) and len(entry) == 1 else entry for entry in expected]
+        assert list(foreground_classes({"labels": labels}).values()) == plain
+
+    def test_leave_the_ignore_label_to_the_label_values(self) -> None:
+        assert "ignore" not in foreground_classes(REGIONS)
+        assert label_values(REGIONS) == {0, 1, 2, 3}
+
+
+class TestListCases:
+    def list(self, folder: Path, channels: int = 2) -> dict[str, tuple[str, ...]]:
+        cases = list_cases(folder, channels=["T1", "FLAIR", "T2"][:channels], file_ending=".nii.gz")
+        return {name: tuple(path.name for path in case.images) for name, case in cases.items()}
+
+    def test_orders_cases_by_name_and_files_by_channel(self, tmp_path: Path) -> None:
+        touch(tmp_path, "b_0001.nii.gz", "b_0000.nii.gz", "a_0000.nii.gz", "a_0001.nii.gz")
+        assert list(self.list(tmp_path).items()) == [("a", ("a_0000.nii.gz", "a_0001.nii.gz")),
+                                                     ("b", ("b_0000.nii.gz", "b_0001.nii.gz"))]
+
+    def test_takes_only_the_last_number_for_the_channel(self, tmp_path: Path) -> None:
+        touch(tmp_path, "site.1_0001_0000.nii.gz", "site.1_0001_0001.nii.gz")
+        assert list(self.list(tmp_path)) == ["site.1_0001"]
+
+    def test_passes_over_everything_that_is_no_case(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a_0000.nii.gz", "._a_0000.nii.gz", "a.nii.gz", "b_00.nii.gz", "b_0000.nii", "b_0000xnii.gz")
+        touch(tmp_path / "c_0000.nii.gz")
+        assert list(self.list(tmp_path, channels=1)) == ["a"]
+
+    def test_names_the_channel_that_is_missing(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0001.nii.gz")
+        with pytest.raises(MissingModalityError, match=r"case b has no T1 image: expected .*b_0000\.nii\.gz"):
+            self.list(tmp_path)
+
+    def test_refuses_a_channel_beyond_the_dataset(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz")
+        with pytest.raises(SurplusChannelError, match=r"a_0002\.nii\.gz is beyond .*\(T1, FLAIR\)"):
+            self.list(tmp_path)
+
+    def test_tells_an_absent_folder_from_an_empty_one(self, tmp_path: Path) -> None:
+        with pytest.raises(FolderNotFoundError):
+            self.list(tmp_path / "nowhere")
+        with pytest.raises(EmptyFolderError):
+            self.list(tmp_path)
+
+    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(names=st.sets(st.from_regex(r"[ab_09 -][ab_.09 -]{0,7}", fullmatch=True), min_size=1, max_size=4))
+    def test_finds_whatever_names_were_written(self, names: set[str],
+                                               tmp_path_factory: pytest.TempPathFactory) -> None:
+        folder = tmp_path_factory.mktemp("images")
+        touch(folder, *(f"{name}_{channel:04d}.nii.gz" for name in names for channel in range(2)))
+        assert set(self.list(folder)) == names
+
+
+class TestTrainingCases:
+    def test_agree_with_nnunet(self, tmp_path: Path) -> None:
+        content = describe(tmp_path)
+        touch(tmp_path / "imagesTr", *(f"{case}_000{channel}.nii.gz" for case in ("a", "b_1") for channel in (0, 1)))
+        touch(tmp_path / "labelsTr", "a.nii.gz", "b_1.nii.gz")
+        stock = get_filenames_of_train_images_and_targets(str(tmp_path), content)
+        ours = training_cases(tmp_path, content)
+        assert {name: ([str(path) for path in case.images], str(case.label)) for name, case in ours.items()} \
+            == {str(name): (entry["images"], entry["label"]) for name, entry in stock.items()}
+
+    def test_follow_the_explicit_lists_relative_to_the_dataset(self, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SCANS", str(touch(tmp_path / "elsewhere", "y.nii.gz")))
+        touch(tmp_path / "raw" / "any", "x.nii.gz")
+        listed = {"p": {"images": ["any/x.nii.gz", "$SCANS/y.nii.gz"], "label": "any/seg.nii.gz"}}
+        case = training_cases(tmp_path / "raw", SOUND | {"dataset": listed})["p"]
+        assert case.images == (tmp_path / "raw" / "any" / "x.nii.gz", Path(os.environ["SCANS"]) / "y.nii.gz")
+        assert case.label == tmp_path / "raw" / "any" / "seg.nii.gz"
+
+    @pytest.mark.parametrize("images", [["x.nii.gz"], ["x.nii.gz", "absent.nii.gz"]])
+    def test_refuse_an_explicit_list_without_all_channels(self, tmp_path: Path, images: list[str]) -> None:
+        touch(tmp_path, "x.nii.gz")
+        with pytest.raises(MissingModalityError, match="case p has no FLAIR image"):
+            training_cases(tmp_path, SOUND | {"dataset": {"p": {"images": images, "label": "seg.nii.gz"}}})
+
+    @pytest.mark.parametrize("listed", [[], {}, {"p": {"images": ["x"]}}, {"p": None},
+                                        {"p": {"images": 3, "label": "x"}}, {"p": {"images": [1], "label": "x"}}])
+    def test_refuse_explicit_lists_that_name_no_files(self, tmp_path: Path, listed: Any) -> None:
+        with pytest.raises(DatasetJsonError, match="dataset"):
+            training_cases(tmp_path, SOUND | {"dataset": listed})
+
+    def test_refuse_a_dataset_without_labels(self, tmp_path: Path) -> None:
+        touch(tmp_path / "imagesTr", "a_0000.nii.gz", "a_0001.nii.gz")
+        with pytest.raises(FolderNotFoundError, match="labelsTr"):
+            training_cases(tmp_path, SOUND)
