@@ -1,0 +1,83 @@
+"""f4s_evaluate: the table on stdout, the JSON on request, and one line for each failure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from fuse4seg.cli.evaluate import main
+
+DESCRIPTION = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "tumour": 1}, "numTraining": 1,
+               "file_ending": ".nii.gz"}
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """References beside dataset.json and predictions, whose one case has a Dice of 2/3."""
+    for variable in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA", "nnUNet_extTrainer"):
+        monkeypatch.setenv(variable, "1")  # The command changes these; monkeypatch restores them.
+    for kind, voxels in {"references": [1, 1, 0, 0], "predictions": [1, 0, 0, 0]}.items():
+        (tmp_path / kind).mkdir()
+        image = SimpleITK.GetImageFromArray(np.array(voxels, np.uint8).reshape(1, 2, 2))
+        SimpleITK.WriteImage(image, str(tmp_path / kind / "a.nii.gz"))
+    (tmp_path / "dataset.json").write_text(json.dumps(DESCRIPTION))
+    return tmp_path / "references", tmp_path / "predictions"
+
+
+def words(*arguments: object) -> list[str]:
+    return [str(argument) for argument in arguments]
+
+
+class TestEvaluate:
+    def test_prints_cases_mean_and_foreground_mean(self, folders: tuple[Path, Path],
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(words(*folders)) == 0
+        assert capsys.readouterr().out.splitlines() == ["Dice  tumour", "------------", "a     0.6667", "mean  0.6667",
+                                                        "mean foreground Dice 0.6667"]
+
+    def test_takes_the_references_first(self, folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+        (folders[1] / "a.nii.gz").unlink()
+        assert main(words(*folders)) == 1
+        assert capsys.readouterr().err.startswith(f"error: {folders[1]} holds no file")
+
+    def test_prefers_the_dataset_json_among_the_predictions(self, folders: tuple[Path, Path],
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+        renamed = DESCRIPTION | {"labels": {"background": 0, "lesion": 1}}
+        (folders[1] / "dataset.json").write_text(json.dumps(renamed))
+        assert main(words(*folders)) == 0
+        assert "lesion" in capsys.readouterr().out
+
+    def test_takes_the_dataset_json_that_is_named(self, folders: tuple[Path, Path],
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+        (folders[0].parent / "dataset.json").rename(folders[0].parent / "other.json")
+        assert main(words(*folders, "-djfile", folders[0].parent / "other.json")) == 0
+        assert "tumour" in capsys.readouterr().out
+
+    def test_writes_json_on_request(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        assert main(words(*folders, "-o", tmp_path / "dice.json")) == 0
+        assert json.loads((tmp_path / "dice.json").read_text())["foreground_mean"] == pytest.approx(2 / 3)
+
+    @pytest.mark.parametrize("missing", ["dataset.json", "references", "predictions"])
+    def test_explains_what_is_missing_in_one_line(self, folders: tuple[Path, Path], missing: str, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / missing).rename(tmp_path / "away")
+        assert main(words(*folders)) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert len(captured.err.splitlines()) == 1
+        assert str(tmp_path / missing) in captured.err
+
+    def test_explains_a_file_that_cannot_be_written(self, folders: tuple[Path, Path], tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(words(*folders, "-o", tmp_path / "nowhere" / "dice.json")) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "error: cannot write to" in captured.err
+
+    def test_refuses_unknown_flags(self, folders: tuple[Path, Path]) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(words(*folders, "--chill"))
