@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from tqdm import tqdm
 
 from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, is_finite, read_image
 from fuse4seg.datasets.raw import (
@@ -33,6 +32,7 @@ from fuse4seg.errors import (
     UnreadableImageError,
     WorkerDiedError,
 )
+from fuse4seg.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -102,12 +102,12 @@ def _require_count(dataset_folder: Path, dataset_json: dict[str, Any], found: in
 
 
 def _examine_all(examine: partial[str | None], cases: list[Case], processes: int) -> list[str | None]:
-    progress = partial(tqdm, total=len(cases), desc="checking cases", unit="case")
+    watched = partial(progress, doing="checking cases", unit="case", total=len(cases))
     if processes == 1:
-        return list(progress(map(examine, cases)))
+        return list(watched(map(examine, cases)))
     try:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            return list(progress(pool.map(examine, cases)))
+            return list(watched(pool.map(examine, cases)))
     except BrokenProcessPool as error:
         raise WorkerDiedError("checking cases") from error
 
@@ -116,7 +116,7 @@ def require_sound_images(case: Case, reader: type[BaseReaderWriter]) -> None:
     """Make sure that a case without a label can be predicted.
 
     Raises:
-        FaultyImageError: A channel is unreadable, constant, NaN or infinite somewhere, or lies elsewhere than the first.
+        FaultyImageError: A channel is unreadable, constant, NaN or infinite somewhere, or not on the first one's grid.
     """
     problems = list(_image_problems(case, reader))
     if problems:

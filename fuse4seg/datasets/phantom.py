@@ -29,10 +29,10 @@ import numpy as np
 import SimpleITK
 from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
-from tqdm import tqdm
 
 from fuse4seg.errors import AmbiguousDatasetError, DatasetExistsError, OptionError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def write_phantom_dataset(raw_root: Path, *, dataset_id: int = 999, name: str = 
     groups = ["Tr"] * training_cases + ["Ts"] * test_cases
     seeds = np.random.SeedSequence(seed).generate_state(len(groups)).tolist()
     with _folder_written_whole(folder) as partial:
-        for number, case_seed in enumerate(tqdm(seeds, desc="making phantoms", unit="case")):
+        for number, case_seed in enumerate(progress(seeds, "making phantoms", unit="case")):
             phantom = make_phantom(case_seed, shape=shape, misalignment=misalignment)
             _write_case(partial, f"{name.lower()}_{number:03d}", group=groups[number], phantom=phantom,
                         modalities=modalities, seed=case_seed)

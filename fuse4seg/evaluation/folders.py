@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from tqdm import tqdm
 
 from fuse4seg.datasets.images import find_reader, geometry_difference, read_image
 from fuse4seg.datasets.raw import IGNORE, foreground_classes
@@ -19,6 +18,7 @@ from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundEr
 from fuse4seg.evaluation.dice import dice
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.files import write_json
+from fuse4seg.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
     reader = find_reader(dataset_json, (references / name for name in names))
     classes, ignored = foreground_classes(dataset_json), dataset_json["labels"].get(IGNORE)
     cases: dict[str, tuple[float, ...]] = {}
-    for name in tqdm(names, desc="evaluating", unit="case"):
+    for name in progress(names, "evaluating", unit="case"):
         case = name.removesuffix(ending)
         predicted, wanted = _read_pair(case, predictions / name, references / name, reader=reader)
         cases[case] = tuple(dice(predicted, wanted, entry, ignore_label=ignored) for entry in classes.values())

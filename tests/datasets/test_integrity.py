@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage.io import imsave
 
-from fuse4seg.datasets.integrity import check_dataset, find_faults
-from fuse4seg.errors import DatasetJsonError, FaultyDatasetError, FolderNotFoundError
+from fuse4seg.datasets.integrity import check_dataset, find_faults, require_sound_images
+from fuse4seg.datasets.raw import Case
+from fuse4seg.errors import DatasetJsonError, FaultyDatasetError, FaultyImageError, FolderNotFoundError
 
 DESCRIPTION = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "tumour": 1}, "numTraining": 3,
                "file_ending": ".nii.gz"}
@@ -48,6 +51,10 @@ def dataset(tmp_path: Path) -> Path:
         write(folder / "labelsTr" / f"{case}.nii.gz", (voxels() > 0.5).astype(np.uint8))
     describe(folder)
     return folder
+
+
+def two_channels(dataset: Path) -> Case:
+    return Case("b", tuple(dataset / "imagesTr" / f"b_000{channel}.nii.gz" for channel in range(2)))
 
 
 def with_value(value: float) -> np.ndarray:
@@ -155,6 +162,18 @@ class TestFindFaults:
         (dataset / "imagesTr" / "a_0000.nii.gz").unlink()
         write(dataset / "imagesTr" / "c_0000.nii.gz", with_value(np.nan))
         assert find_faults(dataset, processes=2) == find_faults(dataset)
+
+
+class TestRequireSoundImages:
+    def test_passes_sound_images_without_a_label(self, dataset: Path) -> None:
+        require_sound_images(two_channels(dataset), SimpleITKIO)
+
+    @pytest.mark.parametrize("fault", ["truncated", "shape", "origin", "NaN", "constant"])
+    def test_names_what_is_wrong(self, dataset: Path, fault: str) -> None:
+        stem, damage, said = FAULTS[fault]
+        damage(dataset / f"{stem}.nii.gz")
+        with pytest.raises(FaultyImageError, match=f"case b: .*{re.escape(said)}"):
+            require_sound_images(two_channels(dataset), SimpleITKIO)
 
 
 class TestCheckDataset:
