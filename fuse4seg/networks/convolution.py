@@ -19,11 +19,12 @@ def axes_of(conv_op: type[nn.Module]) -> int:
     return axes[conv_op]
 
 
-def conv_block(conv_op: type[nn.Module], channels: int, features: int, *, stride: Sequence[int] | int = 1) -> nn.Sequential:
+def conv_block(conv_op: type[nn.Module], channels: int, features: int, *,
+               stride: Sequence[int] | int = 1) -> nn.Sequential:
     """3-wide convolution and LeakyReLU.
 
-    No normalisation over space: the fused value of a voxel must not depend on the size of the patch around it, because
-    training sees patches and prediction whole slices.
+    No normalisation over space: its statistics would change with the size of the image, and training sees patches where
+    prediction sees whole slices.
     """
     stride = stride if isinstance(stride, int) else tuple(stride)
     return nn.Sequential(conv_op(channels, features, 3, stride=stride, padding=1), nn.LeakyReLU(0.01, inplace=True))

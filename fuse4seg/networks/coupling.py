@@ -9,7 +9,7 @@ from fuse4seg.networks.convolution import conv_block
 
 
 class AffineCoupling(nn.Module):
-    r"""Invertible block on a channel split (a, b); the halves change places, so that the next block moves the other one.
+    r"""Invertible block on a channel split (a, b); the halves change places, so that the next block moves the other.
 
     .. math:: a' = a + \phi(b), \quad b' = b \odot e^{\rho(a')} + \eta(a'), \quad (a, b) \mapsto (b', a')
 

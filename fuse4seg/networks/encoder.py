@@ -18,8 +18,8 @@ from fuse4seg.networks.rearrange import space_to_depth
 class DualStreamEncoder(nn.Module):
     """One modality to low-frequency features (coarse) and high-frequency features (fine).
 
-    The stem trades resolution for channels without losing a voxel, so that everything after it is cheap. A learned offset
-    per modality tells the shared weights which one they look at.
+    The stem trades resolution for channels without losing a voxel, so that everything after it is cheap. A learned
+    offset per modality tells the shared weights which one they look at.
 
     Args:
         conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.

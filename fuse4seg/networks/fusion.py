@@ -40,8 +40,8 @@ class Fused(NamedTuple):
 class FusionNetwork(nn.Module):
     """Shared dual-stream encoder, fusion per frequency, cross-attention, decoder and gate.
 
-    Full resolution is touched by the gate's mixture alone; convolutions run at the U-Net's first stride and below, because
-    the sources themselves carry the detail.
+    Full resolution is touched by the gate's mixture alone; convolutions run at the U-Net's first stride and below,
+    because the sources themselves carry the detail.
 
     Args:
         modalities: Number of source modalities, at least 1 (with one there is nothing to attend to).
@@ -53,6 +53,9 @@ class FusionNetwork(nn.Module):
         transformers: Lite-Transformer blocks of the low-frequency stream.
         reference: Index of the modality that asks in the cross-attention.
 
+    Raises:
+        ValueError: ``reference`` is no index of a modality.
+
     Source: method.md, "The network".
     """
 
@@ -60,6 +63,8 @@ class FusionNetwork(nn.Module):
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
                  reference: int = 0) -> None:
         super().__init__()
+        if not 0 <= reference < modalities:
+            raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
         axes = axes_of(conv_op)
         per_axis = [[stride] * axes if isinstance(stride, int) else list(stride) for stride in strides]
         detail_stride, *base_strides = per_axis[1:BASE_LEVEL + 1] or [[1] * axes]

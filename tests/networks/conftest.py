@@ -1,0 +1,39 @@
+"""Images and tiny segmentation networks that the network tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+#: Strides of the tiny U-Nets, by number of axes.
+STRIDES = {axes: [[1] * axes, [2] * axes, [2] * axes] for axes in (2, 3)}
+
+
+@pytest.fixture(scope="session")
+def random_images() -> Callable[..., torch.Tensor]:
+    """Function of a shape and a seed that gives uniform noise in [0, 1]."""
+
+    def make(*shape: int, seed: int = 0) -> torch.Tensor:
+        return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def follower_architecture() -> Callable[[int], dict[str, Any]]:
+    """Function of 2 or 3 axes that gives a U-Net of three stages as it stands in nnU-Net's plans."""
+
+    def make(axes: int) -> dict[str, Any]:
+        return {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                "arch_kwargs": {"n_stages": 3, "features_per_stage": [4, 8, 8], "kernel_sizes": [[3] * axes] * 3,
+                                "strides": STRIDES[axes], "n_conv_per_stage": [1, 1, 1],
+                                "n_conv_per_stage_decoder": [1, 1], "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+                                "conv_bias": True, "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
+                                "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin": "torch.nn.LeakyReLU",
+                                "nonlin_kwargs": {"inplace": True}},
+                "_kw_requires_import": ["conv_op", "norm_op", "nonlin"]}
+
+    return make

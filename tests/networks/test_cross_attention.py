@@ -1,0 +1,112 @@
+"""Cross-attention against Eq. 8 written out, and what permuting and choosing modalities does to it."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fuse4seg.networks.cross_attention import CrossAttention
+from fuse4seg.networks.grid_attention import pool_to_grid
+
+CHANNELS = 8
+SIZES = [(6, 5), (16, 24), (3, 4, 2), (8, 4, 8)]
+
+
+def cross_attention(axes: int, *, reference: int = 0, heads: int = 4) -> CrossAttention:
+    torch.manual_seed(0)
+    return CrossAttention(nn.Conv2d if axes == 2 else nn.Conv3d, CHANNELS, reference=reference, heads=heads).double()
+
+
+def features(modalities: int, size: tuple[int, ...], *, batch: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return 2 * torch.randn(batch, modalities, CHANNELS, *size, dtype=torch.float64, generator=generator)
+
+
+def project(convolution: nn.Module, tokens: np.ndarray) -> np.ndarray:
+    """What a convolution of width 1 does to tokens (C, voxels)."""
+    weight = convolution.weight.detach().numpy().reshape(convolution.out_channels, -1)
+    return weight @ tokens + convolution.bias.detach().numpy()[:, None]
+
+
+def by_hand(layer: CrossAttention, low: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Eq. 8 for one case (N, C, *S), head by head: context (C, voxels) and mean probabilities (N - 1, places)."""
+    others = [index for index in range(len(low)) if index != layer.reference]
+    query = project(layer.query, low[layer.reference].flatten(1).numpy())
+    pooled = [pool_to_grid(low[None, index])[0].flatten(1).numpy() for index in others]
+    key_value = np.concatenate([project(layer.key_value, tokens) for tokens in pooled], axis=1)
+    key, value = key_value[:CHANNELS], key_value[CHANNELS:]
+    width = CHANNELS // layer.heads
+    context, probabilities = np.empty_like(query), []
+    for head in range(layer.heads):
+        rows = slice(head * width, (head + 1) * width)
+        weights = np.exp(query[rows].T @ key[rows] / np.sqrt(width))
+        weights /= weights.sum(axis=1, keepdims=True)
+        context[rows] = value[rows] @ weights.T
+        probabilities.append(weights.mean(axis=0))
+    return context, np.mean(probabilities, axis=0).reshape(len(others), -1)
+
+
+class TestCrossAttention:
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("modalities", [2, 3, 4])
+    def test_equals_eq_8_written_out(self, modalities: int, size: tuple[int, ...]) -> None:
+        layer, low = cross_attention(len(size), reference=1), features(modalities, size)
+        with torch.no_grad():
+            context, maps = layer(low, want_maps=True)
+        for case in range(2):
+            expected_context, expected_maps = by_hand(layer, low[case])
+            np.testing.assert_allclose(context[case].flatten(1).numpy(), expected_context, atol=1e-10)
+            np.testing.assert_allclose(maps[case].flatten(1).numpy(), expected_maps, atol=1e-10)
+
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("modalities", [2, 3, 4])
+    def test_maps_are_probabilities_over_modalities_and_places(self, modalities: int, size: tuple[int, ...]) -> None:
+        _, maps = cross_attention(len(size)).float()(features(modalities, size).float(), want_maps=True)
+        grid = tuple(min(extent, 8 if len(size) == 2 else 4) for extent in size)
+        assert maps.shape == (2, modalities - 1, *grid)
+        assert maps.min() >= 0
+        torch.testing.assert_close(maps.flatten(1).sum(dim=1), torch.ones(2), atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("order", list(permutations([1, 2, 3])))
+    def test_permuting_the_other_modalities_permutes_the_maps_alone(self, order: tuple[int, ...]) -> None:
+        layer, low = cross_attention(2).float(), features(4, (16, 16)).float()
+        context, maps = layer(low, want_maps=True)
+        permuted_context, permuted_maps = layer(low[:, [0, *order]], want_maps=True)
+        torch.testing.assert_close(permuted_context, context, atol=1e-5, rtol=0)
+        torch.testing.assert_close(permuted_maps, maps[:, [index - 1 for index in order]], atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("reference", [0, 1, 2])
+    def test_the_reference_asks_wherever_it_stands(self, reference: int) -> None:
+        low = features(3, (6, 6))
+        others = [index for index in range(3) if index != reference]
+        first = cross_attention(2)(low[:, [reference, *others]], want_maps=True)
+        inside = cross_attention(2, reference=reference)(low, want_maps=True)
+        torch.testing.assert_close(inside.context, first.context)
+        torch.testing.assert_close(inside.maps, first.maps)
+
+    def test_context_takes_its_values_from_the_others_alone(self) -> None:
+        # Values that do not depend on the place can only come through unchanged, whatever the reference asks.
+        layer, low = cross_attention(2), features(2, (6, 6))
+        low[:, 1] = low[:, 1, :, :1, :1]
+        value = nn.functional.conv2d(low[:, 1], layer.key_value.weight[CHANNELS:], layer.key_value.bias[CHANNELS:])
+        torch.testing.assert_close(layer(low).context, value)
+
+    def test_maps_follow_a_key_that_answers_the_query(self) -> None:
+        layer, low = cross_attention(2, heads=1), torch.zeros(1, 3, CHANNELS, 8, 8, dtype=torch.float64)
+        for convolution in (layer.query, layer.key_value):
+            nn.init.zeros_(convolution.bias)
+            nn.init.zeros_(convolution.weight)
+            nn.init.dirac_(convolution.weight[:CHANNELS])
+        low[:, 0, 0], low[:, 2, 0, 3, 5] = 10, 10
+        maps = layer(low, want_maps=True).maps
+        assert maps[0, 1, 3, 5] > 0.99
+
+    def test_gives_no_maps_unless_asked(self) -> None:
+        low = features(2, (6, 6))
+        without, asked = cross_attention(2)(low), cross_attention(2)(low, want_maps=True)
+        assert without.maps is None
+        torch.testing.assert_close(without.context, asked.context)

@@ -1,0 +1,57 @@
+"""The decoder: sizes it restores, the range it paints in, and what reaches the image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fuse4seg.networks.decoder import Decoder
+
+
+def decoder(detail_stride: list[int], base_strides: list[list[int]]) -> Decoder:
+    torch.manual_seed(0)
+    return Decoder(nn.Conv2d if len(detail_stride) == 2 else nn.Conv3d, detail_stride=detail_stride,
+                   base_strides=base_strides, detail_features=4, base_features=8)
+
+
+class TestDecoder:
+    @pytest.mark.parametrize(("detail_stride", "base_strides", "low_size", "high_size", "size"), [
+        ([2, 2], [[2, 2], [2, 2]], (2, 3), (8, 12), (16, 24)),
+        ([2, 2], [], (8, 12), (8, 12), (16, 24)),
+        ([1, 1], [], (5, 7), (5, 7), (5, 7)),
+        ([1, 2, 2], [[2, 2, 2]], (3, 2, 3), (6, 4, 6), (6, 8, 12)),
+        ([1, 2, 2], [[1, 2, 2], [2, 1, 3]], (2, 2, 2), (4, 4, 12), (4, 8, 24)),
+    ])
+    def test_restores_the_size_that_the_encoder_divided(
+            self, detail_stride: list[int], base_strides: list[list[int]], low_size: tuple[int, ...],
+            high_size: tuple[int, ...], size: tuple[int, ...]) -> None:
+        low, high = torch.randn(2, 8, *low_size), torch.randn(2, 4, *high_size)
+        image, features = decoder(detail_stride, base_strides)(low, high)
+        assert image.shape == (2, 1, *size)
+        assert features.shape == (2, 4, *high_size)
+
+    def test_paints_between_0_and_1_whatever_its_features(self) -> None:
+        image, _ = decoder([2, 2], [[2, 2]])(1e4 * torch.randn(1, 8, 4, 4), 1e4 * torch.randn(1, 4, 8, 8))
+        assert image.min() == 0
+        assert image.max() == 1
+
+    def test_starts_from_grey_where_features_say_nothing(self) -> None:
+        network = decoder([2, 2], [[2, 2]])
+        nn.init.zeros_(network.paint.weight)
+        nn.init.zeros_(network.paint.bias)
+        image, _ = network(torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8))
+        assert torch.equal(image, torch.full((1, 1, 16, 16), 0.5))
+
+    @pytest.mark.parametrize("base_strides", [[], [[2, 2]], [[2, 2], [2, 2]]])
+    def test_listens_to_both_frequencies(self, base_strides: list[list[int]]) -> None:
+        coarse = 8 // 2 ** len(base_strides)
+        low, high = torch.randn(1, 8, coarse, coarse, requires_grad=True), torch.randn(1, 4, 8, 8, requires_grad=True)
+        decoder([2, 2], base_strides)(low, high)[0].sum().backward()
+        assert low.grad.abs().amax(dim=(0, 2, 3)).min() > 0
+        assert high.grad.abs().amax(dim=(0, 2, 3)).min() > 0
+
+    def test_paints_every_voxel_of_a_block_for_itself(self) -> None:
+        image, _ = decoder([2, 2], [[2, 2]])(torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8))
+        corners = [image[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
+        assert all((corner - corners[0]).abs().mean() > 1e-3 for corner in corners[1:])

@@ -1,0 +1,188 @@
+"""The whole model: what nnU-Net builds, switches and initialises, and that the task reaches the leader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, build_follower
+
+Architecture = Callable[[int], dict[str, Any]]
+Images = Callable[..., torch.Tensor]
+CLASSES = 3
+FUSION = {"detail_features": 4, "base_features": 8, "couplings": 1, "transformers": 1}
+
+
+def planned(architecture: dict[str, Any], *, modalities: int = 2, extra: int = 0, deep_supervision: bool = False,
+            seed: int = 0) -> FuseThenSegment:
+    """Built and initialised from plans as nnU-Net does it."""
+    arguments = architecture["arch_kwargs"]
+    torch.manual_seed(seed)
+    return get_network_from_plans(
+        "fuse4seg.networks.fuse_then_segment.FuseThenSegment",
+        {"conv_op": arguments["conv_op"], "strides": arguments["strides"], "windows": [[-2.0, 2.0]] * modalities,
+         "follower": architecture, "fusion": FUSION},
+        ["conv_op"], modalities + extra, CLASSES, deep_supervision=deep_supervision)
+
+
+@pytest.fixture
+def model(follower_architecture: Architecture) -> FuseThenSegment:
+    return planned(follower_architecture(2))
+
+
+@pytest.fixture
+def channels() -> torch.Tensor:
+    """Two normalised channels of two cases."""
+    return torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class TestForward:
+    @pytest.mark.parametrize("axes", [2, 3])
+    @pytest.mark.parametrize("modalities", [1, 2, 4])
+    def test_segments_the_fused_image(self, axes: int, modalities: int, follower_architecture: Architecture) -> None:
+        model = planned(follower_architecture(axes), modalities=modalities)
+        channels = torch.randn(2, modalities, *[16] * axes)
+        seen = model.fuse(channels)
+        assert seen.fused.image.shape == (2, 1, *[16] * axes)
+        logits = model(channels)
+        assert logits.shape == (2, CLASSES, *[16] * axes)
+        torch.testing.assert_close(logits, model.segment(seen.fused.image, seen.extra))
+        torch.testing.assert_close(logits, model.segmentation(seen.fused.image))
+
+    def test_fused_image_is_zero_outside_the_image(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
+        channels[..., :5] = 0
+        seen = model.fuse(channels)
+        assert (seen.fused.image[..., :5] == 0).all()
+        assert (seen.sources[..., :5] == 0).all()
+        assert torch.equal(seen.inside[0, 0, 0], (torch.arange(16) >= 5).float())
+        assert (seen.fused.image[..., 5:] > 0).all()
+
+    def test_gives_attention_maps_when_asked(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
+        assert model.fuse(channels).fused.attention is None
+        maps = model.fuse(channels, want_maps=True).fused.attention
+        torch.testing.assert_close(maps.flatten(1).sum(dim=1), torch.ones(2))
+
+    def test_extra_channels_reach_the_follower_unchanged_and_the_leader_not_at_all(
+            self, follower_architecture: Architecture, channels: torch.Tensor) -> None:
+        model = planned(follower_architecture(2), extra=2)
+        arrived: list[torch.Tensor] = []
+        model.segmentation.register_forward_pre_hook(lambda _, inputs: arrived.append(inputs[0]))
+        extra = torch.randint(0, 2, (2, 2, 16, 16)).float()
+        for labels in (extra, 1 - extra):
+            model(torch.cat([channels, labels], dim=1))
+        assert torch.equal(arrived[0][:, 1:], extra)
+        assert torch.equal(arrived[1][:, 1:], 1 - extra)
+        assert torch.equal(arrived[0][:, :1], arrived[1][:, :1])
+        without_extra = planned(follower_architecture(2))
+        without_extra.fusion.load_state_dict(model.fusion.state_dict())
+        assert torch.equal(arrived[0][:, :1], without_extra.fuse(channels).fused.image)
+
+
+class TestDeepSupervision:
+    def test_is_switched_where_nnu_net_switches_it(self, follower_architecture: Architecture,
+                                                   channels: torch.Tensor) -> None:
+        model = planned(follower_architecture(2), deep_supervision=True)
+        assert [tuple(logits.shape) for logits in model(channels)] == [(2, CLASSES, 16, 16), (2, CLASSES, 8, 8)]
+        model.decoder.deep_supervision = False
+        assert model(channels).shape == (2, CLASSES, 16, 16)
+        model.decoder.deep_supervision = True
+        assert len(model(channels)) == 2
+
+    def test_full_resolution_is_the_same_with_and_without(self, follower_architecture: Architecture,
+                                                          channels: torch.Tensor) -> None:
+        model = planned(follower_architecture(2), deep_supervision=True)
+        deep = model(channels)[0]
+        model.decoder.deep_supervision = False
+        torch.testing.assert_close(model(channels), deep)
+
+
+class TestInitialize:
+    def test_depends_on_the_seed_alone(self, follower_architecture: Architecture) -> None:
+        first, again, other = (planned(follower_architecture(2), seed=seed).state_dict() for seed in (1, 1, 2))
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        convolutions = [name for name in first if first[name].ndim == 4]
+        assert not any(torch.equal(first[name], other[name]) for name in convolutions)
+
+    def test_initialises_leader_and_follower_anew(self, model: FuseThenSegment) -> None:
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        torch.manual_seed(7)
+        model.apply(model.initialize)
+        kept = {name for name, weight in model.state_dict().items() if torch.equal(weight, before[name])}
+        assert not any(before[name].ndim == 4 for name in kept)
+        biases = [module.bias for module in model.segmentation.modules() if isinstance(module, nn.Conv2d)]
+        assert all((bias == 0).all() for bias in biases)
+
+    def test_leader_starts_the_same_whatever_the_follower(self, follower_architecture: Architecture) -> None:
+        wide = follower_architecture(2)
+        wide["arch_kwargs"]["features_per_stage"] = [8, 8, 8]
+        leaders = []
+        for architecture in (follower_architecture(2), wide):
+            model = planned(architecture)
+            torch.manual_seed(3)
+            model.apply(model.initialize)
+            leaders.append(model.fusion.state_dict())
+        assert all(torch.equal(leaders[0][name], leaders[1][name]) for name in leaders[0])
+
+
+class TestStateDict:
+    def test_brings_every_output_back(self, follower_architecture: Architecture, channels: torch.Tensor) -> None:
+        model, other = planned(follower_architecture(2), seed=0), planned(follower_architecture(2), seed=1)
+        assert not torch.allclose(model(channels), other(channels))
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(model(channels), other(channels))
+
+    def test_separates_leader_and_follower_by_name(self, model: FuseThenSegment) -> None:
+        assert {name.split(".")[0] for name in model.state_dict()} == {"fusion", "segmentation"}
+
+
+class TestGradient:
+    @pytest.mark.parametrize("axes", [2, 3])
+    @pytest.mark.parametrize("deep_supervision", [False, True])
+    def test_of_the_task_alone_reaches_every_part_of_the_leader(self, axes: int, deep_supervision: bool,
+                                                                follower_architecture: Architecture) -> None:
+        model = planned(follower_architecture(axes), deep_supervision=deep_supervision)
+        torch.manual_seed(0)
+        logits = model(torch.randn(2, 2, *[16] * axes))
+        logits = logits[0] if deep_supervision else logits
+        nn.functional.cross_entropy(logits, torch.randint(0, CLASSES, (2, *[16] * axes))).backward()
+        norms = {name: sum(parameter.grad.norm().item() for parameter in part.parameters())
+                 for name, part in model.fusion.named_children()}
+        assert set(norms) == {"encoder", "fuse_low", "fuse_high", "cross_attention", "decoder", "gate"}
+        assert min(norms.values()) > 1e-6, norms
+
+
+class TestBuilding:
+    def test_refuses_fewer_channels_than_windows(self, follower_architecture: Architecture) -> None:
+        with pytest.raises(ValueError, match="1 input channels, but windows for 2 modalities"):
+            planned(follower_architecture(2), extra=-1)
+
+    def test_refuses_a_follower_that_does_not_exist(self, follower_architecture: Architecture) -> None:
+        architecture = {**follower_architecture(2), "network_class_name": "no.such.Network"}
+        with pytest.raises(ValueError, match="no.such.Network cannot be imported"):
+            build_follower(architecture, channels=1, classes=2, deep_supervision=False)
+
+    def test_builds_the_follower_that_nnu_net_would_build(self, follower_architecture: Architecture,
+                                                          random_images: Images) -> None:
+        architecture = follower_architecture(2)
+        torch.manual_seed(0)
+        ours = build_follower(architecture, channels=1, classes=2, deep_supervision=False)
+        torch.manual_seed(0)
+        stock = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
+                                       architecture["_kw_requires_import"], 1, 2, allow_init=False,
+                                       deep_supervision=False)
+        assert torch.equal(ours(random_images(1, 1, 16, 16)), stock(random_images(1, 1, 16, 16)))
+
+    def test_leaves_the_plans_as_they_are(self, follower_architecture: Architecture) -> None:
+        architecture = follower_architecture(2)
+        build_follower(architecture, channels=1, classes=2, deep_supervision=False)
+        assert architecture == follower_architecture(2)
+
+    def test_estimates_the_follower_s_feature_maps_as_nnu_net_does(self, model: FuseThenSegment,
+                                                                   follower_architecture: Architecture) -> None:
+        stock = build_follower(follower_architecture(2), channels=1, classes=CLASSES, deep_supervision=False)
+        assert model.compute_conv_feature_map_size((16, 16)) == stock.compute_conv_feature_map_size((16, 16))

@@ -1,0 +1,87 @@
+"""The gate: shares that add up, the voxelwise maximum before training, and no order of modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fuse4seg.networks.gate import BRIGHTER_AT_START, PAINTED_AT_START, Gate
+
+FEATURES = 4
+
+
+def gate(axes: int = 2, *, detail_stride: list[int] | None = None) -> Gate:
+    torch.manual_seed(0)
+    return Gate(nn.Conv2d if axes == 2 else nn.Conv3d, FEATURES, detail_stride=detail_stride or [2] * axes)
+
+
+def features(modalities: int, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoder's features and high-frequency features."""
+    return torch.randn(2, FEATURES, *size), torch.randn(2, modalities, FEATURES, *size)
+
+
+class TestGate:
+    @pytest.mark.parametrize("modalities", [1, 2, 3, 4])
+    @pytest.mark.parametrize("size", [(8, 12), (4, 6, 8)])
+    def test_shares_are_probabilities(self, modalities: int, size: tuple[int, ...],
+                                      random_images: Callable[..., torch.Tensor]) -> None:
+        sources = random_images(2, modalities, *size)
+        shares = gate(len(size))(*features(modalities, *(extent // 2 for extent in size)), sources)
+        assert shares.shape == (2, modalities + 1, *size)
+        assert shares.min() >= 0
+        torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, *size))
+
+    @pytest.mark.parametrize("detail_stride", [[1, 2, 2], [1, 1, 1], [2, 1, 3]])
+    def test_knows_anisotropic_strides(self, detail_stride: list[int]) -> None:
+        size = [2 * stride for stride in detail_stride]
+        shares = gate(3, detail_stride=detail_stride)(*features(2, 2, 2, 2), torch.rand(2, 2, *size))
+        assert shares.shape == (2, 3, *size)
+
+    def test_is_a_softmax_of_brightness_where_the_scores_are_zero(
+            self, random_images: Callable[..., torch.Tensor]) -> None:
+        network, sources = gate(), random_images(2, 2, 8, 8)
+        for last in (network.source[-1], network.painted):
+            nn.init.zeros_(last.weight)
+        painted = torch.full((2, 1, 8, 8), PAINTED_AT_START)
+        expected = torch.cat([BRIGHTER_AT_START * sources, painted], dim=1).softmax(dim=1)
+        torch.testing.assert_close(network(*features(2, 4, 4), sources), expected)
+
+    @pytest.mark.parametrize("modalities", [2, 3])
+    def test_mixture_starts_near_the_voxelwise_maximum(self, modalities: int,
+                                                       random_images: Callable[..., torch.Tensor]) -> None:
+        sources = random_images(2, modalities, 32, 32)
+        shares = gate()(*features(modalities, 16, 16), sources)[:, :modalities]
+        mixed = (shares * sources).sum(dim=1) / shares.sum(dim=1)
+        assert (mixed - sources.amax(dim=1)).abs().mean() < 0.1
+
+    def test_painted_share_starts_small_and_is_smaller_where_sources_are_bright(self) -> None:
+        given = features(2, 4, 4)
+        dark, bright = (gate()(*given, torch.full((2, 2, 8, 8), value))[:, 2] for value in (0.0, 1.0))
+        # exp(-2) / (2 + exp(-2)) and exp(-2) / (2 exp(4) + exp(-2)), but for the last layers' small random weights.
+        torch.testing.assert_close(dark.mean(), torch.tensor(0.0634), atol=0.005, rtol=0)
+        torch.testing.assert_close(bright.mean(), torch.tensor(0.00124), atol=0.0002, rtol=0)
+
+    def test_permuting_the_modalities_permutes_their_shares(self, random_images: Callable[..., torch.Tensor]) -> None:
+        (decoded, high), sources, order = features(3, 4, 4), random_images(2, 3, 8, 8), [2, 0, 1]
+        network = gate()
+        torch.testing.assert_close(network(decoded, high[:, order], sources[:, order]),
+                                   network(decoded, high, sources)[:, [*order, 3]])
+
+    def test_painted_image_can_take_over(self) -> None:
+        network = gate()
+        nn.init.constant_(network.painted.bias, 50.0)
+        assert network(*features(2, 4, 4), torch.ones(2, 2, 8, 8))[:, 2].min() > 0.999
+
+    def test_reset_undoes_training(self) -> None:
+        network = gate()
+        for parameter in network.parameters():
+            nn.init.constant_(parameter, 3.0)
+        network.reset()
+        assert network.brighter == BRIGHTER_AT_START
+        assert (network.painted.bias == PAINTED_AT_START).all()
+        assert network.painted.weight.abs().max() < 0.1
+        assert network.source[-1].weight.abs().max() < 0.1
+        assert (network.source[-1].bias == 0).all()
