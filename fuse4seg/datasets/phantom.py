@@ -1,4 +1,4 @@
-"""Phantom: seeded MRI heads with a tumour of three classes, no two of the four modalities telling the same story.
+"""Phantom: seeded MRI heads with a tumour of three classes, none of the four modalities telling all three.
 
 What each modality shows, by design (healthy means grey matter, white matter, ventricles and sulci):
 
@@ -7,12 +7,13 @@ modality  stands out                        hidden
 ========  ================================  ==============================================
 T1        nothing                           core as ventricle, rim as grey matter, oedema
 T1ce      enhancing rim                     core as ventricle, oedema
-T2        the tumour as a whole             one class from another, all bright as fluid
-FLAIR     oedema and rim together           core as grey matter, oedema from rim
+T2        nothing                           one class from another, all nearly as fluid
+FLAIR     the tumour as a whole             one class from another
 ========  ================================  ==============================================
 
 On T1 and T1ce the oedema has no intensity of its own: the tissue below shows unchanged. No modality alone tells all
-three classes from each other and from healthy tissue; T1ce and FLAIR together do.
+three classes from each other and from healthy tissue; T1ce and FLAIR together do. FLAIR has no dark core, because a
+network would take the shell around it for the rim.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ CONTRASTS: dict[str, dict[int, float | None]] = {
     "T1": {FLUID: 0.30, GREY: 0.55, WHITE: 0.75, CORE: 0.30, OEDEMA: None, RIM: 0.55},
     "T1ce": {FLUID: 0.30, GREY: 0.52, WHITE: 0.66, CORE: 0.30, OEDEMA: None, RIM: 1.00},
     "T2": {FLUID: 0.95, GREY: 0.60, WHITE: 0.48, CORE: 0.90, OEDEMA: 0.90, RIM: 0.90},
-    "FLAIR": {FLUID: 0.20, GREY: 0.58, WHITE: 0.50, CORE: 0.58, OEDEMA: 0.95, RIM: 0.95},
+    "FLAIR": {FLUID: 0.20, GREY: 0.58, WHITE: 0.50, CORE: 0.92, OEDEMA: 0.92, RIM: 0.92},
 }
 PARTIAL_VOLUME = 0.5
 FAINTEST = 1e-3
