@@ -6,8 +6,13 @@ import argparse
 from collections.abc import Sequence
 
 from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.cli.extract_fingerprint import (add_dataset_flags, add_fingerprint_flags, add_process_flags, extract,
-                                              processes_of)
+from fuse4seg.cli.extract_fingerprint import (
+    add_dataset_flags,
+    add_fingerprint_flags,
+    add_process_flags,
+    extract,
+    processes_of,
+)
 from fuse4seg.cli.plan_experiment import add_plan_flags, plan, plan_arguments
 from fuse4seg.cli.preprocess import add_configuration_flags, preprocess_datasets
 

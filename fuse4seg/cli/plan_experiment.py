@@ -14,7 +14,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """What the user may decide about the plans."""
     parser.add_argument("-gpu_memory_target", type=float, default=8.0, metavar="GB",
                         help="memory that training should fill (default: 8)")
-    parser.add_argument("--max_batch_size", type=int, metavar="N", help="largest batch, at least 2 (default: what memory allows)")
+    parser.add_argument("--max_batch_size", type=int, metavar="N",
+                        help="largest batch, at least 2 (default: what memory allows)")
     parser.add_argument("--base_features", type=int, default=32, metavar="N",
                         help="features of the U-Net's first stage, at least 4 (default: 32)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM",

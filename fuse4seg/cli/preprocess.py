@@ -12,7 +12,7 @@ from fuse4seg.cli.extract_fingerprint import add_dataset_flags, add_process_flag
 def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
     """-c, as the commands that preprocess have it."""
     parser.add_argument("-c", nargs="+", metavar="CONFIGURATION",
-                        help="configurations to preprocess (default: those of 2d, 3d_fullres and 3d_lowres that are planned)")
+                        help="what to preprocess (default: those of 2d, 3d_fullres and 3d_lowres that are planned)")
 
 
 def preprocess_datasets(options: argparse.Namespace) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -18,7 +19,6 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
-from tqdm import tqdm
 
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.integrity import check_dataset
@@ -27,7 +27,15 @@ from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegr
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
-from fuse4seg.planning.windows import VOXELS_PER_CHANNEL, Samples, Scheme, intensity_windows, mask_choices, sample_tissue
+from fuse4seg.planning.windows import (
+    VOXELS_PER_CHANNEL,
+    Samples,
+    Scheme,
+    intensity_windows,
+    mask_choices,
+    sample_tissue,
+)
+from fuse4seg.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +64,13 @@ class CaseSummary:
     tissue: list[Samples]
 
 
-def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool = True, check: bool = True) -> dict[str, Any]:
+def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool = True,
+                        check: bool = True) -> dict[str, Any]:
     """Write dataset_fingerprint.json of a raw dataset into its preprocessed folder.
 
     Args:
         dataset: Id or full name.
-        processes: Cases read at a time.
+        processes: Cases read at a time; with 1, in this process.
         overwrite: Extract anew even if there is a fingerprint that fits the dataset.
         check: Examine all cases first.
 
@@ -169,30 +178,51 @@ def build_fingerprint(cases: Sequence[CaseSummary], *, dataset: str, schemes: Se
         raise NoForegroundError(dataset)
     relative_size = float(np.median([case.relative_size for case in cases]))
     masked = relative_size < MASK_BELOW_RELATIVE_SIZE
-    statistics = [foreground_statistics([case.foreground[channel] for case in cases]) for channel in range(len(schemes))]
+    statistics = {str(channel): foreground_statistics([case.foreground[channel] for case in cases])
+                  for channel in range(len(schemes))}
     return {
         "spacings": [case.spacing for case in cases],
         "shapes_after_crop": [case.shape for case in cases],
-        "foreground_intensity_properties_per_channel": {str(channel): found for channel, found in enumerate(statistics)},
+        "foreground_intensity_properties_per_channel": statistics,
         "median_relative_size_after_cropping": relative_size,
-        WINDOWS: intensity_windows([case.tissue for case in cases], schemes=schemes, statistics=statistics,
-                                   use_mask=[masked and True in mask_choices(scheme) for scheme in schemes]),
+        WINDOWS: intensity_windows([case.tissue for case in cases], schemes=schemes,
+                                   use_mask=[masked and True in mask_choices(scheme) for scheme in schemes],
+                                   statistics=list(statistics.values())),
     }
 
 
 def _summarise_all(summarise: Callable[[Mapping[str, Any]], CaseSummary], cases: Mapping[str, Mapping[str, Any]], *,
                    processes: int) -> list[CaseSummary]:
+    """Summaries in the order of ``cases``; with one process, made in this one."""
+    watched = partial(progress, doing="extracting fingerprint", unit="case", total=len(cases))
+    if processes == 1:
+        return [_summarise_here(summarise, case, name=name) for name, case in watched(cases.items())]
     with ProcessPoolExecutor(min(processes, len(cases)), mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(summarise, case): name for name, case in cases.items()}
         try:
-            for future in tqdm(as_completed(futures), total=len(futures), desc="extracting fingerprint", unit="case"):
-                future.result()
+            for future in watched(as_completed(futures)):
+                with _naming_the_case(futures[future]):
+                    future.result()
         except BrokenProcessPool as error:
             raise WorkerDiedError("extracting the fingerprint") from error
-        # Readers and nnU-Net's normalisation have no common base for what they raise on a case that they cannot use.
-        except (AssertionError, OSError, RuntimeError, ValueError) as error:
-            problem = " ".join(str(error).split())
-            raise FaultyImageError(futures[future], f"{problem}. Mend or remove it.") from error
         finally:
             pool.shutdown(cancel_futures=True)
         return [future.result() for future in futures]
+
+
+def _summarise_here(summarise: Callable[[Mapping[str, Any]], CaseSummary], case: Mapping[str, Any], *,
+                    name: str) -> CaseSummary:
+    with _naming_the_case(name):
+        return summarise(case)
+
+
+@contextmanager
+def _naming_the_case(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise
+    # Readers and nnU-Net's normalisation have no common base for what they raise on a case that they cannot use.
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise FaultyImageError(name, f"{problem}. Mend or remove it.") from error

@@ -1,7 +1,7 @@
-"""nnU-Net's foreground intensity statistics, from how often each voxel was drawn instead of from copies of its intensity.
+"""nnU-Net's foreground intensity statistics, from how often each voxel is drawn.
 
-nnU-Net draws 10^8 foreground intensities per channel with replacement, ships them between processes and sorts them. The same draws
-counted per voxel give the same statistics (to rounding) from as many numbers as there are foreground voxels.
+nnU-Net draws 10^8 foreground intensities per channel with replacement, ships them between processes and sorts them. The
+same draws counted per voxel give the same statistics, to rounding, from as many numbers as there are foreground voxels.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ def foreground_statistics(cases: Sequence[Draws]) -> dict[str, float]:
     order = np.argsort(intensities, kind="stable")
     intensities, counts = intensities[order].astype(np.float64), counts[order]
     mean = float(np.average(intensities, weights=counts))
+    variance = float(np.average((intensities - mean) ** 2, weights=counts))
     low, median, high = _percentiles(intensities, counts, (0.5, 50.0, 99.5))
-    return {"mean": mean, "median": median, "std": float(np.sqrt(np.average((intensities - mean) ** 2, weights=counts))),
-            "min": float(intensities[0]), "max": float(intensities[-1]), "percentile_99_5": high, "percentile_00_5": low}
+    return {"mean": mean, "median": median, "std": variance ** 0.5, "min": float(intensities[0]),
+            "max": float(intensities[-1]), "percentile_99_5": high, "percentile_00_5": low}
 
 
 def _count_draws(random: np.random.RandomState, voxels: int, draws: int) -> NDArray[np.int64]:

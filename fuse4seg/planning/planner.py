@@ -36,6 +36,8 @@ PLANNED_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 #: nnU-Net's U-Nets start with 32 features and stop at 16 times as many in 2D, 10 times as many in 3D.
 BASE_FEATURES, GROWTH_2D, GROWTH_3D = 32, 16, 10
 SMALLEST_BASE_FEATURES, SMALLEST_BATCH = 4, 2
+NO_PATCH = ("it leaves no patch that can be halved once. Give more memory or fewer --base_features, or larger images "
+            "where they have fewer than 8 voxels along an axis.")
 
 
 def plan_experiment(dataset: str | int, *, gpu_memory_target: float = 8.0, max_batch_size: int | None = None,
@@ -58,8 +60,9 @@ def plan_experiment(dataset: str | int, *, gpu_memory_target: float = 8.0, max_b
         OptionError: An argument is out of range, or no patch fits into the memory.
         FingerprintNotFoundError: There is no fingerprint with windows.
     """
-    check_planning_options(gpu_memory_target=gpu_memory_target, max_batch_size=max_batch_size, base_features=base_features,
-                           plans_name=plans_name, overwrite_target_spacing=overwrite_target_spacing)
+    check_planning_options(gpu_memory_target=gpu_memory_target, max_batch_size=max_batch_size,
+                           base_features=base_features, plans_name=plans_name,
+                           overwrite_target_spacing=overwrite_target_spacing)
     planner = Fuse4SegPlanner(dataset, gpu_memory_target, plans_name=plans_name, max_batch_size=max_batch_size,
                               base_features=base_features, overwrite_target_spacing=overwrite_target_spacing)
     with logged_prints():
@@ -84,10 +87,12 @@ def check_planning_options(*, gpu_memory_target: float, max_batch_size: int | No
     if base_features < SMALLEST_BASE_FEATURES:
         raise OptionError("--base_features", f"{base_features} is too few. Give at least {SMALLEST_BASE_FEATURES}.")
     if not plans_name or "__" in plans_name or Path(plans_name).name != plans_name:
-        raise OptionError("-overwrite_plans_name", f"{plans_name!r} is no name for a file. Use letters, digits and single _.")
+        problem = f"{plans_name!r} is no name for plans. Use letters, digits and single _."
+        raise OptionError("-overwrite_plans_name", problem)
     spacing = overwrite_target_spacing
     if spacing is not None and (len(spacing) != 3 or not all(0 < step < math.inf for step in spacing)):
-        raise OptionError("-overwrite_target_spacing", f"{' '.join(map(str, spacing))} is no spacing. Give three numbers above 0.")
+        problem = f"{' '.join(map(str, spacing))} is no spacing. Give three numbers above 0."
+        raise OptionError("-overwrite_target_spacing", problem)
 
 
 def read_plans(path: Path) -> dict[str, Any]:
@@ -117,7 +122,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
     """nnU-Net's planner for a network that fuses first.
 
     Args:
-        dataset_name_or_id: Dataset with a fingerprint by :class:`~fuse4seg.planning.fingerprint.Fuse4SegFingerprintExtractor`.
+        dataset_name_or_id: Dataset with a fingerprint by :func:`~fuse4seg.planning.fingerprint.extract_fingerprint`.
         gpu_memory_target_in_gb: Gigabytes that training should fill.
         preprocessor_name: Class in nnU-Net's package.
         plans_name: Name of the plans file, without its ending.
@@ -159,18 +164,19 @@ class Fuse4SegPlanner(ExperimentPlanner):
             OptionError: The patch became too small to be worth planning for.
         """
         if len(arch_kwargs["strides"]) < 2 or min(patch_size) < 1:
-            raise OptionError("-gpu_memory_target", "leaves no patch that can be halved once. Give more memory or fewer "
-                                                    "--base_features, or larger images where they have under 8 voxels per axis.")
+            raise OptionError("-gpu_memory_target", NO_PATCH)
+        conv_op = pydoc.locate(arch_kwargs["conv_op"])
         with torch.device("meta"):
             follower = ExperimentPlanner.static_estimate_VRAM_usage(patch_size, 1, output_channels, arch_class_name,
                                                                     arch_kwargs, arch_kwargs_req_import)
-            leader = FusionNetwork(input_channels, conv_op=pydoc.locate(arch_kwargs["conv_op"]), strides=arch_kwargs["strides"])
-        return int(follower) + count_feature_map_voxels(leader, (input_channels, *(int(extent) for extent in patch_size)))
+            leader = FusionNetwork(input_channels, conv_op=conv_op, strides=arch_kwargs["strides"])
+        return int(follower) + count_feature_map_voxels(leader, (input_channels, *map(int, patch_size)))
 
     def get_plans_for_configuration(self, spacing: np.ndarray, median_shape: Sequence[int], data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict[str, int]) -> dict[str, Any]:
         """nnU-Net's plan of one configuration, its U-Net wrapped and its batch made even."""
-        plan = super().get_plans_for_configuration(spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache)
+        plan = super().get_plans_for_configuration(spacing, median_shape, data_identifier,
+                                                   approximate_n_voxels_dataset, _cache)
         plan["batch_size"] = self._divisible_batch(plan["batch_size"])
         plan["architecture"] = self._fuse_then_segment(plan["architecture"])
         return plan

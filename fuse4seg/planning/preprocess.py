@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def choose_configurations(wanted: Sequence[str] | None, plans: PlansManager, *, 
 def _preprocess_configuration(dataset: str, configuration: str, *, plans: PlansManager, plans_name: str,
                               processes: int) -> None:
     preprocessor = plans.get_configuration(configuration).preprocessor_class(verbose=False)
+    # In a log file, each update of nnU-Net's bar is a line to scroll past.
+    preprocessor.show_progress_bar = sys.stderr.isatty()
     try:
         with logged_prints():
             preprocessor.run(dataset, configuration, plans_name, num_processes=processes)

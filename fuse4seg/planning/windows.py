@@ -65,11 +65,12 @@ def intensity_windows(cases: Sequence[Sequence[Samples]], *, schemes: Sequence[S
 
 
 def window_of(intensities: NDArray) -> tuple[float, float]:
-    """Percentiles 0.5 and 99.9; where these are the same number in float32, a window that starts there."""
+    """Percentiles 0.5 and 99.9; where single precision can hardly tell these apart, a window that starts there."""
     if intensities.size == 0:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(intensities, PERCENTILES))
-    return (low, high) if np.float32(low) < np.float32(high) else (low, low + max(1.0, 1e-3 * abs(low)))
+    magnitude = max(abs(low), abs(high))
+    return (low, high) if high - low > max(1e-6 * magnitude, 1e-30) else (low, low + max(1.0, 1e-3 * magnitude))
 
 
 def needs_dataset_statistics(scheme: Scheme) -> bool:

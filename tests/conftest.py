@@ -1,0 +1,91 @@
+"""What tests share: a small phantom dataset, raw and ready to train on, and an environment that no test leaks into."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+# nnU-Net reads these when it is imported.
+os.environ["nnUNet_n_proc_DA"] = "1"
+os.environ["nnUNet_def_n_proc"] = "2"
+
+ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+PHANTOM_ID, PHANTOM_CASES, PHANTOM_SHAPE = 990, 5, (32, 48, 40)
+
+
+@pytest.fixture(autouse=True)
+def environment_is_restored() -> Iterator[None]:
+    """Commands set nnU-Net's variables in their process; here the next test is in the same one."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def phantom_roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of the three data roots, set in the environment, with a raw phantom dataset; leave it as it is."""
+    from fuse4seg.datasets.phantom import write_phantom_dataset
+
+    root = tmp_path_factory.mktemp("roots")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ROOTS:
+            (root / variable).mkdir()
+            patch.setenv(variable, str(root / variable))
+        write_phantom_dataset(root / "nnUNet_raw", dataset_id=PHANTOM_ID, training_cases=PHANTOM_CASES, test_cases=1,
+                              seed=0, shape=PHANTOM_SHAPE)
+        yield root
+
+
+@pytest.fixture(scope="session")
+def planned_phantom(phantom_roots: Path) -> Path:
+    """The same roots, fingerprinted, planned for a small machine, and preprocessed for 2d and 3d_fullres."""
+    from fuse4seg.planning.fingerprint import Fuse4SegFingerprintExtractor
+    from fuse4seg.planning.planner import plan_experiment
+    from fuse4seg.planning.preprocess import preprocess
+
+    extractor = Fuse4SegFingerprintExtractor(PHANTOM_ID, 1)
+    # nnU-Net's 10^8 take seconds, however small the dataset.
+    extractor.num_foreground_voxels_for_intensitystats = 1e5
+    extractor.run(overwrite_existing=True)
+    plan_experiment(PHANTOM_ID, gpu_memory_target=0.1, base_features=8, max_batch_size=4)
+    preprocess(PHANTOM_ID, configurations=["2d", "3d_fullres"], processes=1)
+    return phantom_roots
+
+
+@pytest.fixture(scope="session")
+def training_flags() -> list[str]:
+    """What f4s_train was called with for ``trained_phantom``, without --root."""
+    return [str(PHANTOM_ID), "2d", "0", *"--pretrain_epochs 2 --epochs 2 --iterations 2 -device cpu".split()]
+
+
+@pytest.fixture(scope="session")
+def trained_phantom(planned_phantom: Path, training_flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the planned roots with fold 0 of 2d trained by the command, hardly; give it to commands as --root."""
+    from fuse4seg.cli.train import main
+
+    root = tmp_path_factory.mktemp("trained") / "roots"
+    shutil.copytree(planned_phantom, root)
+    with mock.patch.dict(os.environ):
+        assert main([*training_flags, "--root", str(root)]) == 0
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained_model(trained_phantom: Path) -> Path:
+    """The model folder of ``trained_phantom``; its one fold is fold_0."""
+    return trained_phantom / "nnUNet_results" / "Dataset990_Phantom" / "Fuse4SegTrainer__Fuse4SegPlans__2d"
+
+
+@pytest.fixture
+def own_results(trained_phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results root of this test alone, beside the raw and preprocessed data of ``trained_phantom``."""
+    for variable in ROOTS[:2]:
+        monkeypatch.setenv(variable, str(trained_phantom / variable))
+    monkeypatch.setenv(ROOTS[2], str(tmp_path / ROOTS[2]))
+    return tmp_path / ROOTS[2]

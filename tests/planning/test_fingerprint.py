@@ -1,0 +1,206 @@
+"""The fingerprint: nnU-Net's values, windows that fit the preprocessed data, and clear words about bad cases."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
+
+from fuse4seg.errors import (
+    FaultyDatasetError,
+    FaultyImageError,
+    FingerprintNotFoundError,
+    MissingModalityError,
+    NoForegroundError,
+    WorkerDiedError,
+)
+from fuse4seg.planning import fingerprint as module
+from fuse4seg.planning.fingerprint import (
+    CaseSummary,
+    Fuse4SegFingerprintExtractor,
+    build_fingerprint,
+    extract_fingerprint,
+    read_fingerprint,
+    summarise_case,
+)
+from fuse4seg.planning.foreground import Draws, draw_foreground
+
+DATASET = "Dataset991_Small"
+STATISTICS = "foreground_intensity_properties_per_channel"
+WINDOWS = "intensity_windows_per_channel"
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's 10^8 draws take seconds, however small the dataset."""
+    monkeypatch.setattr(module, "draw_foreground", lambda images, segmentation, *, draws:
+                        draw_foreground(images, segmentation, draws=min(draws, 100_000)))
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    sitk.WriteImage(sitk.GetImageFromArray(change(voxels)), str(path))
+
+
+class TestExtractFingerprint:
+    def test_gives_the_values_of_nnunet(self, roots: Path, make_raw: Callable[..., Path]) -> None:
+        make_raw(("T1", "CT"), cases=3, empty_border=1)
+        stock, ours = DatasetFingerprintExtractor(DATASET, 1), Fuse4SegFingerprintExtractor(DATASET, 1)
+        stock.num_foreground_voxels_for_intensitystats = ours.num_foreground_voxels_for_intensitystats = 1e5
+        path = roots / "nnUNet_preprocessed" / DATASET / "dataset_fingerprint.json"
+
+        stock.run(overwrite_existing=True)
+        expected = json.loads(path.read_text())
+        ours.run(overwrite_existing=True)
+        found = json.loads(path.read_text())
+
+        assert set(found) == {*expected, WINDOWS}
+        for channel, properties in expected.pop(STATISTICS).items():
+            assert found[STATISTICS][channel] == pytest.approx(properties, rel=1e-6)
+        assert {key: found[key] for key in expected} == expected
+
+    def test_runs_from_nnunets_api(self, make_raw: Callable[..., Path]) -> None:
+        make_raw()
+
+        assert WINDOWS in extract_fingerprint_dataset(991, Fuse4SegFingerprintExtractor, 1)
+
+    def test_gives_what_it_wrote(self, roots: Path, make_raw: Callable[..., Path]) -> None:
+        make_raw()
+
+        fingerprint = extract_fingerprint(991, processes=1)
+
+        assert fingerprint == read_fingerprint(roots / "nnUNet_preprocessed" / DATASET / "dataset_fingerprint.json")
+
+    def test_is_the_same_from_several_processes(self, make_raw: Callable[..., Path]) -> None:
+        make_raw(cases=3)
+        schemes = [ZScoreNormalization] * 2
+        summarise = partial(summarise_case, reader=SimpleITKIO, schemes=schemes, draws=100, limit=100)
+        cases = DatasetFingerprintExtractor(DATASET, 1).dataset
+
+        one, two = (build_fingerprint(module._summarise_all(summarise, cases, processes=processes), dataset=DATASET,
+                                      schemes=schemes) for processes in (1, 2))
+
+        assert one == two
+
+    def test_examines_the_dataset_first(self, roots: Path, make_raw: Callable[..., Path]) -> None:
+        image = make_raw() / "imagesTr" / "case0_0001.nii.gz"
+        rewrite(image, np.ones_like)
+
+        with pytest.raises(FaultyDatasetError, match="case0"):
+            extract_fingerprint(991, processes=1)
+        assert not list((roots / "nnUNet_preprocessed" / DATASET).iterdir())
+
+    def test_names_a_case_with_nan_even_unexamined(self, make_raw: Callable[..., Path],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+        make_raw()
+        # SimpleITK reads NaN in NIfTI files as 0, but not in other formats.
+        read = SimpleITKIO.read_images
+        monkeypatch.setattr(SimpleITKIO, "read_images", lambda self, files: (read(self, files)[0] * np.nan, {}))
+
+        with pytest.raises(FaultyImageError, match="case0.*NaN"):
+            extract_fingerprint(991, processes=1, check=False)
+
+    def test_names_a_case_whose_label_does_not_fit(self, make_raw: Callable[..., Path]) -> None:
+        rewrite(make_raw() / "labelsTr" / "case1.nii.gz", lambda voxels: voxels[:-1])
+
+        with pytest.raises(FaultyImageError, match="case1"):
+            extract_fingerprint(991, processes=1, check=False)
+
+    def test_names_a_missing_file_even_unexamined(self, make_raw: Callable[..., Path]) -> None:
+        (make_raw() / "imagesTr" / "case1_0001.nii.gz").unlink()
+
+        with pytest.raises(MissingModalityError, match="case1"):
+            extract_fingerprint(991, processes=1, check=False)
+
+    def test_refuses_a_dataset_without_foreground(self, make_raw: Callable[..., Path]) -> None:
+        for label in (make_raw() / "labelsTr").iterdir():
+            rewrite(label, np.zeros_like)
+
+        with pytest.raises(NoForegroundError, match=DATASET):
+            extract_fingerprint(991, processes=1)
+
+    def test_says_so_when_a_process_dies(self) -> None:
+        with pytest.raises(WorkerDiedError, match="fingerprint"):
+            module._summarise_all(os._exit, {"first": 1, "second": 1}, processes=2)
+
+
+class TestKeptFingerprint:
+    @pytest.fixture
+    def path(self, roots: Path, make_raw: Callable[..., Path]) -> Path:
+        make_raw()
+        extract_fingerprint(991, processes=1)
+        return roots / "nnUNet_preprocessed" / DATASET / "dataset_fingerprint.json"
+
+    def change(self, path: Path, **entries: Any) -> None:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+    def test_is_used_again(self, path: Path) -> None:
+        self.change(path, mark=1)
+
+        assert extract_fingerprint(991, processes=1, overwrite=False)["mark"] == 1
+
+    def test_is_replaced_on_request(self, path: Path) -> None:
+        self.change(path, mark=1)
+
+        assert "mark" not in extract_fingerprint(991, processes=1, overwrite=True)
+
+    @pytest.mark.parametrize("entries", [{"spacings": [[1.0, 1.0, 1.0]]}, {WINDOWS: {"0": {"low": 0.0, "high": 1.0}}}])
+    def test_is_replaced_when_it_is_of_other_cases_or_channels(self, path: Path, entries: dict[str, Any]) -> None:
+        self.change(path, mark=1, **entries)
+
+        assert "mark" not in extract_fingerprint(991, processes=1, overwrite=False)
+
+    def test_is_replaced_when_it_has_no_windows(self, path: Path) -> None:
+        path.write_text(json.dumps({"spacings": []}))
+
+        assert WINDOWS in extract_fingerprint(991, processes=1, overwrite=False)
+
+
+class TestReadFingerprint:
+    @pytest.mark.parametrize(("content", "problem"), [(None, "is missing"), ("{", "cannot be read"), ("{}", "windows")])
+    def test_says_what_is_wrong(self, tmp_path: Path, content: str | None, problem: str) -> None:
+        path = tmp_path / "dataset_fingerprint.json"
+        if content is not None:
+            path.write_text(content)
+
+        with pytest.raises(FingerprintNotFoundError, match=problem):
+            read_fingerprint(path)
+
+
+class TestWindowsOfTheFingerprint:
+    def test_fit_the_preprocessed_data(self, planned_phantom: Path) -> None:
+        folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
+        windows = read_fingerprint(folder / "dataset_fingerprint.json")[WINDOWS]
+        labels = sorted((folder / "nnUNetPlans_3d_fullres").glob("*_seg.b2nd"))
+        cases = [(blosc2.open(str(path).replace("_seg", ""))[:], blosc2.open(str(path))[:]) for path in labels]
+
+        assert len(cases) == 5
+        for channel, window in windows.items():
+            tissue = np.concatenate([image[int(channel)][label[0] >= 0] for image, label in cases])
+            assert np.percentile(tissue, (0.5, 99.9)) == pytest.approx(list(window.values()), abs=1e-4)
+
+    @pytest.mark.parametrize("relative_size", [0.74, 0.75])
+    def test_follow_nnunets_decision_on_the_mask(self, make_fingerprinted: Callable[..., Path],
+                                                 relative_size: float) -> None:
+        make_fingerprinted((20, 20, 20), channels=("T1",), relative_size=relative_size)
+        _, (decision,) = ExperimentPlanner(DATASET).determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        tissue = {masked: np.full(9, 2.0 if masked else 1.0, np.float32) for masked in (False, True)}
+        case = CaseSummary([2, 2, 2], [1.0, 1.0, 1.0], relative_size,
+                           [Draws(np.ones(1, np.float32), np.ones(1, np.int64))], [tissue])
+
+        fingerprint = build_fingerprint([case], dataset=DATASET, schemes=[ZScoreNormalization])
+
+        assert fingerprint[WINDOWS]["0"]["low"] == (2.0 if decision else 1.0)

@@ -1,0 +1,269 @@
+"""The planner: nnU-Net's plans with our network around the U-Net, for machines of any size."""
+
+from __future__ import annotations
+
+import json
+import pydoc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from fuse4seg import __version__
+from fuse4seg.errors import DatasetNotFoundError, FingerprintNotFoundError, OptionError, PlansNotFoundError
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.networks.fusion import FusionNetwork
+from fuse4seg.planning.feature_maps import count_feature_map_voxels
+from fuse4seg.planning.planner import (
+    Fuse4SegPlanner,
+    describe_plans,
+    plan_experiment,
+    read_plans,
+)
+
+LARGE, SMALL, FLAT = (160, 512, 512), (24, 40, 36), (1, 512, 512)
+UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+STRIDES = [[1, 1], [2, 2], [2, 2]]
+UNET_ARGUMENTS = {"n_stages": 3, "features_per_stage": [8, 16, 32], "conv_op": "torch.nn.modules.conv.Conv2d",
+                  "kernel_sizes": [[3, 3]] * 3, "strides": STRIDES, "n_conv_per_stage": [2] * 3,
+                  "n_conv_per_stage_decoder": [2] * 2}
+MakeFingerprinted = Callable[..., Path]
+
+
+def plan(shape: tuple[int, int, int], make: MakeFingerprinted, *, channels: tuple[str, ...] = ("T1", "FLAIR"),
+         cases: int = 2, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **options: Any) -> dict[str, Any]:
+    """Plans of a dataset of such images, as they stand in the file."""
+    folder = make(shape, channels=channels, cases=cases, spacing=spacing)
+    plan_experiment(991, **options)
+    return json.loads((folder / f"{options.get('plans_name', 'Fuse4SegPlans')}.json").read_text())
+
+
+def estimate(channels: int) -> int:
+    """Voxels planned for a small 2D U-Net of four classes behind the fusion of ``channels``."""
+    return Fuse4SegPlanner.static_estimate_VRAM_usage((64, 48), channels, 4, UNET, UNET_ARGUMENTS, ("conv_op",))
+
+
+def follower(configuration: dict[str, Any]) -> dict[str, Any]:
+    return configuration["architecture"]["arch_kwargs"]["follower"]
+
+
+class TestPlannedConfigurations:
+    def test_are_2d_and_3d_fullres_for_small_volumes(self, make_fingerprinted: MakeFingerprinted) -> None:
+        assert set(plan(SMALL, make_fingerprinted)["configurations"]) == {"2d", "3d_fullres"}
+
+    def test_are_2d_alone_for_single_slices(self, make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan(FLAT, make_fingerprinted, spacing=(999.0, 1.0, 1.0))
+
+        assert set(plans["configurations"]) == {"2d"}
+        assert len(plans["configurations"]["2d"]["patch_size"]) == 2
+
+    def test_include_a_cascade_for_large_volumes(self, make_fingerprinted: MakeFingerprinted) -> None:
+        configurations = plan(LARGE, make_fingerprinted, gpu_memory_target=4)["configurations"]
+
+        assert set(configurations) == {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
+        assert configurations["3d_cascade_fullres"] == {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+        assert min(configurations["3d_lowres"]["spacing"]) > 1
+
+    def test_share_the_data_of_nnunet_where_these_are_the_same(self, make_fingerprinted: MakeFingerprinted) -> None:
+        configurations = plan(LARGE, make_fingerprinted, gpu_memory_target=4, plans_name="Mine")["configurations"]
+
+        assert {name: configurations[name]["data_identifier"] for name in ("2d", "3d_fullres", "3d_lowres")} == {
+            "2d": "nnUNetPlans_2d", "3d_fullres": "nnUNetPlans_3d_fullres", "3d_lowres": "Mine_3d_lowres"}
+
+    def test_have_data_of_their_own_at_a_chosen_spacing(self, make_fingerprinted: MakeFingerprinted) -> None:
+        configurations = plan(SMALL, make_fingerprinted, overwrite_target_spacing=(1, 0.8, 0.9))["configurations"]
+
+        assert configurations["3d_fullres"]["spacing"] == [1, 0.8, 0.9]
+        assert configurations["2d"]["spacing"] == [0.8, 0.9]
+        assert {name: found["data_identifier"] for name, found in configurations.items()} == {
+            "2d": "Fuse4SegPlans_2d", "3d_fullres": "Fuse4SegPlans_3d_fullres"}
+
+
+class TestPlannedNetwork:
+    def test_wraps_the_unet_that_nnunet_plans(self, make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL)
+        ExperimentPlanner("Dataset991_Small").plan_experiment()
+        stock = json.loads((folder / "nnUNetPlans.json").read_text())["configurations"]
+        plan_experiment(991)
+        ours = json.loads((folder / "Fuse4SegPlans.json").read_text())["configurations"]
+
+        for name in ("2d", "3d_fullres"):
+            assert follower(ours[name]) == stock[name]["architecture"]
+            assert ours[name]["architecture"]["arch_kwargs"]["windows"] == [[-1, 3], [-1, 4]]
+            wrapping = {"architecture", "batch_size"}
+            assert {key: ours[name][key] for key in stock[name] if key not in wrapping} == {
+                key: value for key, value in stock[name].items() if key not in wrapping}
+
+    @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+    def test_is_built_by_nnunet(self, make_fingerprinted: MakeFingerprinted, configuration: str) -> None:
+        plans = plan(SMALL, make_fingerprinted, base_features=4, channels=("T1", "T2", "FLAIR"))
+        manager = PlansManager(plans).get_configuration(configuration)
+
+        network = get_network_from_plans(manager.network_arch_class_name, manager.network_arch_init_kwargs,
+                                         manager.network_arch_init_kwargs_req_import, 3, 2, deep_supervision=False)
+
+        assert isinstance(network, FuseThenSegment)
+        assert network(torch.randn(1, 3, *manager.patch_size)).shape == (1, 2, *manager.patch_size)
+        unet = follower(plans["configurations"][configuration])
+        assert manager.pool_op_kernel_sizes == unet["arch_kwargs"]["strides"]
+
+    def test_has_the_features_that_were_asked_for(self, make_fingerprinted: MakeFingerprinted) -> None:
+        configurations = plan(LARGE, make_fingerprinted, base_features=16)["configurations"]
+
+        assert follower(configurations["2d"])["arch_kwargs"]["features_per_stage"][:6] == [16, 32, 64, 128, 256, 256]
+        assert follower(configurations["3d_fullres"])["arch_kwargs"]["features_per_stage"][:5] == [16, 32, 64, 128, 160]
+
+
+class TestMemory:
+    def test_is_that_of_the_unet_on_one_channel_and_of_the_fusion_network_on_all(self) -> None:
+        unet = pydoc.locate(UNET)(1, num_classes=4, **{**UNET_ARGUMENTS, "conv_op": torch.nn.Conv2d})
+        fusion = FusionNetwork(3, conv_op=torch.nn.Conv2d, strides=STRIDES)
+
+        assert estimate(3) == (unet.compute_conv_feature_map_size((64, 48))
+                               + count_feature_map_voxels(fusion, (3, 64, 48)))
+
+    def test_bounds_patch_and_batch(self, make_fingerprinted: MakeFingerprinted) -> None:
+        configurations = plan(LARGE, make_fingerprinted, gpu_memory_target=4, cases=50)["configurations"]
+
+        for name, reference, batch in (("2d", 85e6, 12), ("3d_fullres", 560e6, 2)):
+            architecture = follower(configurations[name])
+            voxels = Fuse4SegPlanner.static_estimate_VRAM_usage(
+                configurations[name]["patch_size"], 2, 2, architecture["network_class_name"],
+                architecture["arch_kwargs"], architecture["_kw_requires_import"])
+            # nnU-Net's own numbers: so many voxels at so large a batch fill 8 GB.
+            assert voxels * configurations[name]["batch_size"] <= 1.1 * reference * batch * 4 / 8
+
+    def test_grows_with_the_channels(self) -> None:
+        assert estimate(2) < estimate(3) < estimate(4)
+
+    def test_that_holds_no_patch_is_refused(self, make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(LARGE)
+
+        with pytest.raises(OptionError, match="-gpu_memory_target"):
+            plan_experiment(991, gpu_memory_target=1e-5)
+        assert not (folder / "Fuse4SegPlans.json").exists()
+
+
+class TestBatchSize:
+    @pytest.mark.parametrize(("cap", "batch"), [(6, 6), (5, 4), (3, 2), (2, 2)])
+    def test_is_even_and_within_the_cap(self, make_fingerprinted: MakeFingerprinted, cap: int, batch: int) -> None:
+        configurations = plan(SMALL, make_fingerprinted, cases=100, max_batch_size=cap)["configurations"]
+
+        assert configurations["2d"]["batch_size"] == batch
+
+    def test_is_at_least_two(self, make_fingerprinted: MakeFingerprinted) -> None:
+        assert plan(SMALL, make_fingerprinted, cases=1)["configurations"]["3d_fullres"]["batch_size"] == 2
+
+
+class TestPlansFile:
+    def test_says_how_it_was_made(self, make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan(SMALL, make_fingerprinted, gpu_memory_target=2, max_batch_size=4, base_features=8)
+
+        assert plans["fuse4seg"] == {"version": __version__, "gpu_memory_target_gb": 2, "max_batch_size": 4,
+                                     "base_features": 8, "channel_names": ["T1", "FLAIR"]}
+        assert plans["plans_name"] == "Fuse4SegPlans"
+
+    def test_is_the_same_from_nnunets_api(self, make_fingerprinted: MakeFingerprinted) -> None:
+        path = make_fingerprinted(SMALL) / "Fuse4SegPlans.json"
+        plan_experiment(991)
+        ours = read_plans(path)
+
+        plan_experiment_dataset(991, Fuse4SegPlanner)
+
+        assert read_plans(path) == ours
+
+    def test_comes_with_the_datasets_description(self, roots: Path, make_fingerprinted: MakeFingerprinted) -> None:
+        plan(SMALL, make_fingerprinted)
+
+        copies = [roots / name / "Dataset991_Small" / "dataset.json" for name in ("nnUNet_raw", "nnUNet_preprocessed")]
+        assert copies[0].read_text() == copies[1].read_text()
+
+    def test_keeps_configurations_that_the_user_added(self, roots: Path, make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan(SMALL, make_fingerprinted)
+        path = roots / "nnUNet_preprocessed" / "Dataset991_Small" / "Fuse4SegPlans.json"
+        added = {"2d_bs8": {"inherits_from": "2d", "batch_size": 8}, "orphan": {"inherits_from": "3d_lowres"},
+                 "child": {"inherits_from": "orphan"}, "3d_cascade_fullres": {"inherits_from": "3d_fullres"}}
+        plans["configurations"].update(added)
+        path.write_text(json.dumps(plans))
+
+        plan_experiment(991)
+
+        assert set(read_plans(path)["configurations"]) == {"2d", "3d_fullres", "2d_bs8"}
+
+    def test_of_nnunet_is_not_overwritten(self, make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL)
+        (folder / "nnUNetPlans.json").write_text('{"configurations": {}}')
+
+        with pytest.raises(OptionError, match="-overwrite_plans_name.*not made by this planner"):
+            plan_experiment(991, plans_name="nnUNetPlans")
+        assert (folder / "nnUNetPlans.json").read_text() == '{"configurations": {}}'
+
+    def test_that_is_damaged_is_replaced(self, make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL)
+        (folder / "Fuse4SegPlans.json").write_text("{")
+
+        plan_experiment(991)
+
+        assert "2d" in read_plans(folder / "Fuse4SegPlans.json")["configurations"]
+
+
+class TestReadPlans:
+    @pytest.mark.parametrize(("content", "problem"),
+                             [(None, "is missing"), ("{", "cannot be read"), ("[]", "no plans")])
+    def test_says_what_is_wrong(self, tmp_path: Path, content: str | None, problem: str) -> None:
+        path = tmp_path / "Fuse4SegPlans.json"
+        if content is not None:
+            path.write_text(content)
+
+        with pytest.raises(PlansNotFoundError, match=problem):
+            read_plans(path)
+
+
+class TestDescribePlans:
+    def test_gives_a_line_per_configuration(self, make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan(SMALL, make_fingerprinted, cases=100, spacing=(1.5, 0.75, 0.75), base_features=8, max_batch_size=4)
+
+        assert describe_plans(plans) == [
+            "2d: patch 40 x 40, batch 4, spacing 0.75 x 0.75 mm, features 8 16 32 64",
+            "3d_fullres: patch 24 x 40 x 40, batch 4, spacing 1.5 x 0.75 x 0.75 mm, features 8 16 32 64"]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("options", "flag"), [
+        ({"gpu_memory_target": 0}, "-gpu_memory_target"), ({"gpu_memory_target": float("nan")}, "-gpu_memory_target"),
+        ({"max_batch_size": 1}, "--max_batch_size"), ({"base_features": 3}, "--base_features"),
+        ({"plans_name": "../Mine"}, "-overwrite_plans_name"), ({"plans_name": "My__Plans"}, "-overwrite_plans_name"),
+        ({"overwrite_target_spacing": (1.0, 1.0)}, "-overwrite_target_spacing"),
+        ({"overwrite_target_spacing": (1.0, 1.0, -1.0)}, "-overwrite_target_spacing")])
+    def test_name_the_flag(self, options: dict[str, Any], flag: str) -> None:
+        with pytest.raises(OptionError, match=f"^{flag}: "):
+            plan_experiment(991, **options)
+
+    def test_of_a_dataset_that_is_not_there(self, roots: Path) -> None:
+        with pytest.raises(DatasetNotFoundError, match="991"):
+            plan_experiment(991)
+
+    def test_of_a_dataset_without_fingerprint(self, make_raw: Callable[..., Path]) -> None:
+        make_raw()
+
+        with pytest.raises(FingerprintNotFoundError, match="is missing"):
+            plan_experiment(991)
+
+    @pytest.mark.parametrize(("key", "value", "problem"), [
+        ("intensity_windows_per_channel", None, "no intensity windows"),
+        ("intensity_windows_per_channel", {"0": {"low": 0, "high": 1}}, "1 windows for 2 channels")])
+    def test_of_a_fingerprint_without_a_window_per_channel(self, make_fingerprinted: MakeFingerprinted, key: str,
+                                                           value: Any, problem: str) -> None:
+        path = make_fingerprinted(SMALL) / "dataset_fingerprint.json"
+        content = json.loads(path.read_text())
+        content.pop(key)
+        path.write_text(json.dumps(content if value is None else {**content, key: value}))
+
+        with pytest.raises(FingerprintNotFoundError, match=problem):
+            plan_experiment(991)

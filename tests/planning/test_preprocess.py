@@ -1,0 +1,115 @@
+"""Preprocessing: nnU-Net's data of every planned configuration, nothing skipped in silence."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import blosc2
+import pytest
+from nnunetv2.preprocessing.preprocessors import default_preprocessor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from fuse4seg.errors import ConfigurationNotFoundError, PlansNotFoundError, WorkerDiedError
+from fuse4seg.planning.planner import plan_experiment
+from fuse4seg.planning.preprocess import choose_configurations, preprocess
+
+PLANS = {"configurations": {"2d": {"data_identifier": "nnUNetPlans_2d", "architecture": {}},
+                            "3d_fullres": {"data_identifier": "nnUNetPlans_3d_fullres", "architecture": {}},
+                            "3d_cascade_fullres": {"inherits_from": "3d_fullres"},
+                            "mine": {"data_identifier": "mine", "architecture": {}}}}
+
+
+def kill_children(_seconds: float) -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+
+
+class TestPreprocess:
+    def test_writes_every_case_of_every_configuration(self, planned_phantom: Path) -> None:
+        folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
+
+        for name in ("nnUNetPlans_2d", "nnUNetPlans_3d_fullres"):
+            images = sorted((folder / name).glob("*[0-9].b2nd"))
+            assert len(images) == 5
+            assert blosc2.open(str(images[0])).shape[0] == 4
+
+    def test_puts_the_labels_beside_the_data(self, planned_phantom: Path) -> None:
+        raw = planned_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "labelsTr"
+        copies = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom" / "gt_segmentations"
+
+        assert {path.name: path.read_bytes() for path in copies.iterdir()} == {
+            path.name: path.read_bytes() for path in raw.iterdir()}
+
+    def test_refuses_a_configuration_that_is_not_planned(self, make_fingerprinted: Callable[..., Path]) -> None:
+        make_fingerprinted((24, 40, 36))
+        plan_experiment(991)
+
+        with pytest.raises(ConfigurationNotFoundError, match=r"3d_lowres\. Choose one of: 2d, 3d_fullres"):
+            preprocess(991, configurations=["2d", "3d_lowres"], processes=1)
+
+    def test_refuses_plans_that_are_not_there(self, make_fingerprinted: Callable[..., Path]) -> None:
+        make_fingerprinted((24, 40, 36))
+
+        with pytest.raises(PlansNotFoundError, match=r"Mine\.json"):
+            preprocess(991, plans_name="Mine", processes=1)
+
+    def test_says_so_when_a_process_dies(self, make_fingerprinted: Callable[..., Path],
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+        make_fingerprinted((24, 40, 36))
+        plan_experiment(991)
+        # nnU-Net sleeps while its workers work.
+        monkeypatch.setattr(default_preprocessor, "sleep", kill_children)
+
+        with pytest.raises(WorkerDiedError, match="preprocessing 2d"):
+            preprocess(991, configurations=["2d"], processes=1)
+
+
+class TestLabels:
+    @pytest.fixture
+    def labels(self, roots: Path, make_fingerprinted: Callable[..., Path],
+               monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        """The label of the only case and its copy, made."""
+        folder = make_fingerprinted((24, 40, 36))
+        monkeypatch.setattr(DefaultPreprocessor, "run", lambda *_arguments, **_options: None)
+        plan_experiment(991)
+        preprocess(991, processes=1)
+        return [roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr" / "case0.nii.gz",
+                folder / "gt_segmentations" / "case0.nii.gz"]
+
+    def test_are_copied_again_when_they_are_newer(self, labels: list[Path]) -> None:
+        labels[0].write_bytes(b"corrected")
+        os.utime(labels[0], ns=(0, labels[1].stat().st_mtime_ns + 10**9))
+
+        preprocess(991, processes=1)
+
+        assert labels[1].read_bytes() == b"corrected"
+
+    def test_are_left_when_they_are_not(self, labels: list[Path]) -> None:
+        labels[1].write_bytes(b"kept")
+
+        preprocess(991, processes=1)
+
+        assert labels[1].read_bytes() == b"kept"
+
+
+class TestChooseConfigurations:
+    def choose(self, wanted: list[str] | None) -> list[str]:
+        return choose_configurations(wanted, PlansManager(PLANS), plans_file=Path("Fuse4SegPlans.json"))
+
+    def test_takes_the_usual_ones_that_are_planned(self) -> None:
+        assert self.choose(None) == ["2d", "3d_fullres"]
+
+    def test_takes_what_is_wanted(self) -> None:
+        assert self.choose(["mine", "2d"]) == ["mine", "2d"]
+
+    def test_takes_the_same_data_once(self) -> None:
+        assert self.choose(["3d_fullres", "3d_cascade_fullres"]) == ["3d_fullres"]
+
+    def test_refuses_a_misspelt_name(self) -> None:
+        with pytest.raises(ConfigurationNotFoundError, match="3d_fulres"):
+            self.choose(["3d_fulres"])
