@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
@@ -21,7 +22,8 @@ def to_input_space(images: Tensor, properties: dict[str, Any], *, plans: PlansMa
     Args:
         images: Shape (C, Z, Y, X).
         properties: The case's, as nnU-Net's preprocessor left them.
-        plans, configuration: The model's.
+        plans: The model's.
+        configuration: The model's.
 
     Returns:
         float32, shape (C, *input shape); 0 outside the box that preprocessing kept.
@@ -38,7 +40,9 @@ def to_input_space(images: Tensor, properties: dict[str, Any], *, plans: PlansMa
 
 
 def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> None:
-    """Write a grey image in [0, 1] in the input's geometry: float32, or 8 bit for formats without a place in space (PNG).
+    """Write a grey image in [0, 1] in the input's geometry: float32, or 8 bit for formats without a place in space.
+
+    PNG, BMP and TIFF are such formats; a TIFF of several pages keeps them all.
 
     Args:
         voxels: Shape (Z, Y, X), float32.
@@ -48,9 +52,9 @@ def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> N
     Raises:
         UnwritableFolderError: The operating system refused to write.
     """
-    placed = properties.get("sitk_stuff")
-    if placed is None and "nibabel_stuff" not in properties:
-        image = sitk.GetImageFromArray(np.rint(np.clip(voxels[0], 0, 1) * 255).astype(np.uint8))
+    if not properties.keys() & {"sitk_stuff", "nibabel_stuff"}:
+        grey = np.rint(np.clip(voxels, 0, 1) * 255).astype(np.uint8)
+        image = sitk.GetImageFromArray(grey if len(grey) > 1 else grey[0])
     else:
         image = _placed(voxels, properties)
     with written_whole(path) as temporary:
@@ -58,18 +62,27 @@ def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> N
 
 
 def _placed(voxels: np.ndarray, properties: dict[str, Any]) -> sitk.Image:
-    if "sitk_stuff" in properties:
+    """Voxels where the input lay, turned back to its order of axes if nnU-Net's reader turned them."""
+    if "nibabel_stuff" in properties:
+        affines = properties["nibabel_stuff"]
+        image = _with_affine(voxels, np.asarray(affines.get("reoriented_affine", affines["original_affine"])))
+        order = "".join(nibabel.aff2axcodes(affines["original_affine"])) if "reoriented_affine" in affines else None
+    else:
         placed = properties["sitk_stuff"]
         image = sitk.GetImageFromArray(voxels if len(placed["spacing"]) == 3 else voxels[0])
         image.SetSpacing(placed["spacing"])
         image.SetOrigin(placed["origin"])
         image.SetDirection(placed["direction"])
-        return image
-    # nibabel's affine is RAS in voxel order (x, y, z); ITK's physical space is LPS.
-    affine = np.diag([-1, -1, 1, 1]) @ np.asarray(properties["nibabel_stuff"]["original_affine"])
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        order = placed.get("original_orientation")
+    return sitk.DICOMOrient(image, order) if order else image
+
+
+def _with_affine(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """Image with nibabel's affine, which is RAS in voxel order (x, y, z); ITK's physical space is LPS."""
+    turned = np.diag([-1, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(turned[:3, :3], axis=0)
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing(spacing.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(turned[:3, 3].tolist())
+    image.SetDirection((turned[:3, :3] / spacing).ravel().tolist())
     return image
