@@ -1,0 +1,167 @@
+"""Fusing whole images: slices one by one, tiles blended without seams, every voxel covered, maps around 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from fuse4seg.inference import fuse_image
+from fuse4seg.inference.fuse_image import WHOLE_UP_TO, fuse_whole_image
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+
+CPU = torch.device("cpu")
+MakeModel = Callable[..., FuseThenSegment]
+
+
+def smooth_channels(count: int, *shape: int, seed: int = 0) -> Tensor:
+    """Random smooth channels with intensities around 0, shape (count, *shape)."""
+    noise = np.random.default_rng(seed).standard_normal((count, *shape), dtype=np.float32)
+    return torch.from_numpy(np.stack([gaussian_filter(channel, 1.5, mode="wrap") * 4 for channel in noise]))
+
+
+class MeanOfChannels:
+    """Stands in for a model: a voxel's fused value depends on that voxel alone, so tiling must not show at all."""
+
+    modalities = 2
+
+    def fuse(self, channels: Tensor, *, want_maps: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(fused=SimpleNamespace(image=channels.mean(dim=1, keepdim=True), attention=None))
+
+
+class TestSlices:
+    def test_are_fused_as_if_each_were_alone(self, make_model: MakeModel) -> None:
+        model, channels = make_model(), smooth_channels(3, 5, 24, 20)
+        whole = fuse_whole_image(model, channels, patch_size=[24, 20], device=CPU)
+        with torch.no_grad():
+            alone = [model.fuse(channels[None, :, index]).fused.image[0] for index in range(5)]
+        torch.testing.assert_close(whole.fused, torch.stack(alone, dim=1), atol=1e-6, rtol=0)
+
+    def test_do_not_depend_on_how_many_are_fused_at_once(self, make_model: MakeModel,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+        model, channels = make_model(), smooth_channels(3, 5, 16, 16)
+        at_once = fuse_whole_image(model, channels, patch_size=[16, 16], device=CPU).fused
+        monkeypatch.setattr(fuse_image, "VOXELS_AT_ONCE", 2 * 3 * 16 * 16)
+        torch.testing.assert_close(fuse_whole_image(model, channels, patch_size=[16, 16], device=CPU).fused, at_once,
+                                   atol=1e-6, rtol=0)
+
+    def test_up_to_one_and_a_half_patches_are_fused_whole(self, make_model: MakeModel) -> None:
+        model, channels = make_model(), smooth_channels(3, 2, int(16 * WHOLE_UP_TO), 16)
+        whole = fuse_whole_image(model, channels, patch_size=[16, 16], device=CPU).fused
+        with torch.no_grad():
+            torch.testing.assert_close(whole[:, 1], model.fuse(channels[None, :, 1]).fused.image[0], atol=1e-6, rtol=0)
+
+
+class TestVolumes:
+    def test_of_one_patch_are_fused_whole(self, make_model: MakeModel) -> None:
+        model, channels = make_model(axes=3), smooth_channels(3, 12, 16, 10)
+        whole = fuse_whole_image(model, channels, patch_size=[12, 16, 10], device=CPU).fused
+        assert whole.shape == (1, 12, 16, 10)
+        with torch.no_grad():
+            torch.testing.assert_close(whole, model.fuse(channels[None]).fused.image[0], atol=1e-6, rtol=0)
+
+    def test_larger_than_the_patch_are_tiled(self, make_model: MakeModel) -> None:
+        channels = smooth_channels(3, 20, 40, 17)
+        whole = fuse_whole_image(make_model(axes=3), channels, patch_size=[16, 16, 16], device=CPU)
+        assert whole.fused.shape == (1, 20, 40, 17)
+        assert torch.isfinite(whole.fused).all()
+
+
+class TestTiles:
+    @settings(max_examples=15, deadline=None)
+    @given(height=st.integers(1, 70), width=st.integers(1, 70), patch=st.tuples(st.integers(8, 24), st.integers(8, 24)))
+    def test_cover_every_voxel_and_leave_a_voxelwise_fusion_unchanged(self, height: int, width: int,
+                                                                      patch: tuple[int, int]) -> None:
+        channels = torch.rand(2, 2, height, width)
+        whole = fuse_whole_image(MeanOfChannels(), channels, patch_size=patch, device=CPU).fused
+        torch.testing.assert_close(whole, channels.mean(dim=0, keepdim=True), atol=1e-5, rtol=0)
+
+    def test_leave_a_voxelwise_fusion_of_a_volume_unchanged(self) -> None:
+        channels = torch.rand(2, 30, 13, 41)
+        whole = fuse_whole_image(MeanOfChannels(), channels, patch_size=[16, 16, 16], device=CPU).fused
+        torch.testing.assert_close(whole, channels.mean(dim=0, keepdim=True), atol=1e-5, rtol=0)
+
+    def test_of_a_constant_image_blend_to_what_one_tile_gives_inside(self, make_model: MakeModel) -> None:
+        model, constant = make_model(), torch.full((3, 1, 96, 96), 0.5)
+        blended = fuse_whole_image(model, constant, patch_size=[48, 48], device=CPU).fused[0, 0, 16:-16, 16:-16]
+        inside = fuse_whole_image(model, constant[..., :48, :48], patch_size=[48, 48], device=CPU).fused[0, 0, 24, 24]
+        assert float((blended - inside).abs().max()) < 0.02
+
+    def test_agree_inside_with_fusing_the_slice_whole(self, make_model: MakeModel) -> None:
+        """What is left is attention, which looks at a tile here and at the whole slice there."""
+        model, channels = make_model(), smooth_channels(3, 1, 128, 112)
+        blended = fuse_whole_image(model, channels, patch_size=[64, 64], device=CPU).fused[0, 0]
+        direct = fuse_whole_image(model, channels, patch_size=[128, 112], device=CPU).fused[0, 0]
+        difference = (blended - direct).abs()
+        assert float(difference.max()) > 0  # it was tiled
+        assert float(difference.mean()) < 0.01
+        assert float(difference[16:-16, 16:-16].max()) < 0.1
+
+
+class TestFusedImage:
+    def test_lies_between_0_and_1_and_is_0_outside_the_image(self, make_model: MakeModel) -> None:
+        channels = smooth_channels(3, 2, 40, 40)
+        channels[:, :, :7] = 0
+        fused = fuse_whole_image(make_model(), channels, patch_size=[16, 16], device=CPU).fused
+        assert 0 <= float(fused.min()) <= float(fused.max()) <= 1
+        assert not fused[:, :, :7].any()
+        assert bool((fused[:, :, 8:] > 0).any())
+
+    def test_ignores_channels_behind_the_modalities(self, make_model: MakeModel) -> None:
+        model, channels = make_model(), smooth_channels(3, 2, 16, 16)
+        more = torch.cat([channels, torch.ones(1, 2, 16, 16)])
+        torch.testing.assert_close(fuse_whole_image(model, more, patch_size=[16, 16], device=CPU).fused,
+                                   fuse_whole_image(model, channels, patch_size=[16, 16], device=CPU).fused)
+
+
+class TestAttentionMaps:
+    def test_are_left_out_unless_asked_for(self, make_model: MakeModel) -> None:
+        whole = fuse_whole_image(make_model(), smooth_channels(3, 2, 16, 16), patch_size=[16, 16], device=CPU)
+        assert whole.attention is None
+
+    @pytest.mark.parametrize(("axes", "modalities", "shape"), [(2, 2, (2, 32, 24)), (2, 4, (1, 48, 40)),
+                                                               (3, 3, (32, 32, 48))])
+    def test_are_one_per_other_modality_around_1(self, make_model: MakeModel, axes: int, modalities: int,
+                                                 shape: tuple[int, ...]) -> None:
+        whole = fuse_whole_image(make_model(axes, modalities), smooth_channels(modalities, *shape),
+                                 patch_size=[32] * axes, device=CPU, want_attention=True)
+        assert whole.attention is not None
+        assert whole.attention.shape == (modalities - 1, *shape)
+        assert float(whole.attention.mean()) == pytest.approx(1, abs=0.05)
+        assert float(whole.attention.min()) >= 0
+
+    def test_of_a_leader_that_looks_everywhere_alike_are_1_even_in_tiles(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        even = SimpleNamespace(image=torch.zeros(1, 1, 16, 16), attention=torch.full((1, 1, 8, 8), 1 / 64))
+        monkeypatch.setattr(MeanOfChannels, "fuse", lambda *_, **__: SimpleNamespace(fused=even))
+        whole = fuse_whole_image(MeanOfChannels(), torch.rand(2, 1, 50, 16), patch_size=[16, 16], device=CPU,
+                                 want_attention=True)
+        torch.testing.assert_close(whole.attention, torch.ones(1, 1, 50, 16), atol=1e-5, rtol=0)
+
+    def test_do_not_change_the_fused_image(self, make_model: MakeModel) -> None:
+        model, channels = make_model(), smooth_channels(3, 2, 40, 40)
+        fused = [fuse_whole_image(model, channels, patch_size=[16, 16], device=CPU, want_attention=wanted).fused
+                 for wanted in (False, True)]
+        torch.testing.assert_close(*fused, atol=1e-6, rtol=0)
+
+    def test_average_to_1_over_an_even_grid(self, make_model: MakeModel) -> None:
+        """Probabilities sum to 1 over the 2 x 8 x 8 places of the grid, and the map is relative to their mean."""
+        model, channels = make_model(), smooth_channels(3, 1, 32, 32)
+        with torch.no_grad():
+            maps = model.fuse(channels[None, :, 0], want_maps=True).fused.attention
+        assert float(maps.sum()) == pytest.approx(1, abs=1e-5)
+        whole = fuse_whole_image(model, channels, patch_size=[32, 32], device=CPU, want_attention=True).attention
+        assert float(whole.mean()) == pytest.approx(float(maps.mean() * 2 * 64), abs=0.02)
+
+    def test_of_a_single_modality_do_not_exist(self, make_model: MakeModel) -> None:
+        channels = smooth_channels(1, 2, 16, 16)
+        whole = fuse_whole_image(make_model(modalities=1), channels, patch_size=[16, 16], device=CPU,
+                                 want_attention=True)
+        assert whole.fused.shape == (1, 2, 16, 16)
+        assert whole.attention is None or whole.attention.shape[0] == 0

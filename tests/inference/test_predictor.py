@@ -1,0 +1,137 @@
+"""The predictor: the follower segments exactly the fused image that is exported, mirrored or not, fold by fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from fuse4seg.errors import CheckpointError, CheckpointNotFoundError
+from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+
+MakeModel = Callable[..., FuseThenSegment]
+MakePredictor = Callable[..., Fuse4SegPredictor]
+CHANNELS = torch.randn(3, 4, 40, 21, generator=torch.Generator().manual_seed(1))
+
+
+def stock_logits(predictor: Fuse4SegPredictor, network: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """nnU-Net's own sliding window, with the settings of ``predictor``, over an image."""
+    stock = nnUNetPredictor(use_mirroring=predictor.use_mirroring, tile_step_size=predictor.tile_step_size,
+                            device=predictor.device, allow_tqdm=False)
+    stock.network, stock.configuration_manager = network, predictor.configuration_manager
+    stock.label_manager, stock.allowed_mirroring_axes = predictor.label_manager, predictor.allowed_mirroring_axes
+    return stock.predict_sliding_window_return_logits(image)
+
+
+class TestPredictor:
+    @pytest.mark.parametrize("mirror", [False, True])
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_segments_exactly_the_image_it_has_seen(self, make_model: MakeModel, make_predictor: MakePredictor,
+                                                    axes: int, mirror: bool) -> None:
+        model = make_model(axes)
+        predictor = make_predictor(model, axes=axes, mirror=mirror)
+        logits = predictor.predict_sliding_window_return_logits(CHANNELS)
+        assert logits.shape == (4, *CHANNELS.shape[1:])
+        assert torch.equal(logits, stock_logits(predictor, model.segmentation, predictor.seen[-1].fused))
+
+    def test_mirrors_the_fused_image_instead_of_fusing_mirrored_channels(self, make_model: MakeModel,
+                                                                         make_predictor: MakePredictor) -> None:
+        seen = []
+        for mirror in (False, True):
+            predictor = make_predictor(make_model(), mirror=mirror)
+            predictor.predict_sliding_window_return_logits(CHANNELS)
+            seen.append(predictor.seen)
+        assert [len(entries) for entries in seen] == [1, 1]
+        assert torch.equal(seen[0][0].fused, seen[1][0].fused)
+
+    def test_is_stock_nnunet_on_the_whole_model_where_one_window_fits(self, make_model: MakeModel,
+                                                                      make_predictor: MakePredictor) -> None:
+        """Then fusing windows and fusing slices are the same thing."""
+        model, channels = make_model(), CHANNELS[..., :16, :16]
+        predictor = make_predictor(model)
+        torch.testing.assert_close(predictor.predict_sliding_window_return_logits(channels),
+                                   stock_logits(predictor, model, channels), atol=2e-2, rtol=0)
+
+    def test_sees_one_image_per_set_of_weights_and_averages_their_logits(self, make_model: MakeModel,
+                                                                         make_predictor: MakePredictor) -> None:
+        both = make_predictor(make_model(seed=0), make_model(seed=1))
+        together = both.predict_logits_from_preprocessed_data(CHANNELS)
+        alone = []
+        for seed in (0, 1):
+            predictor = make_predictor(make_model(seed=seed))
+            alone.append(predictor.predict_logits_from_preprocessed_data(CHANNELS))
+            assert torch.equal(predictor.seen[0].fused, both.seen[seed].fused)
+        assert len(both.seen) == 2
+        assert not torch.equal(both.seen[0].fused, both.seen[1].fused)
+        torch.testing.assert_close(together, (alone[0] + alone[1]) / 2, atol=1e-2, rtol=1e-2)
+
+    def test_forgets_what_it_saw_and_keeps_its_model(self, make_model: MakeModel,
+                                                     make_predictor: MakePredictor) -> None:
+        model = make_model()
+        predictor = make_predictor(model)
+        predictor.predict_sliding_window_return_logits(CHANNELS)
+        predictor.forget()
+        assert predictor.seen == []
+        assert predictor.network is model
+
+    def test_keeps_its_model_when_a_window_fails(self, make_model: MakeModel, make_predictor: MakePredictor,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+        model = make_model()
+        predictor = make_predictor(model)
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("no memory")
+
+        monkeypatch.setattr(model.segmentation, "forward", fail)
+        with pytest.raises(RuntimeError, match="no memory"):
+            predictor.predict_sliding_window_return_logits(CHANNELS)
+        assert predictor.network is model
+
+    def test_passes_a_cascades_labels_to_the_follower(self, make_model: MakeModel,
+                                                      make_predictor: MakePredictor) -> None:
+        model, labels = make_model(), torch.ones(1, *CHANNELS.shape[1:])
+        received: list[torch.Tensor] = []
+        model.segmentation.forward = lambda image: received.append(image) or torch.zeros(1, 4, *image.shape[2:])
+        predictor = make_predictor(model)
+        predictor.predict_sliding_window_return_logits(torch.cat([CHANNELS, labels]))
+        assert {image.shape[1] for image in received} == {2}
+        assert all(bool((image[:, 1] == 1).any()) for image in received)
+
+    def test_keeps_attention_maps_on_request(self, make_model: MakeModel, make_predictor: MakePredictor) -> None:
+        predictor = make_predictor(make_model(), want_attention=True)
+        predictor.predict_sliding_window_return_logits(CHANNELS)
+        assert predictor.seen[0].attention.shape == (2, *CHANNELS.shape[1:])
+
+
+class TestLoadedPredictor:
+    def load(self, model: Path, **changes: object) -> Fuse4SegPredictor:
+        return load_predictor(model, **{"folds": [0], "device": torch.device("cpu"), **changes})
+
+    def test_has_the_trained_weights_and_the_trainings_mirror_axes(self, trained_model: Path) -> None:
+        predictor = self.load(trained_model)
+        trained = torch.load(trained_model / "fold_0" / "checkpoint_final.pth", weights_only=True)
+        for name, value in predictor.network.state_dict().items():
+            assert torch.equal(value, trained["network_weights"][name])
+        assert predictor.allowed_mirroring_axes == (0, 1)
+
+    def test_needs_no_results_root(self, trained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("nnUNet_results")
+        assert isinstance(self.load(trained_model).network, FuseThenSegment)
+
+    def test_refuses_a_fold_without_checkpoint(self, trained_model: Path) -> None:
+        with pytest.raises(CheckpointNotFoundError, match="fold_3"):
+            self.load(trained_model, folds=[3])
+
+    def test_refuses_weights_of_other_plans(self, trained_model: Path, tmp_path: Path) -> None:
+        for name in ("plans.json", "dataset.json"):
+            (tmp_path / name).write_bytes((trained_model / name).read_bytes())
+        (tmp_path / "fold_0").mkdir()
+        state = torch.load(trained_model / "fold_0" / "checkpoint_final.pth", weights_only=True)
+        state["network_weights"].popitem()
+        torch.save(state, tmp_path / "fold_0" / "checkpoint_final.pth")
+        with pytest.raises(CheckpointError, match="does not fit"):
+            self.load(tmp_path)
