@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import logging
 import os
@@ -13,11 +11,21 @@ from typing import Any
 
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.errors import (CheckpointNotFoundError, ConfigurationNotFoundError, DeviceUnavailableError, FoldError,
-                             ForeignPlansError, NotPreprocessedError, OptionError, PlansNotFoundError, TrainingExistsError)
+from fuse4seg.datasets.raw import read_dataset_json
+from fuse4seg.errors import (
+    CheckpointNotFoundError,
+    ConfigurationNotFoundError,
+    DeviceUnavailableError,
+    FoldError,
+    ForeignPlansError,
+    NotPreprocessedError,
+    OptionError,
+    PlansNotFoundError,
+    TrainingExistsError,
+)
 from fuse4seg.files import make_writable_folder
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.training.checkpoint import load_checkpoint
@@ -75,11 +83,12 @@ def train(training: Training, *, chosen: dict[str, Any] | None = None, resume: b
 
 def pretrain(training: Training, *, chosen: dict[str, Any] | None = None) -> Path:
     """Stage 1 alone; returns the file it leaves."""
-    trainer = make_trainer(training, chosen=chosen, resume=True)
-    if trainer.options.pretrain_epochs == 0:
-        raise OptionError("--pretrain_epochs", "0 leaves nothing to do. Give at least 1.")
-    trainer.run_pretraining()
-    return trainer.pretrained_file
+    if (chosen or {}).get("pretrain_epochs") != 0:  # before make_trainer makes folders
+        trainer = make_trainer(training, chosen=chosen, resume=True)
+        if trainer.options.pretrain_epochs:
+            trainer.run_pretraining()
+            return trainer.pretrained_file
+    raise OptionError("--pretrain_epochs", "0 leaves nothing to do. Give at least 1.")
 
 
 def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, resume: bool = False,
@@ -91,18 +100,20 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     folder = data_root(RESULTS) / name / f"{training.trainer}__{training.plans}__{training.configuration}"
     checkpoint = _find_checkpoint(folder / f"fold_{training.fold}", resume=resume, validate_only=validate_only)
     options = _choose_options(checkpoint, chosen or {})
+    dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
+    trainer_class = _trainer_class(training.trainer)
     make_writable_folder(folder / f"fold_{training.fold}")
-    dataset_json = json.loads((data_root(PREPROCESSED) / name / "dataset.json").read_text())
-    trainer = _trainer_class(training.trainer)({**plans, "continue_training": resume}, training.configuration,
-                                               training.fold, dataset_json, device)
-    trainer.options = options
+    trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
+                            device)
+    # A user's trainer may come with options of its own; what was chosen on the command line goes over them.
+    trainer.options = trainer.options.changed(**(chosen or {})) if checkpoint is None else options
     if checkpoint is not None:
         trainer.load_checkpoint(str(checkpoint))
     return trainer
 
 
 def choose_device(wanted: str | None) -> torch.device:
-    """The device a user named, or the best one here; CPU threads are set to fit.
+    """The device a user named, or the best one here; CPU threads are set to fit, unless OMP_NUM_THREADS says how many.
 
     Raises:
         DeviceUnavailableError: It is not on this machine.
@@ -111,7 +122,8 @@ def choose_device(wanted: str | None) -> torch.device:
     name = wanted or next(kind for kind, here in available.items() if here)
     if not available[name]:
         raise DeviceUnavailableError(name)
-    torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
     return torch.device(name)
 
 
@@ -123,12 +135,13 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     try:
         plans = json.loads(path.read_text())
         manager = PlansManager(dict(plans))
+        available = manager.available_configurations
     except FileNotFoundError as error:
         raise PlansNotFoundError(path) from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise PlansNotFoundError(path, "cannot be read as plans") from error
-    if training.configuration not in manager.available_configurations:
-        raise ConfigurationNotFoundError(training.configuration, path, manager.available_configurations)
+    if training.configuration not in available:
+        raise ConfigurationNotFoundError(training.configuration, path, available)
     configuration = manager.get_configuration(training.configuration)
     if configuration.network_arch_class_name != NETWORK:
         raise ForeignPlansError(training.plans)
@@ -181,18 +194,22 @@ def _choose_options(checkpoint: Path | None, chosen: dict[str, Any]) -> Training
 
 
 def _trainer_class(name: str) -> type[Fuse4SegTrainer]:
-    """Our trainer, or a user's own that extends it, found as nnU-Net finds it.
+    """Our trainer, or a user's own that extends it, from the folders of nnUNet_extTrainer.
+
+    nnU-Net's own search begins with its package, where no trainer extends ours, and imports all of it: with a torchvision
+    that does not fit torch, that fails.
 
     Raises:
         OptionError: There is none, or it does not extend ours.
     """
     if name == Fuse4SegTrainer.__name__:
         return Fuse4SegTrainer
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = recursive_find_trainer_class_by_name(name)
-    except RuntimeError as error:
-        raise OptionError("-tr", f"no trainer {name}. Put its folder into nnUNet_extTrainer, or use Fuse4SegTrainer.") from error
+    folders = filter(os.path.isdir, os.environ.get("nnUNet_extTrainer", "").split(os.pathsep))
+    found = next(filter(None, (recursive_find_python_class(folder, name, None, cleanup_imports_from_base_folder=True)
+                               for folder in folders)), None)
+    if found is None:
+        raise OptionError("-tr", f"no trainer {name} in nnUNet_extTrainer. Put its folder there, or use Fuse4SegTrainer; "
+                                 f"nnU-Net's own are for nnUNetv2_train.")
     if not issubclass(found, Fuse4SegTrainer):
         raise OptionError("-tr", f"{name} does not extend Fuse4SegTrainer. Train it with nnUNetv2_train.")
     return found

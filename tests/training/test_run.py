@@ -1,0 +1,255 @@
+"""Setting a training up: all of it is checked before anything is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fuse4seg.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigurationNotFoundError,
+    DatasetJsonError,
+    DeviceUnavailableError,
+    FoldError,
+    ForeignPlansError,
+    NotPreprocessedError,
+    OptionError,
+    PlansNotFoundError,
+    TrainingExistsError,
+    UnwritableFolderError,
+)
+from fuse4seg.paths import TRAINER_FOLDER
+from fuse4seg.training.run import Training, choose_device, make_trainer, pretrain, train
+
+FOLD_0 = Training("990", "2d", 0, device="cpu")
+DATASET = "Dataset990_Phantom"
+MODEL = Path(DATASET, "Fuse4SegTrainer__Fuse4SegPlans__2d")
+
+
+@pytest.fixture
+def preprocessed(own_results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This test's own copy of the preprocessed dataset's folder, without splits."""
+    folder = tmp_path / "nnUNet_preprocessed" / DATASET
+    shutil.copytree(Path(os.environ["nnUNet_preprocessed"]) / DATASET, folder)
+    (folder / "splits_final.json").unlink()
+    monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
+    return folder
+
+
+@pytest.fixture
+def trained(own_results: Path, trained_model: Path) -> Path:
+    """This test's own copy of the trained fold."""
+    shutil.copytree(trained_model, own_results / MODEL)
+    return own_results / MODEL / "fold_0"
+
+
+class TestDevice:
+    def test_that_was_named_is_taken(self) -> None:
+        assert choose_device("cpu") == torch.device("cpu")
+
+    def test_is_the_cpu_where_there_is_nothing_better(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        assert choose_device(None) == torch.device("cpu")
+
+    def test_is_a_gpu_where_there_is_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert choose_device(None) == torch.device("cuda")
+        assert choose_device("cpu") == torch.device("cpu")
+
+    def test_that_is_not_there_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(DeviceUnavailableError, match="-device cuda .* -device cpu"):
+            choose_device("cuda")
+
+    @pytest.mark.parametrize(("wanted", "threads"), [(None, os.cpu_count()), ("1", None)])
+    def test_gets_the_machines_threads_unless_the_user_gave_a_number(self, wanted: str | None, threads: int | None,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if wanted:
+            monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+        chosen: list[int] = []
+        monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+        choose_device("cpu")
+        assert chosen == ([threads] if threads else [])
+
+
+class TestRefusedTrainings:
+    """Each leaves the results folder as it was."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_written(self, own_results: Path) -> object:
+        yield
+        assert not own_results.exists()
+
+    def test_without_plans(self) -> None:
+        with pytest.raises(PlansNotFoundError, match="Mine.json is missing.*f4s_plan_and_preprocess"):
+            make_trainer(Training("990", "2d", 0, plans="Mine", device="cpu"))
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"plans_name": '])
+    def test_with_plans_that_are_none(self, preprocessed: Path, content: str) -> None:
+        (preprocessed / "Fuse4SegPlans.json").write_text(content)
+        with pytest.raises(PlansNotFoundError, match="Fuse4SegPlans.json"):
+            make_trainer(FOLD_0)
+
+    def test_with_plans_of_another_network(self, preprocessed: Path) -> None:
+        plans = json.loads((preprocessed / "Fuse4SegPlans.json").read_text())
+        plans["configurations"]["2d"]["architecture"]["network_class_name"] = "torch.nn.Identity"
+        (preprocessed / "Fuse4SegPlans.json").write_text(json.dumps(plans))
+        with pytest.raises(ForeignPlansError, match="-p Fuse4SegPlans"):
+            make_trainer(FOLD_0)
+
+    def test_of_an_unplanned_configuration(self) -> None:
+        with pytest.raises(ConfigurationNotFoundError, match="Choose one of: 2d, 3d_fullres"):
+            make_trainer(Training("990", "3d_lowres", 0, device="cpu"))
+
+    def test_without_preprocessed_data(self, preprocessed: Path) -> None:
+        data, = preprocessed.glob("*_2d")
+        shutil.rmtree(data)
+        with pytest.raises(NotPreprocessedError, match=f"{data}.*f4s_preprocess -c 2d"):
+            make_trainer(FOLD_0)
+        data.mkdir()
+        with pytest.raises(NotPreprocessedError, match=str(data)):
+            make_trainer(FOLD_0)
+
+    def test_without_dataset_json(self, preprocessed: Path) -> None:
+        (preprocessed / "dataset.json").unlink()
+        with pytest.raises(DatasetJsonError, match=f"{preprocessed / 'dataset.json'}: is missing"):
+            make_trainer(FOLD_0)
+
+    def test_with_too_few_cases_for_five_folds(self, preprocessed: Path) -> None:
+        data, = preprocessed.glob("*_2d")
+        for path in data.glob("phantom_004*"):
+            path.unlink()
+        with pytest.raises(FoldError, match="4 training cases, too few for 5 folds.*fold all"):
+            make_trainer(FOLD_0)
+
+    @pytest.mark.parametrize(("chosen", "flag"), [({"epochs": 0}, "--epochs"), ({"pretrain_epochs": -1}, "--pretrain_epochs"),
+                                                  ({"iterations": 0}, "--iterations"), ({"seed": -1}, "--seed"),
+                                                  ({"hypergradient": "exact"}, "--hypergradient")])
+    def test_with_options_out_of_range(self, chosen: dict[str, object], flag: str) -> None:
+        with pytest.raises(OptionError, match=f"^{flag}: "):
+            make_trainer(FOLD_0, chosen=chosen)
+
+    def test_by_an_unknown_trainer(self) -> None:
+        with pytest.raises(OptionError, match="-tr: no trainer Nobody in nnUNet_extTrainer"):
+            make_trainer(Training("990", "2d", 0, trainer="Nobody", device="cpu"))
+
+    def test_by_a_trainer_of_another_kind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "trainers").mkdir()
+        (tmp_path / "trainers" / "other.py").write_text("class OtherTrainer: ...")
+        monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "trainers"))
+        with pytest.raises(OptionError, match="-tr: OtherTrainer does not extend Fuse4SegTrainer"):
+            make_trainer(Training("990", "2d", 0, trainer="OtherTrainer", device="cpu"))
+
+    def test_that_would_validate_what_is_not_trained(self) -> None:
+        with pytest.raises(CheckpointNotFoundError, match="Finish the training first"):
+            train(FOLD_0, validate_only=True)
+
+    def test_of_no_pretraining(self) -> None:
+        with pytest.raises(OptionError, match="--pretrain_epochs: 0 leaves nothing to do"):
+            pretrain(FOLD_0, chosen={"pretrain_epochs": 0})
+
+    def test_into_a_folder_that_cannot_be_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("nnUNet_results", str(tmp_path / "file" / "results"))
+        with pytest.raises(UnwritableFolderError, match=str(tmp_path / "file")):
+            make_trainer(FOLD_0)
+
+
+class TestFold:
+    def test_all_needs_no_five_cases(self, preprocessed: Path) -> None:
+        data, = preprocessed.glob("*_2d")
+        for path in data.glob("phantom_00[1-4]*"):
+            path.unlink()
+        trainer = make_trainer(Training("990", "2d", "all", device="cpu"))
+        assert list(trainer.do_split()[0]) == ["phantom_000"]
+
+    def test_of_the_users_own_splits_needs_no_five_cases(self, preprocessed: Path) -> None:
+        data, = preprocessed.glob("*_2d")
+        for path in data.glob("phantom_00[2-4]*"):
+            path.unlink()
+        splits = [{"train": ["phantom_000"], "val": ["phantom_001"]}]
+        (preprocessed / "splits_final.json").write_text(json.dumps(splits))
+        assert make_trainer(FOLD_0).do_split() == (["phantom_000"], ["phantom_001"])
+
+
+class TestFinishedTraining:
+    def test_is_not_begun_again(self, trained: Path) -> None:
+        with pytest.raises(TrainingExistsError, match=f"{trained} already holds a training.*--c.*--val"):
+            make_trainer(FOLD_0)
+
+    def test_of_another_fold_does_not_matter(self, trained: Path) -> None:
+        assert make_trainer(Training("990", "2d", 1, device="cpu")).current_epoch == 0
+
+    @pytest.mark.parametrize("how", ["resume", "validate_only"])
+    def test_is_taken_up_with_its_own_options(self, trained: Path, how: str) -> None:
+        trainer = make_trainer(FOLD_0, **{how: True})
+        assert (trainer.options.epochs, trainer.options.pretrain_epochs, trainer.options.iterations) == (2, 2, 2)
+        assert trainer.current_epoch == 2
+        weights = torch.load(trained / "checkpoint_final.pth", weights_only=True)["network_weights"]
+        assert all(torch.equal(value, weights[name]) for name, value in trainer.network.state_dict().items())
+
+    @pytest.mark.parametrize(("chosen", "flag"), [({"seed": 5}, "--seed"), ({"epochs": 3}, "--epochs"),
+                                                  ({"hypergradient": "gauss_newton"}, "--hypergradient")])
+    def test_does_not_take_other_options(self, trained: Path, chosen: dict[str, object], flag: str) -> None:
+        with pytest.raises(OptionError, match=f"{flag}: .* differs from what .*checkpoint_final.pth was trained with"):
+            make_trainer(FOLD_0, chosen=chosen, resume=True)
+
+    def test_takes_the_options_it_was_trained_with(self, trained: Path) -> None:
+        chosen = {"epochs": 2, "pretrain_epochs": 2, "iterations": 2, "seed": 0, "hypergradient": "joint"}
+        assert make_trainer(FOLD_0, chosen=chosen, resume=True).options.epochs == 2
+
+    def test_that_is_damaged_is_named(self, trained: Path) -> None:
+        checkpoint = trained / "checkpoint_final.pth"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+        with pytest.raises(CheckpointError, match=str(checkpoint)):
+            make_trainer(FOLD_0, resume=True)
+
+    def test_of_another_network_is_named(self, trained: Path) -> None:
+        state = torch.load(trained / "checkpoint_final.pth", weights_only=True)
+        state["network_weights"].popitem()
+        torch.save(state, trained / "checkpoint_final.pth")
+        with pytest.raises(CheckpointError, match="does not fit these plans"):
+            make_trainer(FOLD_0, resume=True)
+
+    def test_of_stock_nnunet_is_no_checkpoint_of_ours(self, trained: Path) -> None:
+        torch.save({"network_weights": {}, "current_epoch": 3}, trained / "checkpoint_final.pth")
+        with pytest.raises(CheckpointError, match="is no checkpoint of Fuse4Seg"):
+            make_trainer(FOLD_0, resume=True)
+
+
+class TestUsersTrainer:
+    @pytest.fixture
+    def training(self, own_results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
+        (tmp_path / "trainers").mkdir()
+        (tmp_path / "trainers" / "hurried.py").write_text("""
+import torch
+from fuse4seg.training.options import TrainingOptions
+from fuse4seg.training.trainer import Fuse4SegTrainer
+
+class HurriedTrainer(Fuse4SegTrainer):
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.options = TrainingOptions(epochs=3, iterations=7)
+""")
+        folders = [str(TRAINER_FOLDER), str(tmp_path / "nowhere"), str(tmp_path / "trainers")]
+        monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(folders))
+        return Training("990", "2d", 0, trainer="HurriedTrainer", device="cpu")
+
+    def test_is_found_in_nnunets_folders(self, training: Training, own_results: Path) -> None:
+        trainer = make_trainer(training)
+        assert type(trainer).__name__ == "HurriedTrainer"
+        folder = own_results / DATASET / "HurriedTrainer__Fuse4SegPlans__2d" / "fold_0"
+        assert Path(trainer.output_folder) == folder
+        assert folder.is_dir()
+
+    def test_keeps_its_own_options_but_for_what_was_chosen(self, training: Training) -> None:
+        options = make_trainer(training, chosen={"iterations": 2, "epochs": None}).options
+        assert (options.epochs, options.iterations, options.pretrain_epochs) == (3, 2, 80)
