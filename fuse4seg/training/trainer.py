@@ -38,6 +38,8 @@ PRETRAINED = "pretrained.pth"
 PRETRAINING_LATEST = "pretraining_latest.pth"
 #: Streams of random batches within one training.
 TRAIN_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM = range(3)
+#: Options that stage 1 depends on.
+PRETRAINING_OPTIONS = ("pretrain_epochs", "iterations", "seed", "pretraining", "leader_learning_rate")
 
 
 class Fuse4SegTrainer(nnUNetTrainer):
@@ -201,7 +203,10 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def _resume_pretraining(self, latest: Path, optimiser: torch.optim.Optimizer) -> int:
         """Take an interrupted stage 1 of the same options up again; returns the epoch to go on with."""
-        if not latest.is_file() or load_checkpoint(latest)["options"] != to_plain(self.options.to_plain()):
+        if not latest.is_file():
+            return 0
+        begun, wanted = load_checkpoint(latest)["options"], to_plain(self.options.to_plain())
+        if any(begun.get(name) != wanted[name] for name in PRETRAINING_OPTIONS):
             return 0
         state = self._load_pretrained(latest)
         optimiser.load_state_dict(state["optimiser"])

@@ -1,0 +1,245 @@
+"""The trainer: repeatable bit for bit, interrupted without loss, and explicit about what stopped it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+from fuse4seg.cli.train import main
+from fuse4seg.errors import NonFiniteLossError
+from fuse4seg.training.data import SeededBatches
+from fuse4seg.training.run import Training, make_trainer, pretrain, train
+from fuse4seg.training.trainer import PRETRAINED, PRETRAINING_LATEST, TRAIN_STREAM, Fuse4SegTrainer
+
+FOLD_0 = Training("990", "2d", 0, device="cpu")
+MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
+HARDLY = {"pretrain_epochs": 0, "epochs": 1, "iterations": 1}
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def assert_same_weights(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+
+
+def assert_same_training(fold: Path, other: Path) -> None:
+    """Both levels' weights, both optimisers, and every loss on the way."""
+    found, wanted = (load(folder / "checkpoint_final.pth") for folder in (fold, other))
+    assert_same_weights(found["network_weights"], wanted["network_weights"])
+    assert_same_weights(found["discriminators"], wanted["discriminators"])
+    for optimiser in ("optimizer_state", "leader_optimizer_state", "discriminator_optimizer_state"):
+        for index, state in wanted[optimiser]["state"].items():
+            assert_same_weights({name: torch.as_tensor(value) for name, value in found[optimiser]["state"][index].items()},
+                                {name: torch.as_tensor(value) for name, value in state.items()})
+    for entry, values in wanted["logging"].items():
+        if "timestamps" not in entry:
+            # nnU-Net's moving average is a float32 until it has been in a checkpoint.
+            np.testing.assert_allclose(found["logging"][entry], values, rtol=1e-6 if "ema" in entry else 0, err_msg=entry)
+
+
+def interrupt(patch: pytest.MonkeyPatch, stage: str, *, epoch: int) -> None:
+    """Press Ctrl-C at the beginning of an epoch."""
+    undisturbed = getattr(Fuse4SegTrainer, stage)
+
+    def disturbed(trainer: Fuse4SegTrainer, *arguments: Any) -> Any:
+        if epoch in arguments:
+            raise KeyboardInterrupt
+        return undisturbed(trainer, *arguments)
+
+    patch.setattr(Fuse4SegTrainer, stage, disturbed)
+
+
+class TestTraining:
+    def test_leaves_what_nnunet_and_a_reader_look_for(self, trained_model: Path) -> None:
+        fold = trained_model / "fold_0"
+        assert {path.name for path in trained_model.iterdir()} >= {"plans.json", "dataset.json", "dataset_fingerprint.json"}
+        assert {path.name for path in fold.iterdir()} >= {"checkpoint_final.pth", "checkpoint_best.pth", PRETRAINED,
+                                                         "progress.png", "validation"}
+        assert not (fold / "checkpoint_latest.pth").exists()
+        assert not (fold / PRETRAINING_LATEST).exists()
+        assert (fold / "validation" / "summary.json").is_file()
+        assert not list(fold.glob(".*"))
+
+    def test_draws_its_progress(self, trained_model: Path) -> None:
+        picture = plt.imread(trained_model / "fold_0" / "progress.png")
+        assert picture.shape[:2] == (640, 960)
+        assert float(picture[..., :3].std()) > 0.01
+
+    def test_writes_what_it_said_to_its_log_file(self, trained_model: Path) -> None:
+        log_file, = (trained_model / "fold_0").glob("training_log_*.txt")
+        text = log_file.read_text()
+        for line in ("pre-training epoch 0: total", "pre-training epoch 1:", "epoch 0: upper", "epoch 1: upper",
+                     "pseudo Dice", "validation Dice of 1:", "Mean Validation Dice:"):
+            assert line in text
+
+    def test_saves_checkpoints_that_load_without_running_code(self, trained_model: Path) -> None:
+        final = load(trained_model / "fold_0" / "checkpoint_final.pth")
+        assert final["current_epoch"] == 2
+        assert final["trainer_name"] == "Fuse4SegTrainer"
+        assert final["options"]["iterations"] == 2
+        assert final["init_args"]["configuration"] == "2d"
+        assert len(final["logging"]["train_losses"]) == 2
+        assert load(trained_model / "fold_0" / "checkpoint_best.pth")["current_epoch"] in (1, 2)
+
+    def test_moves_leader_follower_and_discriminators(self, trained_model: Path, own_results: Path) -> None:
+        trainer = make_trainer(FOLD_0)
+        trainer.initialize()
+        final = load(trained_model / "fold_0" / "checkpoint_final.pth")
+        pretrained = load(trained_model / "fold_0" / PRETRAINED)
+        trained = final["network_weights"]
+        still = [name for name, value in trainer.network.named_parameters() if torch.equal(value, trained[name])]
+        assert still == ["segmentation.decoder.seg_layers.0.bias"]  # nnU-Net gives the lowest resolution no weight
+        assert [name for name, value in pretrained["fusion"].items() if torch.equal(value, trained[f"fusion.{name}"])] == []
+        assert all(not torch.equal(value, final["discriminators"][name])
+                   for name, value in trainer.discriminators.named_parameters())
+
+    def test_repeats_bit_for_bit(self, trained_model: Path, training_flags: list[str], own_results: Path) -> None:
+        assert main(training_flags) == 0
+        again = own_results / MODEL
+        assert_same_weights(load(again / "fold_0" / PRETRAINED)["fusion"],
+                            load(trained_model / "fold_0" / PRETRAINED)["fusion"])
+        assert_same_training(again / "fold_0", trained_model / "fold_0")
+        segmentation, = (again / "fold_0" / "validation").glob("*.nii.gz")
+        assert segmentation.read_bytes() == (trained_model / "fold_0" / "validation" / segmentation.name).read_bytes()
+
+    def test_of_another_seed_has_other_weights_and_other_batches(self, own_results: Path) -> None:
+        weights, batches = [], []
+        for seed in (3, 3, 4):
+            trainer = make_trainer(FOLD_0, chosen={"seed": seed})
+            trainer.initialize()
+            weights.append(torch.cat([value.flatten() for value in trainer.network.parameters()]))
+            maker = SeededBatches(trainer._batch_makers()[0], seed=seed, stream=TRAIN_STREAM)
+            batches.append(maker[0]["data"])
+        assert torch.equal(weights[0], weights[1])
+        assert not torch.equal(weights[0], weights[2])
+        assert torch.equal(batches[0], batches[1])
+        assert not torch.equal(batches[0], batches[2])
+
+    def test_of_fold_all_trains_and_validates_on_all_cases(self, own_results: Path) -> None:
+        trainer = make_trainer(Training("990", "2d", "all", device="cpu"))
+        cases = [f"phantom_{number:03d}" for number in range(5)]
+        assert [sorted(part) for part in trainer.do_split()] == [cases, cases]
+        assert Path(trainer.output_folder) == own_results / MODEL / "fold_all"
+
+
+class TestPretraining:
+    CHOSEN = {"pretrain_epochs": 2, "iterations": 2}
+
+    def test_is_not_done_again_where_it_is_there(self, trained_model: Path, own_results: Path,
+                                                 caplog: pytest.LogCaptureFixture) -> None:
+        present = own_results / MODEL / "fold_0" / PRETRAINED
+        present.parent.mkdir(parents=True)
+        shutil.copy(trained_model / "fold_0" / PRETRAINED, present)
+        before = present.read_bytes()
+        with caplog.at_level("INFO"):
+            assert pretrain(FOLD_0, chosen=self.CHOSEN) == present
+        assert "pre-training is already there" in caplog.text
+        assert present.read_bytes() == before
+        assert not (present.parent / PRETRAINING_LATEST).exists()
+
+    def test_is_what_training_starts_from(self, trained_model: Path, own_results: Path,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+        (own_results / MODEL / "fold_0").mkdir(parents=True)
+        shutil.copy(trained_model / "fold_0" / PRETRAINED, own_results / MODEL / "fold_0")
+        interrupt(monkeypatch, "_train_epoch", epoch=0)
+        trainer = make_trainer(FOLD_0, chosen={**self.CHOSEN, "epochs": 1})
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run_training()
+        assert_same_weights(trainer.network.fusion.state_dict(), load(trained_model / "fold_0" / PRETRAINED)["fusion"])
+
+    def test_interrupted_goes_on_as_if_nothing_had_been(self, trained_model: Path, own_results: Path,
+                                                        training_flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Begun by f4s_train, finished as f4s_pretrain does: what stage 2 was asked for does not matter to stage 1."""
+        fold = own_results / MODEL / "fold_0"
+        with monkeypatch.context() as patch:
+            interrupt(patch, "_pretraining_epoch", epoch=1)
+            assert main(training_flags) == 130
+        assert load(fold / PRETRAINING_LATEST)["epochs_done"] == 1
+        assert not (fold / PRETRAINED).exists()
+
+        finished, undisturbed = load(pretrain(FOLD_0, chosen=self.CHOSEN)), load(trained_model / "fold_0" / PRETRAINED)
+        assert_same_weights(finished["fusion"], undisturbed["fusion"])
+        assert_same_weights(finished["discriminators"], undisturbed["discriminators"])
+        assert not (fold / PRETRAINING_LATEST).exists()
+
+    def test_interrupted_with_other_options_starts_anew(self, trained_model: Path, own_results: Path) -> None:
+        fold = own_results / MODEL / "fold_0"
+        fold.mkdir(parents=True)
+        shutil.copy(trained_model / "fold_0" / PRETRAINED, fold / PRETRAINING_LATEST)
+        state = load(pretrain(FOLD_0, chosen={"pretrain_epochs": 1, "iterations": 1, "seed": 1}))
+        assert state["options"]["seed"] == 1
+        assert state["epochs_done"] == 1
+
+
+class TestInterruptedTraining:
+    @pytest.mark.parametrize("left", ["checkpoint_latest.pth",
+                                      pytest.param("checkpoint_best.pth", marks=pytest.mark.slow)])
+    def test_goes_on_as_if_nothing_had_been(self, trained_model: Path, own_results: Path, training_flags: list[str],
+                                            left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        fold = own_results / MODEL / "fold_0"
+        fold.mkdir(parents=True)
+        shutil.copy(trained_model / "fold_0" / PRETRAINED, fold)
+        initialize = Fuse4SegTrainer.initialize
+
+        def initialize_and_save_often(trainer: Fuse4SegTrainer) -> None:
+            initialize(trainer)
+            trainer.save_every = 1
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Fuse4SegTrainer, "initialize", initialize_and_save_often)
+            interrupt(patch, "_train_epoch", epoch=1)
+            assert main(training_flags) == 130
+        for name in {"checkpoint_latest.pth", "checkpoint_best.pth"} - {left}:
+            (fold / name).unlink()
+        assert load(fold / left)["current_epoch"] == 1
+
+        assert main([*training_flags, "--c"]) == 0
+        assert_same_training(fold, trained_model / "fold_0")
+
+    def test_that_is_finished_is_validated_again_by_c(self, trained_model: Path, own_results: Path,
+                                                      training_flags: list[str]) -> None:
+        shutil.copytree(trained_model, own_results / MODEL)
+        (own_results / MODEL / "fold_0" / "validation" / "summary.json").unlink()
+        assert main([*training_flags, "--c"]) == 0
+        assert (own_results / MODEL / "fold_0" / "validation" / "summary.json").is_file()
+        assert_same_training(own_results / MODEL / "fold_0", trained_model / "fold_0")
+
+
+class TestNonFiniteLoss:
+    @pytest.fixture
+    def spoilt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Training batch 1 holds a NaN."""
+        whole = SeededBatches.__getitem__
+
+        def with_nan(batches: SeededBatches, index: int) -> dict[str, Any]:
+            batch = whole(batches, index)
+            if batches.stream == TRAIN_STREAM and index == 1:
+                batch["data"][0, 0].fill_(torch.nan)
+            return batch
+
+        monkeypatch.setattr(SeededBatches, "__getitem__", with_nan)
+
+    @pytest.mark.usefixtures("spoilt")
+    def test_stops_the_training_names_the_cases_and_keeps_the_last_checkpoint(self, own_results: Path) -> None:
+        with pytest.raises(NonFiniteLossError, match=r"training, epoch 1, with the cases phantom_00\d, phantom_00\d"):
+            train(FOLD_0, chosen={**HARDLY, "epochs": 2})
+        kept = load(own_results / MODEL / "fold_0" / "checkpoint_best.pth")
+        assert kept["current_epoch"] == 1
+        assert all(bool(torch.isfinite(value).all()) for value in kept["network_weights"].values())
+        assert not (own_results / MODEL / "fold_0" / "checkpoint_final.pth").exists()
+
+    def test_stops_pretraining_too(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fuse4seg.training.trainer.PretrainingStep.__call__", lambda *_: {"total": float("inf")})
+        with pytest.raises(NonFiniteLossError, match="pre-training, epoch 0, with the cases phantom"):
+            pretrain(FOLD_0, chosen={"pretrain_epochs": 1, "iterations": 1})
+        assert not list((own_results / MODEL / "fold_0").glob("*.pth"))

@@ -1,0 +1,78 @@
+"""Validation of a fold: its cases and no other, predicted as f4s_predict predicts, scored as f4s_evaluate scores."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from fuse4seg.cli import predict, train
+from fuse4seg.evaluation.folders import evaluate_folders
+
+MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
+
+
+@pytest.fixture
+def validated_case(trained_phantom: Path) -> str:
+    """The one validation case of fold 0."""
+    splits = json.loads((trained_phantom / "nnUNet_preprocessed" / MODEL.parent / "splits_final.json").read_text())
+    case, = splits[0]["val"]
+    return case
+
+
+class TestValidation:
+    def test_predicts_the_folds_cases_alone(self, trained_model: Path, validated_case: str) -> None:
+        names = {path.name for path in (trained_model / "fold_0" / "validation").iterdir()}
+        assert names == {f"{validated_case}.nii.gz", "summary.json"}
+
+    def test_scores_as_our_evaluation_does(self, trained_model: Path, trained_phantom: Path, validated_case: str) -> None:
+        folder = trained_model / "fold_0" / "validation"
+        dataset_json = json.loads((trained_model / "dataset.json").read_text())
+        references = folder.parent / "references"
+        references.mkdir()
+        truth = trained_phantom / "nnUNet_raw" / MODEL.parent / "labelsTr" / f"{validated_case}.nii.gz"
+        shutil.copy(truth, references)
+        evaluation = evaluate_folders(folder, references, dataset_json=dataset_json)
+        shutil.rmtree(references)
+
+        summary = json.loads((folder / "summary.json").read_text())
+        nnunets = [scores["Dice"] for _, scores in sorted(summary["metric_per_case"][0]["metrics"].items())]
+        assert evaluation.cases[validated_case] == pytest.approx(nnunets, abs=1e-12, nan_ok=True)
+        assert list(evaluation.class_means().values()) == pytest.approx(nnunets, abs=1e-12, nan_ok=True)
+        assert evaluation.foreground_mean() == pytest.approx(summary["foreground_mean"]["Dice"], abs=1e-12)
+
+    def test_predicts_exactly_what_the_command_predicts(self, trained_model: Path, trained_phantom: Path, tmp_path: Path,
+                                                        validated_case: str) -> None:
+        (tmp_path / "in").mkdir()
+        for path in (trained_phantom / "nnUNet_raw" / MODEL.parent / "imagesTr").glob(f"{validated_case}_*"):
+            shutil.copy(path, tmp_path / "in")
+        assert predict.main(["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--root", str(trained_phantom),
+                             "-device", "cpu"]) == 0
+        found, wanted = (sitk.ReadImage(str(folder / f"{validated_case}.nii.gz"))
+                         for folder in (tmp_path / "out", trained_model / "fold_0" / "validation"))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(wanted))
+
+    def test_can_be_repeated_and_passes_over_cases_of_another_split(self, trained_model: Path, own_results: Path,
+                                                                    validated_case: str) -> None:
+        shutil.copytree(trained_model, own_results / MODEL)
+        folder = own_results / MODEL / "fold_0" / "validation"
+        before = (folder / f"{validated_case}.nii.gz").read_bytes()
+        scores = json.loads((folder / "summary.json").read_text())["foreground_mean"]
+        shutil.copy(folder / f"{validated_case}.nii.gz", folder / "phantom_999.nii.gz")
+        (folder / "summary.json").unlink()
+        checkpoint = (own_results / MODEL / "fold_0" / "checkpoint_final.pth").read_bytes()
+
+        assert train.main(["990", "2d", "0", "-device", "cpu", "--val"]) == 0
+        assert json.loads((folder / "summary.json").read_text())["foreground_mean"] == scores
+        assert (folder / f"{validated_case}.nii.gz").read_bytes() == before
+        assert not (folder / "phantom_999.nii.gz").exists()
+        assert (own_results / MODEL / "fold_0" / "checkpoint_final.pth").read_bytes() == checkpoint
+
+    def test_leaves_the_trained_model_as_it_was(self, trained_model: Path) -> None:
+        final = torch.load(trained_model / "fold_0" / "checkpoint_final.pth", weights_only=True)
+        assert final["inference_allowed_mirroring_axes"] == (0, 1)
