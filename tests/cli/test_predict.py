@@ -1,0 +1,273 @@
+"""f4s_predict, end to end: a folder of patients in, and everything that was promised out, or one line that says why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from matplotlib import pyplot as plt
+
+from fuse4seg.cli.predict import main
+
+DATASET = "Dataset990_Phantom"
+MODEL = Path("nnUNet_results", DATASET, "Fuse4SegTrainer__Fuse4SegPlans__2d")
+CHANNELS = ("T1", "T1ce", "T2", "FLAIR")
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def images(trained_phantom: Path) -> Path:
+    """The unseen case phantom_005; leave it as it is."""
+    return trained_phantom / "nnUNet_raw" / DATASET / "imagesTs"
+
+
+@pytest.fixture(scope="module")
+def predicted(trained_phantom: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command writes with everything wanted."""
+    output = tmp_path_factory.mktemp("predicted") / "not" / "yet" / "there"
+    assert main(["-i", str(images), "-o", str(output), "--root", str(trained_phantom), "-device", "cpu", "--save_attention",
+                 "--save_panels"]) == 0
+    return output
+
+
+@pytest.fixture
+def case(images: Path, tmp_path: Path) -> Path:
+    """A folder with a case of this test's own."""
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    return folder
+
+
+@pytest.fixture
+def refused(trained_phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs the command, which must fail with one line, which is returned, and write nothing."""
+
+    def run(images: Path, *flags: str, output: Path = tmp_path / "out", root: Path = trained_phantom) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        assert main(["-i", str(images), "-o", str(output), "--root", str(root), "-device", "cpu", *flags]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: ")
+        assert len(captured.err.splitlines()) == 1
+        assert sorted(tmp_path.rglob("*")) == before
+        return captured.err
+
+    return run
+
+
+def read(path: Path) -> sitk.Image:
+    return sitk.ReadImage(str(path))
+
+
+def voxels(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(read(path))
+
+
+def assert_same_place(path: Path, original: Path) -> None:
+    found, wanted = read(path), read(original)
+    assert found.GetSize() == wanted.GetSize()
+    for part in ("GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(found, part)() == pytest.approx(getattr(wanted, part)(), abs=1e-5)
+
+
+class TestPredict:
+    def test_writes_what_was_promised_and_nothing_else(self, predicted: Path) -> None:
+        files = {str(path.relative_to(predicted)) for path in predicted.rglob("*") if path.is_file()}
+        assert files == {"phantom_005.nii.gz", "fused/phantom_005.nii.gz", "panels/phantom_005.png", "dataset.json",
+                         "plans.json", *(f"attention/phantom_005_{name}.nii.gz" for name in CHANNELS[1:])}
+
+    def test_keeps_the_inputs_geometry(self, predicted: Path, images: Path) -> None:
+        for path in predicted.rglob("*.nii.gz"):
+            assert_same_place(path, images / "phantom_005_0000.nii.gz")
+
+    def test_keeps_the_inputs_affine(self, predicted: Path, images: Path) -> None:
+        wanted = nibabel.load(images / "phantom_005_0000.nii.gz").affine
+        for path in predicted.rglob("*.nii.gz"):
+            np.testing.assert_allclose(nibabel.load(path).affine, wanted, atol=1e-4)
+
+    def test_writes_known_labels_alone(self, predicted: Path) -> None:
+        labels = json.loads((predicted / "dataset.json").read_text())["labels"]
+        segmentation = voxels(predicted / "phantom_005.nii.gz")
+        assert np.issubdtype(segmentation.dtype, np.integer)
+        assert set(np.unique(segmentation)) <= set(labels.values())
+
+    def test_writes_fused_images_between_0_and_1_and_0_outside_the_head(self, predicted: Path, images: Path) -> None:
+        """Within the box of the head nnU-Net normalises the background along, and the leader makes it nearly 0."""
+        fused = voxels(predicted / "fused" / "phantom_005.nii.gz")
+        head = (np.stack([voxels(path) for path in images.iterdir()]) != 0).any(axis=0)
+        assert fused.dtype == np.float32
+        assert 0 <= fused.min() <= fused.max() <= 1
+        assert fused[head].mean() > 0.2
+        assert fused[~head].max() < 0.1
+        for axis in range(3):
+            empty = ~head.any(axis=tuple(other for other in range(3) if other != axis))
+            assert empty.any()
+            assert not fused.take(np.flatnonzero(empty), axis).any()
+
+    def test_writes_attention_around_1(self, predicted: Path, images: Path) -> None:
+        maps = np.stack([voxels(predicted / "attention" / f"phantom_005_{name}.nii.gz") for name in CHANNELS[1:]])
+        assert maps.min() >= 0
+        assert maps[:, maps.any(axis=0)].mean() == pytest.approx(1, abs=0.05)
+
+    def test_writes_a_panel_that_is_a_picture(self, predicted: Path) -> None:
+        picture = plt.imread(predicted / "panels" / "phantom_005.png")
+        assert picture.ndim == 3
+        assert min(picture.shape[:2]) > 100
+        assert float(picture[..., :3].std()) > 0.05
+
+    def test_repeats_byte_for_byte(self, predicted: Path, images: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        assert main(["-i", str(images), "-o", str(tmp_path), "--root", str(trained_phantom), "-device", "cpu",
+                     "--save_attention", "--save_panels"]) == 0
+        found, wanted = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+                         for folder in (tmp_path, predicted))
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if found[name] != wanted[name]] == []
+
+    def test_takes_nnunets_flags(self, predicted: Path, images: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        assert main(["-i", str(images), "-o", str(tmp_path / "out"), "--root", str(trained_phantom), "-d", "990", "-c", "2d",
+                     "-f", "0", "-p", "Fuse4SegPlans", "-tr", "Fuse4SegTrainer", "-chk", "checkpoint_best.pth", "-device",
+                     "cpu", "-step_size", "1", "--disable_tta"]) == 0
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"phantom_005.nii.gz", "fused", "dataset.json",
+                                                                      "plans.json"}
+
+    @pytest.mark.parametrize("name", ["a.b", "1_2_3", "with.dots_and_0001", "Müller-7"])
+    def test_keeps_odd_case_names(self, name: str, predicted: Path, case: Path, trained_phantom: Path,
+                                  tmp_path: Path) -> None:
+        for path in list(case.iterdir()):
+            path.rename(case / path.name.replace("phantom_005", name))
+        (case / "notes.txt").write_text("not a case")
+        assert main(["-i", str(case), "-o", str(tmp_path / "out"), "--root", str(trained_phantom), "-device", "cpu",
+                     "--disable_tta"]) == 0
+        assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {f"{name}.nii.gz"}
+        np.testing.assert_array_equal(voxels(tmp_path / "out" / "fused" / f"{name}.nii.gz"),
+                                      voxels(predicted / "fused" / "phantom_005.nii.gz"))
+
+    def test_needs_no_training_data(self, images: Path, trained_model: Path, own_results: Path, tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.copytree(trained_model, own_results / DATASET / trained_model.name)
+        for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+            monkeypatch.delenv(variable)
+        assert main(["-i", str(images), "-o", str(tmp_path / "out"), "-device", "cpu", "--disable_tta"]) == 0
+        assert (tmp_path / "out" / "phantom_005.nii.gz").is_file()
+
+
+class TestRefusedInput:
+    def test_that_is_no_folder(self, refused: Refused, images: Path, tmp_path: Path) -> None:
+        assert f"{tmp_path / 'nowhere'} is not a folder" in refused(tmp_path / "nowhere")
+        assert "is not a folder" in refused(images / "phantom_005_0000.nii.gz")
+
+    def test_that_is_empty(self, refused: Refused, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        assert f"{tmp_path / 'empty'} holds no file *.nii.gz" in refused(tmp_path / "empty")
+
+    def test_that_lacks_a_channel(self, refused: Refused, case: Path) -> None:
+        (case / "phantom_005_0002.nii.gz").unlink()
+        line = refused(case)
+        assert f"case phantom_005 has no T2 image: expected {case / 'phantom_005_0002.nii.gz'}. Add it" in line
+
+    def test_that_has_a_channel_too_many(self, refused: Refused, case: Path) -> None:
+        shutil.copy(case / "phantom_005_0003.nii.gz", case / "phantom_005_0004.nii.gz")
+        assert str(case / "phantom_005_0004.nii.gz") in refused(case)
+
+    def test_whose_channels_lie_apart(self, refused: Refused, case: Path) -> None:
+        moved = case / "phantom_005_0001.nii.gz"
+        image = read(moved)
+        image.SetOrigin([place + 5 for place in image.GetOrigin()])
+        sitk.WriteImage(image, str(moved))
+        line = refused(case)
+        assert f"{moved} has origin" in line
+        assert "Resample it" in line
+
+    def test_whose_channels_differ_in_size(self, refused: Refused, case: Path) -> None:
+        cut = case / "phantom_005_0001.nii.gz"
+        sitk.WriteImage(read(cut)[:-1], str(cut))
+        assert f"{cut} has shape" in refused(case)
+
+    def test_that_holds_nan(self, refused: Refused, case: Path) -> None:
+        spoilt = case / "phantom_005_0003.nii.gz"
+        whole = nibabel.load(spoilt)
+        array = whole.get_fdata(dtype=np.float32).copy()
+        array[16, 20, 20] = np.nan
+        nibabel.save(nibabel.Nifti1Image(array, whole.affine), spoilt)
+        assert f"{spoilt} holds NaN or infinite intensities. Replace them" in refused(case)
+
+    def test_that_is_constant(self, refused: Refused, case: Path) -> None:
+        empty = case / "phantom_005_0000.nii.gz"
+        sitk.WriteImage(read(empty) * 0, str(empty))
+        assert f"{empty} is constant" in refused(case)
+
+    def test_that_is_no_image(self, refused: Refused, case: Path) -> None:
+        (case / "phantom_005_0000.nii.gz").write_bytes(b"no image")
+        assert f"{case / 'phantom_005_0000.nii.gz'} cannot be read as an image" in refused(case)
+
+
+class TestRefusedModel:
+    def test_of_an_unknown_dataset(self, refused: Refused, images: Path) -> None:
+        assert "no dataset 4 in " in refused(images, "-d", "4")
+
+    @pytest.mark.parametrize("flags", [("-c", "3d_fullres"), ("-f", "3"), ("-f", "all"), ("-p", "Mine"), ("-tr", "Mine"),
+                                       ("-chk", "checkpoint_latest.pth")])
+    def test_that_is_not_trained(self, refused: Refused, images: Path, flags: tuple[str, str]) -> None:
+        line = refused(images, *flags)
+        assert line.startswith("error: no trained model")
+        assert "Train one with f4s_train" in line
+
+    def test_where_nothing_is_trained(self, refused: Refused, images: Path, tmp_path: Path) -> None:
+        assert f"no trained model in {tmp_path / 'nnUNet_results'}" in refused(images, root=tmp_path)
+
+    def test_where_several_are(self, refused: Refused, images: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        for trainer in ("Fuse4SegTrainer", "MyTrainer"):
+            shutil.copytree(trained_phantom / MODEL, tmp_path / MODEL.with_name(f"{trainer}__Fuse4SegPlans__2d"))
+        line = refused(images, root=tmp_path)
+        for trainer in ("Fuse4SegTrainer", "MyTrainer"):
+            assert f"-d {DATASET} -c 2d -p Fuse4SegPlans -tr {trainer}" in line
+        assert main(["-i", str(images), "-o", str(tmp_path / "out"), "--root", str(tmp_path), "-device", "cpu",
+                     "--disable_tta", "-tr", "MyTrainer"]) == 0
+
+    def test_that_is_damaged(self, refused: Refused, images: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        shutil.copytree(trained_phantom / MODEL, tmp_path / MODEL)
+        checkpoint = tmp_path / MODEL / "fold_0" / "checkpoint_final.pth"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+        assert str(checkpoint) in refused(images, root=tmp_path)
+
+
+class TestRefusedOutput:
+    def test_below_a_file(self, refused: Refused, images: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        assert f"cannot write to {tmp_path / 'file' / 'out'}" in refused(images, output=tmp_path / "file" / "out")
+        assert f"cannot write to {tmp_path / 'file'}" in refused(images, output=tmp_path / "file")
+
+    def test_where_a_file_has_the_name_of_a_folder(self, images: Path, trained_phantom: Path, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "fused").touch()
+        assert main(["-i", str(images), "-o", str(tmp_path), "--root", str(trained_phantom), "-device", "cpu",
+                     "--disable_tta"]) == 1
+        assert f"error: cannot write to {tmp_path / 'fused'}" in capsys.readouterr().err
+        assert not list(tmp_path.glob("*.nii.gz"))
+
+
+class TestRefusedFlags:
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+    def test_of_a_device_that_is_not_here(self, refused: Refused, images: Path) -> None:
+        assert "-device cuda is not available here. Use -device cpu" in refused(images, "-device", "cuda")
+
+    @pytest.mark.parametrize("step", ["0", "-0.5", "1.5", "nan"])
+    def test_of_a_step_that_leaves_gaps(self, refused: Refused, images: Path, step: str) -> None:
+        assert "error: -step_size: " in refused(images, "-step_size", step)
+
+    @pytest.mark.parametrize("flags", [["-f", "-1"], ["-f", "first"], ["--no_such_flag"], ["-device", "tpu"], ["--save_att"]])
+    def test_that_argparse_knows_to_be_wrong(self, flags: list[str], images: Path, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(["-i", str(images), "-o", str(tmp_path / "out"), *flags])
+        assert not (tmp_path / "out").exists()
+
+    def test_without_any(self) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main([])

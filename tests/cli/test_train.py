@@ -1,0 +1,202 @@
+"""f4s_train: what it prints, and one line for everything that cannot be trained, with nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from fuse4seg.cli import predict
+from fuse4seg.cli.train import main
+
+DATASET = "Dataset990_Phantom"
+MODEL = Path("nnUNet_results", DATASET, "Fuse4SegTrainer__Fuse4SegPlans__2d")
+HARDLY = ["--pretrain_epochs", "0", "--epochs", "1", "--iterations", "1", "-device", "cpu"]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def root(planned_phantom: Path, tmp_path: Path) -> Path:
+    """Roots of this test's own, planned and preprocessed; nothing is trained."""
+    shutil.copytree(planned_phantom, tmp_path / "root")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def trained_root(trained_phantom: Path, tmp_path: Path) -> Path:
+    """Roots of this test's own, with fold 0 trained."""
+    shutil.copytree(trained_phantom, tmp_path / "trained")
+    return tmp_path / "trained"
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs the command, which must fail with one line, which is returned, and leave everything as it was."""
+
+    def run(root: Path, *words: str) -> str:
+        before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+        assert main([*words, "-device", "cpu", "--root", str(root)]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: ")
+        assert len(captured.err.splitlines()) == 1
+        assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+        return captured.err
+
+    return run
+
+
+class TestTrain:
+    def test_says_how_it_goes_and_ends_with_the_validation_dice(self, root: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["990", "2d", "1", *HARDLY, "--hypergradient", "gauss_newton", "--root", str(root)]) == 0
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "pre-training epoch" not in captured.err
+        assert "epoch 0: upper " in captured.err
+        assert "ratio " in captured.err
+        summary = json.loads((root / MODEL / "fold_1" / "validation" / "summary.json").read_text())
+        assert captured.err.splitlines()[-1] == f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}"
+        assert not (root / MODEL / "fold_1" / "pretrained.pth").exists()
+        options = torch.load(root / MODEL / "fold_1" / "checkpoint_final.pth", weights_only=True)["options"]
+        assert options["bilevel"]["hypergradient"] == "gauss_newton"
+
+    def test_only_validates_on_request(self, trained_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["990", "2d", "0", "--val", "-device", "cpu", "--root", str(trained_root)]) == 0
+        said = capsys.readouterr().err
+        assert "Mean Validation Dice: " in said
+        assert "epoch" not in said
+
+    def test_hides_what_nnunet_says_unless_asked(self, trained_root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        words = ["990", "2d", "0", "--c", "-device", "cpu", "--root", str(trained_root)]
+        assert main(words) == 0
+        captured = capfd.readouterr()
+        assert captured.out == ""
+        assert "Training done." not in captured.err
+        assert main([*words, "--verbose"]) == 0
+        assert "Training done." in capfd.readouterr().err
+
+    @pytest.mark.slow
+    def test_fuses_and_segments_volumes(self, root: Path, tmp_path: Path) -> None:
+        words = ["--pretrain_epochs", "1", "--epochs", "1", "--iterations", "2", "-device", "cpu", "--root", str(root)]
+        assert main(["990", "3d_fullres", "0", *words]) == 0
+        model = root / MODEL.with_name("Fuse4SegTrainer__Fuse4SegPlans__3d_fullres")
+        assert (model / "fold_0" / "validation" / "summary.json").is_file()
+
+        images = root / "nnUNet_raw" / DATASET / "imagesTs"
+        assert predict.main(["-i", str(images), "-o", str(tmp_path / "out"), "-device", "cpu", "--root", str(root),
+                             "--save_attention", "--save_panels"]) == 0
+        source = sitk.ReadImage(str(images / "phantom_005_0000.nii.gz"))
+        for path in (tmp_path / "out").rglob("*.nii.gz"):
+            image = sitk.ReadImage(str(path))
+            assert image.GetSize() == source.GetSize()
+            assert image.GetOrigin() == pytest.approx(source.GetOrigin(), abs=1e-5)
+            assert image.GetDirection() == pytest.approx(source.GetDirection(), abs=1e-5)
+        segmentation = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "phantom_005.nii.gz")))
+        assert set(np.unique(segmentation)) <= {0, 1, 2, 3}
+        fused = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "fused" / "phantom_005.nii.gz")))
+        assert 0 <= fused.min() < fused.max() <= 1
+        assert len(list((tmp_path / "out" / "attention").iterdir())) == 3
+
+
+class TestRefusedDataset:
+    def test_that_is_unknown(self, root: Path, refused: Refused) -> None:
+        assert "no dataset 4 in " in refused(root, "4", "2d", "0")
+        assert "no dataset Dataset990_Other in " in refused(root, "Dataset990_Other", "2d", "0")
+
+    def test_where_there_is_none(self, tmp_path: Path, refused: Refused) -> None:
+        assert "no dataset 990 in " in refused(tmp_path, "990", "2d", "0")
+
+    def test_whose_place_is_unknown(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "F4S_ROOT"):
+            monkeypatch.delenv(variable, raising=False)
+        assert main(["990", "2d", "0", "-device", "cpu"]) == 1
+        line, = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: nnUNet_raw is not set. Give --root DIR")
+
+    def test_that_is_not_planned(self, root: Path, refused: Refused) -> None:
+        plans = root / "nnUNet_preprocessed" / DATASET / "Fuse4SegPlans.json"
+        plans.unlink()
+        assert f"{plans} is missing. Run f4s_plan_and_preprocess" in refused(root, "990", "2d", "0")
+
+    def test_that_is_not_preprocessed(self, root: Path, refused: Refused) -> None:
+        data, = (root / "nnUNet_preprocessed" / DATASET).glob("*_2d")
+        shutil.rmtree(data)
+        assert f"{data} holds no preprocessed cases. Run f4s_preprocess -c 2d" in refused(root, "990", "2d", "0")
+
+    def test_without_dataset_json(self, root: Path, refused: Refused) -> None:
+        (root / "nnUNet_preprocessed" / DATASET / "dataset.json").unlink()
+        assert f"{root / 'nnUNet_preprocessed' / DATASET / 'dataset.json'}: is missing" in refused(root, "990", "2d", "0")
+
+    def test_with_too_few_cases_for_folds(self, root: Path, refused: Refused) -> None:
+        data, = (root / "nnUNet_preprocessed" / DATASET).glob("*_2d")
+        for path in data.glob("phantom_00[34]*"):
+            path.unlink()
+        line = refused(root, "990", "2d", "0")
+        assert f"{DATASET} has 3 training cases, too few for 5 folds. Train fold all" in line
+
+
+class TestRefusedFlags:
+    @pytest.mark.parametrize(("words", "said"), [
+        (["3d_lowres", "0"], "has no configuration 3d_lowres. Choose one of: 2d, 3d_fullres"),
+        (["2d", "0", "-p", "Mine"], "Mine.json is missing"),
+        (["2d", "0", "-tr", "Mine"], "-tr: no trainer Mine"),
+        (["2d", "0", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
+        (["2d", "0", "--pretrain_epochs", "-1"], "--pretrain_epochs: must be at least 0"),
+        (["2d", "0", "--iterations", "0"], "--iterations: must be at least 1"),
+        (["2d", "0", "--seed", "-1"], "--seed: must be at least 0"),
+        (["2d", "0", "--hypergradient", "exact"], "unknown estimator exact. Choose one of: joint, gauss_newton"),
+        (["2d", "0", "--val"], "Finish the training first"),
+    ])
+    def test_that_do_not_fit(self, root: Path, refused: Refused, words: list[str], said: str) -> None:
+        assert said in refused(root, "990", *words)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+    def test_of_a_device_that_is_not_here(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["990", "2d", "0", "-device", "cuda", "--root", str(root)]) == 1
+        assert capsys.readouterr().err == ("error: -device cuda is not available here. "
+                                           "Use -device cpu, or run where that device is visible.\n")
+
+    @pytest.mark.parametrize("words", [["990", "2d", "-1"], ["990", "2d", "first"], ["990", "2d", "0.5"], ["990", "2d"],
+                                       ["990", "2d", "0", "--no_such_flag"], ["990", "2d", "0", "--epoch", "3"],
+                                       ["990", "2d", "0", "--epochs", "many"], ["990", "2d", "0", "--c", "--val"],
+                                       ["990", "2d", "0", "-device", "tpu"]])
+    def test_that_argparse_knows_to_be_wrong(self, words: list[str], root: Path) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main([*words, "--root", str(root)])
+        assert not list((root / "nnUNet_results").rglob("fold_*"))
+
+
+class TestRefusedPlace:
+    def test_that_holds_a_training(self, trained_root: Path, refused: Refused) -> None:
+        fold = trained_root / MODEL / "fold_0"
+        assert f"{fold} already holds a training. Go on with --c" in refused(trained_root, "990", "2d", "0")
+
+    @pytest.mark.parametrize("words", [["--c"], ["--val"]])
+    def test_that_holds_one_with_other_options(self, trained_root: Path, refused: Refused, words: list[str]) -> None:
+        line = refused(trained_root, "990", "2d", "0", *words, "--seed", "5")
+        assert "error: --seed: 5 differs from what " in line
+        assert str(trained_root / MODEL / "fold_0" / "checkpoint_final.pth") in line
+
+    def test_that_holds_a_damaged_one(self, trained_root: Path, refused: Refused) -> None:
+        checkpoint = trained_root / MODEL / "fold_0" / "checkpoint_final.pth"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+        assert f"error: {checkpoint}: damaged" in refused(trained_root, "990", "2d", "0", "--c")
+
+    def test_that_cannot_be_written(self, root: Path, refused: Refused) -> None:
+        shutil.rmtree(root / "nnUNet_results")
+        (root / "nnUNet_results").touch()
+        assert f"cannot write to {root / MODEL / 'fold_0'}" in refused(root, "990", "2d", "0")
+
+
+class TestHelp:
+    def test_ends_with_an_example(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit, match="0"):
+            main(["--help"])
+        assert capsys.readouterr().out.splitlines()[-1] == "  f4s_train 501 2d 0"

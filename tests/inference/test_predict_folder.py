@@ -1,0 +1,109 @@
+"""Predicting a folder: every input is checked first, every output has the input's grid, every fold its fused image."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from fuse4seg.errors import FaultyImageError
+from fuse4seg.inference.predict_folder import Wanted, predict_folder
+from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
+
+
+@pytest.fixture
+def images(trained_phantom: Path, tmp_path: Path) -> Path:
+    """Two unseen cases, of which the second is the first."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in (trained_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs").iterdir():
+        for case in ("first", "second"):
+            shutil.copy(path, folder / path.name.replace("phantom_005", case))
+    return folder
+
+
+@pytest.fixture
+def load(trained_model: Path) -> Callable[..., Fuse4SegPredictor]:
+    def load_folds(*folds: int, model: Path = trained_model, want_attention: bool = False) -> Fuse4SegPredictor:
+        return load_predictor(model, folds=folds, device=torch.device("cpu"), use_mirroring=False,
+                              want_attention=want_attention)
+
+    return load_folds
+
+
+def voxels(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+class TestPredictFolder:
+    def test_gives_the_segmentation_of_every_case(self, images: Path, tmp_path: Path,
+                                                  load: Callable[..., Fuse4SegPredictor]) -> None:
+        written = predict_folder(load(0), images, tmp_path / "out", folds=(0,))
+        assert written == [tmp_path / "out" / "first.nii.gz", tmp_path / "out" / "second.nii.gz"]
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"first.nii.gz", "second.nii.gz", "fused",
+                                                                      "dataset.json", "plans.json"}
+        np.testing.assert_array_equal(*map(voxels, written))
+
+    def test_says_with_what_it_predicted(self, images: Path, tmp_path: Path, trained_model: Path,
+                                         load: Callable[..., Fuse4SegPredictor]) -> None:
+        predict_folder(load(0), images, tmp_path / "out", folds=(0,))
+        for name in ("dataset.json", "plans.json"):
+            found, wanted = (json.loads((folder / name).read_text()) for folder in (tmp_path / "out", trained_model))
+            assert found == wanted
+
+    def test_exports_what_the_follower_saw(self, images: Path, tmp_path: Path,
+                                           load: Callable[..., Fuse4SegPredictor]) -> None:
+        """The phantom's spacing is the plans', so the export only puts the crop back into the whole image."""
+        predictor = load(0)
+        predict_folder(predictor, images, tmp_path / "out", folds=(0,))
+        seen, = predictor.seen
+        exported = voxels(tmp_path / "out" / "fused" / "second.nii.gz")
+        sources = np.stack([voxels(path) for path in images.glob("second_*")])
+        inside = [np.flatnonzero((sources != 0).any(axis=(0, *(1 + other for other in range(3) if other != axis))))
+                  for axis in range(3)]
+        box = tuple(slice(places[0], places[-1] + 1) for places in inside)
+        np.testing.assert_array_equal(exported[box], seen.fused[0].numpy())
+        exported[box] = 0
+        assert not exported.any()
+
+    def test_exports_each_folds_own_image_and_averages_the_folds(self, images: Path, tmp_path: Path, trained_model: Path,
+                                                                 load: Callable[..., Fuse4SegPredictor]) -> None:
+        model = tmp_path / "model"
+        shutil.copytree(trained_model, model)
+        shutil.copytree(model / "fold_0", model / "fold_1")
+        checkpoint = model / "fold_1" / "checkpoint_final.pth"
+        state = torch.load(checkpoint, weights_only=True)
+        state["network_weights"]["fusion.gate.painted.bias"] += 3
+        torch.save(state, checkpoint)
+
+        predict_folder(load(0, 1, model=model, want_attention=True), images, tmp_path / "out", folds=(0, 1),
+                       wanted=Wanted(attention=True, panels=True))
+        predict_folder(load(1, model=model), images, tmp_path / "alone", folds=(1,))
+        first, second = (voxels(tmp_path / "out" / "fused" / f"fold_{fold}" / "first.nii.gz") for fold in (0, 1))
+        assert np.abs(first - second).max() > 0.1
+        np.testing.assert_array_equal(second, voxels(tmp_path / "alone" / "fused" / "first.nii.gz"))
+        for place in ("attention", "panels"):
+            assert {path.name for path in (tmp_path / "out" / place).iterdir()} == {"fold_0", "fold_1"}
+
+    def test_logs_the_volume_of_each_label(self, images: Path, tmp_path: Path, load: Callable[..., Fuse4SegPredictor],
+                                           caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level("INFO"):
+            path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,))
+        labels = json.loads((tmp_path / "out" / "dataset.json").read_text())["labels"]
+        counts = ", ".join(f"{name} {int((voxels(path) == value).sum())} voxels" for name, value in labels.items()
+                           if name != "background")
+        assert f"first: {counts}" in caplog.text
+
+    def test_checks_the_last_case_before_it_predicts_the_first(self, images: Path, tmp_path: Path,
+                                                               load: Callable[..., Fuse4SegPredictor]) -> None:
+        faulty = images / "second_0003.nii.gz"
+        sitk.WriteImage(sitk.ReadImage(str(faulty)) * 0, str(faulty))
+        with pytest.raises(FaultyImageError, match=f"case second: {faulty} is constant"):
+            predict_folder(load(0), images, tmp_path / "out", folds=(0,))
+        assert not (tmp_path / "out").exists()
