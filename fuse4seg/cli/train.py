@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from fuse4seg.cli.command import make_parser, run_command
 
+#: Flags that become training options.
+CHOICES = ("epochs", "pretrain_epochs", "iterations", "seed", "hypergradient", "fusion_weight", "auxiliary_weight")
+
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Which training is meant, and the options that both stages share."""
@@ -35,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_training_arguments(parser)
     parser.add_argument("--epochs", type=int, help="epochs of cooperative training (default: 140)")
     parser.add_argument("--hypergradient", help="joint or gauss_newton (default: joint)")
+    parser.add_argument("--fusion_weight", type=float, help="lambda, the fusion losses' part in the leader's objective "
+                                                            "(default: 0.1); more of it: closer to the sources")
+    parser.add_argument("--auxiliary_head", type=float, dest="auxiliary_weight", metavar="WEIGHT",
+                        help="part of a segmentation head on the leader's features, for training only (default: 0.5; 0: none)")
     stage = parser.add_mutually_exclusive_group()
     stage.add_argument("--c", action="store_true", help="go on with the latest checkpoint")
     stage.add_argument("--val", action="store_true", help="only validate a finished training")
@@ -44,6 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.training.run import Training, train
 
-    chosen = {name: getattr(options, name) for name in ("epochs", "pretrain_epochs", "iterations", "seed", "hypergradient")}
+    chosen = {name: getattr(options, name) for name in CHOICES}
     train(Training(options.dataset, options.configuration, options.fold, options.plans, options.trainer, options.device),
           chosen=chosen, resume=options.c, validate_only=options.val)

@@ -13,6 +13,8 @@ from fuse4seg.files import written_whole
 
 #: One colour per label, in order; readable for colour-blind people (Okabe and Ito, 2008).
 LABEL_COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
+#: More tiles than these go into two rows.
+WIDEST_ROW = 5
 
 
 def telling_slice(segmentation: np.ndarray) -> int:
@@ -60,17 +62,20 @@ def _stretched(source: np.ndarray) -> np.ndarray:
 
 
 def _draw(tiles: Sequence[tuple[str, np.ndarray, np.ndarray | None, np.ndarray | None]]) -> plt.Figure:
+    rows = 1 if len(tiles) <= WIDEST_ROW else 2
+    columns = -(-len(tiles) // rows)
     height, width = tiles[0][1].shape
-    figure, axes = plt.subplots(1, len(tiles), squeeze=False, constrained_layout=True,
-                                figsize=(2.2 * len(tiles), 2.2 * height / width + 0.3))
-    for axis, (title, grey, heat, labels) in zip(axes[0], tiles, strict=True):
+    figure, axes = plt.subplots(rows, columns, squeeze=False, constrained_layout=True,
+                                figsize=(2.2 * columns, rows * (2.2 * height / width + 0.3)))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, grey, heat, labels) in zip(axes.flat, tiles, strict=False):
         axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
         if heat is not None:
             axis.imshow(heat, cmap="inferno", alpha=0.5)
         if labels is not None:
             axis.imshow(_coloured(labels))
         axis.set_title(title, color="white", fontsize=9)
-        axis.axis("off")
     return figure
 
 

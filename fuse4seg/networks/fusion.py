@@ -27,6 +27,7 @@ class Fused(NamedTuple):
         image: Fused image in [0, 1], shape (B, 1, *S).
         gates: Shares of the N sources and, last, of the painted image, shape (B, N + 1, *S).
         low, high: Features of every modality, shapes (B, N, C, *s) and (B, N, c, *t).
+        decoded: Features that the image was painted from, shape (B, c, *t).
         attention: Where the reference looked in every other modality, shape (B, N - 1, *G); None unless asked for.
     """
 
@@ -34,6 +35,7 @@ class Fused(NamedTuple):
     gates: Tensor
     low: Tensor
     high: Tensor
+    decoded: Tensor
     attention: Tensor | None
 
 
@@ -68,6 +70,7 @@ class FusionNetwork(nn.Module):
         axes = axes_of(conv_op)
         per_axis = [[stride] * axes if isinstance(stride, int) else list(stride) for stride in strides]
         detail_stride, *base_strides = per_axis[1:BASE_LEVEL + 1] or [[1] * axes]
+        self.detail_features = detail_features
         self.total_stride = [prod(steps) for steps in zip(detail_stride, *base_strides, strict=True)]
         shape = {"detail_stride": detail_stride, "base_strides": base_strides,
                  "detail_features": detail_features, "base_features": base_features}
@@ -107,7 +110,7 @@ class FusionNetwork(nn.Module):
         painted, decoded = self.decoder(base, detail)
         gates = self.gate(decoded, high, padded)
         image = (gates * torch.cat([padded, painted], dim=1)).sum(dim=1, keepdim=True)
-        return Fused(image[(..., *size)], gates[(..., *size)], low, high, attention)
+        return Fused(image[(..., *size)], gates[(..., *size)], low, high, decoded, attention)
 
     def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct every modality from its own features alone (pre-training).

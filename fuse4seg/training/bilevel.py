@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fuse4seg.losses.adversarial import discriminator_loss
 from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen
+from fuse4seg.training.auxiliary import AuxiliaryLoss
 from fuse4seg.training.hypergradients import DEFAULT_DAMPING, ESTIMATORS, NEEDS_LOWER_LEADER_GRAPH, Hypergradient
 
 Targets = Tensor | list[Tensor]
@@ -36,12 +37,14 @@ class BilevelSettings:
         fusion_weight: lambda of Eq. 6, the fusion losses' part in the leader's objective, at least 0.
         losses: Weight of each fusion loss.
         damping: Of the Gauss-Newton ratio.
+        auxiliary_weight: Of the auxiliary head's loss in the leader's objective; 0 leaves the head out.
     """
 
     hypergradient: str = "joint"
     fusion_weight: float = 0.1
     losses: FusionLossWeights = field(default_factory=FusionLossWeights)
     damping: float = DEFAULT_DAMPING
+    auxiliary_weight: float = 0.5
 
 
 def half(batch: Tensor, targets: Targets, *, offset: int) -> tuple[Tensor, Targets]:
@@ -61,6 +64,7 @@ class BilevelStep:
         segmentation_loss: nnU-Net's loss on logits and targets (Eq. 14).
         leader, follower: The two levels.
         discriminators: One per modality, and what moves them; None without adversarial loss.
+        auxiliary: Loss of the auxiliary head, whose parameters are among the leader's; None without a head.
         settings: Estimator and weights.
         scaler: Gradient scaler of mixed precision; None in full precision.
         autocast: Makes the context of the forward passes.
@@ -71,14 +75,15 @@ class BilevelStep:
     def __init__(self, model: FuseThenSegment, segmentation_loss: Callable[[object, object], Tensor], *, leader: Level,
                  follower: Level, discriminators: nn.ModuleList | None = None,
                  discriminator_optimiser: torch.optim.Optimizer | None = None,
-                 settings: BilevelSettings | None = None, scaler: torch.amp.GradScaler | None = None,
-                 autocast: Callable[[], object] = nullcontext) -> None:
+                 auxiliary: AuxiliaryLoss | None = None, settings: BilevelSettings | None = None,
+                 scaler: torch.amp.GradScaler | None = None, autocast: Callable[[], object] = nullcontext) -> None:
         self.model, self.segmentation_loss = model, segmentation_loss
         self.leader, self.follower = leader, follower
         self.settings = settings or BilevelSettings()
         self.estimate = ESTIMATORS[self.settings.hypergradient]
         self.discriminators = discriminators if self.settings.losses.adversarial else None
         self.discriminator_optimiser = discriminator_optimiser
+        self.auxiliary = auxiliary if self.settings.auxiliary_weight else None
         self.scaler, self.autocast = scaler, autocast
 
     def __call__(self, batch: Tensor, targets: Targets) -> dict[str, float]:
@@ -89,22 +94,21 @@ class BilevelStep:
             targets: Labels as nnU-Net's loss takes them.
 
         Returns:
-            Both levels' losses, each fusion loss, and the ratio r where the estimator has one.
+            Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one.
         """
         with self.autocast():
-            seen, upper_task, fusion, parts = self._upper(*half(batch, targets, offset=1))
-            lower_task = self._lower(*half(batch, targets, offset=0))
-        hypergradient = self._hypergradient(upper_task + self.settings.fusion_weight * fusion, lower_task)
+            seen, objective, report = self._upper(*half(batch, targets, offset=1))
+            report["lower"] = self._lower(*half(batch, targets, offset=0))
+        hypergradient = self._hypergradient(objective, report["lower"])
         self._move(hypergradient)
-        report = {"upper": upper_task, "lower": lower_task, "fusion": fusion, **parts}
         if hypergradient.ratio is not None:
             report["ratio"] = hypergradient.ratio
         if self.discriminators is not None:
             report["discriminator"] = self._move_discriminators(seen)
         return {name: float(value.detach()) for name, value in report.items()}
 
-    def _upper(self, batch: Tensor, targets: Targets) -> tuple[Seen, Tensor, Tensor, dict[str, Tensor]]:
-        """Segmentation and fusion losses of the upper half."""
+    def _upper(self, batch: Tensor, targets: Targets) -> tuple[Seen, Tensor, dict[str, Tensor]]:
+        """The leader's objective F on the upper half, and what it is made of."""
         seen = self.model.fuse(batch)
         task = self.segmentation_loss(self.model.segment(seen.fused.image, seen.extra), targets)
         logits = None
@@ -112,7 +116,12 @@ class BilevelStep:
             logits = [discriminator(seen.fused.image) for discriminator in self.discriminators]
         fusion, parts = fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high,
                                     logits=logits, weights=self.settings.losses)
-        return seen, task, fusion, parts
+        objective = task + self.settings.fusion_weight * fusion
+        report = {"upper": task, "fusion": fusion, **parts}
+        if self.auxiliary is not None:
+            report["auxiliary"] = self.auxiliary(seen.fused.decoded, targets)
+            objective = objective + self.settings.auxiliary_weight * report["auxiliary"]
+        return seen, objective, report
 
     def _lower(self, batch: Tensor, targets: Targets) -> Tensor:
         """Segmentation loss of the lower half; the leader's graph is kept only where the estimator asks for it."""

@@ -11,8 +11,8 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from fuse4seg.files import written_whole
 
 #: Kept beside nnU-Net's own entries; NaN where an epoch has none (a fusion loss of weight 0, no ratio).
-BILEVEL_ENTRIES = ("upper", "lower", "fusion", "intensity", "texture", "decomposition", "adversarial", "discriminator",
-                   "ratio", "leader_lrs")
+BILEVEL_ENTRIES = ("upper", "lower", "auxiliary", "fusion", "intensity", "texture", "decomposition", "adversarial",
+                   "discriminator", "ratio", "leader_lrs")
 
 
 class History(LocalLogger):
@@ -41,7 +41,7 @@ class History(LocalLogger):
         plt.close(figure)
 
     def _draw_segmentation(self, axes: plt.Axes) -> None:
-        self._draw(axes, ("upper", "lower", "val_losses"), "segmentation losses, and Dice (dotted)")
+        self._draw(axes, ("upper", "lower", "auxiliary", "val_losses"), "segmentation losses, and Dice (dotted)")
         beside = axes.twinx()
         beside.plot(self.my_fantastic_logging["mean_fg_dice"], "k:", label="pseudo Dice")
         beside.set_ylim(0, 1)

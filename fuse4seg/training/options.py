@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -38,12 +39,16 @@ class TrainingOptions:
     seed: int = 0
     bilevel: BilevelSettings = field(default_factory=BilevelSettings)
     pretraining: PretrainingWeights = field(default_factory=PretrainingWeights)
-    leader_learning_rate: float = 1e-3
+    leader_learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("pretrain_epochs", 0), ("iterations", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise OptionError(f"--{name}", f"must be at least {least}, got {getattr(self, name)}. Give a larger number.")
+                problem = f"must be at least {least}, got {getattr(self, name)}. Give a larger number."
+                raise OptionError(f"--{name}", problem)
+        for flag, weight in (("--fusion_weight", self.bilevel.fusion_weight), ("--auxiliary_head", self.bilevel.auxiliary_weight)):
+            if not 0 <= weight < math.inf:
+                raise OptionError(flag, f"must be a number from 0 on, got {weight}. 0 leaves it out.")
         if self.bilevel.hypergradient not in ESTIMATORS:
             raise OptionError("--hypergradient", f"unknown estimator {self.bilevel.hypergradient}. "
                                                  f"Choose one of: {', '.join(ESTIMATORS)}.")
@@ -68,9 +73,8 @@ class TrainingOptions:
             known["pretraining"] = PretrainingWeights(**known["pretraining"])
         return cls(**known)
 
-    def changed(self, *, hypergradient: str | None = None, **chosen: int | None) -> TrainingOptions:
-        """These options with what was chosen; None keeps an entry."""
-        updated = replace(self, **{name: value for name, value in chosen.items() if value is not None})
-        if hypergradient is not None:
-            updated = replace(updated, bilevel=replace(updated.bilevel, hypergradient=hypergradient))
-        return updated
+    def changed(self, **chosen: float | str | None) -> TrainingOptions:
+        """These options with what was chosen, the bi-level step's entries by their own names; None keeps an entry."""
+        given = {name: value for name, value in chosen.items() if value is not None}
+        of_step = {entry.name: given.pop(entry.name) for entry in fields(BilevelSettings) if entry.name in given}
+        return replace(self, **given, bilevel=replace(self.bilevel, **of_step))

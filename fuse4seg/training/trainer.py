@@ -14,22 +14,25 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 
 from fuse4seg.errors import CheckpointError, NonFiniteLossError, OptionError
+from fuse4seg.networks.auxiliary_head import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.progress import progress
+from fuse4seg.training.auxiliary import AuxiliaryLoss
 from fuse4seg.training.bilevel import BilevelStep, Level
 from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint, to_plain
 from fuse4seg.training.data import Batch, BatchStream, SeededBatches, without_timing
 from fuse4seg.training.history import History
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import PretrainingStep, draw, mean_of
-from fuse4seg.training.schedule import halving_rate, set_rate
+from fuse4seg.training.schedule import polynomial_rate, set_rate
 from fuse4seg.training.validation import validate_fold
 
 log = logging.getLogger(__name__)
@@ -58,7 +61,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.logger.local_logger = History()
         self.options = TrainingOptions()
+        self.save_every = 1  # nnU-Net's 50 would cost a cluster job that is cut short up to 50 epochs
         self.discriminators: nn.ModuleList | None = None
+        self.auxiliary_head: nn.Module | None = None
         self.leader_optimiser: torch.optim.Optimizer | None = None
         self.discriminator_optimiser: torch.optim.Optimizer | None = None
         self.bilevel_step: BilevelStep | None = None
@@ -83,19 +88,25 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """nnU-Net's SGD for the follower, Adam for the leader."""
-        self.leader_optimiser = torch.optim.Adam(self.network.fusion.parameters(), self.options.leader_learning_rate)
+        self.auxiliary_head = AuxiliaryHead(type(self.network.fusion.fuse_low), self.network.fusion.detail_features,
+                                            classes=self.label_manager.num_segmentation_heads).to(self.device)
+        self.leader_optimiser = torch.optim.Adam(self._leader_parameters(), self.options.leader_learning_rate)
         follower = torch.optim.SGD(self.network.segmentation.parameters(), self.initial_lr, momentum=0.99, nesterov=True,
                                    weight_decay=self.weight_decay)
         return follower, PolyLRScheduler(follower, self.initial_lr, self.num_epochs)
 
+    def _leader_parameters(self) -> list[nn.Parameter]:
+        return [*self.network.fusion.parameters(), *self.auxiliary_head.parameters()]
+
     def _build_step(self) -> BilevelStep:
         on_gpu = self.device.type == "cuda"
+        one_resolution = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
         autocast: Callable[[], Any] = partial(torch.autocast, "cuda") if on_gpu else contextlib.nullcontext
         return BilevelStep(self.network, self.loss,
-                           leader=Level(list(self.network.fusion.parameters()), self.leader_optimiser),
+                           leader=Level(self._leader_parameters(), self.leader_optimiser),
                            follower=Level(list(self.network.segmentation.parameters()), self.optimizer),
                            discriminators=self.discriminators, discriminator_optimiser=self.discriminator_optimiser,
-                           settings=self.options.bilevel, scaler=self.grad_scaler, autocast=autocast)
+                           auxiliary=AuxiliaryLoss(self.auxiliary_head, one_resolution), settings=self.options.bilevel, scaler=self.grad_scaler, autocast=autocast)
 
     def _do_i_compile(self) -> bool:
         """Never: the two levels call parts of the network, which a compiled whole does not serve."""
@@ -179,7 +190,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.network.train()
         for epoch in range(first, epochs):
             for moved in (optimiser, self.discriminator_optimiser):
-                set_rate(moved, halving_rate(self.options.leader_learning_rate, epoch, epochs=epochs))
+                set_rate(moved, polynomial_rate(self.options.leader_learning_rate, epoch, epochs=epochs))
             report = self._pretraining_epoch(step, batches, epoch)
             self._say(f"pre-training epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in report.items()))
             save_checkpoint(self._pretraining_state(optimiser, epoch + 1), latest)
@@ -259,7 +270,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """nnU-Net's, and the rates of leader and discriminators."""
         super().on_train_epoch_start()
-        rate = halving_rate(self.options.leader_learning_rate, self.current_epoch, epochs=self.num_epochs)
+        rate = polynomial_rate(self.options.leader_learning_rate, self.current_epoch, epochs=self.num_epochs)
         for optimiser in (self.leader_optimiser, self.discriminator_optimiser):
             set_rate(optimiser, rate)
 
@@ -322,6 +333,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
             "network_weights": self.network.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "leader_optimizer_state": self.leader_optimiser.state_dict(),
+            "auxiliary_head": self.auxiliary_head.state_dict(),
             "discriminators": self.discriminators.state_dict(),
             "discriminator_optimizer_state": self.discriminator_optimiser.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
@@ -357,6 +369,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.network.load_state_dict(state["network_weights"])
         self.optimizer.load_state_dict(state["optimizer_state"])
         self.leader_optimiser.load_state_dict(state["leader_optimizer_state"])
+        self.auxiliary_head.load_state_dict(state["auxiliary_head"])
         self.discriminators.load_state_dict(state["discriminators"])
         self.discriminator_optimiser.load_state_dict(state["discriminator_optimizer_state"])
         if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
