@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from fuse4seg.networks.convolution import conv_block
+from fuse4seg.networks.convolution import ChannelNorm, conv_block
 from fuse4seg.networks.coupling import AffineCoupling
 from fuse4seg.networks.lite_transformer import LiteTransformerBlock
 from fuse4seg.networks.rearrange import space_to_depth
@@ -42,12 +42,15 @@ class DualStreamEncoder(nn.Module):
         self.stem = conv_op(prod(detail_stride), detail_features, 3, padding=1)
         self.modality = nn.Parameter(torch.zeros(modalities, detail_features))
         self.activation = nn.LeakyReLU(0.01)
-        self.high = nn.Sequential(*(AffineCoupling(conv_op, detail_features) for _ in range(couplings)))
+        # Without the norms at their ends, pre-training at Adam's 2e-3 fell into a constant image for one seed of three.
+        self.high = nn.Sequential(*(AffineCoupling(conv_op, detail_features) for _ in range(couplings)),
+                                  ChannelNorm(detail_features))
         widths = [detail_features, *[base_features] * max(1, len(base_strides))]
         strides = list(base_strides) or [1]
         self.low = nn.Sequential(*(conv_block(conv_op, before, after, stride=stride) for (before, after), stride
                                    in zip(pairwise(widths), strides, strict=True)),
-                                 *(LiteTransformerBlock(conv_op, base_features) for _ in range(transformers)))
+                                 *(LiteTransformerBlock(conv_op, base_features) for _ in range(transformers)),
+                                 ChannelNorm(base_features))
 
     def forward(self, sources: Tensor) -> tuple[Tensor, Tensor]:
         """Encode all modalities in one pass through the batch axis.
