@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fuse4seg.errors import AmbiguousDatasetError, DatasetNotFoundError, RootNotSetError
+from fuse4seg.errors import AmbiguousDatasetError, DatasetNotFoundError, OptionError, RootNotSetError
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 TRAINER_FOLDER = Path(__file__).parent / "training" / "nnunet_trainers"
@@ -27,11 +27,17 @@ def prepare_environment() -> None:
     """Give nnU-Net what it reads at import: process counts that fit this machine, and our trainer's folder.
 
     nnU-Net's defaults (8 and 12 processes) swamp a small machine, and 0 augmentation processes makes its planner crash.
+
+    Raises:
+        OptionError: A process count of the environment is no number.
     """
+    for variable in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
+        if not os.environ.get(variable, "0").isdecimal():
+            raise OptionError(variable, f"{os.environ[variable]!r} is no number of processes. Set it to 1 or more, or unset it.")
     cpus = os.cpu_count() or 1
-    os.environ.setdefault("nnUNet_def_n_proc", str(min(8, cpus)))
-    if os.environ.get("nnUNet_n_proc_DA", "0") == "0":
-        os.environ["nnUNet_n_proc_DA"] = str(min(12, max(1, cpus - 1)))
+    for variable, fitting in (("nnUNet_def_n_proc", min(8, cpus)), ("nnUNet_n_proc_DA", min(12, max(1, cpus - 1)))):
+        if int(os.environ.get(variable, "0")) == 0:
+            os.environ[variable] = str(fitting)
     known = os.environ.get("nnUNet_extTrainer", "")
     if str(TRAINER_FOLDER) not in known.split(os.pathsep):
         os.environ["nnUNet_extTrainer"] = os.pathsep.join(filter(None, [str(TRAINER_FOLDER), known]))

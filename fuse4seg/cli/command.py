@@ -44,9 +44,9 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
                         stream=sys.stderr, force=True)
     for noisy in ("matplotlib", "PIL", "numexpr", "blosc2", "torch", "fsspec", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    set_roots(options.root)
-    prepare_environment()
     try:
+        set_roots(options.root)
+        prepare_environment()
         with logging_redirect_tqdm():
             return action(options) or OK
     except Fuse4SegError as error:

@@ -38,7 +38,9 @@ def find_model(*, dataset: str | None = None, configuration: str | None = None, 
 
     Args:
         dataset: Id or name.
-        configuration, plans, trainer: Parts of the model folder's name.
+        configuration: Such as 2d.
+        plans: Name of the plans.
+        trainer: Name of the trainer class.
         folds: Folds that must be there; if None, all trained ones.
         checkpoint: File that makes a fold count as trained.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from fuse4seg.inference.export import to_input_space, write_image
 from fuse4seg.inference.fuse_image import WholeImage
 from fuse4seg.inference.panel import write_panel
 from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Wanted:
 
 
 def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, folds: tuple[int | str, ...],
-                   wanted: Wanted = Wanted()) -> list[Path]:  # noqa: B008 (frozen)
+                   wanted: Wanted = Wanted()) -> list[Path]:
     """Predict every case of a folder; all inputs are checked before the first is predicted.
 
     Args:
@@ -69,7 +68,7 @@ def _predict_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds:
                   wanted: Wanted) -> Path:
     predictor.forget()
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with logged_prints():
         channels, _, properties = preprocessor.run_case([str(path) for path in case.images], None, predictor.plans_manager,
                                                         predictor.configuration_manager, predictor.dataset_json)
         logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(channels))
@@ -99,7 +98,7 @@ def _export_seen(predictor: Fuse4SegPredictor, case: Case, seen: WholeImage, out
         for name, heat in zip(names[1:], attention, strict=True):
             write_image(heat, folder / f"{case.name}_{name}{ending}", properties)
     if wanted.panels:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with logged_prints():
             sources, _ = predictor.plans_manager.image_reader_writer_class().read_images([str(p) for p in case.images])
         write_panel(make_writable_folder(output / "panels" / place) / f"{case.name}.png", sources=sources, names=names,
                     fused=fused, attention=attention, segmentation=segmentation)

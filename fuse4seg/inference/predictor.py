@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +13,10 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
-from fuse4seg.errors import CheckpointError
+from fuse4seg.errors import CheckpointError, OptionError
 from fuse4seg.inference.fuse_image import WholeImage, fuse_whole_image
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.training.checkpoint import load_checkpoint
 
 
@@ -31,7 +30,7 @@ class Fuse4SegPredictor(nnUNetPredictor):
 
     def __init__(self, *, device: torch.device, use_mirroring: bool = True, tile_step_size: float = 0.5,
                  want_attention: bool = False) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with logged_prints():
             super().__init__(tile_step_size=tile_step_size, use_mirroring=use_mirroring, device=device, allow_tqdm=False)
         self.want_attention = want_attention
         self.seen: list[WholeImage] = []
@@ -70,11 +69,15 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
 
     Raises:
         CheckpointNotFoundError, CheckpointError: A fold has no usable checkpoint.
+        OptionError: The model needs the labels of another stage.
     """
     plans = PlansManager(load_json(str(model_folder / "plans.json")))
     dataset_json = load_json(str(model_folder / "dataset.json"))
     states = [load_checkpoint(model_folder / f"fold_{fold}" / checkpoint) for fold in folds]
     configuration = plans.get_configuration(states[0]["init_args"]["configuration"])
+    if configuration.previous_stage_name is not None:
+        raise OptionError("-c", f"{model_folder} is the second stage of a cascade, which cannot be predicted yet. "
+                                "Choose a configuration of its own, such as 3d_fullres.")
     network = get_network_from_plans(
         configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
         configuration.network_arch_init_kwargs_req_import, determine_num_input_channels(plans, configuration, dataset_json),

@@ -46,7 +46,8 @@ class TrainingOptions:
             if getattr(self, name) < least:
                 problem = f"must be at least {least}, got {getattr(self, name)}. Give a larger number."
                 raise OptionError(f"--{name}", problem)
-        for flag, weight in (("--fusion_weight", self.bilevel.fusion_weight), ("--auxiliary_head", self.bilevel.auxiliary_weight)):
+        for flag, weight in (("--fusion_weight", self.bilevel.fusion_weight),
+                             ("--auxiliary_head", self.bilevel.auxiliary_weight)):
             if not 0 <= weight < math.inf:
                 raise OptionError(flag, f"must be a number from 0 on, got {weight}. 0 leaves it out.")
         if self.bilevel.hypergradient not in ESTIMATORS:

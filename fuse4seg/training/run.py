@@ -28,15 +28,17 @@ from fuse4seg.errors import (
 )
 from fuse4seg.files import make_writable_folder
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
+from fuse4seg.planning.planner import NETWORK, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.trainer import Fuse4SegTrainer
 
 log = logging.getLogger(__name__)
 
-NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
 #: nnU-Net's cross-validation.
 SPLITS = 5
+#: Options whose flag has another name.
+FLAGS = {"auxiliary_weight": "--auxiliary_head"}
 #: Most wanted first.
 RESUMABLE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
@@ -57,7 +59,7 @@ class Training:
     dataset: str
     configuration: str
     fold: int | str
-    plans: str = "Fuse4SegPlans"
+    plans: str = PLANS_NAME
     trainer: str = "Fuse4SegTrainer"
     device: str | None = None
 
@@ -132,14 +134,12 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     name = dataset_name(training.dataset)
     folder = data_root(PREPROCESSED) / name
     path = folder / f"{training.plans}.json"
+    plans = read_plans(path)
     try:
-        plans = json.loads(path.read_text())
         manager = PlansManager(dict(plans))
         available = manager.available_configurations
-    except FileNotFoundError as error:
-        raise PlansNotFoundError(path) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise PlansNotFoundError(path, "cannot be read as plans") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PlansNotFoundError(path, "holds no plans") from error
     if training.configuration not in available:
         raise ConfigurationNotFoundError(training.configuration, path, available)
     configuration = manager.get_configuration(training.configuration)
@@ -156,13 +156,18 @@ def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:
     if training.fold == "all":
         return
     folder = data_root(PREPROCESSED) / name
-    if (folder / "splits_final.json").is_file():
+    splits = folder / "splits_final.json"
+    count = len(json.loads(splits.read_text())) if splits.is_file() else SPLITS
+    if int(training.fold) >= count:
+        # nnU-Net would draw another split at random, and say so in its log alone.
+        raise FoldError(f"{name} has no fold {training.fold}. Train one of 0 to {count - 1}, or all.")
+    if splits.is_file():
         return
     data = folder / PlansManager(dict(plans)).get_configuration(training.configuration).data_identifier
     cases = infer_dataset_class(str(data)).get_identifiers(str(data))
     if len(cases) < SPLITS:
         raise FoldError(f"{name} has {len(cases)} training cases, too few for {SPLITS} folds. "
-                        f"Train fold all, or write {folder / 'splits_final.json'}.")
+                        f"Train fold all, or write {splits}.")
 
 
 def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Path | None:
@@ -188,8 +193,8 @@ def _choose_options(checkpoint: Path | None, chosen: dict[str, Any]) -> Training
     if wanted != trained:
         differing = next(name for name, value in chosen.items() if value is not None
                          and trained.changed(**{name: value}) != trained)
-        raise OptionError(f"--{differing}", f"{chosen[differing]} differs from what {checkpoint} was trained with. "
-                                            f"Leave it out, or train anew in another results folder.")
+        problem = f"{chosen[differing]} differs from what {checkpoint} was trained with."
+        raise OptionError(FLAGS.get(differing, f"--{differing}"), f"{problem} Leave it out, or train anew in another results folder.")
     return trained
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ from fuse4seg.errors import CheckpointError, NonFiniteLossError, OptionError
 from fuse4seg.networks.auxiliary_head import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
 from fuse4seg.training.auxiliary import AuxiliaryLoss
 from fuse4seg.training.bilevel import BilevelStep, Level
@@ -57,7 +57,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
                  device: torch.device = torch.device("cuda")) -> None:  # noqa: B008 (nnU-Net's signature)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with logged_prints():
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.logger.local_logger = History()
         self.options = TrainingOptions()
@@ -106,7 +106,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
                            leader=Level(self._leader_parameters(), self.leader_optimiser),
                            follower=Level(list(self.network.segmentation.parameters()), self.optimizer),
                            discriminators=self.discriminators, discriminator_optimiser=self.discriminator_optimiser,
-                           auxiliary=AuxiliaryLoss(self.auxiliary_head, one_resolution), settings=self.options.bilevel, scaler=self.grad_scaler, autocast=autocast)
+                           auxiliary=AuxiliaryLoss(self.auxiliary_head, one_resolution), settings=self.options.bilevel,
+                           scaler=self.grad_scaler, autocast=autocast)
 
     def _do_i_compile(self) -> bool:
         """Never: the two levels call parts of the network, which a compiled whole does not serve."""
@@ -117,8 +118,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def print_to_log_file(self, *args: object, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """nnU-Net's messages go to the log file, and to the log at debug level."""
-        with contextlib.redirect_stdout(io.StringIO()):
-            super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
+        super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
         log.debug(" ".join(map(str, args)))
 
     def _say(self, message: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
 from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def _score(trainer: Fuse4SegTrainer, folder: Path, cases: Sequence[str]) -> dict
         if path.name.removesuffix(ending) not in cases:
             path.unlink()  # left over from another split: nnU-Net would score it with this one
     labels = trainer.label_manager
-    with contextlib.redirect_stdout(io.StringIO()):
+    with logged_prints():
         return compute_metrics_on_folder(
             str(Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"), str(folder), str(folder / "summary.json"),
             trainer.plans_manager.image_reader_writer_class(), ending,
