@@ -33,6 +33,7 @@ class TestForward:
         assert fused.gates.shape == (2, modalities + 1, *size)
         assert fused.low.shape[:3] == (2, modalities, 8)
         assert fused.high.shape[:3] == (2, modalities, 4)
+        assert fused.decoded.shape == (2, 4, *fused.high.shape[3:])
         assert fused.attention.shape[:2] == (2, modalities - 1)
         assert fused.image.min() >= 0
         assert fused.image.max() <= 1 + 1e-6
@@ -70,18 +71,18 @@ class TestForward:
 
     @pytest.mark.parametrize("modalities", [2, 3, 4])
     @pytest.mark.parametrize("size", [(40, 32), (12, 16, 8)])
-    def test_is_near_the_voxelwise_maximum_before_training(self, modalities: int, size: tuple[int, ...],
-                                                           random_images: Images) -> None:
+    def test_is_near_the_mean_of_the_sources_before_training(self, modalities: int, size: tuple[int, ...],
+                                                             random_images: Images) -> None:
         sources = random_images(2, modalities, *size)
-        strongest = sources.amax(dim=1, keepdim=True)
-        distance = (fusion(modalities, axes=len(size))(sources).image - strongest).abs().mean()
-        of_the_average = (sources.mean(dim=1, keepdim=True) - strongest).abs().mean()
-        assert distance < 0.11
-        assert distance < 0.4 * of_the_average
+        mean, strongest = sources.mean(dim=1, keepdim=True), sources.amax(dim=1, keepdim=True)
+        image = fusion(modalities, axes=len(size))(sources).image
+        assert (image - mean).abs().mean() < 0.07
+        assert (image - mean).mean() > 0.01
+        assert (image - strongest).abs().mean() < (mean - strongest).abs().mean()
 
     def test_gives_back_equal_sources_before_training(self, random_images: Images) -> None:
         image = random_images(1, 1, 32, 32)
-        assert (fusion()(image.expand(1, 2, 32, 32)).image - image).abs().mean() < 0.03
+        assert (fusion()(image.expand(1, 2, 32, 32)).image - image).abs().mean() < 0.05
 
     def test_one_modality_needs_no_attention(self, random_images: Images) -> None:
         source = random_images(2, 1, 13, 9)
