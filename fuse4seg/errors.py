@@ -213,8 +213,8 @@ class UnpairedCasesError(Fuse4SegError):
 class WorkerDiedError(Fuse4SegError):
     """A background process ended without an answer."""
 
-    def __init__(self, doing: str) -> None:
-        super().__init__(f"a background process died while {doing}, most likely for want of memory. Use fewer processes (-np 1).")
+    def __init__(self, doing: str, *, mend: str = "Use fewer processes (-np 1).") -> None:
+        super().__init__(f"a background process died while {doing}, most likely for want of memory. {mend}")
 
 
 class NonFiniteLossError(Fuse4SegError):

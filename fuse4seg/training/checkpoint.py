@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,12 @@ import torch
 
 from fuse4seg.errors import CheckpointError, CheckpointNotFoundError
 from fuse4seg.files import written_whole
+
+#: What plain data are made of; their subclasses would need code to be loaded.
+PLAIN = (type(None), bool, int, float, str, bytes)
+#: What reading a damaged or malicious file can end in.
+UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, EOFError, RuntimeError, LookupError,
+              ValueError, TypeError, AttributeError)
 
 
 def to_plain(value: Any) -> Any:
@@ -25,12 +33,12 @@ def to_plain(value: Any) -> Any:
         items = [to_plain(item) for item in value]
         return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, Path):
         return str(value)
-    if value is None or isinstance(value, (bool, int, float, str, bytes, torch.Tensor, torch.device)):
+    if type(value) in PLAIN or isinstance(value, (torch.Tensor, torch.device)):
         return value
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
 
@@ -40,9 +48,29 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
 
     Raises:
         UnwritableFolderError: The operating system refused to write.
+        TypeError: A value has no plain form.
     """
-    with written_whole(path) as temporary:
-        torch.save(to_plain(content), temporary)
+    plain = to_plain(content)
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        try:
+            torch.save(plain, stream)
+        except RuntimeError as error:
+            # On a full disk PyTorch complains on top of the operating system.
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def _check_sums(path: Path) -> None:
+    """Compare every record with its checksum; PyTorch writes them but never looks, and loads a flipped bit as a weight.
+
+    Raises:
+        zipfile.BadZipFile: A record is damaged, or the file is no archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        # PyTorch writes plain records alone. A compressed one could unpack to any size, and a folder would be read as noise.
+        odd = [entry.filename for entry in archive.infolist() if entry.compress_type or entry.external_attr]
+        damaged = odd[0] if odd else archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"record {damaged} does not match its checksum or its kind")
 
 
 def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",
@@ -61,7 +89,8 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",
     if not path.is_file():
         raise CheckpointNotFoundError(path, mend)
     try:
+        _check_sums(path)
         return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(path, f"damaged, or not plain data ({reason})") from error

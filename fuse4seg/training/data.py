@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,6 +70,30 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
+@contextmanager
+def _signals_left_alone() -> Iterator[None]:
+    """Take PyTorch's handler of dead workers away again.
+
+    It raises wherever the main thread happens to be, in the middle of a step. ``next`` finds dead workers by itself.
+    """
+    main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+    before = signal.getsignal(signal.SIGCHLD) if main else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
+
+#: What the main process meets when a worker dies while it hands over a tensor.
+CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
+
+
+def _tells_of_a_death(error: Exception) -> bool:
+    """PyTorch names a dead worker by its pid; errors that a worker itself met arrive as "Caught ..."."""
+    if isinstance(error, CUT_OFF):
+        return not str(error).startswith("Caught ")
+    return str(error).startswith(("DataLoader worker (pid", "Pin memory thread exited"))
+
+
 class BatchStream:
     """Endless batches in order, prepared by background processes.
 
@@ -79,9 +105,11 @@ class BatchStream:
     """
 
     def __init__(self, batches: SeededBatches, *, start: int = 0, workers: int = 0, pin_memory: bool = False) -> None:
-        self._iterator = iter(DataLoader(batches, batch_size=None, sampler=_From(start), num_workers=workers,
-                                         collate_fn=_as_it_is, prefetch_factor=3 if workers else None,
-                                         pin_memory=pin_memory))
+        loader = DataLoader(batches, batch_size=None, sampler=_From(start), num_workers=workers, collate_fn=_as_it_is,
+                            prefetch_factor=3 if workers else None, pin_memory=pin_memory)
+        with _signals_left_alone():
+            self._iterator = iter(loader)
+        self._workers = workers
 
     def __iter__(self) -> BatchStream:
         return self
@@ -94,14 +122,14 @@ class BatchStream:
         """
         try:
             return next(self._iterator)
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error):
-                raise WorkerDiedError("preparing batches") from error
+        except (RuntimeError, *CUT_OFF) as error:
+            if self._workers and _tells_of_a_death(error):
+                raise WorkerDiedError("preparing batches", mend="Use fewer of them (nnUNet_n_proc_DA=1).") from error
             raise
 
 
 def without_timing(transform: BasicTransform) -> BasicTransform:
-    """Stop nnU-Net's blur from choosing its algorithm by a stopwatch, which makes runs differ; returns ``transform``."""
+    """Stop nnU-Net's blur from choosing its algorithm by a stopwatch, by which runs differ; returns ``transform``."""
     for part in [transform, *getattr(transform, "transforms", [])]:
         blur = getattr(part, "transform", part)
         if isinstance(blur, GaussianBlurTransform):

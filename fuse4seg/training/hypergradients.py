@@ -1,7 +1,7 @@
 r"""Hypergradients: how the leader's objective changes when the follower is free to answer.
 
-Leader x with upper objective F(x, y), follower y with lower objective f(x, y). All functions are pure: they read the graphs of the
-two losses, return gradients, and change nothing.
+Leader x with upper objective F(x, y), follower y with lower objective f(x, y). All functions are pure: they read the
+graphs of the two losses, which may not share a part and are spent afterwards, return gradients, and change nothing.
 
 Source: method.md, "Our reading".
 """
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Added to the squared norm that the Gauss-Newton ratio divides by. Gradient norms of a segmentation loss lie around 0.1 to 10.
+#: Added to the squared norm that the Gauss-Newton ratio divides by. Gradient norms of a segmentation loss lie around
+#: 0.1 to 10.
 DEFAULT_DAMPING = 1e-3
 
 
@@ -35,7 +36,7 @@ class Hypergradient(NamedTuple):
 
 
 def _gradients(loss: Tensor, groups: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Gradients of ``loss`` for several groups of parameters from one backward pass; 0 where a parameter has no part in it."""
+    """Gradients of ``loss`` for groups of parameters from one backward pass; 0 where a parameter has no part in it."""
     parameters = [parameter for group in groups for parameter in group]
     flat = iter(torch.autograd.grad(loss, parameters, materialize_grads=True, allow_unused=True))
     return [[next(flat) for _ in group] for group in groups]
@@ -43,7 +44,8 @@ def _gradients(loss: Tensor, groups: Sequence[Sequence[Tensor]]) -> list[list[Te
 
 def inner_product(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """Sum of all element-wise products, in float32 at least."""
-    products = [(a.float() * b.float()).sum() for a, b in zip(first, second, strict=True)]
+    wide = [torch.promote_types(a.dtype, torch.float32) for a in first]
+    products = [(a.to(dtype) * b.to(dtype)).sum() for a, b, dtype in zip(first, second, wide, strict=True)]
     return torch.stack(products).sum()
 
 
@@ -54,7 +56,8 @@ def joint(upper_loss: Tensor, lower_loss: Tensor, *, leader: Sequence[Tensor], f
     Args:
         upper_loss: Scalar F with a graph to leader and follower.
         lower_loss: Scalar f with a graph to the follower; the leader may be cut off.
-        leader, follower: Parameters x and y.
+        leader: Parameters x.
+        follower: Parameters y.
         damping: Not used; all estimators take the same arguments.
 
     Source: paper Eq. 6 and 7.
@@ -76,7 +79,8 @@ def gauss_newton(upper_loss: Tensor, lower_loss: Tensor, *, leader: Sequence[Ten
     Args:
         upper_loss: Scalar F with a graph to leader and follower.
         lower_loss: Scalar f with a graph to leader and follower.
-        leader, follower: Parameters x and y.
+        leader: Parameters x.
+        follower: Parameters y.
         damping: Above 0; keeps r finite where the lower gradient vanishes.
 
     Source: paper Eq. 4 and 5 as method.md reads them.
@@ -84,7 +88,8 @@ def gauss_newton(upper_loss: Tensor, lower_loss: Tensor, *, leader: Sequence[Ten
     direct, upper = _gradients(upper_loss, (leader, follower))
     response, lower = _gradients(lower_loss, (leader, follower))
     ratio = inner_product(lower, upper) / (inner_product(lower, lower) + damping)
-    return Hypergradient([d - ratio.to(d.dtype) * s for d, s in zip(direct, response, strict=True)], lower, upper, ratio)
+    total = [d - ratio.to(d.dtype) * s for d, s in zip(direct, response, strict=True)]
+    return Hypergradient(total, lower, upper, ratio)
 
 
 Estimator = Callable[..., Hypergradient]

@@ -55,7 +55,8 @@ class PretrainingStep:
         sources, _ = self.model.window(batch[:, :self.model.modalities])
         images, low, high = self.model.fusion.reconstruct(sources)
         parts = {"content": content_loss(images, sources), "decomposition": decomposition_loss(low, high)}
-        total = self.weights.decomposition * parts["decomposition"] + (1 - self.weights.decomposition) * parts["content"]
+        sigma = self.weights.decomposition
+        total = sigma * parts["decomposition"] + (1 - sigma) * parts["content"]
         if self.weights.adversarial:
             parts["adversarial"] = generator_loss([discriminator(images[:, index:index + 1])
                                                    for index, discriminator in enumerate(self.discriminators)])

@@ -1,0 +1,330 @@
+"""The bi-level step: which half moves which level, and what mixed precision and clipping change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from fuse4seg.losses.adversarial import discriminator_loss
+from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
+from fuse4seg.networks.auxiliary_head import AuxiliaryHead
+from fuse4seg.networks.discriminator import Discriminator
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.training.auxiliary import AuxiliaryLoss
+from fuse4seg.training.bilevel import MAX_NORM, BilevelSettings, BilevelStep, Level, half, move_discriminators
+from fuse4seg.training.hypergradients import ESTIMATORS
+
+MakeModel = Callable[..., FuseThenSegment]
+both_estimators = pytest.mark.parametrize("hypergradient", ESTIMATORS)
+
+
+class RecordingSGD(torch.optim.SGD):
+    """SGD that remembers the gradients it was given last."""
+
+    given: list[torch.Tensor]
+
+    def step(self, closure: Any = None) -> Any:
+        self.given = [parameter.grad.clone() for group in self.param_groups for parameter in group["params"]]
+        return super().step(closure)
+
+
+def step_of(model: FuseThenSegment, *, leader_rate: float = 1e-3, follower_rate: float = 1e-2,
+            loss: Callable[..., torch.Tensor] = cross_entropy, discriminators: nn.ModuleList | None = None,
+            auxiliary: AuxiliaryLoss | None = None, scaler: torch.amp.GradScaler | None = None, autocast: Any = None,
+            **settings: Any) -> BilevelStep:
+    of_the_head = list(auxiliary.head.parameters()) if auxiliary is not None else []
+    levels = [Level(parameters, RecordingSGD(parameters, lr=rate, momentum=0.9))
+              for parameters, rate in (([*model.fusion.parameters(), *of_the_head], leader_rate),
+                                       (list(model.segmentation.parameters()), follower_rate))]
+    optimiser = RecordingSGD(discriminators.parameters(), lr=1e-2) if discriminators is not None else None
+    extra = {} if autocast is None else {"autocast": autocast}
+    return BilevelStep(model, loss, leader=levels[0], follower=levels[1], discriminators=discriminators,
+                       discriminator_optimiser=optimiser, auxiliary=auxiliary, settings=BilevelSettings(**settings),
+                       scaler=scaler, **extra)
+
+
+def with_channel(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy on labels (B, 1, *S), as nnU-Net keeps them."""
+    return cross_entropy(logits, labels[:, 0].long())
+
+
+def auxiliary_loss() -> AuxiliaryLoss:
+    torch.manual_seed(5)
+    return AuxiliaryLoss(AuxiliaryHead(nn.Conv2d, 4, classes=2), with_channel)
+
+
+def norm_of(gradients: list[torch.Tensor]) -> float:
+    return torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+
+
+def assert_same(gradients: list[torch.Tensor], expected: tuple[torch.Tensor, ...], *, relative: float = 1e-4) -> None:
+    """Equal up to a part of the largest expected value."""
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=0, atol=relative * max(part.abs().max() for part in expected))
+
+
+def gradient_of(loss: torch.Tensor, module: nn.Module) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)
+
+
+def fusion_objective(model: FuseThenSegment, batch: torch.Tensor) -> torch.Tensor:
+    seen = model.fuse(batch)
+    return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=None,
+                       weights=FusionLossWeights())[0]
+
+
+class TestHalf:
+    @pytest.mark.parametrize("size", [2, 3, 4, 7])
+    def test_the_two_are_disjoint_interleaved_and_all_there_is(self, size: int) -> None:
+        batch = torch.arange(size).view(size, 1)
+        (lower, lower_targets), (upper, upper_targets) = (half(batch, batch + 100, offset=offset) for offset in (0, 1))
+        assert lower.flatten().tolist() == list(range(0, size, 2))
+        assert upper.flatten().tolist() == list(range(1, size, 2))
+        assert torch.equal(lower_targets, lower + 100)
+        assert torch.equal(upper_targets, upper + 100)
+
+    def test_splits_every_resolution_of_deep_supervision(self) -> None:
+        targets = [torch.arange(4), torch.arange(4) + 10]
+        _, split = half(torch.rand(4, 1), targets, offset=1)
+        assert [part.tolist() for part in split] == [[1, 3], [11, 13]]
+
+
+class TestReport:
+    def test_losses_are_those_of_each_half_before_the_step(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                                          targets: torch.Tensor) -> None:
+        model = tiny_model()
+        with torch.no_grad():
+            lower, upper = (cross_entropy(model(batch[offset::2]), targets[offset::2]).item() for offset in (0, 1))
+            fusion = fusion_objective(model, batch[1::2]).item()
+        report = step_of(model)(batch, targets)
+        assert (report["lower"], report["upper"], report["fusion"]) == pytest.approx((lower, upper, fusion), rel=1e-5)
+
+    @pytest.mark.parametrize(("hypergradient", "adversarial", "more"), [
+        ("joint", False, set()), ("joint", True, {"adversarial", "discriminator"}),
+        ("gauss_newton", False, {"ratio"}), ("gauss_newton", True, {"adversarial", "discriminator", "ratio"}),
+    ])
+    def test_names_every_loss(self, hypergradient: str, adversarial: bool, more: set[str], tiny_model: MakeModel,
+                              batch: torch.Tensor, targets: torch.Tensor) -> None:
+        discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2)) if adversarial else None
+        report = step_of(tiny_model(), hypergradient=hypergradient, discriminators=discriminators)(batch, targets)
+        assert set(report) == {"upper", "lower", "fusion", "intensity", "texture", "decomposition"} | more
+        assert all(isinstance(value, float) for value in report.values())
+
+
+class TestLearning:
+    @both_estimators
+    def test_lowers_the_upper_loss_of_a_fixed_batch(self, hypergradient: str, tiny_model: MakeModel, batch: torch.Tensor,
+                                                    targets: torch.Tensor) -> None:
+        step = step_of(tiny_model(), hypergradient=hypergradient)
+        losses = [step(batch, targets)["upper"] for _ in range(15)]
+        assert losses[-1] < 0.9 * losses[0]
+
+    def test_leader_alone_lowers_the_upper_objective_step_by_step(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                                                  targets: torch.Tensor) -> None:
+        step = step_of(tiny_model(), follower_rate=0.0, fusion_weight=0.5)
+        reports = [step(batch, targets) for _ in range(6)]
+        objectives = [report["upper"] + 0.5 * report["fusion"] for report in reports]
+        assert objectives == sorted(objectives, reverse=True)
+        assert objectives[-1] < objectives[0]
+
+    def test_works_under_deep_supervision(self, tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
+        def deep_loss(outputs: list[torch.Tensor], labels: list[torch.Tensor]) -> torch.Tensor:
+            return sum(cross_entropy(output, label) for output, label in zip(outputs, labels, strict=True))
+
+        step = step_of(tiny_model(deep_supervision=True), loss=deep_loss)
+        losses = [step(batch, [targets, targets[:, ::2, ::2]])["upper"] for _ in range(15)]
+        assert losses[-1] < 0.9 * losses[0]
+
+    def test_hands_a_cascade_s_channels_to_the_follower(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                                        targets: torch.Tensor) -> None:
+        step = step_of(tiny_model(extra=1))
+        first = torch.cat([batch, targets[:, None].float()], dim=1)
+        losses = [step(first, targets)["upper"] for _ in range(15)]
+        assert losses[-1] < 0.9 * losses[0]
+
+
+class TestGradients:
+    @both_estimators
+    def test_follower_gets_the_mean_of_both_halves(self, hypergradient: str, tiny_model: MakeModel, batch: torch.Tensor,
+                                                   targets: torch.Tensor) -> None:
+        model = tiny_model()
+        whole = gradient_of(cross_entropy(model(batch), targets), model.segmentation)
+        step = step_of(model, hypergradient=hypergradient)
+        step(batch, targets)
+        assert norm_of(whole) < MAX_NORM
+        assert_same(step.follower.optimiser.given, whole)
+
+    @pytest.mark.parametrize("fusion_weight", [0, 0.1, 2.0])
+    def test_joint_leader_gets_the_upper_objective_s(self, fusion_weight: float, tiny_model: MakeModel,
+                                                     batch: torch.Tensor, targets: torch.Tensor) -> None:
+        model = tiny_model()
+        objective = cross_entropy(model(batch[1::2]), targets[1::2]) + fusion_weight * fusion_objective(model, batch[1::2])
+        expected = gradient_of(objective, model.fusion)
+        step = step_of(model, fusion_weight=fusion_weight)
+        step(batch, targets)
+        assert_same(step.leader.optimiser.given, expected)
+
+    def test_lower_half_leaves_no_trace_in_a_joint_leader(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                                          targets: torch.Tensor) -> None:
+        other, other_targets = batch.clone(), targets.clone()
+        other[0::2], other_targets[0::2] = -other[0::2], 1 - other_targets[0::2]
+        given = {}
+        for hypergradient in ESTIMATORS:
+            steps = [step_of(tiny_model(), hypergradient=hypergradient) for _ in range(2)]
+            steps[0](batch, targets)
+            steps[1](other, other_targets)
+            given[hypergradient] = [step.leader.optimiser.given for step in steps]
+        assert all(torch.equal(*pair) for pair in zip(*given["joint"], strict=True))
+        assert not all(torch.allclose(*pair) for pair in zip(*given["gauss_newton"], strict=True))
+
+    def test_equal_halves_leave_a_gauss_newton_leader_the_fusion_losses_alone(
+            self, tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
+        model = tiny_model()
+        twice, twice_targets = batch.repeat_interleave(2, dim=0), targets.repeat_interleave(2, dim=0)
+        task = gradient_of(cross_entropy(model(batch), targets), model.fusion)
+        expected = gradient_of(0.1 * fusion_objective(model, batch), model.fusion)
+        step = step_of(model, hypergradient="gauss_newton", damping=1e-12, fusion_weight=0.1)
+        report = step(twice, twice_targets)
+        assert report["ratio"] == pytest.approx(1, abs=1e-4)
+        rounding = 1e-3 * max(part.abs().max() for part in task)
+        for gradient, wanted in zip(step.leader.optimiser.given, expected, strict=True):
+            torch.testing.assert_close(gradient, wanted, rtol=0, atol=rounding)
+        assert norm_of(expected) > 10 * rounding
+
+    @both_estimators
+    def test_are_clipped_for_each_level(self, hypergradient: str, tiny_model: MakeModel, batch: torch.Tensor,
+                                        targets: torch.Tensor) -> None:
+        step = step_of(tiny_model(), hypergradient=hypergradient,
+                       loss=lambda logits, labels: 1e6 * cross_entropy(logits, labels))
+        step(batch, targets)
+        for level in (step.leader, step.follower):
+            assert norm_of(level.optimiser.given) == pytest.approx(MAX_NORM, rel=1e-3)
+
+    def test_are_gone_after_the_step(self, tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
+        model = tiny_model()
+        step_of(model)(batch, targets)
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class TestAuxiliaryHead:
+    @both_estimators
+    def test_adds_its_loss_to_the_leader_s_objective_and_to_no_other(self, hypergradient: str, tiny_model: MakeModel,
+                                                                     batch: torch.Tensor, targets: torch.Tensor) -> None:
+        labels, model, auxiliary = targets[:, None], tiny_model(), auxiliary_loss()
+        loss = auxiliary(model.fuse(batch[1::2]).fused.decoded, labels[1::2])
+        extra = gradient_of(0.7 * loss, nn.ModuleList([model.fusion, auxiliary.head]))
+        helped = step_of(model, loss=with_channel, hypergradient=hypergradient, auxiliary=auxiliary, auxiliary_weight=0.7)
+        alone = step_of(tiny_model(), loss=with_channel, hypergradient=hypergradient)
+        alone(batch, labels)
+        report = helped(batch, labels)
+        assert report["auxiliary"] == pytest.approx(loss.item(), rel=1e-5)
+        without = [*alone.leader.optimiser.given, *(torch.zeros_like(weight) for weight in auxiliary.head.parameters())]
+        expected = tuple(first + second for first, second in zip(without, extra, strict=True))
+        assert_same(helped.leader.optimiser.given, expected)
+        assert_same(helped.follower.optimiser.given, tuple(alone.follower.optimiser.given))
+
+    def test_learns_with_the_leader(self, tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
+        step = step_of(tiny_model(), loss=with_channel, auxiliary=auxiliary_loss(), leader_rate=1e-2)
+        losses = [step(batch, targets[:, None])["auxiliary"] for _ in range(30)]
+        assert losses[-1] < 0.9 * losses[0]
+
+    def test_is_left_out_with_weight_0(self, tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
+        labels, auxiliary = targets[:, None], auxiliary_loss()
+        before = {name: weight.clone() for name, weight in auxiliary.head.state_dict().items()}
+        step, alone = (step_of(tiny_model(), loss=with_channel, auxiliary=used, auxiliary_weight=0) for used in (auxiliary, None))
+        assert step(batch, labels) == alone(batch, labels)
+        assert all(torch.equal(weight, before[name]) for name, weight in auxiliary.head.state_dict().items())
+        for given, wanted in zip(step.leader.optimiser.given, alone.leader.optimiser.given, strict=False):
+            assert torch.equal(given, wanted)
+
+
+class TestMixedPrecision:
+    @both_estimators
+    @pytest.mark.parametrize("autocast", [None, partial(torch.autocast, "cpu", dtype=torch.bfloat16)],
+                             ids=["float32", "bfloat16"])
+    def test_scaling_changes_nothing(self, hypergradient: str, autocast: Any, tiny_model: MakeModel, batch: torch.Tensor,
+                                     targets: torch.Tensor) -> None:
+        models = [tiny_model(), tiny_model()]
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+        steps = [step_of(model, hypergradient=hypergradient, scaler=used, autocast=autocast)
+                 for model, used in zip(models, (None, scaler), strict=True)]
+        reports = [[step(batch, targets) for _ in range(3)] for step in steps]
+        assert reports[1] == [pytest.approx(report, rel=1e-4) for report in reports[0]]
+        start = tiny_model().state_dict()
+        plain, scaled = (model.state_dict() for model in models)
+        for name in plain:
+            torch.testing.assert_close(scaled[name], plain[name], rtol=1e-5, atol=1e-6)
+        assert not any(torch.equal(plain[name], start[name]) for name in plain if "conv.weight" in name)
+
+    def test_clips_unscaled_gradients(self, tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
+        step = step_of(tiny_model(), loss=lambda logits, labels: 1e4 * cross_entropy(logits, labels),
+                       scaler=torch.amp.GradScaler("cpu", init_scale=2.0**12))
+        step(batch, targets)
+        assert norm_of(step.leader.optimiser.given) == pytest.approx(MAX_NORM, rel=1e-3)
+
+    @both_estimators
+    def test_overflow_skips_the_step_and_halves_the_scale(self, hypergradient: str, tiny_model: MakeModel,
+                                                          batch: torch.Tensor, targets: torch.Tensor) -> None:
+        def overflowing(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return 1e34 * cross_entropy(logits, labels)
+
+        model, scaler = tiny_model(), torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        report = step_of(model, hypergradient=hypergradient, loss=overflowing, scaler=scaler)(batch, targets)
+        assert report["upper"] < float("inf")
+        assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+        assert scaler.get_scale() == 2.0**15
+        step_of(model, hypergradient=hypergradient, scaler=scaler)(batch, targets)
+        assert not torch.equal(model.fusion.fuse_low.weight, before["fusion.fuse_low.weight"])
+        assert scaler.get_scale() == 2.0**15
+
+
+class TestDiscriminators:
+    def discriminators(self) -> nn.ModuleList:
+        # In evaluation mode spectral normalisation does not move, so that the same weights give the same logits.
+        return nn.ModuleList(Discriminator(2, 4) for _ in range(2)).eval()
+
+    def test_learn_from_their_own_loss_alone(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                             targets: torch.Tensor) -> None:
+        model, discriminators = tiny_model(), self.discriminators()
+        with torch.no_grad():
+            seen = model.fuse(batch[1::2])
+        loss = discriminator_loss([network(seen.sources[:, index:index + 1]) for index, network in enumerate(discriminators)],
+                                  [network(seen.fused.image) for network in discriminators])
+        expected = gradient_of(loss, discriminators)
+        step = step_of(model, discriminators=discriminators)
+        assert step(batch, targets)["discriminator"] == pytest.approx(loss.item(), rel=1e-5)
+        assert_same(step.discriminator_optimiser.given, expected)
+
+    def test_push_the_leader_by_their_weight(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                             targets: torch.Tensor) -> None:
+        given = []
+        for adversarial in (0.01, 5.0):
+            step = step_of(tiny_model(), discriminators=self.discriminators(), fusion_weight=1.0,
+                           losses=FusionLossWeights(adversarial=adversarial))
+            step(batch, targets)
+            given.append(step.leader.optimiser.given)
+        assert not all(torch.allclose(*pair, rtol=1e-3) for pair in zip(*given, strict=True))
+
+    def test_stay_as_they_are_with_weight_0(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                            targets: torch.Tensor) -> None:
+        discriminators = self.discriminators().train()
+        before = {name: weight.clone() for name, weight in discriminators.state_dict().items()}
+        report = step_of(tiny_model(), discriminators=discriminators,
+                         losses=FusionLossWeights(adversarial=0))(batch, targets)
+        assert not {"adversarial", "discriminator"} & set(report)
+        assert all(torch.equal(weight, before[name]) for name, weight in discriminators.state_dict().items())
+
+    def test_get_better_with_every_step_on_the_same_images(self) -> None:
+        discriminators = self.discriminators()
+        optimiser = torch.optim.SGD(discriminators.parameters(), lr=1e-2)
+        sources, fakes = torch.rand(2, 2, 16, 16), [torch.rand(2, 1, 16, 16) / 2] * 2
+        losses = [move_discriminators(discriminators, optimiser, sources=sources, fakes=fakes) for _ in range(5)]
+        assert losses == sorted(losses, reverse=True)
+        assert not losses[0].requires_grad

@@ -1,0 +1,203 @@
+"""Seeded batches: the same whatever prepares them, and a dead worker that is named as such."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from fuse4seg.errors import WorkerDiedError
+from fuse4seg.training.data import BatchStream, SeededBatches, seeded, without_timing
+
+MakeStream = Callable[..., BatchStream]
+
+
+class DrawingLoader:
+    """Draws from all three generators, as nnU-Net's sampling and augmentation do."""
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        return {"data": torch.rand(3), "target": torch.from_numpy(np.random.rand(2)), "keys": [str(random.random())],
+                "process": os.getpid()}
+
+
+class TransformingLoader:
+    """nnU-Net's own transforms on one image."""
+
+    def __init__(self, transforms: ComposeTransforms) -> None:
+        self.transforms = transforms
+        self.image = torch.rand(2, 24, 24, generator=torch.Generator().manual_seed(0))
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        given = {"image": self.image.clone(), "segmentation": (self.image[:1] > 0.5).to(torch.int16)}
+        changed = self.transforms(**given)
+        return {"data": changed["image"], "target": changed["segmentation"], "keys": ["case"]}
+
+
+class FailingLoader:
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        raise self.error("case 7 cannot be used")
+
+
+def transforms() -> ComposeTransforms:
+    return nnUNetTrainer.get_training_transforms((24, 24), (-np.pi, np.pi), [[1, 1], [0.5, 0.5]], (0, 1), False)
+
+
+def batches(loader: Any = None, *, seed: int = 0, stream: int = 0) -> SeededBatches:
+    return SeededBatches(loader or DrawingLoader(), seed=seed, stream=stream)
+
+
+def numbers(drawn: dict[str, Any]) -> tuple[list[float], list[float], list[str]]:
+    return drawn["data"].tolist(), drawn["target"].tolist(), drawn["keys"]
+
+
+def states() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def assert_states(before: tuple[Any, Any, torch.Tensor]) -> None:
+    assert random.getstate() == before[0]
+    np.testing.assert_equal(np.random.get_state(), before[1])
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+class TestSeeded:
+    def test_makes_all_three_generators_repeat_themselves(self) -> None:
+        draws = []
+        for _ in range(2):
+            with seeded(3, 1, 4):
+                draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
+        assert draws[0] == draws[1]
+
+    def test_gives_the_generators_states_back(self) -> None:
+        before = states()
+        with seeded(1):
+            random.random(), np.random.rand(3), torch.rand(3)
+        assert_states(before)
+
+    def test_gives_them_back_after_a_failure(self) -> None:
+        before = states()
+        with pytest.raises(ZeroDivisionError), seeded(1):
+            torch.rand(3), np.random.rand(3), 1 / 0
+        assert_states(before)
+
+    def test_does_not_depend_on_what_was_drawn_before(self) -> None:
+        with seeded(5):
+            first = torch.rand(1)
+        torch.rand(100), np.random.rand(100)
+        with seeded(5):
+            assert torch.equal(torch.rand(1), first)
+
+    def test_tells_every_word_apart(self) -> None:
+        entropies = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (2**40, 0, 1)]
+        draws = set()
+        for entropy in entropies:
+            with seeded(*entropy):
+                draws.add((torch.rand(1).item(), np.random.rand(), random.random()))
+        assert len({draw[0] for draw in draws}) == len({draw[1] for draw in draws}) == len(entropies)
+
+
+class TestSeededBatches:
+    def test_batch_depends_on_its_number_alone(self) -> None:
+        first, second = batches(), batches()
+        in_order = [numbers(first[index]) for index in range(4)]
+        assert [numbers(second[index]) for index in (3, 1, 0, 2)] == [in_order[index] for index in (3, 1, 0, 2)]
+        assert len({str(drawn) for drawn in in_order}) == 4
+
+    @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": 1}])
+    def test_seeds_and_streams_differ(self, other: dict[str, int]) -> None:
+        assert all(numbers(batches()[index]) != numbers(batches(**other)[index]) for index in range(4))
+
+    def test_leaves_the_training_s_own_generators_alone(self) -> None:
+        before = states()
+        batches()[7]
+        assert_states(before)
+
+
+class TestBatchStream:
+    @pytest.fixture
+    def make(self) -> Iterator[MakeStream]:
+        """Makes streams, and ends their workers with the test: a traceback would keep them alive for the next one."""
+        streams: list[BatchStream] = []
+
+        def make(batches: SeededBatches, *, start: int = 0, workers: int = 0) -> BatchStream:
+            streams.append(BatchStream(batches, start=start, workers=workers))
+            return streams[-1]
+
+        yield make
+        for stream in streams:
+            getattr(stream._iterator, "_shutdown_workers", lambda: None)()
+
+    @pytest.mark.parametrize("workers", [0, 1, 2])
+    @pytest.mark.parametrize("start", [0, 5])
+    def test_gives_the_same_batches_from_any_number_of_workers(self, workers: int, start: int, make: MakeStream) -> None:
+        expected = [numbers(batches(seed=2)[index]) for index in range(start, start + 5)]
+        drawn = list(islice(make(batches(seed=2), start=start, workers=workers), 5))
+        assert [numbers(batch) for batch in drawn] == expected
+        assert len({batch["process"] for batch in drawn} - {os.getpid()}) == workers
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_repeats_nnu_net_s_own_augmentation(self, workers: int, make: MakeStream) -> None:
+        source = batches(TransformingLoader(without_timing(transforms())))
+        expected = [source[index] for index in range(12)]
+        repeated = batches(TransformingLoader(without_timing(transforms())))
+        for drawn, wanted in zip(islice(make(repeated, workers=workers), 12), expected, strict=True):
+            assert torch.equal(drawn["data"], wanted["data"])
+            assert all(torch.equal(*pair) for pair in zip(drawn["target"], wanted["target"], strict=True))
+        assert len({batch["data"].sum().item() for batch in expected}) > 6
+
+    # The other worker may wait for a lock that the killed one held; PyTorch then needs some seconds to end it.
+    @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+    def test_names_a_killed_worker(self, workers: int, make: MakeStream) -> None:
+        stream = make(batches(), workers=workers)
+        os.kill(next(stream)["process"], signal.SIGKILL)
+        with pytest.raises(WorkerDiedError, match="preparing batches.*nnUNet_n_proc_DA=1"):
+            list(islice(stream, 10 * workers))
+
+    def test_a_killed_worker_does_not_interrupt_the_step_that_is_running(self, make: MakeStream) -> None:
+        stream = make(batches(), workers=1)
+        os.kill(next(stream)["process"], signal.SIGKILL)
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            torch.rand(10)
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    @pytest.mark.parametrize("error", [RuntimeError, FileNotFoundError, EOFError])
+    def test_lets_an_error_of_the_loader_say_what_it_is(self, error: type[Exception], workers: int,
+                                                        make: MakeStream) -> None:
+        stream = make(batches(FailingLoader(error)), workers=workers)
+        with pytest.raises(error, match="case 7 cannot be used"):
+            next(stream)
+
+
+def blurs(transform: ComposeTransforms) -> Iterator[GaussianBlurTransform]:
+    for part in transform.transforms:
+        inner = part.transform if isinstance(part, RandomTransform) else part
+        if isinstance(inner, GaussianBlurTransform):
+            yield inner
+
+
+class TestWithoutTiming:
+    def test_switches_every_stopwatch_of_nnu_net_off(self) -> None:
+        stock = transforms()
+        assert [blur.benchmark for blur in blurs(stock)] == [True]
+        quiet = without_timing(stock)
+        assert quiet is stock
+        assert [blur.benchmark for blur in blurs(quiet)] == [False]
+
+    def test_finds_a_blur_that_stands_alone(self) -> None:
+        assert without_timing(GaussianBlurTransform(1.0, benchmark=True)).benchmark is False

@@ -1,0 +1,90 @@
+"""Training options: the paper's defaults, plain data there and back, and values they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fuse4seg.errors import OptionError
+from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.training.bilevel import BilevelSettings
+from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
+from fuse4seg.training.options import TrainingOptions
+from fuse4seg.training.pretraining import PretrainingWeights
+
+CHOSEN = TrainingOptions(epochs=7, pretrain_epochs=0, iterations=3, seed=11, leader_learning_rate=5e-4,
+                         bilevel=BilevelSettings("gauss_newton", 0.3, FusionLossWeights(texture=2.0), 1e-6, 0.25),
+                         pretraining=PretrainingWeights(adversarial=0, decomposition=0.5))
+
+
+class TestTrainingOptions:
+    def test_start_from_the_paper_s_epochs_and_nnu_net_s_iterations(self) -> None:
+        options = TrainingOptions()
+        assert (options.pretrain_epochs, options.epochs, options.iterations) == (80, 140, 250)
+
+    @pytest.mark.parametrize(("iterations", "validation"), [(250, 50), (10, 2), (4, 1), (1, 1)])
+    def test_validate_in_nnu_net_s_proportion(self, iterations: int, validation: int) -> None:
+        assert TrainingOptions(iterations=iterations).validation_iterations == validation
+
+    @pytest.mark.parametrize("name", ["epochs", "iterations", "pretrain_epochs", "seed"])
+    def test_refuse_what_is_out_of_range_by_its_flag(self, name: str) -> None:
+        with pytest.raises(OptionError, match=f"^--{name}: must be at least [01], got -1"):
+            TrainingOptions(**{name: -1})
+
+    @pytest.mark.parametrize("name", ["epochs", "iterations"])
+    def test_refuse_no_training_at_all(self, name: str) -> None:
+        with pytest.raises(OptionError, match=f"--{name}: must be at least 1, got 0"):
+            TrainingOptions(**{name: 0})
+
+    @pytest.mark.parametrize(("name", "flag"), [("fusion_weight", "--fusion_weight"), ("auxiliary_weight", "--auxiliary_head")])
+    @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+    def test_refuse_what_is_no_weight_by_its_flag(self, name: str, flag: str, weight: float) -> None:
+        with pytest.raises(OptionError, match=f"^{flag}: must be a number from 0 on"):
+            TrainingOptions(bilevel=BilevelSettings(**{name: weight}))
+
+    def test_refuse_an_unknown_estimator_and_name_the_known(self) -> None:
+        with pytest.raises(OptionError, match="--hypergradient: unknown estimator newton.*joint, gauss_newton"):
+            TrainingOptions(bilevel=BilevelSettings("newton"))
+
+
+class TestPlain:
+    @pytest.mark.parametrize("options", [TrainingOptions(), CHOSEN])
+    def test_comes_back_as_it_was(self, options: TrainingOptions) -> None:
+        assert TrainingOptions.from_plain(options.to_plain()) == options
+
+    def test_comes_back_from_a_checkpoint(self, tmp_path: Path) -> None:
+        save_checkpoint({"options": CHOSEN.to_plain()}, tmp_path / "model.pth")
+        assert TrainingOptions.from_plain(load_checkpoint(tmp_path / "model.pth")["options"]) == CHOSEN
+
+    def test_fills_what_an_older_version_did_not_know(self) -> None:
+        old = {"epochs": 5, "bilevel": {"fusion_weight": 0.5, "losses": {"texture": 3.0}}}
+        expected = TrainingOptions(epochs=5, bilevel=BilevelSettings(fusion_weight=0.5, losses=FusionLossWeights(texture=3.0)))
+        assert TrainingOptions.from_plain(old) == expected
+        assert TrainingOptions.from_plain({"bilevel": {}}) == TrainingOptions()
+
+
+class TestChanged:
+    def test_changes_what_was_chosen_and_keeps_the_rest(self) -> None:
+        changed = CHOSEN.changed(epochs=9, seed=None, iterations=None)
+        assert changed == TrainingOptions.from_plain({**CHOSEN.to_plain(), "epochs": 9})
+        assert CHOSEN.epochs == 7
+
+    def test_takes_0_for_a_choice(self) -> None:
+        assert CHOSEN.changed(seed=0).seed == 0
+
+    def test_changes_the_estimator_and_keeps_its_settings(self) -> None:
+        changed = CHOSEN.changed(hypergradient="joint")
+        assert changed.bilevel == BilevelSettings("joint", 0.3, FusionLossWeights(texture=2.0), 1e-6, 0.25)
+        assert changed.epochs == CHOSEN.epochs
+
+    def test_changes_weights_of_the_step_by_their_names(self) -> None:
+        changed = CHOSEN.changed(fusion_weight=0.0, auxiliary_weight=None, seed=4)
+        assert changed.bilevel == BilevelSettings("gauss_newton", 0.0, FusionLossWeights(texture=2.0), 1e-6, 0.25)
+        assert changed.seed == 4
+
+    def test_refuses_what_the_options_refuse(self) -> None:
+        with pytest.raises(OptionError, match="--epochs"):
+            CHOSEN.changed(epochs=0)
+        with pytest.raises(OptionError, match="--hypergradient"):
+            CHOSEN.changed(hypergradient="newton")

@@ -1,0 +1,97 @@
+"""Stage 1: what moves, what it learns, and that Eq. 9 is what it minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fuse4seg.losses.adversarial import generator_loss
+from fuse4seg.losses.content import content_loss
+from fuse4seg.losses.decomposition import decomposition_loss
+from fuse4seg.networks.discriminator import Discriminator
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.training.pretraining import PretrainingStep, PretrainingWeights, draw, mean_of
+
+MakeModel = Callable[..., FuseThenSegment]
+
+
+def step_of(model: FuseThenSegment, weights: PretrainingWeights | None = None, *, rate: float = 1e-2) -> PretrainingStep:
+    discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2))
+    return PretrainingStep(model, torch.optim.Adam(model.parameters(), lr=rate), discriminators=discriminators,
+                           discriminator_optimiser=torch.optim.Adam(discriminators.parameters(), lr=rate),
+                           weights=weights)
+
+
+def copy_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in module.state_dict().items()}
+
+
+def moved(module: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, weight in module.state_dict().items() if not torch.equal(weight, before[name])}
+
+
+class TestPretrainingStep:
+    def test_learns_to_put_every_modality_together_again(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        step = step_of(tiny_model())
+        contents = [step(batch)["content"] for _ in range(20)]
+        assert contents[-1] < 0.7 * contents[0]
+
+    def test_moves_encoder_and_decoder_and_nothing_else(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        # The optimiser holds the whole model: what has no part in stage 1 has no gradient either.
+        model = tiny_model()
+        before = copy_of(model)
+        step_of(model)(batch)
+        assert {".".join(name.split(".")[:2]) for name in moved(model, before)} == {"fusion.encoder", "fusion.decoder"}
+
+    def test_minimises_eq_9(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        model = tiny_model()
+        step = step_of(model, PretrainingWeights(adversarial=0.3, decomposition=0.25))
+        step.discriminators.eval()
+        with torch.no_grad():
+            sources, _ = model.window(batch)
+            images, low, high = model.fusion.reconstruct(sources)
+            content, decomposition = content_loss(images, sources), decomposition_loss(low, high)
+            adversarial = generator_loss([network(images[:, index:index + 1])
+                                          for index, network in enumerate(step.discriminators)])
+        report = step(batch)
+        total = 0.3 * adversarial + 0.25 * decomposition + 0.75 * content
+        assert report["total"] == pytest.approx(total.item(), rel=1e-5)
+        assert report["content"] == pytest.approx(content.item(), rel=1e-5)
+        assert report["adversarial"] == pytest.approx(adversarial.item(), rel=1e-5)
+
+    def test_teaches_each_discriminator_its_own_modality(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        step = step_of(tiny_model(), rate=3e-3)
+        before = [copy_of(network) for network in step.discriminators]
+        losses = [step(batch)["discriminator"] for _ in range(20)]
+        assert all(moved(network, old) for network, old in zip(step.discriminators, before, strict=True))
+        assert losses[-1] < losses[0]
+
+    def test_leaves_discriminators_alone_with_weight_0(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        step = step_of(tiny_model(), PretrainingWeights(adversarial=0))
+        before = copy_of(step.discriminators)
+        assert set(step(batch)) == {"total", "content", "decomposition"}
+        assert moved(step.discriminators, before) == set()
+
+    def test_does_not_look_at_a_cascade_s_channels(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        plain, cascaded = (step_of(tiny_model(extra=1), PretrainingWeights(adversarial=0)) for _ in range(2))
+        first, second = (torch.cat([batch, torch.full((4, 1, 16, 16), value)], dim=1) for value in (0.0, 1.0))
+        assert plain(first) == cascaded(second)
+
+    def test_leaves_no_gradients_behind(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        model = tiny_model()
+        step_of(model)(batch)
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class TestMeanOf:
+    def test_averages_every_entry(self) -> None:
+        assert mean_of([{"a": 1.0, "b": 4.0}, {"a": 3.0, "b": 0.0}]) == {"a": 2.0, "b": 2.0}
+
+
+class TestDraw:
+    def test_gives_the_next_batch_and_its_input(self) -> None:
+        batches = iter([{"data": torch.ones(1), "keys": ["a"]}, {"data": torch.zeros(1), "keys": ["b"]}])
+        assert [draw(batches, device=torch.device("cpu"))[0]["keys"] for _ in range(2)] == [["a"], ["b"]]
