@@ -1,0 +1,101 @@
+"""Files that appear whole or not at all, and folders that are proven writable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fuse4seg.errors import UnwritableFolderError
+from fuse4seg.files import make_writable_folder, write_json, written_whole
+
+
+class TestWrittenWhole:
+    def test_file_appears_when_the_block_ends(self, tmp_path: Path) -> None:
+        path = tmp_path / "image.nii.gz"
+        with written_whole(path) as temporary:
+            temporary.write_text("new")
+            assert not path.exists()
+        assert path.read_text() == "new"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_old_content_stays_until_the_block_ends(self, tmp_path: Path) -> None:
+        path = tmp_path / "scores.json"
+        path.write_text("old")
+        with written_whole(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+        assert path.read_text() == "new"
+
+    @pytest.mark.parametrize("name", ["case.nii.gz", "progress.png", "checkpoint_final.pth"])
+    def test_temporary_name_is_hidden_and_ends_alike(self, tmp_path: Path, name: str) -> None:
+        with written_whole(tmp_path / name) as temporary:
+            temporary.touch()
+            assert temporary.parent == tmp_path
+            assert temporary.name.startswith(".")
+            assert temporary.name.endswith(f".{name}")
+
+    @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+    def test_failure_leaves_the_old_file_and_nothing_else(self, tmp_path: Path, failure: type[BaseException]) -> None:
+        path = tmp_path / "scores.json"
+        path.write_text("old")
+
+        def write_half() -> None:
+            with written_whole(path) as temporary:
+                temporary.write_text("half")
+                raise failure
+
+        with pytest.raises(failure):
+            write_half()
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_refusal_of_the_system_names_folder_and_reason(self, tmp_path: Path) -> None:
+        with (pytest.raises(UnwritableFolderError, match=r"nowhere \(No such file or directory\)"),
+              written_whole(tmp_path / "nowhere" / "scores.json") as temporary):
+            temporary.write_text("new")
+
+    def test_does_not_write_over_a_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "scores.json").mkdir()
+        with pytest.raises(UnwritableFolderError, match=str(tmp_path)), written_whole(tmp_path / "scores.json") as temporary:
+            temporary.write_text("new")
+        assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+class TestWriteJson:
+    def test_can_be_read_back(self, tmp_path: Path) -> None:
+        content = {"cases": [1, 2.5, None], "name": "Ödem"}
+        write_json(content, tmp_path / "scores.json")
+        assert json.loads((tmp_path / "scores.json").read_text()) == content
+
+    def test_of_something_else_leaves_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(TypeError):
+            write_json({"object": object()}, tmp_path / "scores.json")
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestMakeWritableFolder:
+    def test_makes_a_folder_and_its_parents_and_leaves_it_empty(self, tmp_path: Path) -> None:
+        folder = make_writable_folder(tmp_path / "a" / "b")
+        assert folder == tmp_path / "a" / "b"
+        assert list(folder.iterdir()) == []
+
+    def test_keeps_what_is_there(self, tmp_path: Path) -> None:
+        (tmp_path / "old").touch()
+        make_writable_folder(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+    def test_refuses_a_file_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "out").touch()
+        with pytest.raises(UnwritableFolderError, match=r"out \(File exists\)"):
+            make_writable_folder(tmp_path / "out")
+        with pytest.raises(UnwritableFolderError, match=r"out/deeper \(Not a directory\)"):
+            make_writable_folder(tmp_path / "out" / "deeper")
+
+    def test_refuses_a_folder_that_takes_no_files(self) -> None:
+        # A folder of the system's where not even root can write.
+        if not Path("/proc/self").is_dir():
+            pytest.skip("no /proc here")
+        with pytest.raises(UnwritableFolderError, match="cannot write to /proc/self"):
+            make_writable_folder(Path("/proc/self"))
