@@ -48,7 +48,7 @@ class DemoSize:
     iterations: int = 50
 
 
-def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device: str | None = None,  # noqa: B008 (frozen)
+def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device: str | None = None,
              processes: int = 1) -> Evaluation:
     """Everything a user does with data of their own, on phantoms.
 
