@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pydoc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 
-from fuse4seg.errors import CheckpointError, NonFiniteLossError, OptionError
+from fuse4seg.errors import CheckpointError, ForeignPlansError, NonFiniteLossError, OptionError
 from fuse4seg.networks.auxiliary_head import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
@@ -77,10 +78,10 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.num_epochs = self.options.epochs
         self.num_iterations_per_epoch = self.options.iterations
         self.num_val_iterations_per_epoch = self.options.validation_iterations
+        if pydoc.locate(self.configuration_manager.network_arch_class_name) is not FuseThenSegment:
+            raise ForeignPlansError(self.plans_manager.plans_name)
         torch.manual_seed(self.options.seed)
         super().initialize()
-        if not isinstance(self.network, FuseThenSegment):
-            raise OptionError("-p", f"plans {self.plans_manager.plans_name} do not plan our network. Use Fuse4SegPlans.")
         self.discriminators = nn.ModuleList(Discriminator(len(self.configuration_manager.patch_size))
                                             for _ in range(self.network.modalities)).to(self.device)
         self.discriminator_optimiser = torch.optim.Adam(self.discriminators.parameters(), self.options.leader_learning_rate)
@@ -175,7 +176,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         if self.pretrained_file.is_file():
-            self._say(f"pre-training is already there: {self.pretrained_file.name}")
+            self._say(f"pre-training is already there: {self.pretrained_file}")
+            if not self._begun_alike(self.pretrained_file):
+                log.warning("%s was made with other options than asked for. Delete it to pre-train anew.", self.pretrained_file)
         elif self.options.pretrain_epochs:
             self._pretrain()
 
@@ -214,15 +217,17 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def _resume_pretraining(self, latest: Path, optimiser: torch.optim.Optimizer) -> int:
         """Take an interrupted stage 1 of the same options up again; returns the epoch to go on with."""
-        if not latest.is_file():
-            return 0
-        begun, wanted = load_checkpoint(latest)["options"], to_plain(self.options.to_plain())
-        if any(begun.get(name) != wanted[name] for name in PRETRAINING_OPTIONS):
+        if not latest.is_file() or not self._begun_alike(latest):
             return 0
         state = self._load_pretrained(latest)
         optimiser.load_state_dict(state["optimiser"])
         self._say(f"pre-training goes on with epoch {state['epochs_done']}")
         return state["epochs_done"]
+
+    def _begun_alike(self, path: Path) -> bool:
+        """Whether stage 1's file was made with the options of this training."""
+        begun, wanted = load_checkpoint(path).get("options", {}), to_plain(self.options.to_plain())
+        return all(begun.get(name) == wanted[name] for name in PRETRAINING_OPTIONS)
 
     def _load_pretrained(self, path: Path) -> dict[str, Any]:
         state = load_checkpoint(path, device=self.device)
