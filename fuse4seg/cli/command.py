@@ -50,12 +50,13 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
         with logging_redirect_tqdm():
             return action(options) or OK
     except Fuse4SegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+        last_words, status = f"error: {error}", FAILED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        last_words, status = "interrupted", INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (for example `| head`); that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    # Not before: a progress bar lives as long as the error that ended it, and draws itself once more when it goes.
+    print(last_words, file=sys.stderr)
+    return status
