@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_imag
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor
 
+from fuse4seg.datasets.images import NIFTI
+from fuse4seg.errors import UnwritableFolderError
 from fuse4seg.files import written_whole
 
 
@@ -57,8 +62,25 @@ def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> N
         image = sitk.GetImageFromArray(grey if len(grey) > 1 else grey[0])
     else:
         image = _placed(voxels, properties)
-    with written_whole(path) as temporary:
+    with image_written_whole(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+@contextmanager
+def image_written_whole(path: Path) -> Iterator[Path]:
+    """:func:`~fuse4seg.files.written_whole` for what ITK writes: on a full disk it cuts NIfTI files off and says nothing.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write, or the image is not whole.
+    """
+    with written_whole(path) as temporary:
+        try:
+            yield temporary
+            if path.name.endswith(NIFTI):
+                np.asanyarray(nibabel.load(temporary).dataobj)
+        # What ITK raises when it notices, and what nibabel raises when the end is missing.
+        except (RuntimeError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError, zlib.error) as error:
+            raise UnwritableFolderError(path.parent, "the disk may be full") from error
 
 
 def _placed(voxels: np.ndarray, properties: dict[str, Any]) -> sitk.Image:

@@ -14,8 +14,8 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.integrity import require_sound_images
 from fuse4seg.datasets.raw import Case, channel_names, list_cases
-from fuse4seg.files import make_writable_folder, write_json, written_whole
-from fuse4seg.inference.export import to_input_space, write_image
+from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.inference.export import image_written_whole, to_input_space, write_image
 from fuse4seg.inference.fuse_image import WholeImage
 from fuse4seg.inference.panel import write_panel
 from fuse4seg.inference.predictor import Fuse4SegPredictor
@@ -78,8 +78,12 @@ def _predict_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds:
         place = f"fold_{fold}" if len(folds) > 1 else ""
         _export_seen(predictor, case, seen, output, place, properties, segmentation, wanted)
     target = output / f"{case.name}{predictor.dataset_json['file_ending']}"
-    with written_whole(target) as temporary:
+    with image_written_whole(target) as temporary:
         predictor.plans_manager.image_reader_writer_class().write_seg(segmentation, str(temporary), properties)
+    # nnU-Net puts the spacing of TIFF files beside them.
+    spacing = temporary.with_name(temporary.name.removesuffix(predictor.dataset_json["file_ending"]) + ".json")
+    if spacing.is_file():
+        spacing.replace(output / f"{case.name}.json")
     log.info("%s: %s", case.name, _volumes(segmentation, predictor.dataset_json))
     return target
 

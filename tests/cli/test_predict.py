@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -243,6 +244,21 @@ class TestRefusedOutput:
         (tmp_path / "file").touch()
         assert f"cannot write to {tmp_path / 'file' / 'out'}" in refused(images, output=tmp_path / "file" / "out")
         assert f"cannot write to {tmp_path / 'file'}" in refused(images, output=tmp_path / "file")
+
+    def test_on_a_full_disk(self, images: Path, trained_phantom: Path, tmp_path: Path,
+                            capsys: pytest.CaptureFixture[str]) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))  # enough for the plans
+        try:
+            status = main(["-i", str(images), "-o", str(tmp_path), "--root", str(trained_phantom), "-device", "cpu",
+                           "--disable_tta"])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert status == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last == (f"error: cannot write to {tmp_path / 'fused'} (the disk may be full). "
+                        f"Choose another folder or change its permissions.")
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"dataset.json", "plans.json"}
 
     def test_where_a_file_has_the_name_of_a_folder(self, images: Path, trained_phantom: Path, tmp_path: Path,
                                                    capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import gaussian_filter
 
+from fuse4seg.errors import UnwritableFolderError
 from fuse4seg.inference.export import to_input_space, write_image
 
 RESAMPLING = {f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in ("data", "seg", "probabilities")}
@@ -163,6 +165,22 @@ class TestWriteImage:
         write_image(voxels, tmp_path / "out.tif", {"spacing": (1, 1, 1)})
         read, _ = Tiff3DIO().read_images([str(tmp_path / "out.tif")])
         np.testing.assert_array_equal(read[0], np.rint(voxels * 255))
+
+    @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd", ".png", ".tif"])
+    def test_leaves_nothing_on_a_full_disk(self, ending: str, tmp_path: Path) -> None:
+        properties: dict[str, Any] = {"spacing": (1, 1, 1)}
+        if ending not in (".png", ".tif"):
+            identity = np.eye(3).ravel().tolist()
+            properties["sitk_stuff"] = {"spacing": (1, 1, 1), "origin": (0, 0, 0), "direction": identity}
+        voxels = np.random.default_rng(3).random((1, 300, 300), dtype=np.float32)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            with pytest.raises(UnwritableFolderError, match=str(tmp_path)):
+                write_image(voxels, tmp_path / f"out{ending}", properties)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list(tmp_path.iterdir())
 
     def test_leaves_no_temporary_file(self, voxels: np.ndarray, tmp_path: Path) -> None:
         write_image(voxels, tmp_path / "out.tif", {"spacing": (1, 1, 1)})

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 import torch
 
 from fuse4seg.errors import FaultyImageError
@@ -90,6 +91,25 @@ class TestPredictFolder:
         np.testing.assert_array_equal(second, voxels(tmp_path / "alone" / "fused" / "first.nii.gz"))
         for place in ("attention", "panels"):
             assert {path.name for path in (tmp_path / "out" / place).iterdir()} == {"fold_0", "fold_1"}
+
+    def test_keeps_pages_and_spacing_of_tiff(self, images: Path, tmp_path: Path,
+                                             load: Callable[..., Fuse4SegPredictor]) -> None:
+        predict_folder(load(0), images, tmp_path / "nifti", folds=(0,))
+        for path in images.glob("*.nii.gz"):
+            tifffile.imwrite(images / path.name.replace(".nii.gz", ".tif"), voxels(path))
+            path.unlink()
+        for case in ("first", "second"):
+            (images / f"{case}.json").write_text('{"spacing": [1, 1, 1]}')
+        predictor = load(0)
+        predictor.dataset_json["file_ending"] = ".tif"
+        predictor.plans_manager.plans["image_reader_writer"] = "Tiff3DIO"
+
+        written = predict_folder(predictor, images, tmp_path / "out", folds=(0,))
+        np.testing.assert_array_equal(tifffile.imread(written[0]), voxels(tmp_path / "nifti" / "first.nii.gz"))
+        fused = voxels(tmp_path / "nifti" / "fused" / "first.nii.gz")
+        np.testing.assert_allclose(tifffile.imread(tmp_path / "out" / "fused" / "first.tif") / 255, fused, atol=0.502 / 255)
+        assert json.loads((tmp_path / "out" / "first.json").read_text()) == {"spacing": [1, 1, 1]}
+        assert not list((tmp_path / "out").rglob(".*"))
 
     def test_logs_the_volume_of_each_label(self, images: Path, tmp_path: Path, load: Callable[..., Fuse4SegPredictor],
                                            caplog: pytest.LogCaptureFixture) -> None:
