@@ -135,3 +135,21 @@ def without_timing(transform: BasicTransform) -> BasicTransform:
         if isinstance(blur, GaussianBlurTransform):
             blur.benchmark = False
     return transform
+
+
+def foreground_share(batch_size: int, share: float) -> float:
+    """Part of a batch that must hold foreground, so that each level's half gets as much as nnU-Net gives a batch of its size.
+
+    nnU-Net puts such samples at a batch's end. Of four it makes one, and one of the two levels would never get any; its Dice loss
+    then says nothing of rare classes.
+
+    Args:
+        batch_size: Of both levels together, at least 2.
+        share: nnU-Net's, in [0, 1].
+
+    Returns:
+        In [0, 1]; ``share`` itself where a half is one sample, of which no part can be taken.
+    """
+    half = batch_size // 2
+    forced = half - round(half * (1 - share))
+    return 2 * forced / batch_size if forced else share

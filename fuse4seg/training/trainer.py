@@ -29,7 +29,7 @@ from fuse4seg.progress import progress
 from fuse4seg.training.auxiliary import AuxiliaryLoss
 from fuse4seg.training.bilevel import BilevelStep, Level
 from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint, to_plain
-from fuse4seg.training.data import Batch, BatchStream, SeededBatches, without_timing
+from fuse4seg.training.data import Batch, BatchStream, SeededBatches, foreground_share, without_timing
 from fuse4seg.training.history import History
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import PretrainingStep, draw, mean_of
@@ -159,10 +159,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
         plain = self.get_validation_transforms(scales, **labels)
         train, validation = self.get_tr_and_val_datasets()
         make = partial(nnUNetDataLoader, final_patch_size=patch, label_manager=self.label_manager,
-                       oversample_foreground_percent=self.oversample_foreground_percent,
                        probabilistic_oversampling=self.probabilistic_oversampling)
-        return (make(train, self.batch_size, initial_patch, transforms=augmented),
-                make(validation, self.batch_size, patch, transforms=plain))
+        share = self.oversample_foreground_percent
+        return (make(train, self.batch_size, initial_patch, transforms=augmented,
+                     oversample_foreground_percent=foreground_share(self.batch_size, share)),
+                make(validation, self.batch_size, patch, transforms=plain, oversample_foreground_percent=share))
 
     # --------------------------------------------------------------- stage 1
 

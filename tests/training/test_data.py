@@ -19,7 +19,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from fuse4seg.errors import WorkerDiedError
-from fuse4seg.training.data import BatchStream, SeededBatches, seeded, without_timing
+from fuse4seg.training.data import BatchStream, SeededBatches, foreground_share, seeded, without_timing
 
 MakeStream = Callable[..., BatchStream]
 
@@ -201,3 +201,16 @@ class TestWithoutTiming:
 
     def test_finds_a_blur_that_stands_alone(self) -> None:
         assert without_timing(GaussianBlurTransform(1.0, benchmark=True)).benchmark is False
+
+
+class TestForegroundShare:
+    @pytest.mark.parametrize(("batch_size", "forced"), [(4, 2), (6, 2), (8, 2), (12, 4), (24, 8)])
+    def test_gives_each_half_what_nnunet_gives_a_batch_of_its_size(self, batch_size: int, forced: int) -> None:
+        share = foreground_share(batch_size, 0.33)
+        samples = [not index < round(batch_size * (1 - share)) for index in range(batch_size)]  # nnU-Net's rule
+        stock_half = [not index < round(batch_size // 2 * (1 - 0.33)) for index in range(batch_size // 2)]
+        assert sum(samples) == forced
+        assert sum(samples[0::2]) == sum(samples[1::2]) == sum(stock_half)
+
+    def test_leaves_a_batch_of_two_as_it_is(self) -> None:
+        assert foreground_share(2, 0.33) == 0.33
