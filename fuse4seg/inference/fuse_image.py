@@ -1,4 +1,4 @@
-"""Fuse a whole image once: slice by slice for a 2D model, in blended tiles where it is larger than the model is used to."""
+"""Fuse a whole image once: slice by slice for a 2D model, in windows of the patch's size, blended where there are several."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from torch import Tensor
 from torch.nn import functional
 
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
-#: An axis up to this many times the patch is fused whole: border effects cost more than the slightly larger view.
-WHOLE_UP_TO = 1.5
 #: Voxels fused in one pass of a 2D model, to bound memory.
 VOXELS_AT_ONCE = 2**19
 
@@ -37,6 +36,10 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
                      want_attention: bool = False) -> WholeImage:
     """Fuse a preprocessed case.
 
+    The leader always looks at windows of exactly the patch's size, padded with zeros where the image is smaller, as in training.
+    Its attention compares places of the whole window, so another size is another task: real slices fused at their own size, a
+    little below the patch, lost half of the Dice.
+
     Args:
         model: In evaluation mode, on ``device``.
         channels: Preprocessed channels, shape (C, Z, Y, X).
@@ -47,16 +50,16 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     flat = len(patch_size) == 2
     images = channels.transpose(0, 1) if flat else channels.unsqueeze(0)
     chunk = max(1, VOXELS_AT_ONCE // (images[0, 0].numel() * model.modalities)) if flat else 1
-    parts = [_fuse_tiled(model, part.to(device), patch_size, want_attention) for part in images.split(chunk)]
-    joined = torch.cat(parts)
+    padded, inside = pad_nd_image(images, tuple(patch_size), "constant", {"value": 0}, return_slicer=True)
+    parts = [_fuse_tiled(model, part.to(device), patch_size, want_attention) for part in padded.split(chunk)]
+    joined = torch.cat(parts)[(slice(None), slice(None), *inside[2:])]
     joined = joined.transpose(0, 1) if flat else joined.squeeze(0)
     return WholeImage(joined[:1], joined[1:] if want_attention else None)
 
 
 def _fuse_tiled(model: FuseThenSegment, images: Tensor, patch_size: Sequence[int], want_attention: bool) -> Tensor:
     """Fused image and attention maps as channels, (B, 1 or N, *S), blended where tiles overlap."""
-    size = images.shape[2:]
-    tile = [extent if extent <= WHOLE_UP_TO * patch else patch for extent, patch in zip(size, patch_size, strict=True)]
+    size, tile = images.shape[2:], list(patch_size)
     if tile == list(size):
         return _fuse_tile(model, images, want_attention).cpu()
     weight = compute_gaussian(tuple(tile), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32,

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
+from torch.nn import functional
 
 from fuse4seg.inference import fuse_image
-from fuse4seg.inference.fuse_image import WHOLE_UP_TO, fuse_whole_image
+from fuse4seg.inference.fuse_image import fuse_whole_image
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 CPU = torch.device("cpu")
@@ -52,11 +53,20 @@ class TestSlices:
         torch.testing.assert_close(fuse_whole_image(model, channels, patch_size=[16, 16], device=CPU).fused, at_once,
                                    atol=1e-6, rtol=0)
 
-    def test_up_to_one_and_a_half_patches_are_fused_whole(self, make_model: MakeModel) -> None:
-        model, channels = make_model(), smooth_channels(3, 2, int(16 * WHOLE_UP_TO), 16)
-        whole = fuse_whole_image(model, channels, patch_size=[16, 16], device=CPU).fused
+    def test_smaller_than_the_patch_are_fused_amid_zeros_as_in_training(self, make_model: MakeModel) -> None:
+        model, channels = make_model(), smooth_channels(3, 2, 20, 17)
+        whole = fuse_whole_image(model, channels, patch_size=[32, 24], device=CPU).fused
+        amid_zeros = functional.pad(channels[None, :, 1], (3, 4, 6, 6))
         with torch.no_grad():
-            torch.testing.assert_close(whole[:, 1], model.fuse(channels[None, :, 1]).fused.image[0], atol=1e-6, rtol=0)
+            expected = model.fuse(amid_zeros).fused.image[0, :, 6:-6, 3:-4]
+        torch.testing.assert_close(whole[:, 1], expected, atol=1e-6, rtol=0)
+
+    def test_a_little_larger_than_the_patch_are_tiled_too(self, make_model: MakeModel) -> None:
+        model, channels = make_model(), smooth_channels(3, 1, 40, 32)
+        tiled = fuse_whole_image(model, channels, patch_size=[32, 32], device=CPU).fused
+        with torch.no_grad():
+            first = model.fuse(channels[None, :, 0, :32]).fused.image[0]
+        torch.testing.assert_close(tiled[:, 0, 0], first[:, 0], atol=1e-6, rtol=0)  # rows that one window alone sees
 
 
 class TestVolumes:
