@@ -61,7 +61,7 @@ def planned_phantom(phantom_roots: Path) -> Path:
 @pytest.fixture(scope="session")
 def training_flags() -> list[str]:
     """What f4s_train was called with for ``trained_phantom``, without --root."""
-    return [str(PHANTOM_ID), "2d", "0", *"--pretrain_epochs 2 --epochs 2 --iterations 2 -device cpu".split()]
+    return [str(PHANTOM_ID), "2d", "0", "--pretrain_epochs", "2", "--epochs", "2", "--iterations", "2", "-device", "cpu"]
 
 
 @pytest.fixture(scope="session")
