@@ -36,9 +36,8 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
                      want_attention: bool = False) -> WholeImage:
     """Fuse a preprocessed case.
 
-    The leader always looks at windows of exactly the patch's size, padded with zeros where the image is smaller, as in training.
-    Its attention compares places of the whole window, so another size is another task: real slices fused at their own size, a
-    little below the patch, lost half of the Dice.
+    The leader always looks at windows of exactly the patch's size, padded with zeros where the image is smaller, as in training:
+    its attention compares places of the whole window.
 
     Args:
         model: In evaluation mode, on ``device``.
