@@ -1,5 +1,6 @@
 """Seconds per training iteration: ours over stock nnU-Net's on stacked channels, same plan, interleaved in one run.
 
+Example:
     python benchmarks/step.py --root DATA 502 2d -o step.json
 """
 

@@ -80,7 +80,7 @@ class EmptyFolderError(Fuse4SegError):
     """A folder that should hold images holds none."""
 
     def __init__(self, folder: Path, ending: str) -> None:
-        super().__init__(f"{folder} holds no file *{ending}. Give a folder of cases named CASE_0000{ending}, CASE_0001{ending}, ...")
+        super().__init__(f"{folder} holds no file *{ending}. Give a folder of files CASE_0000{ending}, CASE_0001{ending}, ...")
 
 
 class FolderNotFoundError(Fuse4SegError):

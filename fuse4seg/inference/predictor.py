@@ -44,9 +44,9 @@ class Fuse4SegPredictor(nnUNetPredictor):
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
         """Logits (classes, Z, Y, X) of a preprocessed case (C, Z, Y, X); the fused image is appended to ``seen``.
 
-        With mirroring, every mirrored copy of the input is fused and segmented, and what the follower saw of the unmirrored one is
-        kept. Mirroring the fused image instead would be cheaper, but the leader paints patterns that depend on orientation: on
-        real cases a follower that was trained on fused images understood their mirror images badly (Dice .31 instead of .68).
+        With mirroring, every mirrored copy of the input is fused and segmented, and what the follower saw of the unmirrored
+        one is kept. Mirroring the fused image instead would be cheaper, but the leader paints patterns that depend on
+        orientation: on real cases the follower understood their mirror images badly (Dice .31 instead of .68).
         """
         model = self.network.to(self.device).eval()
         self.seen.append(self._fuse(model, input_image, want_attention=self.want_attention))
