@@ -86,10 +86,11 @@ def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool =
     """
     name = dataset_name(dataset, variables=(RAW,))
     folder = data_root(RAW) / name
+    description = read_dataset_json(folder)
     make_writable_folder(data_root(PREPROCESSED) / name)
     if check:
         check_dataset(folder, processes=processes)
-    training_cases(folder, read_dataset_json(folder))
+    training_cases(folder, description)
     return Fuse4SegFingerprintExtractor(name, processes).run(overwrite_existing=overwrite)
 
 
