@@ -63,11 +63,9 @@ def _fuse_tiled(model: FuseThenSegment, images: Tensor, patch_size: Sequence[int
         return _fuse_tile(model, images, want_attention).cpu()
     weight = compute_gaussian(tuple(tile), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32,
                               device=torch.device("cpu"))
-    total, weights = torch.zeros(()), torch.zeros(size)
+    total, weights = torch.zeros(images.shape[0], _outputs(model, want_attention), *size), torch.zeros(size)
     for window in _windows(size, tile):
-        part = torch.zeros(images.shape[0], _outputs(model, want_attention), *size)
-        part[(..., *window)] = _fuse_tile(model, images[(..., *window)], want_attention).cpu() * weight
-        total = total + part
+        total[(..., *window)] += _fuse_tile(model, images[(..., *window)], want_attention).cpu() * weight
         weights[window] += weight
     return total / weights
 
