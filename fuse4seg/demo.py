@@ -17,6 +17,7 @@ from fuse4seg.inference.predict_folder import Wanted, predict_folder
 from fuse4seg.inference.predictor import load_predictor
 from fuse4seg.paths import RAW, data_root, set_roots
 from fuse4seg.planning.fingerprint import extract_fingerprint
+from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import plan_experiment
 from fuse4seg.planning.preprocess import preprocess
 from fuse4seg.training.run import Training, choose_device, train
@@ -71,7 +72,7 @@ def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device
                                    test_cases=size.test_cases, seed=seed)
     log.info("planning and preprocessing")
     extract_fingerprint(DATASET, processes=processes)
-    plan_experiment(DATASET, gpu_memory_target=1.0, max_batch_size=size.batch, base_features=size.base_features)
+    plan_experiment(DATASET, PlanOptions(gpu_memory_target=1.0, max_batch_size=size.batch, base_features=size.base_features))
     preprocess(DATASET, configurations=["2d"], processes=processes)
     log.info("training")
     train(Training(str(DATASET), "2d", 0, device=device),

@@ -46,6 +46,7 @@ def phantom_roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def planned_phantom(phantom_roots: Path) -> Path:
     """The same roots, fingerprinted, planned for a small machine, and preprocessed for 2d and 3d_fullres."""
     from fuse4seg.planning.fingerprint import Fuse4SegFingerprintExtractor
+    from fuse4seg.planning.options import PlanOptions
     from fuse4seg.planning.planner import plan_experiment
     from fuse4seg.planning.preprocess import preprocess
 
@@ -53,7 +54,7 @@ def planned_phantom(phantom_roots: Path) -> Path:
     # nnU-Net's 10^8 take seconds, however small the dataset.
     extractor.num_foreground_voxels_for_intensitystats = 1e5
     extractor.run(overwrite_existing=True)
-    plan_experiment(PHANTOM_ID, gpu_memory_target=0.1, base_features=8, max_batch_size=4)
+    plan_experiment(PHANTOM_ID, PlanOptions(gpu_memory_target=0.1, base_features=8, max_batch_size=4))
     preprocess(PHANTOM_ID, configurations=["2d", "3d_fullres"], processes=1)
     return phantom_roots
 

@@ -13,14 +13,14 @@ from fuse4seg.cli.extract_fingerprint import (
     extract,
     processes_of,
 )
-from fuse4seg.cli.plan_experiment import add_plan_flags, plan, plan_arguments
+from fuse4seg.cli.plan_experiment import add_plan_flags, plan, plan_options
 from fuse4seg.cli.preprocess import add_configuration_flags, preprocess_datasets
 
 
 def plan_and_preprocess(options: argparse.Namespace) -> None:
     """Check, fingerprint, plan and preprocess every dataset; options are refused before the first case is read."""
     processes_of(options)
-    plan_arguments(options)
+    plan_options(options)
     extract(options)
     plan(options)
     if not options.no_pp:

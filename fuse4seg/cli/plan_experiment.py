@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_dataset_flags
+
+if TYPE_CHECKING:
+    from fuse4seg.planning.options import PlanOptions
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
@@ -20,32 +23,37 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
                         help="features of the U-Net's first stage, at least 4 (default: 32)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM",
                         help="spacing along the image's three axes (default: the median)")
+    parser.add_argument("--reference", metavar="MODALITY",
+                        help="modality that asks the others in the cross-attention (default: what dataset.json names as "
+                             "reference_modality, else the first)")
+    parser.add_argument("--follower_input", default="fused", metavar="WHAT",
+                        help="what the segmentation network sees: fused (default), fused+sources, or embedding (an ablation)")
+    parser.add_argument("--no_cross_attention", action="store_true", help="leave the cross-attention out (an ablation)")
     parser.add_argument("-overwrite_plans_name", "-p", default="Fuse4SegPlans", metavar="NAME",
                         help="name of the plans (default: Fuse4SegPlans)")
 
 
-def plan_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """The flags of :func:`add_plan_flags` as arguments of ``plan_experiment``.
+def plan_options(options: argparse.Namespace) -> PlanOptions:
+    """The flags of :func:`add_plan_flags`.
 
     Raises:
         OptionError: One is out of range.
     """
-    from fuse4seg.planning.planner import check_planning_options
+    from fuse4seg.planning.options import PlanOptions
 
-    arguments = {"gpu_memory_target": options.gpu_memory_target, "max_batch_size": options.max_batch_size,
-                 "base_features": options.base_features, "plans_name": options.overwrite_plans_name,
-                 "overwrite_target_spacing": options.overwrite_target_spacing}
-    check_planning_options(**arguments)
-    return arguments
+    return PlanOptions(gpu_memory_target=options.gpu_memory_target, max_batch_size=options.max_batch_size,
+                       base_features=options.base_features, plans_name=options.overwrite_plans_name,
+                       overwrite_target_spacing=options.overwrite_target_spacing, reference=options.reference,
+                       follower_input=options.follower_input, cross_attention=not options.no_cross_attention)
 
 
 def plan(options: argparse.Namespace) -> None:
     """Plan every dataset."""
     from fuse4seg.planning.planner import plan_experiment
 
-    arguments = plan_arguments(options)
+    chosen = plan_options(options)
     for dataset in options.d:
-        plan_experiment(dataset, **arguments)
+        plan_experiment(dataset, chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compu
 from torch import Tensor
 from torch.nn import functional
 
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, follower_channels
 
 #: Voxels fused in one pass of a 2D model, to bound memory.
 VOXELS_AT_ONCE = 2**19
@@ -23,11 +23,13 @@ class WholeImage(NamedTuple):
 
     Attributes:
         fused: In [0, 1], shape (1, Z, Y, X).
+        shown: What the follower sees, shape (K, Z, Y, X): the fused image itself unless the plans say otherwise.
         attention: Where the reference looked in each other modality, relative to looking everywhere alike (1), shape
             (N - 1, Z, Y, X). None unless asked for.
     """
 
     fused: Tensor
+    shown: Tensor
     attention: Tensor | None
 
 
@@ -50,28 +52,28 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     images = channels.transpose(0, 1) if flat else channels.unsqueeze(0)
     chunk = max(1, VOXELS_AT_ONCE // (images[0, 0].numel() * model.modalities)) if flat else 1
     padded, inside = pad_nd_image(images, tuple(patch_size), "constant", {"value": 0}, return_slicer=True)
+    further = 0 if model.follower_input == "fused" else follower_channels(model.fusion, model.follower_input)
     parts = [_fuse_tiled(model, part.to(device), patch_size, want_attention) for part in padded.split(chunk)]
     joined = torch.cat(parts)[(slice(None), slice(None), *inside[2:])]
     joined = joined.transpose(0, 1) if flat else joined.squeeze(0)
-    return WholeImage(joined[:1], joined[1:] if want_attention else None)
+    fused, shown, maps = joined[:1], joined[1:1 + further], joined[1 + further:]
+    return WholeImage(fused, shown if further else fused, maps if len(maps) else None)
 
 
 def _fuse_tiled(model: FuseThenSegment, images: Tensor, patch_size: Sequence[int], want_attention: bool) -> Tensor:
-    """Fused image and attention maps as channels, (B, 1 or N, *S), blended where tiles overlap."""
+    """Fused image, what else the follower sees, and attention maps as channels (B, K, *S), blended where tiles overlap."""
     size, tile = images.shape[2:], list(patch_size)
     if tile == list(size):
         return _fuse_tile(model, images, want_attention).cpu()
     weight = compute_gaussian(tuple(tile), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32,
                               device=torch.device("cpu"))
-    total, weights = torch.zeros(images.shape[0], _outputs(model, want_attention), *size), torch.zeros(size)
+    total, weights = None, torch.zeros(size)
     for window in _windows(size, tile):
-        total[(..., *window)] += _fuse_tile(model, images[(..., *window)], want_attention).cpu() * weight
+        seen = _fuse_tile(model, images[(..., *window)], want_attention).cpu()
+        total = torch.zeros(*seen.shape[:2], *size) if total is None else total
+        total[(..., *window)] += seen * weight
         weights[window] += weight
     return total / weights
-
-
-def _outputs(model: FuseThenSegment, want_attention: bool) -> int:
-    return model.modalities if want_attention else 1
 
 
 def _windows(size: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[slice, ...]]:
@@ -82,10 +84,12 @@ def _windows(size: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[slice, 
 
 
 def _fuse_tile(model: FuseThenSegment, images: Tensor, want_attention: bool) -> Tensor:
-    fused = model.fuse(images, want_maps=want_attention).fused
-    if not want_attention or fused.attention is None:
-        return fused.image.float()
-    places = fused.attention[0].numel()
-    mode = "bilinear" if images.ndim == 4 else "trilinear"
-    maps = functional.interpolate(fused.attention.float() * places, size=images.shape[2:], mode=mode)
-    return torch.cat([fused.image.float(), maps], dim=1)
+    seen = model.fuse(images, want_maps=want_attention)
+    channels = [seen.fused.image]
+    if model.follower_input != "fused":
+        channels.append(model.shown(seen))
+    if seen.fused.attention is not None:
+        places = seen.fused.attention[0].numel()
+        mode = "bilinear" if images.ndim == 4 else "trilinear"
+        channels.append(functional.interpolate(seen.fused.attention.float() * places, size=images.shape[2:], mode=mode))
+    return torch.cat([part.float() for part in channels], dim=1)

@@ -50,11 +50,11 @@ class Fuse4SegPredictor(nnUNetPredictor):
         """
         model = self.network.to(self.device).eval()
         self.seen.append(self._fuse(model, input_image, want_attention=self.want_attention))
-        logits = self._segment(model, self.seen[-1].fused, input_image)
+        logits = self._segment(model, self.seen[-1].shown, input_image)
         mirrored = self._mirrored_axes(input_image)
         for axes in mirrored:
             copy = input_image.flip(axes)
-            logits += self._segment(model, self._fuse(model, copy, want_attention=False).fused, copy).flip(axes)
+            logits += self._segment(model, self._fuse(model, copy, want_attention=False).shown, copy).flip(axes)
         return logits / (1 + len(mirrored))
 
     def _mirrored_axes(self, image: Tensor) -> list[tuple[int, ...]]:
@@ -69,11 +69,11 @@ class Fuse4SegPredictor(nnUNetPredictor):
         return fuse_whole_image(model, image, patch_size=self.configuration_manager.patch_size, device=self.device,
                                 want_attention=want_attention)
 
-    def _segment(self, model: FuseThenSegment, fused: Tensor, image: Tensor) -> Tensor:
+    def _segment(self, model: FuseThenSegment, shown: Tensor, image: Tensor) -> Tensor:
         """nnU-Net's sliding window with the follower alone, unmirrored."""
         mirroring, self.use_mirroring, self.network = self.use_mirroring, False, model.segmentation
         try:
-            return super().predict_sliding_window_return_logits(torch.cat([fused, image[model.modalities:]]))
+            return super().predict_sliding_window_return_logits(torch.cat([shown, image[model.modalities:]]))
         finally:
             self.use_mirroring, self.network = mirroring, model
 

@@ -8,9 +8,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fuse4seg.networks.fusion import Fused, FusionNetwork
 from fuse4seg.networks.window import IntensityWindow
+
+#: What the follower can see: the fused image alone; the fused image and all sources; the features fused per frequency,
+#: without reconstructing an image from them (paper, Table 3: "w/o Reconstruction Decoder").
+FOLLOWER_INPUTS = ("fused", "fused+sources", "embedding")
+
+
+def follower_channels(fusion: FusionNetwork, follower_input: str) -> int:
+    """Channels that the follower sees of what ``fusion`` gives."""
+    return {"fused": 1, "fused+sources": 1 + fusion.modalities,
+            "embedding": fusion.base_features + fusion.detail_features}[follower_input]
 
 
 class Seen(NamedTuple):
@@ -40,6 +51,7 @@ class FuseThenSegment(nn.Module):
         windows: (low, high) per modality in normalised intensities.
         follower: The segmentation network as nnU-Net plans it: network_class_name, arch_kwargs, _kw_requires_import.
         fusion: Further arguments of :class:`FusionNetwork`.
+        follower_input: What the follower sees (FOLLOWER_INPUTS).
         deep_supervision: The follower gives outputs at several resolutions.
 
     Source: method.md, Eq. 2: Psi(Phi(x, y)).
@@ -47,14 +59,17 @@ class FuseThenSegment(nn.Module):
 
     def __init__(self, input_channels: int, num_classes: int, *, conv_op: type[nn.Module],
                  strides: Sequence[Sequence[int]], windows: Sequence[Sequence[float]], follower: dict[str, Any],
-                 fusion: dict[str, Any] | None = None, deep_supervision: bool = False) -> None:
+                 fusion: dict[str, Any] | None = None, follower_input: str = "fused",
+                 deep_supervision: bool = False) -> None:
         super().__init__()
         self.modalities = len(windows)
         if input_channels < self.modalities:
             raise ValueError(f"{input_channels} input channels, but windows for {self.modalities} modalities")
         self.window = IntensityWindow(windows)
         self.fusion = FusionNetwork(self.modalities, conv_op=conv_op, strides=strides, **(fusion or {}))
-        self.segmentation = build_follower(follower, channels=1 + input_channels - self.modalities,
+        self.follower_input = follower_input
+        shown = follower_channels(self.fusion, follower_input)
+        self.segmentation = build_follower(follower, channels=shown + input_channels - self.modalities,
                                            classes=num_classes, deep_supervision=deep_supervision)
 
     @property
@@ -73,14 +88,24 @@ class FuseThenSegment(nn.Module):
         fused = self.fusion(sources, want_maps=want_maps)
         return Seen(sources, inside, fused._replace(image=fused.image * inside), channels[:, self.modalities:])
 
-    def segment(self, image: Tensor, extra: Tensor) -> Tensor | list[Tensor]:
-        """Logits of a fused image (B, 1, *S) and its extra channels (B, E, *S); a list under deep supervision."""
-        return self.segmentation(torch.cat([image, extra], dim=1) if extra.shape[1] else image)
+    def shown(self, seen: Seen) -> Tensor:
+        """What the follower sees, without extra channels: shape (B, K, *S), 0 outside the image."""
+        if self.follower_input == "fused":
+            return seen.fused.image
+        if self.follower_input == "fused+sources":
+            return torch.cat([seen.fused.image, seen.sources], dim=1)
+        whole = [functional.interpolate(features, size=seen.inside.shape[2:], mode="nearest")
+                 for features in (seen.fused.base, seen.fused.detail)]
+        return torch.cat(whole, dim=1) * seen.inside
+
+    def segment(self, seen: Seen) -> Tensor | list[Tensor]:
+        """Logits of what :meth:`fuse` gave; a list under deep supervision."""
+        shown = self.shown(seen)
+        return self.segmentation(torch.cat([shown, seen.extra], dim=1) if seen.extra.shape[1] else shown)
 
     def forward(self, channels: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, num_classes, *S) of normalised input (B, input_channels, *S); a list under deep supervision."""
-        seen = self.fuse(channels)
-        return self.segment(seen.fused.image, seen.extra)
+        return self.segment(self.fuse(channels))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """nnU-Net's estimate for the follower; the planner adds the leader's."""

@@ -27,14 +27,18 @@ class Fused(NamedTuple):
         image: Fused image in [0, 1], shape (B, 1, *S).
         gates: Shares of the N sources and, last, of the painted image, shape (B, N + 1, *S).
         low, high: Features of every modality, shapes (B, N, C, *s) and (B, N, c, *t).
+        base, detail: Features fused per frequency, before the decoder, shapes (B, C, *s) and (B, c, *t).
         decoded: Features that the image was painted from, shape (B, c, *t).
-        attention: Where the reference looked in every other modality, shape (B, N - 1, *G); None unless asked for.
+        attention: Where the reference looked in every other modality, shape (B, N - 1, *G); None unless asked for, and
+            where there is no cross-attention.
     """
 
     image: Tensor
     gates: Tensor
     low: Tensor
     high: Tensor
+    base: Tensor
+    detail: Tensor
     decoded: Tensor
     attention: Tensor | None
 
@@ -54,6 +58,7 @@ class FusionNetwork(nn.Module):
         couplings: Invertible blocks of the high-frequency stream.
         transformers: Lite-Transformer blocks of the low-frequency stream.
         reference: Index of the modality that asks in the cross-attention.
+        cross_attention: False leaves the cross-attention out (paper, Table 3).
 
     Raises:
         ValueError: ``reference`` is no index of a modality.
@@ -63,21 +68,23 @@ class FusionNetwork(nn.Module):
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
-                 reference: int = 0) -> None:
+                 reference: int = 0, cross_attention: bool = True) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
         axes = axes_of(conv_op)
         per_axis = [[stride] * axes if isinstance(stride, int) else list(stride) for stride in strides]
         detail_stride, *base_strides = per_axis[1:BASE_LEVEL + 1] or [[1] * axes]
-        self.detail_features = detail_features
+        self.modalities, self.reference = modalities, reference
+        self.detail_features, self.base_features = detail_features, base_features
         self.total_stride = [prod(steps) for steps in zip(detail_stride, *base_strides, strict=True)]
         shape = {"detail_stride": detail_stride, "base_strides": base_strides,
                  "detail_features": detail_features, "base_features": base_features}
         self.encoder = DualStreamEncoder(conv_op, modalities, couplings=couplings, transformers=transformers, **shape)
         self.fuse_low = conv_op(2 * base_features, base_features, 1)
         self.fuse_high = conv_op(2 * detail_features, detail_features, 1)
-        self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if modalities > 1 else None
+        attends = cross_attention and modalities > 1
+        self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
         self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride)
 
@@ -110,7 +117,7 @@ class FusionNetwork(nn.Module):
         painted, decoded = self.decoder(base, detail)
         gates = self.gate(decoded, high, padded)
         image = (gates * torch.cat([padded, painted], dim=1)).sum(dim=1, keepdim=True)
-        return Fused(image[(..., *size)], gates[(..., *size)], low, high, decoded, attention)
+        return Fused(image[(..., *size)], gates[(..., *size)], low, high, base, detail, decoded, attention)
 
     def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct every modality from its own features alone (pre-training).

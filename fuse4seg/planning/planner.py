@@ -18,81 +18,50 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import __version__
 from fuse4seg.datasets.raw import channel_names, read_dataset_json, training_cases
-from fuse4seg.errors import FingerprintNotFoundError, OptionError, PlansNotFoundError
+from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError
 from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.networks.fuse_then_segment import follower_channels
 from fuse4seg.networks.fusion import FusionNetwork
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.feature_maps import count_feature_map_voxels
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
+from fuse4seg.planning.options import PLANS_NAME, SMALLEST_BATCH, PlanOptions
 
 logger = logging.getLogger(__name__)
 
-PLANS_NAME = "Fuse4SegPlans"
 NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
 #: What a plans file says about how we made it stands under this key.
 OURS = "fuse4seg"
 PLANNED_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
-#: nnU-Net's U-Nets start with 32 features and stop at 16 times as many in 2D, 10 times as many in 3D.
-BASE_FEATURES, GROWTH_2D, GROWTH_3D = 32, 16, 10
-SMALLEST_BASE_FEATURES, SMALLEST_BATCH = 4, 2
+#: nnU-Net's U-Nets stop at 16 times the first stage's features in 2D, at 10 times as many in 3D.
+GROWTH_2D, GROWTH_3D = 16, 10
+#: Where dataset.json may name the modality that asks in the cross-attention.
+REFERENCE = "reference_modality"
 NO_PATCH = ("it leaves no patch that can be halved once. Give more memory or fewer --base_features, or larger images "
             "where they have fewer than 8 voxels along an axis.")
 
 
-def plan_experiment(dataset: str | int, *, gpu_memory_target: float = 8.0, max_batch_size: int | None = None,
-                    base_features: int = BASE_FEATURES, plans_name: str = PLANS_NAME,
-                    overwrite_target_spacing: Sequence[float] | None = None) -> dict[str, Any]:
+def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> dict[str, Any]:
     """Write the plans of a fingerprinted dataset, and log one line per configuration.
 
     Args:
         dataset: Id or full name.
-        gpu_memory_target: Gigabytes that training should fill.
-        max_batch_size: Largest batch, at least 2.
-        base_features: Features of the U-Net's first stage; the largest number scales along.
-        plans_name: Name of the plans file, without its ending.
-        overwrite_target_spacing: Millimetres between voxels along the image's three axes, instead of the median.
+        options: What the user chose; None for the defaults.
 
     Returns:
         The plans.
 
     Raises:
-        OptionError: An argument is out of range, or no patch fits into the memory.
+        OptionError: No patch fits into the memory, or the dataset has no such reference modality.
         FingerprintNotFoundError: There is no fingerprint with windows.
     """
-    check_planning_options(gpu_memory_target=gpu_memory_target, max_batch_size=max_batch_size,
-                           base_features=base_features, plans_name=plans_name,
-                           overwrite_target_spacing=overwrite_target_spacing)
-    planner = Fuse4SegPlanner(dataset, gpu_memory_target, plans_name=plans_name, max_batch_size=max_batch_size,
-                              base_features=base_features, overwrite_target_spacing=overwrite_target_spacing)
+    planner = Fuse4SegPlanner(dataset, options=options or PlanOptions())
     with logged_prints():
         plans = planner.plan_experiment()
     for line in describe_plans(plans):
         logger.info("%s", line)
     return plans
-
-
-def check_planning_options(*, gpu_memory_target: float, max_batch_size: int | None, base_features: int, plans_name: str,
-                           overwrite_target_spacing: Sequence[float] | None) -> None:
-    """Refuse what :func:`plan_experiment` cannot plan with.
-
-    Raises:
-        OptionError: An argument is out of range; the message names the command's flag.
-    """
-    if not 0 < gpu_memory_target < math.inf:
-        raise OptionError("-gpu_memory_target", f"{gpu_memory_target:g} GB is no memory. Give a number above 0.")
-    if max_batch_size is not None and max_batch_size < SMALLEST_BATCH:
-        raise OptionError("--max_batch_size", f"{max_batch_size} is too small. Give at least {SMALLEST_BATCH}: "
-                                              f"fusion and segmentation each need a part of the batch.")
-    if base_features < SMALLEST_BASE_FEATURES:
-        raise OptionError("--base_features", f"{base_features} is too few. Give at least {SMALLEST_BASE_FEATURES}.")
-    if not plans_name or "__" in plans_name or Path(plans_name).name != plans_name:
-        problem = f"{plans_name!r} is no name for plans. Use letters, digits and single _."
-        raise OptionError("-overwrite_plans_name", problem)
-    spacing = overwrite_target_spacing
-    if spacing is not None and (len(spacing) != 3 or not all(0 < step < math.inf for step in spacing)):
-        problem = f"{' '.join(map(str, spacing))} is no spacing. Give three numbers above 0."
-        raise OptionError("-overwrite_target_spacing", problem)
 
 
 def read_plans(path: Path) -> dict[str, Any]:
@@ -118,59 +87,78 @@ def describe_plans(plans: dict[str, Any]) -> list[str]:
     return [_describe(name, manager.get_configuration(name).configuration) for name in manager.available_configurations]
 
 
+def estimate_voxels(patch_size: Sequence[int], follower: dict[str, Any], *, channels: int, classes: int,
+                    fusion: dict[str, Any], follower_input: str) -> int:
+    """Feature map voxels of the fusion network on all channels, plus those of the follower on what it sees of them.
+
+    Args:
+        patch_size: Voxels per axis.
+        follower: Its network_class_name, arch_kwargs and _kw_requires_import.
+        channels: Of the dataset.
+        classes: Outputs of the follower.
+        fusion: Further arguments of :class:`FusionNetwork`.
+        follower_input: What the follower sees.
+
+    Raises:
+        OptionError: The patch became too small to be worth planning for.
+    """
+    arguments = follower["arch_kwargs"]
+    if len(arguments["strides"]) < 2 or min(patch_size) < 1:
+        raise OptionError("-gpu_memory_target", NO_PATCH)
+    with torch.device("meta"):
+        leader = FusionNetwork(channels, conv_op=pydoc.locate(arguments["conv_op"]), strides=arguments["strides"], **fusion)
+        shown = follower_channels(leader, follower_input)
+        behind = ExperimentPlanner.static_estimate_VRAM_usage(patch_size, shown, classes, follower["network_class_name"],
+                                                              arguments, follower["_kw_requires_import"])
+    # nnU-Net does not count a network's input; what is shown beside the fused image is made here, and counts.
+    beside = (shown - 1) * math.prod(patch_size)
+    return int(behind) + int(beside) + count_feature_map_voxels(leader, (channels, *map(int, patch_size)))
+
+
 class Fuse4SegPlanner(ExperimentPlanner):
     """nnU-Net's planner for a network that fuses first.
 
     Args:
         dataset_name_or_id: Dataset with a fingerprint by :func:`~fuse4seg.planning.fingerprint.extract_fingerprint`.
-        gpu_memory_target_in_gb: Gigabytes that training should fill.
-        preprocessor_name: Class in nnU-Net's package.
-        plans_name: Name of the plans file, without its ending.
-        overwrite_target_spacing: Millimetres between voxels along the image's axes.
-        suppress_transpose: Keep the axes in their order.
-        max_batch_size: Largest batch, at least 2.
-        base_features: Features of the U-Net's first stage.
+        gpu_memory_target_in_gb, preprocessor_name, plans_name, overwrite_target_spacing, suppress_transpose: As nnU-Net
+            gives them; ``options`` stand above them.
+        options: What the user chose; None for the defaults.
 
     Raises:
         FingerprintNotFoundError: There is no fingerprint with one window per channel.
-        OptionError: ``plans_name`` belongs to plans that are not ours.
+        OptionError: ``plans_name`` belongs to plans that are not ours, or the dataset lacks the reference modality.
+        DatasetJsonError: dataset.json names a reference modality that the dataset lacks.
     """
 
-    def __init__(self, dataset_name_or_id: str | int, gpu_memory_target_in_gb: float = 8.0, *,
+    def __init__(self, dataset_name_or_id: str | int, gpu_memory_target_in_gb: float = 8.0,
                  preprocessor_name: str = "DefaultPreprocessor", plans_name: str = PLANS_NAME,
-                 overwrite_target_spacing: Sequence[float] | None = None, suppress_transpose: bool = False,
-                 max_batch_size: int | None = None, base_features: int = BASE_FEATURES) -> None:
+                 overwrite_target_spacing: Sequence[float] | None = None, suppress_transpose: bool = False, *,
+                 options: PlanOptions | None = None) -> None:
+        self.options = options or PlanOptions(gpu_memory_target=gpu_memory_target_in_gb, plans_name=plans_name,
+                                              overwrite_target_spacing=overwrite_target_spacing)
         name = dataset_name(dataset_name_or_id, variables=(RAW,))
         description = read_dataset_json(data_root(RAW) / name)
         training_cases(data_root(RAW) / name, description)
-        self.folder = make_writable_folder(data_root(PREPROCESSED) / name)
         self.channels = channel_names(description)
+        self.reference = self._find_reference(description, data_root(RAW) / name / "dataset.json")
+        self.folder = make_writable_folder(data_root(PREPROCESSED) / name)
         self.windows = self._read_windows()
-        spacing = None if overwrite_target_spacing is None else [float(step) for step in overwrite_target_spacing]
-        super().__init__(name, gpu_memory_target_in_gb, preprocessor_name, plans_name, spacing, suppress_transpose)
+        spacing = self.options.overwrite_target_spacing
+        super().__init__(name, self.options.gpu_memory_target, preprocessor_name, self.options.plans_name,
+                         None if spacing is None else [float(step) for step in spacing], suppress_transpose)
         self.old_plans = self._read_old_plans()
-        self.max_batch_size = max_batch_size
-        self.UNet_base_num_features = base_features
-        self.UNet_max_features_2d = GROWTH_2D * base_features
-        self.UNet_max_features_3d = GROWTH_3D * base_features
+        self.UNet_base_num_features = self.options.base_features
+        self.UNet_max_features_2d = GROWTH_2D * self.options.base_features
+        self.UNet_max_features_3d = GROWTH_3D * self.options.base_features
 
-    @staticmethod
-    def static_estimate_VRAM_usage(patch_size: Sequence[int], input_channels: int, output_channels: int,  # noqa: N802
+    def static_estimate_VRAM_usage(self, patch_size: Sequence[int], input_channels: int, output_channels: int,  # noqa: N802
                                    arch_class_name: str, arch_kwargs: dict[str, Any],
                                    arch_kwargs_req_import: Sequence[str]) -> int:
-        """Feature map voxels of the fusion network on all channels, plus those of the U-Net on the fused one.
-
-        Raises:
-            OptionError: The patch became too small to be worth planning for.
-        """
-        if len(arch_kwargs["strides"]) < 2 or min(patch_size) < 1:
-            raise OptionError("-gpu_memory_target", NO_PATCH)
-        conv_op = pydoc.locate(arch_kwargs["conv_op"])
-        with torch.device("meta"):
-            follower = ExperimentPlanner.static_estimate_VRAM_usage(patch_size, 1, output_channels, arch_class_name,
-                                                                    arch_kwargs, arch_kwargs_req_import)
-            leader = FusionNetwork(input_channels, conv_op=conv_op, strides=arch_kwargs["strides"])
-        return int(follower) + count_feature_map_voxels(leader, (input_channels, *map(int, patch_size)))
+        """nnU-Net's name for :func:`estimate_voxels`; no longer static, because it depends on the options."""
+        follower = {"network_class_name": arch_class_name, "arch_kwargs": arch_kwargs,
+                    "_kw_requires_import": arch_kwargs_req_import}
+        return estimate_voxels(patch_size, follower, channels=input_channels, classes=output_channels,
+                               fusion=self._fusion_arguments(), follower_input=self.options.follower_input)
 
     def get_plans_for_configuration(self, spacing: np.ndarray, median_shape: Sequence[int], data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict[str, int]) -> dict[str, Any]:
@@ -189,9 +177,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write the plans; configurations that a user added to an older file are kept."""
-        plans[OURS] = {"version": __version__, "gpu_memory_target_gb": self.UNet_vram_target_GB,
-                       "max_batch_size": self.max_batch_size, "base_features": self.UNet_base_num_features,
-                       "channel_names": self.channels}
+        plans[OURS] = {"version": __version__, "channel_names": self.channels, **self.options.to_plain(),
+                       "reference": self.channels[self.reference]}
         plans["configurations"].update(self._custom_configurations(plans["configurations"]))
         recursive_fix_for_json_export(plans)
         write_json(plans, self._plans_file)
@@ -199,6 +186,16 @@ class Fuse4SegPlanner(ExperimentPlanner):
     @property
     def _plans_file(self) -> Path:
         return self.folder / f"{self.plans_identifier}.json"
+
+    def _find_reference(self, description: dict[str, Any], path: Path) -> int:
+        """Index of the modality that the user, else dataset.json, names as the reference; else 0."""
+        wanted = self.options.reference or description.get(REFERENCE, self.channels[0])
+        if wanted in self.channels:
+            return self.channels.index(wanted)
+        problem = f"the dataset has no modality {wanted!r}. Name one of: {', '.join(self.channels)}."
+        if self.options.reference:
+            raise OptionError("--reference", problem)
+        raise DatasetJsonError(path, f"{REFERENCE}: {problem}")
 
     def _read_windows(self) -> list[list[float]]:
         path = self.folder / FINGERPRINT_FILE
@@ -222,15 +219,21 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def _divisible_batch(self, planned: int) -> int:
         """Even, so that the two levels get disjoint halves (method.md, "Our reading")."""
-        capped = planned if self.max_batch_size is None else min(planned, self.max_batch_size)
+        limit = self.options.max_batch_size
+        capped = planned if limit is None else min(planned, limit)
         return max(SMALLEST_BATCH, capped - capped % 2)
 
     def _fuse_then_segment(self, follower: dict[str, Any]) -> dict[str, Any]:
         follower = {**follower, "_kw_requires_import": list(follower["_kw_requires_import"])}
         # nnU-Net reads the strides at the top level.
         shared = {key: follower["arch_kwargs"][key] for key in ("strides", "conv_op")}
-        return {"network_class_name": NETWORK, "arch_kwargs": {**shared, "windows": self.windows, "follower": follower},
-                "_kw_requires_import": ["conv_op"]}
+        arguments = {**shared, "windows": self.windows, "follower": follower, "fusion": self._fusion_arguments(),
+                     "follower_input": self.options.follower_input}
+        return {"network_class_name": NETWORK, "arch_kwargs": arguments, "_kw_requires_import": ["conv_op"]}
+
+    def _fusion_arguments(self) -> dict[str, Any]:
+        """What the plans say to :class:`FusionNetwork`."""
+        return {"reference": self.reference, "cross_attention": self.options.cross_attention}
 
     def _custom_configurations(self, planned: dict[str, Any]) -> dict[str, Any]:
         custom = {name: configuration for name, configuration in self.old_plans["configurations"].items()

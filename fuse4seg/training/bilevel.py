@@ -110,7 +110,7 @@ class BilevelStep:
     def _upper(self, batch: Tensor, targets: Targets) -> tuple[Seen, Tensor, dict[str, Tensor]]:
         """The leader's objective F on the upper half, and what it is made of."""
         seen = self.model.fuse(batch)
-        task = self.segmentation_loss(self.model.segment(seen.fused.image, seen.extra), targets)
+        task = self.segmentation_loss(self.model.segment(seen), targets)
         logits = None
         if self.discriminators is not None:
             logits = [discriminator(seen.fused.image) for discriminator in self.discriminators]
@@ -128,7 +128,7 @@ class BilevelStep:
         needed = self.settings.hypergradient in NEEDS_LOWER_LEADER_GRAPH
         with nullcontext() if needed else torch.no_grad():
             seen = self.model.fuse(batch)
-        return self.segmentation_loss(self.model.segment(seen.fused.image, seen.extra), targets)
+        return self.segmentation_loss(self.model.segment(seen), targets)
 
     def _hypergradient(self, upper: Tensor, lower: Tensor) -> Hypergradient:
         """Gradients, scaled by the gradient scaler where there is one; the damping is scaled with them."""

@@ -31,7 +31,7 @@ def smooth_channels(count: int, *shape: int, seed: int = 0) -> Tensor:
 class MeanOfChannels:
     """Stands in for a model: a voxel's fused value depends on that voxel alone, so tiling must not show at all."""
 
-    modalities = 2
+    modalities, follower_input = 2, "fused"
 
     def fuse(self, channels: Tensor, *, want_maps: bool = False) -> SimpleNamespace:
         return SimpleNamespace(fused=SimpleNamespace(image=channels.mean(dim=1, keepdim=True), attention=None))

@@ -51,7 +51,7 @@ class TestForward:
         assert seen.fused.image.shape == (2, 1, *[16] * axes)
         logits = model(channels)
         assert logits.shape == (2, CLASSES, *[16] * axes)
-        torch.testing.assert_close(logits, model.segment(seen.fused.image, seen.extra))
+        torch.testing.assert_close(logits, model.segment(seen))
         torch.testing.assert_close(logits, model.segmentation(seen.fused.image))
 
     def test_fused_image_is_zero_outside_the_image(self, model: FuseThenSegment, channels: torch.Tensor) -> None:

@@ -20,9 +20,11 @@ from fuse4seg.errors import DatasetNotFoundError, FingerprintNotFoundError, Opti
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.fusion import FusionNetwork
 from fuse4seg.planning.feature_maps import count_feature_map_voxels
+from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import (
     Fuse4SegPlanner,
     describe_plans,
+    estimate_voxels,
     plan_experiment,
     read_plans,
 )
@@ -40,13 +42,14 @@ def plan(shape: tuple[int, int, int], make: MakeFingerprinted, *, channels: tupl
          cases: int = 2, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **options: Any) -> dict[str, Any]:
     """Plans of a dataset of such images, as they stand in the file."""
     folder = make(shape, channels=channels, cases=cases, spacing=spacing)
-    plan_experiment(991, **options)
+    plan_experiment(991, PlanOptions(**options))
     return json.loads((folder / f"{options.get('plans_name', 'Fuse4SegPlans')}.json").read_text())
 
 
-def estimate(channels: int) -> int:
+def estimate(channels: int, follower_input: str = "fused") -> int:
     """Voxels planned for a small 2D U-Net of four classes behind the fusion of ``channels``."""
-    return Fuse4SegPlanner.static_estimate_VRAM_usage((64, 48), channels, 4, UNET, UNET_ARGUMENTS, ("conv_op",))
+    unet = {"network_class_name": UNET, "arch_kwargs": UNET_ARGUMENTS, "_kw_requires_import": ["conv_op"]}
+    return estimate_voxels((64, 48), unet, channels=channels, classes=4, fusion={}, follower_input=follower_input)
 
 
 def follower(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -133,11 +136,13 @@ class TestMemory:
 
         for name, reference, batch in (("2d", 85e6, 12), ("3d_fullres", 560e6, 2)):
             architecture = follower(configurations[name])
-            voxels = Fuse4SegPlanner.static_estimate_VRAM_usage(
-                configurations[name]["patch_size"], 2, 2, architecture["network_class_name"],
-                architecture["arch_kwargs"], architecture["_kw_requires_import"])
+            voxels = estimate_voxels(configurations[name]["patch_size"], architecture, channels=2, classes=2, fusion={},
+                                     follower_input="fused")
             # nnU-Net's own numbers: so many voxels at so large a batch fill 8 GB.
             assert voxels * configurations[name]["batch_size"] <= 1.1 * reference * batch * 4 / 8
+
+    def test_counts_what_the_follower_sees(self) -> None:
+        assert estimate(3) < estimate(3, "embedding")
 
     def test_grows_with_the_channels(self) -> None:
         assert estimate(2) < estimate(3) < estimate(4)
@@ -146,7 +151,7 @@ class TestMemory:
         folder = make_fingerprinted(LARGE)
 
         with pytest.raises(OptionError, match="-gpu_memory_target"):
-            plan_experiment(991, gpu_memory_target=1e-5)
+            plan_experiment(991, PlanOptions(gpu_memory_target=1e-5))
         assert not (folder / "Fuse4SegPlans.json").exists()
 
 
@@ -165,8 +170,9 @@ class TestPlansFile:
     def test_says_how_it_was_made(self, make_fingerprinted: MakeFingerprinted) -> None:
         plans = plan(SMALL, make_fingerprinted, gpu_memory_target=2, max_batch_size=4, base_features=8)
 
-        assert plans["fuse4seg"] == {"version": __version__, "gpu_memory_target_gb": 2, "max_batch_size": 4,
-                                     "base_features": 8, "channel_names": ["T1", "FLAIR"]}
+        chosen = PlanOptions(gpu_memory_target=2, max_batch_size=4, base_features=8)
+        assert plans["fuse4seg"] == {**chosen.to_plain(), "version": __version__, "channel_names": ["T1", "FLAIR"],
+                                     "reference": "T1"}
         assert plans["plans_name"] == "Fuse4SegPlans"
 
     def test_is_the_same_from_nnunets_api(self, make_fingerprinted: MakeFingerprinted) -> None:
@@ -201,7 +207,7 @@ class TestPlansFile:
         (folder / "nnUNetPlans.json").write_text('{"configurations": {}}')
 
         with pytest.raises(OptionError, match="-overwrite_plans_name.*not made by this planner"):
-            plan_experiment(991, plans_name="nnUNetPlans")
+            plan_experiment(991, PlanOptions(plans_name="nnUNetPlans"))
         assert (folder / "nnUNetPlans.json").read_text() == '{"configurations": {}}'
 
     def test_that_is_damaged_is_replaced(self, make_fingerprinted: MakeFingerprinted) -> None:
@@ -243,7 +249,7 @@ class TestRefusals:
         ({"overwrite_target_spacing": (1.0, 1.0, -1.0)}, "-overwrite_target_spacing")])
     def test_name_the_flag(self, options: dict[str, Any], flag: str) -> None:
         with pytest.raises(OptionError, match=f"^{flag}: "):
-            plan_experiment(991, **options)
+            plan_experiment(991, PlanOptions(**options))
 
     def test_of_a_dataset_that_is_not_there(self, roots: Path) -> None:
         with pytest.raises(DatasetNotFoundError, match="991"):

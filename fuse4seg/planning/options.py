@@ -1,0 +1,70 @@
+"""What a user can choose about the plans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fuse4seg.errors import OptionError
+from fuse4seg.networks.fuse_then_segment import FOLLOWER_INPUTS
+
+PLANS_NAME = "Fuse4SegPlans"
+#: nnU-Net's U-Nets start with 32 features.
+BASE_FEATURES = 32
+SMALLEST_BASE_FEATURES, SMALLEST_BATCH = 4, 2
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Options of one planning; they go into the plans.
+
+    Attributes:
+        gpu_memory_target: Gigabytes that training should fill.
+        max_batch_size: Largest batch, at least 2; None for what memory allows.
+        base_features: Features of the follower's first stage; the largest number scales along.
+        plans_name: Name of the plans file, without its ending.
+        overwrite_target_spacing: Millimetres between voxels along the image's three axes, instead of the median.
+        reference: Name of the modality that asks in the cross-attention; None for the one that dataset.json names, else the
+            first.
+        follower_input: What the follower sees (FOLLOWER_INPUTS).
+        cross_attention: False leaves the cross-attention out (paper, Table 3).
+
+    Raises:
+        OptionError: One is out of range; the message names the command's flag.
+    """
+
+    gpu_memory_target: float = 8.0
+    max_batch_size: int | None = None
+    base_features: int = BASE_FEATURES
+    plans_name: str = PLANS_NAME
+    overwrite_target_spacing: Sequence[float] | None = None
+    reference: str | None = None
+    follower_input: str = "fused"
+    cross_attention: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gpu_memory_target < math.inf:
+            problem = f"{self.gpu_memory_target:g} GB is no memory. Give a number above 0."
+            raise OptionError("-gpu_memory_target", problem)
+        if self.max_batch_size is not None and self.max_batch_size < SMALLEST_BATCH:
+            raise OptionError("--max_batch_size", f"{self.max_batch_size} is too small. Give at least {SMALLEST_BATCH}: "
+                                                  f"fusion and segmentation each need a part of the batch.")
+        if self.base_features < SMALLEST_BASE_FEATURES:
+            raise OptionError("--base_features", f"{self.base_features} is too few. Give at least {SMALLEST_BASE_FEATURES}.")
+        if not self.plans_name or "__" in self.plans_name or Path(self.plans_name).name != self.plans_name:
+            problem = f"{self.plans_name!r} is no name for plans. Use letters, digits and single _."
+            raise OptionError("-overwrite_plans_name", problem)
+        spacing = self.overwrite_target_spacing
+        if spacing is not None and (len(spacing) != 3 or not all(0 < step < math.inf for step in spacing)):
+            problem = f"{' '.join(map(str, spacing))} is no spacing. Give three numbers above 0."
+            raise OptionError("-overwrite_target_spacing", problem)
+        if self.follower_input not in FOLLOWER_INPUTS:
+            raise OptionError("--follower_input", f"the follower cannot see {self.follower_input!r}. "
+                                                  f"Choose one of: {', '.join(FOLLOWER_INPUTS)}.")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Numbers and names by the options' names, for the plans."""
+        return asdict(self)
