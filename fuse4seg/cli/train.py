@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          example="f4s_train 501 2d 0")
     add_training_arguments(parser)
     parser.add_argument("--epochs", type=int, help="epochs of cooperative training (default: 140)")
-    parser.add_argument("--hypergradient", help="joint or gauss_newton (default: joint)")
+    parser.add_argument("--hypergradient", help="joint (default), gauss_newton, unrolled, neumann or cg")
     parser.add_argument("--fusion_weight", type=float, help="lambda, the fusion losses' part in the leader's objective "
                                                             "(default: 0.1); more of it: closer to the sources")
     parser.add_argument("--auxiliary_head", type=float, dest="auxiliary_weight", metavar="WEIGHT",

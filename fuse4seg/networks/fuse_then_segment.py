@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pydoc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from fuse4seg.networks.fusion import Fused, FusionNetwork
@@ -98,10 +99,17 @@ class FuseThenSegment(nn.Module):
                  for features in (seen.fused.base, seen.fused.detail)]
         return torch.cat(whole, dim=1) * seen.inside
 
-    def segment(self, seen: Seen) -> Tensor | list[Tensor]:
-        """Logits of what :meth:`fuse` gave; a list under deep supervision."""
+    def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None) -> Tensor | list[Tensor]:
+        """Logits of what :meth:`fuse` gave; a list under deep supervision.
+
+        Args:
+            seen: From :meth:`fuse`.
+            weights: Parameters by their names in the follower, in place of its own.
+        """
         shown = self.shown(seen)
-        return self.segmentation(torch.cat([shown, seen.extra], dim=1) if seen.extra.shape[1] else shown)
+        channels = torch.cat([shown, seen.extra], dim=1) if seen.extra.shape[1] else shown
+        # nnU-Net's U-Net holds its encoder twice. Tying would put the weights in along both ways and leave them there.
+        return functional_call(self.segmentation, dict(weights or {}), (channels,), tie_weights=False)
 
     def forward(self, channels: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, num_classes, *S) of normalised input (B, input_channels, *S); a list under deep supervision."""

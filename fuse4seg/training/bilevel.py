@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fuse4seg.losses.adversarial import discriminator_loss
 from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen
 from fuse4seg.training.auxiliary import AuxiliaryLoss
-from fuse4seg.training.hypergradients import DEFAULT_DAMPING, ESTIMATORS, NEEDS_LOWER_LEADER_GRAPH, Hypergradient
+from fuse4seg.training.hypergradients import (
+    DEFAULT_DAMPING,
+    ESTIMATORS,
+    NEEDS_FULL_PRECISION,
+    NEEDS_LOWER_LEADER_GRAPH,
+    SECOND_ORDER,
+    Hypergradient,
+    Response,
+)
 
 Targets = Tensor | list[Tensor]
 #: nnU-Net's bound on the norm of a gradient; here of each level's.
@@ -37,6 +46,8 @@ class BilevelSettings:
         fusion_weight: lambda of Eq. 6, the fusion losses' part in the leader's objective, at least 0.
         losses: Weight of each fusion loss.
         damping: Of the Gauss-Newton ratio.
+        hessian_products: Of ``neumann`` and ``cg``.
+        curvature_damping: Of ``cg``.
         auxiliary_weight: Of the auxiliary head's loss in the leader's objective; 0 leaves the head out.
     """
 
@@ -44,6 +55,8 @@ class BilevelSettings:
     fusion_weight: float = 0.1
     losses: FusionLossWeights = field(default_factory=FusionLossWeights)
     damping: float = DEFAULT_DAMPING
+    hessian_products: int = Response.products
+    curvature_damping: float = Response.curvature_damping
     auxiliary_weight: float = 0.5
 
 
@@ -62,7 +75,7 @@ class BilevelStep:
     Args:
         model: Leader and follower.
         segmentation_loss: nnU-Net's loss on logits and targets (Eq. 14).
-        leader, follower: The two levels.
+        leader, follower: The two levels; the follower's parameters are those of ``model.segmentation``, in their order.
         discriminators: One per modality, and what moves them; None without adversarial loss.
         auxiliary: Loss of the auxiliary head, whose parameters are among the leader's; None without a head.
         settings: Estimator and weights.
@@ -79,6 +92,7 @@ class BilevelStep:
                  scaler: torch.amp.GradScaler | None = None, autocast: Callable[[], object] = nullcontext) -> None:
         self.model, self.segmentation_loss = model, segmentation_loss
         self.leader, self.follower = leader, follower
+        self.follower_names = [name for name, _ in model.segmentation.named_parameters()]
         self.settings = settings or BilevelSettings()
         self.estimate = ESTIMATORS[self.settings.hypergradient]
         self.discriminators = discriminators if self.settings.losses.adversarial else None
@@ -94,12 +108,30 @@ class BilevelStep:
             targets: Labels as nnU-Net's loss takes them.
 
         Returns:
-            Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one.
+            Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one. The upper
+            loss of ``unrolled`` is that after the follower's step.
         """
-        with self.autocast():
-            seen, objective, report = self._upper(*half(batch, targets, offset=1))
-            report["lower"] = self._lower(*half(batch, targets, offset=0))
-        hypergradient = self._hypergradient(objective, report["lower"])
+        upper_batch, upper_targets = half(batch, targets, offset=1)
+        lower_batch, lower_targets = half(batch, targets, offset=0)
+        with self._precision():
+            seen = self.model.fuse(upper_batch)
+            own, report = self._own_objective(seen, upper_targets)
+            with nullcontext() if self.settings.hypergradient in NEEDS_LOWER_LEADER_GRAPH else torch.no_grad():
+                seen_below = self.model.fuse(lower_batch)
+        scale = self.scaler.get_scale() if self.scaler is not None else 1.0
+
+        def upper(parameters: Sequence[Tensor]) -> Tensor:
+            task = self._task(seen, upper_targets, parameters)
+            report.setdefault("upper", task.detach())
+            return (task + own) * scale
+
+        def lower(parameters: Sequence[Tensor]) -> Tensor:
+            task = self._task(seen_below, lower_targets, parameters)
+            report.setdefault("lower", task.detach())
+            return task * scale
+
+        hypergradient = self.estimate(upper, lower, leader=self.leader.parameters, follower=self.follower.parameters,
+                                      response=self._response(scale))
         self._move(hypergradient)
         if hypergradient.ratio is not None:
             report["ratio"] = hypergradient.ratio
@@ -107,34 +139,35 @@ class BilevelStep:
             report["discriminator"] = self._move_discriminators(seen)
         return {name: float(value.detach()) for name, value in report.items()}
 
-    def _upper(self, batch: Tensor, targets: Targets) -> tuple[Seen, Tensor, dict[str, Tensor]]:
-        """The leader's objective F on the upper half, and what it is made of."""
-        seen = self.model.fuse(batch)
-        task = self.segmentation_loss(self.model.segment(seen), targets)
+    def _precision(self) -> AbstractContextManager[object]:
+        """Of the forward passes: mixed only for estimators that it leaves intact."""
+        return nullcontext() if self.settings.hypergradient in NEEDS_FULL_PRECISION else self.autocast()
+
+    def _own_objective(self, seen: Seen, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """What of the leader's objective F does not depend on the follower, and its parts."""
         logits = None
         if self.discriminators is not None:
             logits = [discriminator(seen.fused.image) for discriminator in self.discriminators]
         fusion, parts = fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high,
                                     logits=logits, weights=self.settings.losses)
-        objective = task + self.settings.fusion_weight * fusion
-        report = {"upper": task, "fusion": fusion, **parts}
+        objective, report = self.settings.fusion_weight * fusion, {"fusion": fusion, **parts}
         if self.auxiliary is not None:
             report["auxiliary"] = self.auxiliary(seen.fused.decoded, targets)
             objective = objective + self.settings.auxiliary_weight * report["auxiliary"]
-        return seen, objective, report
+        return objective, report
 
-    def _lower(self, batch: Tensor, targets: Targets) -> Tensor:
-        """Segmentation loss of the lower half; the leader's graph is kept only where the estimator asks for it."""
-        needed = self.settings.hypergradient in NEEDS_LOWER_LEADER_GRAPH
-        with nullcontext() if needed else torch.no_grad():
-            seen = self.model.fuse(batch)
-        return self.segmentation_loss(self.model.segment(seen), targets)
+    def _task(self, seen: Seen, targets: Targets, parameters: Sequence[Tensor]) -> Tensor:
+        """Segmentation loss of the follower with these parameters."""
+        # Attention's fast kernels cannot be differentiated twice.
+        kernels = (sdpa_kernel(SDPBackend.MATH) if self.settings.hypergradient in SECOND_ORDER else nullcontext())
+        with self._precision(), kernels:
+            logits = self.model.segment(seen, weights=dict(zip(self.follower_names, parameters, strict=True)))
+            return self.segmentation_loss(logits, targets)
 
-    def _hypergradient(self, upper: Tensor, lower: Tensor) -> Hypergradient:
-        """Gradients, scaled by the gradient scaler where there is one; the damping is scaled with them."""
-        scale = self.scaler.get_scale() if self.scaler is not None else 1.0
-        return self.estimate(upper * scale, lower * scale, leader=self.leader.parameters,
-                             follower=self.follower.parameters, damping=self.settings.damping * scale**2)
+    def _response(self, scale: float) -> Response:
+        return Response(damping=self.settings.damping, rate=self.follower.optimiser.param_groups[0]["lr"],
+                        products=self.settings.hessian_products, curvature_damping=self.settings.curvature_damping,
+                        scale=scale)
 
     def _move(self, hypergradient: Hypergradient) -> None:
         """One optimiser step of both levels.

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fuse4seg.training.hypergradients import (
     DEFAULT_DAMPING,
     ESTIMATORS,
+    NEEDS_FULL_PRECISION,
     NEEDS_LOWER_LEADER_GRAPH,
+    SECOND_ORDER,
+    Objective,
+    Response,
+    cg,
     gauss_newton,
     inner_product,
     joint,
+    neumann,
+    unrolled,
 )
 
 LEADER_SIZE, FOLLOWER_SIZE = 6, 4
@@ -45,7 +55,12 @@ class Quadratic(NamedTuple):
     def in_y(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return self.B.T @ x + self.C @ y + self.c
 
-    def loss(self, leader: list[torch.Tensor], follower: list[torch.Tensor]) -> torch.Tensor:
+    def bowl(self, curvature: float = 0.5) -> Quadratic:
+        """The same with a positive definite Hessian in y, its eigenvalues from ``curvature`` to 1 + ``curvature``."""
+        square = self.C @ self.C
+        return self._replace(C=square / np.linalg.eigvalsh(square).max() + curvature * np.eye(FOLLOWER_SIZE))
+
+    def loss(self, leader: Sequence[torch.Tensor], follower: Sequence[torch.Tensor]) -> torch.Tensor:
         x, y = (torch.cat([part.flatten() for part in parts]) for parts in (leader, follower))
         A, B, C, a, c = map(torch.from_numpy, self)  # noqa: N806 (the formula's names)
         return x @ A @ x / 2 + x @ B @ y + y @ C @ y / 2 + a @ x + c @ y
@@ -61,19 +76,31 @@ class Problem(NamedTuple):
     upper: Quadratic
     lower: Quadratic
 
-    def losses(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.upper.loss(self.leader, self.follower), self.lower.loss(self.leader, self.follower)
+    @property
+    def levels(self) -> dict[str, list[torch.Tensor]]:
+        return {"leader": self.leader, "follower": self.follower}
+
+    def objectives(self, scale: float = 1.0) -> tuple[Objective, Objective]:
+        return (lambda y: scale * self.upper.loss(self.leader, y)), (lambda y: scale * self.lower.loss(self.leader, y))
+
+    def implicit(self, answer: np.ndarray) -> np.ndarray:
+        """The leader's gradient where the follower's answer, an inverse Hessian times the upper gradient, is this."""
+        return self.upper.in_x(self.x, self.y) - self.lower.B @ answer
 
 
-@pytest.fixture(params=range(3))
-def problem(request: pytest.FixtureRequest) -> Problem:
-    random = np.random.default_rng(100 + request.param)
+def drawn(seed: int) -> Problem:
+    random = np.random.default_rng(100 + seed)
     x, y = random.normal(size=LEADER_SIZE), random.normal(size=FOLLOWER_SIZE)
     leader = [torch.tensor(x[:2]), torch.tensor(x[2:]).view(2, 2)]
     follower = [torch.tensor(y[:1]), torch.tensor(y[1:]).view(3, 1)]
     for parameter in [*leader, *follower]:
         parameter.requires_grad_()
-    return Problem(x, y, leader, follower, Quadratic.drawn(2 * request.param), Quadratic.drawn(2 * request.param + 1))
+    return Problem(x, y, leader, follower, Quadratic.drawn(2 * seed), Quadratic.drawn(2 * seed + 1))
+
+
+@pytest.fixture(params=range(3))
+def problem(request: pytest.FixtureRequest) -> Problem:
+    return drawn(request.param)
 
 
 def flat(tensors: list[torch.Tensor]) -> np.ndarray:
@@ -82,22 +109,22 @@ def flat(tensors: list[torch.Tensor]) -> np.ndarray:
 
 class TestJoint:
     def test_is_the_direct_gradient_of_the_upper_objective(self, problem: Problem) -> None:
-        estimate = joint(*problem.losses(), leader=problem.leader, follower=problem.follower)
+        estimate = joint(*problem.objectives(), **problem.levels)
         np.testing.assert_allclose(flat(estimate.leader), problem.upper.in_x(problem.x, problem.y), rtol=1e-12)
         np.testing.assert_allclose(flat(estimate.upper), problem.upper.in_y(problem.x, problem.y), rtol=1e-12)
         np.testing.assert_allclose(flat(estimate.lower), problem.lower.in_y(problem.x, problem.y), rtol=1e-12)
         assert estimate.ratio is None
 
     def test_takes_a_lower_loss_that_is_cut_off_from_the_leader(self, problem: Problem) -> None:
-        cut = problem.lower.loss([parameter.detach() for parameter in problem.leader], problem.follower)
-        estimate = joint(problem.losses()[0], cut, leader=problem.leader, follower=problem.follower)
+        cut = [parameter.detach() for parameter in problem.leader]
+        estimate = joint(problem.objectives()[0], lambda y: problem.lower.loss(cut, y), **problem.levels)
         np.testing.assert_allclose(flat(estimate.lower), problem.lower.in_y(problem.x, problem.y), rtol=1e-12)
 
 
 class TestGaussNewton:
     @pytest.mark.parametrize("damping", [DEFAULT_DAMPING, 0.5, 1e-9])
     def test_subtracts_the_follower_s_answer(self, problem: Problem, damping: float) -> None:
-        estimate = gauss_newton(*problem.losses(), leader=problem.leader, follower=problem.follower, damping=damping)
+        estimate = gauss_newton(*problem.objectives(), **problem.levels, response=Response(damping=damping))
         upper_y, lower_y = (level.in_y(problem.x, problem.y) for level in (problem.upper, problem.lower))
         ratio = lower_y @ upper_y / (lower_y @ lower_y + damping)
         expected = problem.upper.in_x(problem.x, problem.y) - ratio * problem.lower.in_x(problem.x, problem.y)
@@ -112,69 +139,177 @@ class TestGaussNewton:
         So the exact hypergradient is 0, where the direct one is -k (y - x).
         """
         x, y, k = torch.tensor([1.0], requires_grad=True), torch.tensor([3.0], requires_grad=True), 2.5
-        estimate = gauss_newton(k * (y - x).pow(2).sum() / 2, (y - x).pow(2).sum() / 2, leader=[x], follower=[y],
-                                damping=1e-12)
+        estimate = gauss_newton(lambda y: k * (y[0] - x).pow(2).sum() / 2, lambda y: (y[0] - x).pow(2).sum() / 2,
+                                leader=[x], follower=[y], response=Response(damping=1e-12))
         assert estimate.ratio.item() == pytest.approx(k)
         assert estimate.leader[0].item() == pytest.approx(0, abs=1e-5)
 
     def test_on_one_and_the_same_batch_leaves_the_fusion_losses_alone(self, problem: Problem) -> None:
         """F = f + lambda g(x): r is 1, the task cancels, and lambda dg/dx is left (method.md, disjoint batches)."""
-        fusion = sum((parameter**3).sum() for parameter in problem.leader)
-        same = problem.lower.loss(problem.leader, problem.follower)
-        estimate = gauss_newton(same + 0.3 * fusion, problem.losses()[1], leader=problem.leader,
-                                follower=problem.follower, damping=1e-12)
+        def upper(follower: Sequence[torch.Tensor]) -> torch.Tensor:
+            fusion = sum((parameter**3).sum() for parameter in problem.leader)
+            return problem.lower.loss(problem.leader, follower) + 0.3 * fusion
+
+        estimate = gauss_newton(upper, problem.objectives()[1], **problem.levels, response=Response(damping=1e-12))
         assert estimate.ratio.item() == pytest.approx(1, abs=1e-9)
         np.testing.assert_allclose(flat(estimate.leader), 0.3 * 3 * problem.x**2, atol=1e-9)
 
     def test_is_the_direct_gradient_where_the_follower_is_at_rest(self, problem: Problem) -> None:
-        at_rest = sum((parameter**2).sum() for parameter in problem.leader) + 0 * problem.follower[0].sum()
-        estimate = gauss_newton(problem.losses()[0], at_rest, leader=problem.leader, follower=problem.follower)
+        def at_rest(follower: Sequence[torch.Tensor]) -> torch.Tensor:
+            return sum((parameter**2).sum() for parameter in problem.leader) + 0 * follower[0].sum()
+
+        estimate = gauss_newton(problem.objectives()[0], at_rest, **problem.levels)
         assert estimate.ratio == 0
         np.testing.assert_allclose(flat(estimate.leader), problem.upper.in_x(problem.x, problem.y), rtol=1e-12)
 
     def test_stays_finite_where_both_gradients_vanish(self) -> None:
         x, y = torch.ones(2, requires_grad=True), torch.zeros(2, requires_grad=True)
-        estimate = gauss_newton(x.sum() + y.pow(2).sum(), x.sum() * y.pow(2).sum(), leader=[x], follower=[y])
+        estimate = gauss_newton(lambda y: x.sum() + y[0].pow(2).sum(), lambda y: x.sum() * y[0].pow(2).sum(),
+                                leader=[x], follower=[y])
         assert estimate.ratio == 0
         assert torch.equal(estimate.leader[0], torch.ones(2))
 
     def test_a_larger_damping_trusts_the_answer_less(self, problem: Problem) -> None:
-        ratios = [abs(gauss_newton(*problem.losses(), leader=problem.leader, follower=problem.follower,
-                                   damping=damping).ratio.item()) for damping in (1e-6, 1.0, 1e3, 1e9)]
+        ratios = [abs(gauss_newton(*problem.objectives(), **problem.levels, response=Response(damping=damping)).ratio.item())
+                  for damping in (1e-6, 1.0, 1e3, 1e9)]
         assert ratios == sorted(ratios, reverse=True)
         assert ratios[-1] < 1e-6
+
+
+class TestUnrolled:
+    @pytest.mark.parametrize("rate", [1e-3, 0.1, 1.0])
+    def test_is_its_one_step_form(self, problem: Problem, rate: float) -> None:
+        """A quadratic's mixed derivative does not move, so that the finite difference is exact."""
+        estimate = unrolled(*problem.objectives(), **problem.levels, response=Response(rate=rate))
+        ahead = problem.y - rate * problem.lower.in_y(problem.x, problem.y)
+        upper_y = problem.upper.in_y(problem.x, ahead)
+        expected = problem.upper.in_x(problem.x, ahead) - rate * problem.lower.B @ upper_y
+        np.testing.assert_allclose(flat(estimate.leader), expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(flat(estimate.upper), upper_y, rtol=1e-9)
+        np.testing.assert_allclose(flat(estimate.lower), problem.lower.in_y(problem.x, problem.y), rtol=1e-12)
+
+    def test_is_what_autograd_finds_through_the_step(self, problem: Problem) -> None:
+        """On objectives that are no quadratics, up to the finite difference's error."""
+        def lower(follower: Sequence[torch.Tensor]) -> torch.Tensor:
+            return problem.lower.loss(problem.leader, [part.sin() for part in follower])
+
+        estimate = unrolled(problem.objectives()[0], lower, **problem.levels, response=Response(rate=0.1))
+        slope = torch.autograd.grad(lower(problem.follower), problem.follower, create_graph=True)
+        ahead = [y - 0.1 * part for y, part in zip(problem.follower, slope, strict=True)]
+        exact = torch.autograd.grad(problem.upper.loss(problem.leader, ahead), problem.leader)
+        np.testing.assert_allclose(flat(estimate.leader), flat(list(exact)), rtol=1e-4)
+
+    def test_is_the_direct_gradient_where_the_upper_objective_is_flat_for_the_follower(self, problem: Problem) -> None:
+        cubes = sum((parameter**3).sum() for parameter in problem.leader)
+        estimate = unrolled(lambda y: cubes + 0 * y[0].sum(), problem.objectives()[1], **problem.levels)
+        np.testing.assert_allclose(flat(estimate.leader), 3 * problem.x**2, rtol=1e-12)
+
+
+class TestNeumann:
+    @pytest.mark.parametrize("products", [1, 3, 8])
+    def test_is_its_truncated_series(self, problem: Problem, products: int) -> None:
+        estimate = neumann(*problem.objectives(), **problem.levels, response=Response(rate=0.05, products=products))
+        upper_y = problem.upper.in_y(problem.x, problem.y)
+        powers = [np.linalg.matrix_power(np.eye(FOLLOWER_SIZE) - 0.05 * problem.lower.C, k) for k in range(products + 1)]
+        np.testing.assert_allclose(flat(estimate.leader), problem.implicit(0.05 * sum(powers) @ upper_y), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(flat(estimate.upper), upper_y, rtol=1e-12)
+        np.testing.assert_allclose(flat(estimate.lower), problem.lower.in_y(problem.x, problem.y), rtol=1e-12)
+
+    def test_converges_to_the_exact_hypergradient_of_a_bowl(self, problem: Problem) -> None:
+        problem = problem._replace(lower=problem.lower.bowl())
+        estimate = neumann(*problem.objectives(), **problem.levels, response=Response(rate=1.0, products=60))
+        exact = np.linalg.solve(problem.lower.C, problem.upper.in_y(problem.x, problem.y))
+        np.testing.assert_allclose(flat(estimate.leader), problem.implicit(exact), rtol=1e-9, atol=1e-9)
+
+
+class TestConjugateGradients:
+    @pytest.mark.parametrize("damping", [0.0, 0.1, 2.0])
+    def test_is_exact_on_a_bowl_after_as_many_products_as_dimensions(self, problem: Problem, damping: float) -> None:
+        problem = problem._replace(lower=problem.lower.bowl())
+        response = Response(products=FOLLOWER_SIZE, curvature_damping=damping)
+        estimate = cg(*problem.objectives(), **problem.levels, response=response)
+        damped = problem.lower.C + damping * np.eye(FOLLOWER_SIZE)
+        exact = np.linalg.solve(damped, problem.upper.in_y(problem.x, problem.y))
+        np.testing.assert_allclose(flat(estimate.leader), problem.implicit(exact), rtol=1e-8, atol=1e-8)
+
+    def test_more_products_than_dimensions_change_nothing(self, problem: Problem) -> None:
+        problem = problem._replace(lower=problem.lower.bowl())
+        given = [flat(cg(*problem.objectives(), **problem.levels, response=Response(products=products)).leader)
+                 for products in (FOLLOWER_SIZE, 50)]
+        np.testing.assert_allclose(given[1], given[0], rtol=1e-8, atol=1e-8)
+
+    def test_does_not_follow_negative_curvature(self, problem: Problem) -> None:
+        hollow = problem._replace(lower=problem.lower._replace(C=-3 * np.eye(FOLLOWER_SIZE)))
+        estimate = cg(*hollow.objectives(), **hollow.levels, response=Response(curvature_damping=1.0))
+        np.testing.assert_allclose(flat(estimate.leader), problem.upper.in_x(problem.x, problem.y), rtol=1e-12)
+
+    @settings(deadline=None, max_examples=30)
+    @given(seed=st.integers(0, 10**6))
+    def test_comes_closer_to_the_exact_hypergradient_of_a_bowl_than_joint(self, seed: int) -> None:
+        problem = drawn(seed)
+        problem = problem._replace(lower=problem.lower.bowl())
+        exact = problem.implicit(np.linalg.solve(problem.lower.C, problem.upper.in_y(problem.x, problem.y)))
+        errors = [np.linalg.norm(flat(estimate(*problem.objectives(), **problem.levels,
+                                               response=Response(products=3, curvature_damping=0)).leader) - exact)
+                  for estimate in (cg, joint)]
+        assert errors[0] <= errors[1]
+
+
+class TestSecondOrder:
+    @pytest.mark.parametrize("name", sorted(SECOND_ORDER))
+    def test_needs_no_curvature_in_the_follower(self, name: str, problem: Problem) -> None:
+        """With f linear in y the Hessian is 0; the mixed derivative may still be there, or not."""
+        slope = problem.leader[0].sum()
+        for part, mixed in ((slope, 1.0), (slope.detach(), 0.0)):
+            estimate = ESTIMATORS[name](problem.objectives()[0], lambda y, part=part: part * y[0].sum(), **problem.levels,
+                                        response=Response(rate=0.1, products=2, curvature_damping=2.0))
+            factor = {"neumann": 0.3, "cg": 0.5}[name]
+            answer = factor * problem.upper.in_y(problem.x, problem.y)[0]
+            expected = problem.upper.in_x(problem.x, problem.y)
+            expected[:2] -= mixed * answer
+            np.testing.assert_allclose(flat(estimate.leader), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 class TestEveryEstimator:
     def test_changes_nothing(self, name: str, problem: Problem) -> None:
-        ESTIMATORS[name](*problem.losses(), leader=problem.leader, follower=problem.follower)
+        ESTIMATORS[name](*problem.objectives(), **problem.levels)
         assert all(parameter.grad is None for parameter in [*problem.leader, *problem.follower])
         np.testing.assert_array_equal(flat([parameter.detach() for parameter in problem.leader]), problem.x)
         np.testing.assert_array_equal(flat([parameter.detach() for parameter in problem.follower]), problem.y)
 
     def test_does_not_read_gradients_that_are_already_there(self, name: str, problem: Problem) -> None:
-        before = ESTIMATORS[name](*problem.losses(), leader=problem.leader, follower=problem.follower)
+        before = ESTIMATORS[name](*problem.objectives(), **problem.levels)
         for parameter in [*problem.leader, *problem.follower]:
             parameter.grad = torch.full_like(parameter, 1e3)
-        after = ESTIMATORS[name](*problem.losses(), leader=problem.leader, follower=problem.follower)
+        after = ESTIMATORS[name](*problem.objectives(), **problem.levels)
         for first, second in zip(before[:3], after[:3], strict=True):
             np.testing.assert_array_equal(flat(first), flat(second))
 
     def test_gives_zeros_to_parameters_without_a_part(self, name: str, problem: Problem) -> None:
         idle = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
-        estimate = ESTIMATORS[name](*problem.losses(), leader=[idle, *problem.leader], follower=[*problem.follower, idle])
+        objectives = [lambda y, of=of: of(y[:-1]) for of in problem.objectives()]
+        estimate = ESTIMATORS[name](*objectives, leader=[idle, *problem.leader], follower=[*problem.follower, idle])
         for gradient in (estimate.leader[0], estimate.lower[-1], estimate.upper[-1]):
             assert torch.equal(gradient, torch.zeros(3, 2, dtype=torch.float64))
-        alone = ESTIMATORS[name](*problem.losses(), leader=problem.leader, follower=problem.follower)
+        alone = ESTIMATORS[name](*problem.objectives(), **problem.levels)
         np.testing.assert_allclose(flat(estimate.leader[1:]), flat(alone.leader), rtol=1e-12)
 
     def test_gives_gradients_without_a_graph_in_the_parameters_shapes(self, name: str, problem: Problem) -> None:
-        estimate = ESTIMATORS[name](*problem.losses(), leader=problem.leader, follower=problem.follower)
+        estimate = ESTIMATORS[name](*problem.objectives(), **problem.levels)
         for gradients, parameters in ((estimate.leader, problem.leader), (estimate.lower, problem.follower),
                                       (estimate.upper, problem.follower)):
             assert [gradient.shape for gradient in gradients] == [parameter.shape for parameter in parameters]
             assert not any(gradient.requires_grad for gradient in gradients)
+
+    def test_scaled_objectives_scale_the_gradients_and_nothing_else(self, name: str, problem: Problem) -> None:
+        plain = ESTIMATORS[name](*problem.objectives(), **problem.levels)
+        scaled = ESTIMATORS[name](*problem.objectives(2.0**12), **problem.levels, response=Response(scale=2.0**12))
+        for first, second in zip(plain[:3], scaled[:3], strict=True):
+            np.testing.assert_allclose(flat(second), 2.0**12 * flat(first), rtol=1e-9)
+        assert (scaled.ratio is None) == (plain.ratio is None)
+        if plain.ratio is not None:
+            assert scaled.ratio.item() == pytest.approx(plain.ratio.item(), rel=1e-12)
 
 
 class TestInnerProduct:
@@ -196,6 +331,6 @@ class TestInnerProduct:
             inner_product([torch.ones(1)], [torch.ones(1)] * 2)
 
 
-def test_only_known_estimators_ask_for_the_lower_leader_graph() -> None:
-    assert set(ESTIMATORS) == {"joint", "gauss_newton"}
-    assert set(ESTIMATORS) > NEEDS_LOWER_LEADER_GRAPH
+def test_every_estimator_says_what_it_needs() -> None:
+    assert set(ESTIMATORS) == {"joint", "gauss_newton", "unrolled", "neumann", "cg"}
+    assert set(ESTIMATORS) > NEEDS_LOWER_LEADER_GRAPH > NEEDS_FULL_PRECISION > SECOND_ORDER
