@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from fuse4seg.cli.command import make_parser, run_command
 
 #: Flags that become training options.
-CHOICES = ("epochs", "pretrain_epochs", "iterations", "seed", "hypergradient", "fusion_weight", "auxiliary_weight")
+PRETRAINING_CHOICES = ("pretrain_epochs", "iterations", "seed", "pretraining_losses")
+CHOICES = (*PRETRAINING_CHOICES, "epochs", "hypergradient", "hessian_products", "fusion_weight", "fusion_losses",
+           "auxiliary_weight")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +24,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrain_epochs", type=int, help="epochs of pre-training (default: 80; 0: none)")
     parser.add_argument("--iterations", type=int, help="iterations per epoch (default: 250)")
     parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")
+    parser.add_argument("--pretraining_losses", nargs="+", metavar="LOSS",
+                        help="what pre-training adds to the content loss (default: adversarial decomposition), or none")
 
 
 def fold(text: str) -> int | str:
@@ -40,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hypergradient", help="joint (default), gauss_newton, unrolled, neumann or cg")
     parser.add_argument("--fusion_weight", type=float, help="lambda, the fusion losses' part in the leader's objective "
                                                             "(default: 0.1); more of it: closer to the sources")
+    parser.add_argument("--hessian_products", type=int, metavar="K", help="of neumann and cg (default: 5)")
+    parser.add_argument("--fusion_losses", nargs="+", metavar="LOSS",
+                        help="parts of the fusion loss (default: intensity texture decomposition adversarial), or none")
     parser.add_argument("--auxiliary_head", type=float, dest="auxiliary_weight", metavar="WEIGHT",
                         help="part of a segmentation head on the leader's features, for training only (default: 0.5; 0: none)")
     stage = parser.add_mutually_exclusive_group()

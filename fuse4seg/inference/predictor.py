@@ -18,7 +18,7 @@ from fuse4seg.errors import CheckpointError, OptionError
 from fuse4seg.inference.fuse_image import WholeImage, fuse_whole_image
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
-from fuse4seg.training.checkpoint import load_checkpoint
+from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans
 
 
 class Fuse4SegPredictor(nnUNetPredictor):
@@ -98,7 +98,10 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
     """
     plans = PlansManager(load_json(str(model_folder / "plans.json")))
     dataset_json = load_json(str(model_folder / "dataset.json"))
-    states = [load_checkpoint(model_folder / f"fold_{fold}" / checkpoint) for fold in folds]
+    paths = [model_folder / f"fold_{fold}" / checkpoint for fold in folds]
+    states = [load_checkpoint(path) for path in paths]
+    for state, path in zip(states, paths, strict=True):
+        require_same_plans(state, path, plans.plans)
     configuration = plans.get_configuration(states[0]["init_args"]["configuration"])
     if configuration.previous_stage_name is not None:
         raise OptionError("-c", f"{model_folder} is the second stage of a cascade, which cannot be predicted yet. "

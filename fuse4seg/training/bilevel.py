@@ -46,18 +46,18 @@ class BilevelSettings:
         fusion_weight: lambda of Eq. 6, the fusion losses' part in the leader's objective, at least 0.
         losses: Weight of each fusion loss.
         damping: Of the Gauss-Newton ratio.
+        auxiliary_weight: Of the auxiliary head's loss in the leader's objective; 0 leaves the head out.
         hessian_products: Of ``neumann`` and ``cg``.
         curvature_damping: Of ``cg``.
-        auxiliary_weight: Of the auxiliary head's loss in the leader's objective; 0 leaves the head out.
     """
 
     hypergradient: str = "joint"
     fusion_weight: float = 0.1
     losses: FusionLossWeights = field(default_factory=FusionLossWeights)
     damping: float = DEFAULT_DAMPING
+    auxiliary_weight: float = 0.5
     hessian_products: int = Response.products
     curvature_damping: float = Response.curvature_damping
-    auxiliary_weight: float = 0.5
 
 
 def half(batch: Tensor, targets: Targets, *, offset: int) -> tuple[Tensor, Targets]:

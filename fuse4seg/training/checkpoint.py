@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 import zipfile
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.errors import CheckpointError, CheckpointNotFoundError
 from fuse4seg.files import written_whole
@@ -19,6 +21,9 @@ PLAIN = (type(None), bool, int, float, str, bytes)
 #: What reading a damaged or malicious file can end in.
 UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, EOFError, RuntimeError, LookupError,
               ValueError, TypeError, AttributeError)
+
+#: Entries of a configuration that a training depends on.
+DECISIVE = ("architecture", "patch_size", "batch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
 
 
 def to_plain(value: Any) -> Any:
@@ -57,6 +62,29 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
         except RuntimeError as error:
             # On a full disk PyTorch complains on top of the operating system.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def require_same_plans(state: dict[str, Any], path: Path, plans: dict[str, Any]) -> None:
+    """Make sure that a checkpoint was trained with these plans, as far as its configuration goes.
+
+    Weights of equal shapes load without a word into a network that means something else by them, for example one with another
+    reference modality.
+
+    Args:
+        state: The checkpoint's content.
+        path: Its file.
+        plans: To compare with.
+
+    Raises:
+        CheckpointError: It was not; the message names what differs.
+    """
+    trained = state["init_args"]
+    then, now = (json.loads(json.dumps(PlansManager(dict(found)).get_configuration(trained["configuration"]).configuration))
+                 for found in (trained["plans"], plans))
+    for entry in DECISIVE:
+        if then.get(entry) != now.get(entry):
+            raise CheckpointError(path, f"does not fit these plans: {entry} of {trained['configuration']} differs. Use the "
+                                        f"plans it was trained with.")
 
 
 def _check_sums(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -46,6 +47,9 @@ class TrainingOptions:
             if getattr(self, name) < least:
                 problem = f"must be at least {least}, got {getattr(self, name)}. Give a larger number."
                 raise OptionError(f"--{name}", problem)
+        if self.bilevel.hessian_products < 1:
+            problem = f"must be at least 1, got {self.bilevel.hessian_products}. Give a larger number."
+            raise OptionError("--hessian_products", problem)
         for flag, weight in (("--fusion_weight", self.bilevel.fusion_weight),
                              ("--auxiliary_head", self.bilevel.auxiliary_weight)):
             if not 0 <= weight < math.inf:
@@ -74,8 +78,33 @@ class TrainingOptions:
             known["pretraining"] = PretrainingWeights(**known["pretraining"])
         return cls(**known)
 
-    def changed(self, **chosen: float | str | None) -> TrainingOptions:
-        """These options with what was chosen, the bi-level step's entries by their own names; None keeps an entry."""
+    def changed(self, *, fusion_losses: Sequence[str] | None = None, pretraining_losses: Sequence[str] | None = None,
+                **chosen: float | str | None) -> TrainingOptions:
+        """These options with what was chosen; None keeps an entry.
+
+        Args:
+            fusion_losses: Parts of the fusion loss to keep, at their default weights; the others get 0.
+            pretraining_losses: The same for what pre-training adds to the content loss.
+            chosen: Options and the bi-level step's entries by their own names.
+        """
         given = {name: value for name, value in chosen.items() if value is not None}
         of_step = {entry.name: given.pop(entry.name) for entry in fields(BilevelSettings) if entry.name in given}
+        if fusion_losses is not None:
+            of_step["losses"] = FusionLossWeights(**_only(fusion_losses, FusionLossWeights(), flag="--fusion_losses"))
+        if pretraining_losses is not None:
+            given["pretraining"] = PretrainingWeights(**_only(pretraining_losses, PretrainingWeights(),
+                                                              flag="--pretraining_losses"))
         return replace(self, **given, bilevel=replace(self.bilevel, **of_step))
+
+
+def _only(parts: Sequence[str], weights: FusionLossWeights | PretrainingWeights, *, flag: str) -> dict[str, float]:
+    """The weights of these parts; 0 for all others, and for all if the only part is "none".
+
+    Raises:
+        OptionError: There is no such part.
+    """
+    known = asdict(weights)
+    kept = set() if list(parts) == ["none"] else set(parts)
+    if unknown := sorted(kept - known.keys()):
+        raise OptionError(flag, f"unknown loss {unknown[0]}. Choose from: {', '.join(known)}; or none.")
+    return {name: weight if name in kept else 0.0 for name, weight in known.items()}

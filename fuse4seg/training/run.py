@@ -194,7 +194,8 @@ def _choose_options(checkpoint: Path | None, chosen: dict[str, Any]) -> Training
     if wanted != trained:
         differing = next(name for name, value in chosen.items() if value is not None
                          and trained.changed(**{name: value}) != trained)
-        problem = f"{chosen[differing]} differs from what {checkpoint} was trained with."
+        asked = chosen[differing] if isinstance(chosen[differing], (str, int, float)) else " ".join(chosen[differing])
+        problem = f"{asked} differs from what {checkpoint} was trained with."
         raise OptionError(FLAGS.get(differing, f"--{differing}"), f"{problem} Leave it out, or train anew elsewhere.")
     return trained
 

@@ -28,7 +28,7 @@ from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
 from fuse4seg.training.auxiliary import AuxiliaryLoss
 from fuse4seg.training.bilevel import BilevelStep, Level
-from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint, to_plain
+from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans, save_checkpoint, to_plain
 from fuse4seg.training.data import Batch, BatchStream, SeededBatches, foreground_share, without_timing
 from fuse4seg.training.history import History
 from fuse4seg.training.options import TrainingOptions
@@ -363,6 +363,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
                  else load_checkpoint(path, device=self.device))
         if "leader_optimizer_state" not in state:
             raise CheckpointError(path, "is no checkpoint of Fuse4Seg. Give one that f4s_train wrote.")
+        require_same_plans(state, path, self.plans_manager.plans)
         if not self.was_initialized:
             self.options = TrainingOptions.from_plain(state["options"])
             self.initialize()

@@ -83,8 +83,29 @@ class TestChanged:
         assert changed.bilevel == BilevelSettings("gauss_newton", 0.0, FusionLossWeights(texture=2.0), 1e-6, 0.25)
         assert changed.seed == 4
 
+    def test_keeps_the_named_losses_at_their_default_weights(self) -> None:
+        changed = CHOSEN.changed(fusion_losses=["decomposition", "texture"], pretraining_losses=["decomposition"])
+        assert changed.bilevel.losses == FusionLossWeights(intensity=0, adversarial=0)
+        assert changed.pretraining == PretrainingWeights(adversarial=0)
+        assert changed.bilevel.fusion_weight == 0.3
+
+    def test_leaves_all_losses_out_that_can_be(self) -> None:
+        changed = CHOSEN.changed(fusion_losses=["none"], pretraining_losses=["none"])
+        assert changed.bilevel.losses == FusionLossWeights(0, 0, 0, 0)
+        assert changed.pretraining == PretrainingWeights(0, 0)
+
+    @pytest.mark.parametrize(("name", "losses", "known"), [
+        ("fusion_losses", ["texture", "ssim"], "intensity, texture, decomposition, adversarial; or none"),
+        ("fusion_losses", ["none", "texture"], "intensity, texture, decomposition, adversarial; or none"),
+        ("pretraining_losses", ["content"], "adversarial, decomposition; or none")])
+    def test_refuses_unknown_losses_by_their_flag(self, name: str, losses: list[str], known: str) -> None:
+        with pytest.raises(OptionError, match=f"^--{name}: unknown loss .*Choose from: {known}"):
+            CHOSEN.changed(**{name: losses})
+
     def test_refuses_what_the_options_refuse(self) -> None:
         with pytest.raises(OptionError, match="--epochs"):
             CHOSEN.changed(epochs=0)
         with pytest.raises(OptionError, match="--hypergradient"):
             CHOSEN.changed(hypergradient="newton")
+        with pytest.raises(OptionError, match="--hessian_products"):
+            CHOSEN.changed(hessian_products=0)

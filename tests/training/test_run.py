@@ -197,7 +197,8 @@ class TestFinishedTraining:
         assert all(torch.equal(value, weights[name]) for name, value in trainer.network.state_dict().items())
 
     @pytest.mark.parametrize(("chosen", "flag"), [({"seed": 5}, "--seed"), ({"epochs": 3}, "--epochs"),
-                                                  ({"hypergradient": "gauss_newton"}, "--hypergradient")])
+                                                  ({"hypergradient": "gauss_newton"}, "--hypergradient"),
+                                                  ({"fusion_losses": ["texture", "intensity"]}, "--fusion_losses")])
     def test_does_not_take_other_options(self, trained: Path, chosen: dict[str, object], flag: str) -> None:
         with pytest.raises(OptionError, match=f"{flag}: .* differs from what .*checkpoint_final.pth was trained with"):
             make_trainer(FOLD_0, chosen=chosen, resume=True)
@@ -217,6 +218,13 @@ class TestFinishedTraining:
         state["network_weights"].popitem()
         torch.save(state, trained / "checkpoint_final.pth")
         with pytest.raises(CheckpointError, match="does not fit these plans"):
+            make_trainer(FOLD_0, resume=True)
+
+    def test_of_other_plans_is_refused_even_where_its_weights_would_fit(self, trained: Path) -> None:
+        state = torch.load(trained / "checkpoint_final.pth", weights_only=True)
+        state["init_args"]["plans"]["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["reference"] = 1
+        torch.save(state, trained / "checkpoint_final.pth")
+        with pytest.raises(CheckpointError, match="does not fit these plans: architecture of 2d differs"):
             make_trainer(FOLD_0, resume=True)
 
     def test_of_stock_nnunet_is_no_checkpoint_of_ours(self, trained: Path) -> None:
