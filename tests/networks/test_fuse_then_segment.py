@@ -19,14 +19,14 @@ FUSION = {"detail_features": 4, "base_features": 8, "couplings": 1, "transformer
 
 
 def planned(architecture: dict[str, Any], *, modalities: int = 2, extra: int = 0, deep_supervision: bool = False,
-            seed: int = 0) -> FuseThenSegment:
+            seed: int = 0, **arguments_of_ours: Any) -> FuseThenSegment:
     """Built and initialised from plans as nnU-Net does it."""
     arguments = architecture["arch_kwargs"]
     torch.manual_seed(seed)
     return get_network_from_plans(
         "fuse4seg.networks.fuse_then_segment.FuseThenSegment",
         {"conv_op": arguments["conv_op"], "strides": arguments["strides"], "windows": [[-2.0, 2.0]] * modalities,
-         "follower": architecture, "fusion": FUSION},
+         "follower": architecture, "fusion": FUSION, **arguments_of_ours},
         ["conv_op"], modalities + extra, CLASSES, deep_supervision=deep_supervision)
 
 
@@ -53,6 +53,43 @@ class TestForward:
         assert logits.shape == (2, CLASSES, *[16] * axes)
         torch.testing.assert_close(logits, model.segment(seen))
         torch.testing.assert_close(logits, model.segmentation(seen.fused.image))
+
+    @pytest.mark.parametrize("axes", [2, 3])
+    @pytest.mark.parametrize(("follower_input", "shown"), [("fused+sources", 1 + 3), ("embedding", 4 + 8)])
+    def test_segments_what_the_plans_say(self, follower_input: str, shown: int, axes: int,
+                                         follower_architecture: Architecture) -> None:
+        model = planned(follower_architecture(axes), modalities=3, follower_input=follower_input)
+        channels = torch.randn(2, 3, *[16] * axes)
+        channels[..., :5] = 0
+        seen = model.fuse(channels)
+        given = model.shown(seen)
+        assert given.shape == (2, shown, *[16] * axes)
+        assert (given[..., :5] == 0).all()
+        torch.testing.assert_close(model(channels), model.segmentation(given))
+
+    def test_sources_are_shown_behind_the_fused_image(self, follower_architecture: Architecture,
+                                                      channels: torch.Tensor) -> None:
+        model = planned(follower_architecture(2), follower_input="fused+sources")
+        seen = model.fuse(channels)
+        assert torch.equal(model.shown(seen), torch.cat([seen.fused.image, seen.sources], dim=1))
+
+    def test_the_embedding_does_without_the_reconstruction_of_an_image(self, follower_architecture: Architecture,
+                                                                       channels: torch.Tensor) -> None:
+        model = planned(follower_architecture(2), follower_input="embedding")
+        model(channels).square().mean().backward()
+        reached = {name.split(".")[0] for name, weight in model.fusion.named_parameters() if weight.grad is not None}
+        assert reached == {"encoder", "fuse_low", "fuse_high", "cross_attention"}
+
+    def test_other_weights_give_other_logits_and_leave_its_own_alone(self, model: FuseThenSegment,
+                                                                     channels: torch.Tensor) -> None:
+        seen, before = model.fuse(channels), list(model.segmentation.parameters())
+        doubled = {name: 2 * weight for name, weight in model.segmentation.named_parameters()}
+        other = model.segment(seen, weights=doubled)
+        assert all(now is then for now, then in zip(model.segmentation.parameters(), before, strict=True))
+        with torch.no_grad():
+            for weight in before:
+                weight.mul_(2)
+        torch.testing.assert_close(model.segment(seen), other)
 
     def test_fused_image_is_zero_outside_the_image(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
         channels[..., :5] = 0

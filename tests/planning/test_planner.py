@@ -16,7 +16,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import __version__
-from fuse4seg.errors import DatasetNotFoundError, FingerprintNotFoundError, OptionError, PlansNotFoundError
+from fuse4seg.errors import DatasetJsonError, DatasetNotFoundError, FingerprintNotFoundError, OptionError, PlansNotFoundError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.fusion import FusionNetwork
 from fuse4seg.planning.feature_maps import count_feature_map_voxels
@@ -115,6 +115,20 @@ class TestPlannedNetwork:
         assert network(torch.randn(1, 3, *manager.patch_size)).shape == (1, 2, *manager.patch_size)
         unet = follower(plans["configurations"][configuration])
         assert manager.pool_op_kernel_sizes == unet["arch_kwargs"]["strides"]
+
+    def test_has_the_reference_that_the_user_else_the_dataset_else_the_order_names(
+            self, roots: Path, make_fingerprinted: MakeFingerprinted) -> None:
+        def reference(**options: Any) -> int:
+            plan_experiment(991, PlanOptions(**options))
+            plans = read_plans(roots / "nnUNet_preprocessed" / "Dataset991_Small" / "Fuse4SegPlans.json")
+            return plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["reference"]
+
+        make_fingerprinted(SMALL, channels=("T1", "T2", "FLAIR"))
+        assert reference() == 0
+        path = roots / "nnUNet_raw" / "Dataset991_Small" / "dataset.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "reference_modality": "FLAIR"}))
+        assert reference() == 2
+        assert reference(reference="T2") == 1
 
     def test_has_the_features_that_were_asked_for(self, make_fingerprinted: MakeFingerprinted) -> None:
         configurations = plan(LARGE, make_fingerprinted, base_features=16)["configurations"]
@@ -245,11 +259,23 @@ class TestRefusals:
         ({"gpu_memory_target": 0}, "-gpu_memory_target"), ({"gpu_memory_target": float("nan")}, "-gpu_memory_target"),
         ({"max_batch_size": 1}, "--max_batch_size"), ({"base_features": 3}, "--base_features"),
         ({"plans_name": "../Mine"}, "-overwrite_plans_name"), ({"plans_name": "My__Plans"}, "-overwrite_plans_name"),
+        ({"follower_input": "sources"}, "--follower_input"),
         ({"overwrite_target_spacing": (1.0, 1.0)}, "-overwrite_target_spacing"),
         ({"overwrite_target_spacing": (1.0, 1.0, -1.0)}, "-overwrite_target_spacing")])
     def test_name_the_flag(self, options: dict[str, Any], flag: str) -> None:
         with pytest.raises(OptionError, match=f"^{flag}: "):
             plan_experiment(991, PlanOptions(**options))
+
+    def test_of_a_reference_that_the_dataset_lacks_name_those_it_has(self, roots: Path,
+                                                                     make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL)
+        with pytest.raises(OptionError, match="^--reference: the dataset has no modality 'T2'. Name one of: T1, FLAIR"):
+            plan_experiment(991, PlanOptions(reference="T2"))
+        path = roots / "nnUNet_raw" / "Dataset991_Small" / "dataset.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "reference_modality": "PET"}))
+        with pytest.raises(DatasetJsonError, match="reference_modality: the dataset has no modality 'PET'"):
+            plan_experiment(991)
+        assert not (folder / "Fuse4SegPlans.json").exists()
 
     def test_of_a_dataset_that_is_not_there(self, roots: Path) -> None:
         with pytest.raises(DatasetNotFoundError, match="991"):

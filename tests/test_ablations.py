@@ -1,0 +1,94 @@
+"""Every variant of the method that a user can choose, by the commands: planned, hardly trained, and predicted with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import SimpleITK as sitk
+import torch
+
+from fuse4seg.cli import plan_experiment, predict, train
+
+pytestmark = pytest.mark.slow
+DATASET = "Dataset990_Phantom"
+SMALL = ["-gpu_memory_target", "0.1", "--base_features", "8", "--max_batch_size", "4"]
+HARDLY = ["--pretrain_epochs", "1", "--epochs", "1", "--iterations", "1", "-device", "cpu"]
+
+
+def run(root: Path, *, planning: list[str], training: list[str]) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """Plans, checkpoint and predictions of a hardly trained variant."""
+    at = ["--root", str(root)]
+    with mock.patch.dict(os.environ):
+        assert plan_experiment.main(["-d", "990", *SMALL, *planning, *at]) == 0
+        assert train.main(["990", "2d", "0", *HARDLY, *training, *at]) == 0
+        images = root / "nnUNet_raw" / DATASET / "imagesTs"
+        assert predict.main(["-i", str(images), "-o", str(root / "out"), "--disable_tta", "-device", "cpu", *at]) == 0
+    model = root / "nnUNet_results" / DATASET / "Fuse4SegTrainer__Fuse4SegPlans__2d"
+    checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    return json.loads((model / "plans.json").read_text()), checkpoint, root / "out"
+
+
+@pytest.fixture
+def root(planned_phantom: Path, tmp_path: Path) -> Path:
+    """Roots of this test's own, preprocessed; nothing is trained."""
+    shutil.copytree(planned_phantom, tmp_path / "root")
+    return tmp_path / "root"
+
+
+def first_convolution(checkpoint: dict[str, Any]) -> torch.Tensor:
+    return next(weight for name, weight in checkpoint["network_weights"].items()
+                if name.startswith("segmentation.encoder") and weight.ndim == 4)
+
+
+@pytest.mark.parametrize(("what", "channels"), [("fused+sources", 5), ("embedding", 48)])
+def test_the_follower_sees_what_was_planned(root: Path, what: str, channels: int) -> None:
+    plans, checkpoint, output = run(root, planning=["--follower_input", what], training=[])
+    assert plans["fuse4seg"]["follower_input"] == what
+    assert first_convolution(checkpoint).shape[1] == channels
+    (fused,) = (output / "fused").iterdir()
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(fused))
+    assert 0 <= voxels.min() < voxels.max() <= 1
+    assert (output / fused.name).is_file()
+
+
+def test_the_cross_attention_can_be_left_out(root: Path) -> None:
+    plans, checkpoint, _ = run(root, planning=["--no_cross_attention"], training=[])
+    assert plans["fuse4seg"]["cross_attention"] is False
+    assert not any("cross_attention" in name for name in checkpoint["network_weights"])
+
+
+def test_another_modality_can_be_the_reference(root: Path) -> None:
+    names = json.loads((root / "nnUNet_raw" / DATASET / "dataset.json").read_text())["channel_names"]
+    plans, _, _ = run(root, planning=["--reference", names["1"]], training=[])
+    assert plans["fuse4seg"]["reference"] == names["1"]
+    assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["reference"] == 1
+
+
+@pytest.mark.parametrize(("flags", "stage_1", "stage_2"), [
+    (["--pretraining_losses", "decomposition"], {"adversarial"}, set()),
+    (["--fusion_losses", "intensity", "texture", "decomposition"], set(), {"adversarial"}),
+    (["--fusion_losses", "texture", "decomposition", "--pretraining_losses", "none"], {"adversarial", "decomposition"},
+     {"adversarial", "intensity"})])
+def test_losses_can_be_left_out_of_either_stage(root: Path, flags: list[str], stage_1: set[str], stage_2: set[str],
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    _, checkpoint, _ = run(root, planning=[], training=flags)
+    options = checkpoint["options"]
+    assert {name for name, weight in options["pretraining"].items() if not weight} == stage_1
+    assert {name for name, weight in options["bilevel"]["losses"].items() if not weight} == stage_2
+    logged = checkpoint["logging"]
+    assert ("discriminator" in capsys.readouterr().err) == ("adversarial" not in stage_1)
+    for name in ("intensity", "texture", "decomposition", "adversarial"):
+        assert (logged.get(name, [float("nan")])[-1] == pytest.approx(float("nan"), nan_ok=True)) == (name in stage_2)
+
+
+@pytest.mark.parametrize("estimator", ["unrolled", "neumann", "cg"])
+def test_every_estimator_trains_and_says_so_in_the_checkpoint(root: Path, estimator: str) -> None:
+    _, checkpoint, _ = run(root, planning=[], training=["--hypergradient", estimator, "--hessian_products", "2"])
+    assert checkpoint["options"]["bilevel"]["hypergradient"] == estimator
+    assert checkpoint["options"]["bilevel"]["hessian_products"] == 2
