@@ -131,13 +131,15 @@ class TestLearning:
         losses = [step(batch, targets)["upper"] for _ in range(15)]
         assert losses[-1] < 0.9 * losses[0]
 
-    def test_leader_alone_lowers_the_upper_objective_step_by_step(self, tiny_model: MakeModel, batch: torch.Tensor,
-                                                                  targets: torch.Tensor) -> None:
-        step = step_of(tiny_model(), follower_rate=0.0, fusion_weight=0.5)
+    @every_estimator
+    def test_leader_alone_lowers_its_objective(self, hypergradient: str, tiny_model: MakeModel, batch: torch.Tensor,
+                                               targets: torch.Tensor) -> None:
+        # The follower hardly moves, but is taken to answer: at its rate, or as far as the damping lets it.
+        step = step_of(tiny_model(), hypergradient=hypergradient, follower_rate=1e-7, fusion_weight=0.5, curvature_damping=20.0)
         reports = [step(batch, targets) for _ in range(6)]
         objectives = [report["upper"] + 0.5 * report["fusion"] for report in reports]
         assert objectives == sorted(objectives, reverse=True)
-        assert objectives[-1] < objectives[0]
+        assert objectives[-1] < objectives[0] - 1e-4
 
     def test_works_under_deep_supervision(self, tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
         def deep_loss(outputs: list[torch.Tensor], labels: list[torch.Tensor]) -> torch.Tensor:
