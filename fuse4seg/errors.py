@@ -42,8 +42,8 @@ class DatasetJsonError(Fuse4SegError):
 class MissingModalityError(Fuse4SegError):
     """A case lacks the file of one of the dataset's channels."""
 
-    def __init__(self, case: str, channel: str, expected: Path) -> None:
-        super().__init__(f"case {case} has no {channel} image: expected {expected}. Add it, or remove the case.")
+    def __init__(self, case: str, channel: str, expected: Path, mend: str) -> None:
+        super().__init__(f"case {case} has no {channel} image: expected {expected}. {mend}")
 
 
 class SurplusChannelError(Fuse4SegError):

@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
     parser.add_argument("--save_attention", action="store_true", help="also write attention/CASE_MODALITY")
     parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
+    parser.add_argument("--allow_missing", action="store_true",
+                        help="also predict cases that lack channels, and list these in missing_modalities.json")
     return run_command(_run, parser, arguments)
 
 
@@ -45,4 +47,5 @@ def _run(options: argparse.Namespace) -> None:
                                device=choose_device(options.device), use_mirroring=not options.disable_tta,
                                tile_step_size=options.step_size, want_attention=options.save_attention or options.save_panels)
     predict_folder(predictor, options.images, options.output, folds=model.folds,
-                   wanted=Wanted(attention=options.save_attention, panels=options.save_panels))
+                   wanted=Wanted(attention=options.save_attention, panels=options.save_panels),
+                   allow_missing=options.allow_missing)

@@ -10,7 +10,7 @@ from fuse4seg.cli.command import make_parser, run_command
 #: Flags that become training options.
 PRETRAINING_CHOICES = ("pretrain_epochs", "iterations", "seed", "pretraining_losses")
 CHOICES = (*PRETRAINING_CHOICES, "epochs", "hypergradient", "hessian_products", "fusion_weight", "fusion_losses",
-           "auxiliary_weight")
+           "auxiliary_weight", "modality_dropout")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="parts of the fusion loss (default: intensity texture decomposition adversarial), or none")
     parser.add_argument("--auxiliary_head", type=float, dest="auxiliary_weight", metavar="WEIGHT",
                         help="part of a segmentation head on the leader's features, for training only (default: 0.5; 0: none)")
+    parser.add_argument("--modality_dropout", type=float, metavar="P",
+                        help="probability that a sample goes without a modality in cooperative training, for models that "
+                             "predict cases which lack some (default: 0)")
     stage = parser.add_mutually_exclusive_group()
     stage.add_argument("--c", action="store_true", help="go on with the latest checkpoint")
     stage.add_argument("--val", action="store_true", help="only validate a finished training")

@@ -19,6 +19,9 @@ from fuse4seg.errors import (
 )
 
 IGNORE = "ignore"
+#: What a user can do about a missing channel, in training and in prediction.
+COMPLETE_IT = "Add it, or remove the case."
+PREDICT_ANYWAY = "Add it, remove the case, or predict with --allow_missing."
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Case:
     name: str
     images: tuple[Path, ...]
     label: Path | None = None
+
+    @property
+    def found(self) -> tuple[bool, ...]:
+        """For each of ``images`` whether the file exists."""
+        return tuple(path.is_file() for path in self.images)
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:
@@ -77,26 +85,31 @@ def foreground_classes(dataset_json: dict[str, Any]) -> dict[str, int | tuple[in
     return {name: values if len(values) > 1 else values[0] for name, values in classes.items() if set(values) != {0}}
 
 
-def list_cases(images_folder: Path, *, channels: Sequence[str], file_ending: str) -> dict[str, Case]:
+def list_cases(images_folder: Path, *, channels: Sequence[str], file_ending: str,
+               allow_missing: bool = False) -> dict[str, Case]:
     """Cases of a folder of files CASE_0000, CASE_0001, ...; hidden files, sub-folders and other names are passed over.
 
     Args:
         images_folder: Folder such as imagesTr, or the input of a prediction.
         channels: Names of the channels, in order.
         file_ending: Ending of the files, with its dot.
+        allow_missing: Also take cases that lack channels; each has one at least, by which it was found.
 
     Returns:
-        The cases in the order of their names, each with all its channel files.
+        The cases in the order of their names, each with a path for every channel, and a file there unless it is missing.
 
     Raises:
         FolderNotFoundError: There is no such folder.
         EmptyFolderError: It holds no such file.
-        MissingModalityError: A case lacks a channel.
+        MissingModalityError: A case lacks a channel, which was not allowed.
         SurplusChannelError: A case has a channel beyond ``channels``.
     """
     cases = expected_cases(images_folder, channels=channels, file_ending=file_ending)
     for case in cases.values():
-        require_channels(case, channels)
+        if allow_missing:
+            refuse_surplus(case, channels)
+        else:
+            require_channels(case, channels, mend=PREDICT_ANYWAY)
     return cases
 
 
@@ -146,7 +159,7 @@ def expected_cases(images_folder: Path, *, channels: Sequence[str], file_ending:
             for name, count in sorted(counts.items())}
 
 
-def require_channels(case: Case, channels: Sequence[str]) -> None:
+def require_channels(case: Case, channels: Sequence[str], *, mend: str = COMPLETE_IT) -> None:
     """Make sure that a case has one existing file for each channel.
 
     Raises:
@@ -155,9 +168,18 @@ def require_channels(case: Case, channels: Sequence[str]) -> None:
     """
     for number, channel in enumerate(channels):
         if number >= len(case.images):
-            raise MissingModalityError(case.name, channel, Path(f"{case.name}_{number:04d}"))
+            raise MissingModalityError(case.name, channel, Path(f"{case.name}_{number:04d}"), mend)
         if not case.images[number].is_file():
-            raise MissingModalityError(case.name, channel, case.images[number])
+            raise MissingModalityError(case.name, channel, case.images[number], mend)
+    refuse_surplus(case, channels)
+
+
+def refuse_surplus(case: Case, channels: Sequence[str]) -> None:
+    """Make sure that a case has no file beyond the channels.
+
+    Raises:
+        SurplusChannelError: There are more files than channels.
+    """
     if len(case.images) > len(channels):
         raise SurplusChannelError(case.name, case.images[-1], channels)
 

@@ -25,7 +25,7 @@ class WholeImage(NamedTuple):
         fused: In [0, 1], shape (1, Z, Y, X).
         shown: What the follower sees, shape (K, Z, Y, X): the fused image itself unless the plans say otherwise.
         attention: Where the reference looked in each other modality, relative to looking everywhere alike (1), shape
-            (N - 1, Z, Y, X). None unless asked for.
+            (N - 1, Z, Y, X); 0 for absent ones. None unless asked for.
     """
 
     fused: Tensor
@@ -35,7 +35,7 @@ class WholeImage(NamedTuple):
 
 @torch.inference_mode()
 def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Sequence[int], device: torch.device,
-                     want_attention: bool = False) -> WholeImage:
+                     present: Sequence[bool] | None = None, want_attention: bool = False) -> WholeImage:
     """Fuse a preprocessed case.
 
     The leader always looks at windows of exactly the patch's size, padded with zeros where the image is smaller, as in training:
@@ -46,6 +46,7 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
         channels: Preprocessed channels, shape (C, Z, Y, X).
         patch_size: The plans' patch: two axes for a 2D model, which fuses along Y and X slice by slice.
         device: Where the model computes; the result is on the CPU.
+        present: Which modalities the case has; None for all. What stands in the channel of an absent one does not matter.
         want_attention: Also give attention maps.
     """
     flat = len(patch_size) == 2
@@ -53,23 +54,24 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     chunk = max(1, VOXELS_AT_ONCE // (images[0, 0].numel() * model.modalities)) if flat else 1
     padded, inside = pad_nd_image(images, tuple(patch_size), "constant", {"value": 0}, return_slicer=True)
     further = 0 if model.follower_input == "fused" else follower_channels(model.fusion, model.follower_input)
-    parts = [_fuse_tiled(model, part.to(device), patch_size, want_attention) for part in padded.split(chunk)]
+    parts = [_fuse_tiled(model, part.to(device), patch_size, present, want_attention) for part in padded.split(chunk)]
     joined = torch.cat(parts)[(slice(None), slice(None), *inside[2:])]
     joined = joined.transpose(0, 1) if flat else joined.squeeze(0)
     fused, shown, maps = joined[:1], joined[1:1 + further], joined[1 + further:]
     return WholeImage(fused, shown if further else fused, maps if len(maps) else None)
 
 
-def _fuse_tiled(model: FuseThenSegment, images: Tensor, patch_size: Sequence[int], want_attention: bool) -> Tensor:
+def _fuse_tiled(model: FuseThenSegment, images: Tensor, patch_size: Sequence[int], present: Sequence[bool] | None,
+                want_attention: bool) -> Tensor:
     """Fused image, what else the follower sees, and attention maps as channels (B, K, *S), blended where tiles overlap."""
     size, tile = images.shape[2:], list(patch_size)
     if tile == list(size):
-        return _fuse_tile(model, images, want_attention).cpu()
+        return _fuse_tile(model, images, present, want_attention).cpu()
     weight = compute_gaussian(tuple(tile), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32,
                               device=torch.device("cpu"))
     total, weights = None, torch.zeros(size)
     for window in _windows(size, tile):
-        seen = _fuse_tile(model, images[(..., *window)], want_attention).cpu()
+        seen = _fuse_tile(model, images[(..., *window)], present, want_attention).cpu()
         total = torch.zeros(*seen.shape[:2], *size) if total is None else total
         total[(..., *window)] += seen * weight
         weights[window] += weight
@@ -83,13 +85,16 @@ def _windows(size: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[slice, 
         yield tuple(slice(start, start + extent) for start, extent in zip(corner, tile, strict=True))
 
 
-def _fuse_tile(model: FuseThenSegment, images: Tensor, want_attention: bool) -> Tensor:
-    seen = model.fuse(images, want_maps=want_attention)
+def _fuse_tile(model: FuseThenSegment, images: Tensor, present: Sequence[bool] | None, want_attention: bool) -> Tensor:
+    has = None if present is None else torch.tensor(present, device=images.device).expand(len(images), -1)
+    seen = model.fuse(images, present=has, want_maps=want_attention)
     channels = [seen.fused.image]
     if model.follower_input != "fused":
         channels.append(model.shown(seen))
     if seen.fused.attention is not None:
-        places = seen.fused.attention[0].numel()
+        answering = [index for index in range(model.modalities) if index != model.fusion.reference
+                     and (present is None or present[index])]
+        places = len(answering) * seen.fused.attention[0, 0].numel()
         mode = "bilinear" if images.ndim == 4 else "trilinear"
         channels.append(functional.interpolate(seen.fused.attention.float() * places, size=images.shape[2:], mode=mode))
     return torch.cat([part.float() for part in channels], dim=1)

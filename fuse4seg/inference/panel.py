@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,8 +27,9 @@ def telling_slice(segmentation: np.ndarray) -> int:
     return int(foreground.argmax()) if foreground.any() else len(segmentation) // 2
 
 
-def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused: np.ndarray, attention: np.ndarray | None,
-                segmentation: np.ndarray, reference: np.ndarray | None = None) -> None:
+def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused: np.ndarray, segmentation: np.ndarray,
+                attention: Mapping[int, np.ndarray] | None = None, asking: str = "",
+                reference: np.ndarray | None = None) -> None:
     """Write a PNG of the slice with most foreground.
 
     Args:
@@ -36,16 +37,16 @@ def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused:
         sources: Shape (N, Z, Y, X), any intensities; each is stretched between its 1st and 99.5th percentile.
         names: Of the N modalities.
         fused: In [0, 1], shape (Z, Y, X).
-        attention: Relative attention to the N - 1 modalities after the first, shape (N - 1, Z, Y, X), or None.
         segmentation: Predicted labels, shape (Z, Y, X).
+        attention: Relative attention to some of the sources, by their indices, each of shape (Z, Y, X); None to show none.
+        asking: Name of what looked at them.
         reference: True labels, shown beside them, or None.
     """
     index = telling_slice(segmentation if reference is None else reference)
     tiles = [(name, _stretched(source)[index], None, None) for name, source in zip(names, sources, strict=True)]
     tiles.append(("fused", np.clip(fused[index], 0, 1), None, None))
-    if attention is not None:
-        tiles += [(f"{names[0]} looks at {name}", _stretched(source)[index], heat[index], None)
-                  for name, source, heat in zip(names[1:], sources[1:], attention, strict=True)]
+    tiles += [(f"{asking} looks at {names[source]}", _stretched(sources[source])[index], heat[index], None)
+              for source, heat in (attention or {}).items()]
     tiles.append(("segmentation", np.clip(fused[index], 0, 1), None, segmentation[index]))
     if reference is not None:
         tiles.append(("reference", np.clip(fused[index], 0, 1), None, reference[index]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,11 @@ from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
 
+#: Beside the output, where a case lacked modalities: their names by case.
+MISSING = "missing_modalities.json"
+#: What asks in the cross-attention where the reference is absent.
+MEAN = "mean"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -34,7 +41,7 @@ class Wanted:
 
 
 def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, folds: tuple[int | str, ...],
-                   wanted: Wanted = Wanted()) -> list[Path]:
+                   wanted: Wanted = Wanted(), allow_missing: bool = False) -> list[Path]:
     """Predict every case of a folder; all inputs are checked before the first is predicted.
 
     Args:
@@ -43,20 +50,24 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
         output: Gets CASE (labels), fused/CASE (float32 in [0, 1]), and what is wanted; is created.
         folds: Names of the predictor's sets of weights; with several, each has its fused image in fused/fold_<n>/.
         wanted: Further outputs.
+        allow_missing: Also predict cases that lack modalities; the log and missing_modalities.json in ``output`` name these.
 
     Returns:
         The written segmentations.
 
     Raises:
-        FolderNotFoundError, EmptyFolderError, MissingModalityError, FaultyImageError, UnreadableImageError: The input.
+        FolderNotFoundError, EmptyFolderError, MissingModalityError, SurplusChannelError, FaultyImageError,
+        UnreadableImageError: The input.
         UnwritableFolderError: The output.
     """
     dataset_json = predictor.dataset_json
-    cases = list_cases(images, channels=channel_names(dataset_json), file_ending=dataset_json["file_ending"])
-    reader = find_reader(dataset_json, [next(iter(cases.values())).images[0]])
+    cases = list_cases(images, channels=channel_names(dataset_json), file_ending=dataset_json["file_ending"],
+                       allow_missing=allow_missing)
+    reader = find_reader(dataset_json, _files(next(iter(cases.values()))))
     for case in cases.values():
-        require_sound_images(case, reader)
+        require_sound_images(replace(case, images=_files(case)), reader)
     make_writable_folder(output)
+    _report_missing(predictor, list(cases.values()), output)
     # As nnU-Net leaves them: evaluation reads labels and file ending from here.
     write_json(dataset_json, output / "dataset.json")
     write_json(predictor.plans_manager.plans, output / "plans.json")
@@ -64,13 +75,40 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
             for case in progress(list(cases.values()), "predicting", unit="case")]
 
 
+def _files(case: Case) -> tuple[Path, ...]:
+    """The images that the case has."""
+    return tuple(compress(case.images, case.found))
+
+
+def _report_missing(predictor: Fuse4SegPredictor, cases: Sequence[Case], output: Path) -> None:
+    """Say in the log and beside the output which cases lack what."""
+    names = channel_names(predictor.dataset_json)
+    missing = {case.name: [name for name, there in zip(names, case.found, strict=True) if not there] for case in cases}
+    missing = {case: absent for case, absent in missing.items() if absent}
+    for case, absent in missing.items():
+        log.warning("%s lacks %s and is predicted from %s", case, ", ".join(absent),
+                    ", ".join(name for name in names if name not in absent))
+    if not missing:
+        (output / MISSING).unlink(missing_ok=True)  # an earlier run's
+        return
+    if not predictor.modality_dropout:
+        log.warning("this model never saw a case without a modality: expect worse results than from one trained with "
+                    "f4s_train --modality_dropout")
+    write_json(missing, output / MISSING)
+
+
 def _predict_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds: tuple[int | str, ...],
                   wanted: Wanted) -> Path:
     predictor.forget()
+    found, files = case.found, _files(case)
+    predictor.present = None if all(found) else found
+    # nnU-Net's preprocessing wants a file for every channel, all on one grid. For an absent one it gets the first that is there,
+    # which leaves the crop as it is; the network puts zeros in its place, as predictor.present tells it.
+    given = [str(path if there else files[0]) for path, there in zip(case.images, found, strict=True)]
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     with logged_prints():
-        channels, _, properties = preprocessor.run_case([str(path) for path in case.images], None, predictor.plans_manager,
-                                                        predictor.configuration_manager, predictor.dataset_json)
+        channels, _, properties = preprocessor.run_case(given, None, predictor.plans_manager, predictor.configuration_manager,
+                                                        predictor.dataset_json)
         logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(channels))
     segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties)
@@ -95,17 +133,24 @@ def _export_seen(predictor: Fuse4SegPredictor, case: Case, seen: WholeImage, out
     space = {"plans": predictor.plans_manager, "configuration": predictor.configuration_manager}
     fused = to_input_space(seen.fused, properties, **space)[0]
     write_image(fused, make_writable_folder(output / "fused" / place) / f"{case.name}{ending}", properties)
-    attention = None if seen.attention is None else to_input_space(seen.attention, properties, **space)
-    names = channel_names(predictor.dataset_json)
-    if wanted.attention and attention is not None:
-        folder = make_writable_folder(output / "attention" / place)
-        for name, heat in zip(names[1:], attention, strict=True):
-            write_image(heat, folder / f"{case.name}_{name}{ending}", properties)
+    names, reference = channel_names(predictor.dataset_json), predictor.network.fusion.reference
+    there = [index for index, found in enumerate(case.found) if found]
+    attention: dict[int, np.ndarray] = {}
+    if seen.attention is not None:
+        maps = iter(to_input_space(seen.attention, properties, **space))
+        by_modality = {index: next(maps) for index in range(len(names)) if index != reference}
+        attention = {index: heat for index, heat in by_modality.items() if index in there}
+    if wanted.attention:
+        for index, heat in attention.items():
+            folder = make_writable_folder(output / "attention" / place)
+            write_image(heat, folder / f"{case.name}_{names[index]}{ending}", properties)
     if wanted.panels:
         with logged_prints():
-            sources, _ = predictor.plans_manager.image_reader_writer_class().read_images([str(p) for p in case.images])
-        write_panel(make_writable_folder(output / "panels" / place) / f"{case.name}.png", sources=sources, names=names,
-                    fused=fused, attention=attention, segmentation=segmentation)
+            sources, _ = predictor.plans_manager.image_reader_writer_class().read_images([str(p) for p in _files(case)])
+        write_panel(make_writable_folder(output / "panels" / place) / f"{case.name}.png", sources=sources,
+                    names=[names[index] for index in there], fused=fused, segmentation=segmentation,
+                    attention={there.index(index): heat for index, heat in attention.items()},
+                    asking=names[reference] if reference in there else MEAN)
 
 
 def _volumes(segmentation: np.ndarray, dataset_json: dict[str, Any]) -> str:

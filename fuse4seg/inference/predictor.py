@@ -26,7 +26,9 @@ class Fuse4SegPredictor(nnUNetPredictor):
 
     Attributes:
         seen: What the follower saw since the last :meth:`forget`, one entry per set of weights.
+        present: Which modalities the case at hand has; None for all, also after :meth:`forget`.
         want_attention: Keep attention maps, too.
+        modality_dropout: That of the training; of several sets of weights the least.
     """
 
     def __init__(self, *, device: torch.device, use_mirroring: bool = True, tile_step_size: float = 0.5,
@@ -35,10 +37,12 @@ class Fuse4SegPredictor(nnUNetPredictor):
             super().__init__(tile_step_size=tile_step_size, use_mirroring=use_mirroring, device=device, allow_tqdm=False)
         self.want_attention = want_attention
         self.seen: list[WholeImage] = []
+        self.present: tuple[bool, ...] | None = None
+        self.modality_dropout = 0.0
 
     def forget(self) -> None:
-        """Drop what was seen; call before each case."""
-        self.seen = []
+        """Drop what was seen, and what was absent; call before each case."""
+        self.seen, self.present = [], None
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
@@ -67,7 +71,7 @@ class Fuse4SegPredictor(nnUNetPredictor):
 
     def _fuse(self, model: FuseThenSegment, image: Tensor, *, want_attention: bool) -> WholeImage:
         return fuse_whole_image(model, image, patch_size=self.configuration_manager.patch_size, device=self.device,
-                                want_attention=want_attention)
+                                present=self.present, want_attention=want_attention)
 
     def _segment(self, model: FuseThenSegment, shown: Tensor, image: Tensor) -> Tensor:
         """nnU-Net's sliding window with the follower alone, unmirrored."""
@@ -116,6 +120,7 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
                                   want_attention=want_attention)
     predictor.manual_initialization(network, plans, configuration, parameters, dataset_json, states[0]["trainer_name"],
                                     states[0]["inference_allowed_mirroring_axes"])
+    predictor.modality_dropout = min(state.get("options", {}).get("modality_dropout", 0.0) for state in states)
     return predictor
 
 

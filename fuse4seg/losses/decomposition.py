@@ -9,7 +9,7 @@ from torch import Tensor
 VARIANCE_FLOOR = 1e-8
 
 
-def decomposition_loss(low: Tensor, high: Tensor, *, epsilon: float = 1.01) -> Tensor:
+def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = None, epsilon: float = 1.01) -> Tensor:
     r"""Squared correlation of the high-frequency features over the correlation of the low-frequency ones.
 
     .. math:: \frac{CC(\mathrm{high})^2}{CC(\mathrm{low}) + \varepsilon}
@@ -17,27 +17,29 @@ def decomposition_loss(low: Tensor, high: Tensor, *, epsilon: float = 1.01) -> T
     Args:
         low: Low-frequency features of each modality, shape (B, N, C, *S), S of two or three axes.
         high: High-frequency features of each modality, shape (B, N, C', *S'); channels and size may differ from low.
+        present: True where a case has a modality, bool of shape (B, N); None for all.
         epsilon: Above 1, so that the denominator stays positive for CC = -1.
 
     Returns:
-        Scalar, at least 0; 0 for a single modality, which has nothing to be correlated with.
+        Scalar, at least 0; 0 where no case has two modalities to be correlated.
 
     Source: paper Eq. 11, average pairwise CC (method.md, "N modalities").
     """
-    return average_correlation(high).square() / (average_correlation(low) + epsilon)
+    return average_correlation(high, present).square() / (average_correlation(low, present) + epsilon)
 
 
-def average_correlation(features: Tensor) -> Tensor:
-    r"""Pearson correlation over the voxels, averaged over modality pairs, channels and batch.
+def average_correlation(features: Tensor, present: Tensor | None = None) -> Tensor:
+    r"""Pearson correlation over the voxels, averaged over channels and all pairs of modalities that a case has.
 
     With :math:`z_i` the standardised features of modality i, the pairs' sum comes without a loop over them:
     :math:`\sum_{i \neq j} z_i z_j = (\sum_i z_i)^2 - \sum_i z_i^2`.
 
     Args:
         features: Shape (B, N, C, *S). Computed in float32 or better, whatever their type.
+        present: True where a case has a modality, bool of shape (B, N); None for all.
 
     Returns:
-        Scalar in [-1, 1]; a constant channel counts as 0, and so does a single modality (N = 1).
+        Scalar in [-1, 1]; a constant channel counts as 0, and so does a batch without any pair (N = 1).
     """
     modalities = features.shape[1]
     voxels = features.flatten(3).to(torch.promote_types(features.dtype, torch.float32))
@@ -45,5 +47,10 @@ def average_correlation(features: Tensor) -> Tensor:
         return voxels.new_zeros(())
     centred = voxels - voxels.mean(dim=-1, keepdim=True)
     standardised = centred * (centred.square().mean(dim=-1, keepdim=True) + VARIANCE_FLOOR).rsqrt()
+    if present is not None:
+        standardised = standardised * present.view(*present.shape, 1, 1)
     products = standardised.sum(dim=1).square() - standardised.square().sum(dim=1)
-    return products.mean() / (modalities * (modalities - 1))
+    if present is None:
+        return products.mean() / (modalities * (modalities - 1))
+    counts = present.sum(dim=1)
+    return products.mean(dim=(1, 2)).sum() / (counts * (counts - 1)).sum().clamp(min=1)

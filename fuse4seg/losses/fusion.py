@@ -34,18 +34,21 @@ class FusionLossWeights:
 
 
 def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, logits: Sequence[Tensor] | None,
-                weights: FusionLossWeights) -> tuple[Tensor, dict[str, Tensor]]:
+                weights: FusionLossWeights, present: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     r"""Weighted sum of the intensity, texture, decomposition and adversarial losses.
 
     .. math:: L^f = w_I L_{int} + w_T L_{text} + w_D L_{corr} + w_A L_{adv}
 
     Args:
         fused: Fused image in [0, 1], shape (B, 1, *S), S of two or three axes.
-        sources: Source modalities in [0, 1], shape (B, N, *S).
+        sources: Source modalities in [0, 1], shape (B, N, *S). Absent ones are 0, which changes neither the maximum of
+            the intensities nor that of the edges.
         low: Low-frequency features of each modality, shape (B, N, C, *S').
         high: High-frequency features of each modality, shape (B, N, C', *S'').
-        logits: Each modality's discriminator on the fused image; None leaves the adversarial part out.
+        logits: Each modality's discriminator on the fused image, where any case has that modality; None leaves the adversarial
+            part out.
         weights: Weight of each part.
+        present: True where a case has a modality, bool of shape (B, N); None for all.
 
     Returns:
         The weighted sum, a scalar, and the unweighted, detached value of each part that was computed, by its name in
@@ -59,7 +62,7 @@ def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
     if weights.texture:
         parts["texture"] = texture_loss(fused, sources)
     if weights.decomposition:
-        parts["decomposition"] = decomposition_loss(low, high)
+        parts["decomposition"] = decomposition_loss(low, high, present=present)
     if weights.adversarial and logits is not None:
         parts["adversarial"] = generator_loss(logits)
     total = sum((getattr(weights, name) * part for name, part in parts.items()), start=fused.new_zeros(()))

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fuse4seg.networks.fusion import Fused, FusionNetwork
+from fuse4seg.networks.presence import checked_presence, fill_absent
 from fuse4seg.networks.window import IntensityWindow
 
 #: What the follower can see: the fused image alone; the fused image and all sources; the features fused per frequency,
@@ -29,16 +30,18 @@ class Seen(NamedTuple):
     """What the model makes of its input before it segments.
 
     Attributes:
-        sources: The modalities in [0, 1], shape (B, N, *S).
+        sources: The modalities in [0, 1], shape (B, N, *S); 0 where absent.
         inside: 1 inside the image and 0 in padding and masked background, shape (B, 1, *S).
         fused: The leader's output; its image is 0 outside.
         extra: Channels behind the modalities (a cascade's one-hot labels), shape (B, E, *S).
+        present: True where a case has a modality, bool of shape (B, N); None where all have all.
     """
 
     sources: Tensor
     inside: Tensor
     fused: Fused
     extra: Tensor
+    present: Tensor | None = None
 
 
 class FuseThenSegment(nn.Module):
@@ -78,16 +81,29 @@ class FuseThenSegment(nn.Module):
         """The follower's decoder: nnU-Net switches deep supervision there."""
         return self.segmentation.decoder
 
-    def fuse(self, channels: Tensor, *, want_maps: bool = False) -> Seen:
+    def fuse(self, channels: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> Seen:
         """Fuse normalised input.
 
         Args:
             channels: As nnU-Net preprocesses them, shape (B, input_channels, *S).
+            present: True where a case has a modality, bool of shape (B, N), one at least in each case; None for all. What
+                stands in the channel of an absent one does not matter.
             want_maps: Also give the attention maps.
+
+        Raises:
+            ValueError: There are fewer channels than modalities, ``present`` has another type or shape, or a case has no
+                modality.
         """
-        sources, inside = self.window(channels[:, :self.modalities])
-        fused = self.fusion(sources, want_maps=want_maps)
-        return Seen(sources, inside, fused._replace(image=fused.image * inside), channels[:, self.modalities:])
+        if channels.shape[1] < self.modalities:
+            raise ValueError(f"{channels.shape[1]} channels, but the model fuses {self.modalities} modalities: "
+                             f"give a missing one any content, and say so with present")
+        modalities = channels[:, :self.modalities]
+        present = checked_presence(present, modalities)
+        # Before the window, so that the image's extent is that of the modalities that are there; a 0 does not stay one.
+        sources, inside = self.window(fill_absent(modalities, present))
+        sources = fill_absent(sources, present)
+        fused = self.fusion(sources, present=present, want_maps=want_maps)
+        return Seen(sources, inside, fused._replace(image=fused.image * inside), channels[:, self.modalities:], present)
 
     def shown(self, seen: Seen) -> Tensor:
         """What the follower sees, without extra channels: shape (B, K, *S), 0 outside the image."""
@@ -111,9 +127,12 @@ class FuseThenSegment(nn.Module):
         # nnU-Net's U-Net holds its encoder twice. Tying would put the weights in along both ways and leave them there.
         return functional_call(self.segmentation, dict(weights or {}), (channels,), tie_weights=False)
 
-    def forward(self, channels: Tensor) -> Tensor | list[Tensor]:
-        """Logits (B, num_classes, *S) of normalised input (B, input_channels, *S); a list under deep supervision."""
-        return self.segment(self.fuse(channels))
+    def forward(self, channels: Tensor, *, present: Tensor | None = None) -> Tensor | list[Tensor]:
+        """Logits (B, num_classes, *S) of normalised input (B, input_channels, *S); a list under deep supervision.
+
+        ``present`` is as in :meth:`fuse`.
+        """
+        return self.segment(self.fuse(channels, present=present))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """nnU-Net's estimate for the follower; the planner adds the leader's."""

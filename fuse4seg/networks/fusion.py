@@ -15,6 +15,7 @@ from fuse4seg.networks.cross_attention import CrossAttention
 from fuse4seg.networks.decoder import Decoder
 from fuse4seg.networks.encoder import DualStreamEncoder
 from fuse4seg.networks.gate import Gate
+from fuse4seg.networks.presence import checked_presence, fill_absent, maximum_of_present, mean_of_present
 
 #: The low-frequency stream lies this many of the U-Net's strides down (1/8 of the resolution where each is 2).
 BASE_LEVEL = 3
@@ -29,8 +30,8 @@ class Fused(NamedTuple):
         low, high: Features of every modality, shapes (B, N, C, *s) and (B, N, c, *t).
         base, detail: Features fused per frequency, before the decoder, shapes (B, C, *s) and (B, c, *t).
         decoded: Features that the image was painted from, shape (B, c, *t).
-        attention: Where the reference looked in every other modality, shape (B, N - 1, *G); None unless asked for, and
-            where there is no cross-attention.
+        attention: Where the reference looked in every other modality, shape (B, N - 1, *G), 0 for absent ones; None unless
+            asked for, and where there is no cross-attention.
     """
 
     image: Tensor
@@ -95,27 +96,35 @@ class FusionNetwork(nn.Module):
         return functional.pad(sources, padding, mode="replicate") if any(missing) else sources
 
     @staticmethod
-    def _over_modalities(features: Tensor) -> Tensor:
+    def _over_modalities(features: Tensor, present: Tensor | None) -> Tensor:
         """Mean beside maximum over the modalities: as many as there are, in any order."""
-        return torch.cat([features.mean(dim=1), features.amax(dim=1)], dim=1)
+        return torch.cat([mean_of_present(features, present), maximum_of_present(features, present)], dim=1)
 
-    def forward(self, sources: Tensor, *, want_maps: bool = False) -> Fused:
+    def forward(self, sources: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> Fused:
         """Fuse.
 
         Args:
             sources: In [0, 1], shape (B, N, *S).
+            present: True where a case has a modality, bool of shape (B, N), one at least in each case; None for all. Absent
+                ones are left out of everything, whatever stands in their place.
             want_maps: Also give the attention maps.
+
+        Raises:
+            ValueError: ``present`` has another type or shape, or a case has no modality.
         """
+        present = checked_presence(present, sources)
+        sources = fill_absent(sources, present)
         size = tuple(slice(extent) for extent in sources.shape[2:])
         padded = self._pad(sources)
         low, high = self.encoder(padded)
-        base, detail = self.fuse_low(self._over_modalities(low)), self.fuse_high(self._over_modalities(high))
+        base = self.fuse_low(self._over_modalities(low, present))
+        detail = self.fuse_high(self._over_modalities(high, present))
         attention = None
         if self.cross_attention is not None:
-            context, attention = self.cross_attention(low, want_maps=want_maps)
+            context, attention = self.cross_attention(low, present=present, want_maps=want_maps)
             base = base + context
         painted, decoded = self.decoder(base, detail)
-        gates = self.gate(decoded, high, padded)
+        gates = self.gate(decoded, high, padded, present=present)
         image = (gates * torch.cat([padded, painted], dim=1)).sum(dim=1, keepdim=True)
         return Fused(image[(..., *size)], gates[(..., *size)], low, high, base, detail, decoded, attention)
 

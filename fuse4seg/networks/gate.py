@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from fuse4seg.networks.presence import fill_absent
 from fuse4seg.networks.rearrange import depth_to_space
 
 #: Share logit of the painted image before training: 6 % where two sources are black, less where they are bright.
@@ -50,19 +51,21 @@ class Gate(nn.Module):
         nn.init.constant_(self.painted.bias, PAINTED_AT_START)
         nn.init.constant_(self.brighter, BRIGHTER_AT_START)
 
-    def forward(self, decoded: Tensor, high: Tensor, sources: Tensor) -> Tensor:
+    def forward(self, decoded: Tensor, high: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
         """Shares of the N sources and, last, of the painted image.
 
         Args:
             decoded: Features of the decoder, shape (B, c, *t).
             high: High-frequency features of every modality, shape (B, N, c, *t).
             sources: In [0, 1], shape (B, N, *S).
+            present: True where a case has a modality, bool of shape (B, N); None for all.
 
         Returns:
-            Non-negative, sum 1 over dimension 1, shape (B, N + 1, *S).
+            Non-negative, 0 for absent sources, sum 1 over dimension 1, shape (B, N + 1, *S).
         """
         batch, modalities = sources.shape[:2]
         beside = torch.cat([decoded.unsqueeze(1).expand_as(high), high], dim=2).flatten(0, 1)
         scores = depth_to_space(self.source(beside), self.detail_stride).squeeze(1).unflatten(0, (batch, modalities))
         painted = depth_to_space(self.painted(decoded), self.detail_stride)
-        return torch.cat([scores + self.brighter * sources, painted], dim=1).softmax(dim=1)
+        scores = fill_absent(scores + self.brighter * sources, present, value=-torch.inf)
+        return torch.cat([scores, painted], dim=1).softmax(dim=1)

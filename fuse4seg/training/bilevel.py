@@ -60,13 +60,14 @@ class BilevelSettings:
     curvature_damping: float = Response.curvature_damping
 
 
-def half(batch: Tensor, targets: Targets, *, offset: int) -> tuple[Tensor, Targets]:
-    """Every other sample from ``offset`` (0 or 1) on.
+def half(batch: Tensor, targets: Targets, *, offset: int, present: Tensor | None = None) -> tuple[Tensor, Targets, Tensor | None]:
+    """Every other sample from ``offset`` (0 or 1) on: its input, its labels, and which modalities it has.
 
     Interleaved, because nnU-Net puts the samples that surely hold foreground at the end of a batch.
     """
     chosen = slice(offset, None, 2)
-    return batch[chosen], [target[chosen] for target in targets] if isinstance(targets, list) else targets[chosen]
+    chosen_targets = [target[chosen] for target in targets] if isinstance(targets, list) else targets[chosen]
+    return batch[chosen], chosen_targets, None if present is None else present[chosen]
 
 
 class BilevelStep:
@@ -100,24 +101,25 @@ class BilevelStep:
         self.auxiliary = auxiliary if self.settings.auxiliary_weight else None
         self.scaler, self.autocast = scaler, autocast
 
-    def __call__(self, batch: Tensor, targets: Targets) -> dict[str, float]:
+    def __call__(self, batch: Tensor, targets: Targets, present: Tensor | None = None) -> dict[str, float]:
         """Move leader, follower and discriminators once.
 
         Args:
             batch: Normalised input (B, C, *S), B at least 2: the two levels need disjoint halves.
             targets: Labels as nnU-Net's loss takes them.
+            present: True where a sample has a modality, bool of shape (B, N), one at least in each sample; None for all.
 
         Returns:
             Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one. The upper
             loss of ``unrolled`` is that after the follower's step.
         """
-        upper_batch, upper_targets = half(batch, targets, offset=1)
-        lower_batch, lower_targets = half(batch, targets, offset=0)
+        upper_batch, upper_targets, upper_present = half(batch, targets, offset=1, present=present)
+        lower_batch, lower_targets, lower_present = half(batch, targets, offset=0, present=present)
         with self._precision():
-            seen = self.model.fuse(upper_batch)
+            seen = self.model.fuse(upper_batch, present=upper_present)
             own, report = self._own_objective(seen, upper_targets)
             with nullcontext() if self.settings.hypergradient in NEEDS_LOWER_LEADER_GRAPH else torch.no_grad():
-                seen_below = self.model.fuse(lower_batch)
+                seen_below = self.model.fuse(lower_batch, present=lower_present)
         scale = self.scaler.get_scale() if self.scaler is not None else 1.0
 
         def upper(parameters: Sequence[Tensor]) -> Tensor:
@@ -147,9 +149,10 @@ class BilevelStep:
         """What of the leader's objective F does not depend on the follower, and its parts."""
         logits = None
         if self.discriminators is not None:
-            logits = [discriminator(seen.fused.image) for discriminator in self.discriminators]
+            logits = [discriminator(samples_with(seen.fused.image, seen.present, modality))
+                      for modality, discriminator in modalities_there(self.discriminators, seen.present)]
         fusion, parts = fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high,
-                                    logits=logits, weights=self.settings.losses)
+                                    logits=logits, weights=self.settings.losses, present=seen.present)
         objective, report = self.settings.fusion_weight * fusion, {"fusion": fusion, **parts}
         if self.auxiliary is not None:
             report["auxiliary"] = self.auxiliary(seen.fused.decoded, targets)
@@ -197,24 +200,39 @@ class BilevelStep:
     def _move_discriminators(self, seen: Seen) -> Tensor:
         """Teach each discriminator to tell its modality from the fused image."""
         return move_discriminators(self.discriminators, self.discriminator_optimiser, sources=seen.sources,
-                                   fakes=[seen.fused.image.detach()] * len(self.discriminators))
+                                   fakes=[seen.fused.image.detach()] * len(self.discriminators), present=seen.present)
+
+
+def modalities_there(discriminators: nn.ModuleList, present: Tensor | None) -> list[tuple[int, nn.Module]]:
+    """Index and discriminator of every modality that any sample has."""
+    return [(modality, discriminator) for modality, discriminator in enumerate(discriminators)
+            if present is None or bool(present[:, modality].any())]
+
+
+def samples_with(images: Tensor, present: Tensor | None, modality: int) -> Tensor:
+    """Those of the images (B, ...) whose sample has the modality."""
+    return images if present is None else images[present[:, modality]]
 
 
 def move_discriminators(discriminators: nn.ModuleList, optimiser: torch.optim.Optimizer, *, sources: Tensor,
-                        fakes: Sequence[Tensor]) -> Tensor:
+                        fakes: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
     """One step of the discriminators (Eq. 10, their side), in full precision.
+
+    Each sees, real and imitated, the samples that have its modality; one whose modality no sample has stays as it is.
 
     Args:
         discriminators: One per modality.
         optimiser: Of all of them.
         sources: Real modalities in [0, 1], shape (B, N, *S).
         fakes: For each modality what imitates it, in [0, 1], shape (B, 1, *S), without a graph.
+        present: True where a sample has a modality, bool of shape (B, N); None for all.
 
     Returns:
         The loss before the step.
     """
-    real = [discriminator(sources[:, index:index + 1].float()) for index, discriminator in enumerate(discriminators)]
-    fake = [discriminator(image.float()) for discriminator, image in zip(discriminators, fakes, strict=True)]
+    there = modalities_there(discriminators, present)
+    real = [discriminator(samples_with(sources[:, index:index + 1], present, index).float()) for index, discriminator in there]
+    fake = [discriminator(samples_with(fakes[index], present, index).float()) for index, discriminator in there]
     loss = discriminator_loss(real, fake)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()

@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fuse4seg.errors import WorkerDiedError
 
 Batch = dict[str, Any]
+#: Sets the draw of absent modalities apart from the batch's own draws, which it leaves as they are.
+DROPOUT = 1
 
 
 @contextmanager
@@ -45,15 +47,27 @@ class SeededBatches(Dataset[Batch]):
         loader: nnU-Net's data loader with its transforms.
         seed: The training's seed.
         stream: Tells streams of one training apart (pre-training, training, validation).
+        modalities: How many there are, before a cascade's channels.
+        modality_dropout: Probability that a sample goes without a modality, in [0, 1).
     """
 
-    def __init__(self, loader: nnUNetDataLoader, *, seed: int, stream: int) -> None:
+    def __init__(self, loader: nnUNetDataLoader, *, seed: int, stream: int, modalities: int = 1,
+                 modality_dropout: float = 0.0) -> None:
         self.loader, self.seed, self.stream = loader, seed, stream
+        self.modalities, self.modality_dropout = modalities, modality_dropout
 
     def __getitem__(self, index: int) -> Batch:
-        """One batch: data (B, N, *S), target (a list under deep supervision), keys (case names)."""
+        """One batch: data (B, N, *S), target (a list under deep supervision), keys (case names).
+
+        With modality dropout also present: True where a sample keeps a modality, bool of shape (B, N). The data stay whole.
+        """
         with seeded(self.seed, self.stream, index):
-            return self.loader.generate_train_batch()
+            batch = self.loader.generate_train_batch()
+        if self.modality_dropout:
+            random_numbers = np.random.default_rng((self.seed, self.stream, index, DROPOUT))
+            batch["present"] = draw_present(random_numbers, len(batch["data"]), modalities=self.modalities,
+                                            dropout=self.modality_dropout)
+        return batch
 
 
 class _From(Sampler[int]):
@@ -126,6 +140,23 @@ class BatchStream:
             if self._workers and _tells_of_a_death(error):
                 raise WorkerDiedError("preparing batches", mend="Use fewer of them (nnUNet_n_proc_DA=1).") from error
             raise
+
+
+def draw_present(random_numbers: np.random.Generator, samples: int, *, modalities: int, dropout: float) -> torch.Tensor:
+    """Leave modalities out at random, each of each sample by itself; where none is left, one chosen at random stays.
+
+    Args:
+        random_numbers: Where the draws come from.
+        samples: B.
+        modalities: N, at least 1.
+        dropout: Probability that a modality is left out, in [0, 1).
+
+    Returns:
+        True where a sample keeps a modality, bool of shape (B, N).
+    """
+    present = random_numbers.random((samples, modalities)) >= dropout
+    survivors = np.arange(modalities) == random_numbers.integers(modalities, size=(samples, 1))
+    return torch.from_numpy(np.where(present.any(axis=1, keepdims=True), present, survivors))
 
 
 def without_timing(transform: BasicTransform) -> BasicTransform:

@@ -30,6 +30,8 @@ class TrainingOptions:
         pretraining: Weights of Eq. 9.
         leader_learning_rate: Adam's at the start of either stage. The paper's 1e-4 goes with 20,000 iterations of
             pre-training; a sketch on 1,000 iterations needed more (method.md, last section).
+        modality_dropout: Probability that a sample of cooperative training goes without a modality, in [0, 1); each is left
+            out by itself, and one at least stays.
 
     Source: method.md, "Two stages".
     """
@@ -41,6 +43,7 @@ class TrainingOptions:
     bilevel: BilevelSettings = field(default_factory=BilevelSettings)
     pretraining: PretrainingWeights = field(default_factory=PretrainingWeights)
     leader_learning_rate: float = 2e-3
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("pretrain_epochs", 0), ("iterations", 1), ("seed", 0)):
@@ -54,6 +57,9 @@ class TrainingOptions:
                              ("--auxiliary_head", self.bilevel.auxiliary_weight)):
             if not 0 <= weight < math.inf:
                 raise OptionError(flag, f"must be a number from 0 on, got {weight}. 0 leaves it out.")
+        if not 0 <= self.modality_dropout < 1:
+            raise OptionError("--modality_dropout", f"must be a probability from 0 to below 1, got {self.modality_dropout}. "
+                                                    "0 trains with all modalities.")
         if self.bilevel.hypergradient not in ESTIMATORS:
             raise OptionError("--hypergradient", f"unknown estimator {self.bilevel.hypergradient}. "
                                                  f"Choose one of: {', '.join(ESTIMATORS)}.")
@@ -62,6 +68,15 @@ class TrainingOptions:
     def validation_iterations(self) -> int:
         """Validation batches per epoch, in nnU-Net's proportion."""
         return max(1, self.iterations // TRAINING_PER_VALIDATION)
+
+    def require_fit(self, modalities: int) -> None:
+        """Make sure that a dataset of so many modalities can be trained with these options.
+
+        Raises:
+            OptionError: Its only modality would be left out.
+        """
+        if self.modality_dropout and modalities == 1:
+            raise OptionError("--modality_dropout", "the dataset has one modality, which cannot be left out. Leave the flag out.")
 
     def to_plain(self) -> dict[str, Any]:
         """Nested dictionaries of numbers and names."""

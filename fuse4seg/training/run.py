@@ -14,7 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.datasets.raw import read_dataset_json
+from fuse4seg.datasets.raw import channel_names, read_dataset_json
 from fuse4seg.errors import (
     CheckpointNotFoundError,
     ConfigurationNotFoundError,
@@ -71,7 +71,7 @@ def train(training: Training, *, chosen: dict[str, Any] | None = None, resume: b
 
     Args:
         training: Which one.
-        chosen: Options the user set (epochs, pretrain_epochs, iterations, seed, hypergradient); None values are defaults.
+        chosen: Options the user set, by the names that TrainingOptions.changed takes; None values are defaults.
         resume: Go on with the latest checkpoint.
         validate_only: Validate the finished training.
 
@@ -104,6 +104,7 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     checkpoint = _find_checkpoint(folder / f"fold_{training.fold}", resume=resume, validate_only=validate_only)
     options = _choose_options(checkpoint, chosen or {})
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
+    options.require_fit(len(channel_names(dataset_json)))
     trainer_class = _trainer_class(training.trainer)
     make_writable_folder(folder / f"fold_{training.fold}")
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,

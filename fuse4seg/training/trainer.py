@@ -82,6 +82,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
             raise ForeignPlansError(self.plans_manager.plans_name)
         torch.manual_seed(self.options.seed)
         super().initialize()
+        self.options.require_fit(self.network.modalities)
         self.discriminators = nn.ModuleList(Discriminator(len(self.configuration_manager.patch_size))
                                             for _ in range(self.network.modalities)).to(self.device)
         self.discriminator_optimiser = torch.optim.Adam(self.discriminators.parameters(), self.options.leader_learning_rate)
@@ -142,8 +143,10 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def _stream(self, loader: nnUNetDataLoader, stream: int, start: int) -> BatchStream:
         workers = max(1, get_allowed_n_proc_DA())
-        return BatchStream(SeededBatches(loader, seed=self.options.seed, stream=stream), start=start,
-                           workers=workers if stream != VALIDATION_STREAM else max(1, workers // 4),
+        dropout = self.options.modality_dropout if stream == TRAIN_STREAM else 0.0
+        batches = SeededBatches(loader, seed=self.options.seed, stream=stream, modalities=self.network.modalities,
+                                modality_dropout=dropout)
+        return BatchStream(batches, start=start, workers=workers if stream != VALIDATION_STREAM else max(1, workers // 4),
                            pin_memory=self.device.type == "cuda")
 
     def _batch_makers(self) -> tuple[nnUNetDataLoader, nnUNetDataLoader]:
@@ -285,7 +288,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         target = batch["target"]
         targets = ([part.to(self.device, non_blocking=True) for part in target] if isinstance(target, list)
                    else target.to(self.device, non_blocking=True))
-        report = self.bilevel_step(batch["data"].to(self.device, non_blocking=True), targets)
+        report = self.bilevel_step(batch["data"].to(self.device, non_blocking=True), targets, batch.get("present"))
         return {"loss": (report["upper"] + report["lower"]) / 2, **report}
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, float]]) -> None:

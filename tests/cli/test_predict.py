@@ -159,6 +159,93 @@ class TestPredict:
         assert (tmp_path / "out" / "phantom_005.nii.gz").is_file()
 
 
+Predict = Callable[..., Path]
+
+
+class TestMissingModalities:
+    @pytest.fixture
+    def predict(self, trained_phantom: Path, tmp_path: Path) -> Predict:
+        def run(images: Path, *flags: str, output: str = "out") -> Path:
+            assert main(["-i", str(images), "-o", str(tmp_path / output), "--root", str(trained_phantom), "-device", "cpu",
+                         "--disable_tta", "--allow_missing", *flags]) == 0
+            return tmp_path / output
+
+        return run
+
+    def test_are_named_in_the_log_and_beside_the_output(self, predict: Predict, case: Path,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+        for channel in (0, 3):
+            (case / f"phantom_005_000{channel}.nii.gz").unlink()
+        for path in list(case.iterdir()):
+            shutil.copy(path, case / path.name.replace("phantom_005", "another"))
+        shutil.copy(case / "another_0001.nii.gz", case / "another_0003.nii.gz")
+        output = predict(case)
+        missing = {"another": ["T1"], "phantom_005": ["T1", "FLAIR"]}
+        assert json.loads((output / "missing_modalities.json").read_text()) == missing
+        said = capsys.readouterr().err
+        assert "another lacks T1 and is predicted from T1ce, T2, FLAIR\n" in said
+        assert "phantom_005 lacks T1, FLAIR and is predicted from T1ce, T2\n" in said
+        assert said.count("this model never saw a case without a modality") == 1
+        for name in missing:
+            assert_same_place(output / f"{name}.nii.gz", case / f"{name}_0001.nii.gz")
+            fused = voxels(output / "fused" / f"{name}.nii.gz")
+            assert 0 <= fused.min() < fused.max() <= 1
+
+    def test_change_what_is_fused(self, predict: Predict, case: Path, predicted: Path) -> None:
+        (case / "phantom_005_0003.nii.gz").unlink()
+        fused, whole = (voxels(folder / "fused" / "phantom_005.nii.gz") for folder in (predict(case), predicted))
+        assert np.abs(fused - whole).mean() > 0.01
+
+    def test_that_are_none_change_no_byte(self, predicted: Path, images: Path, trained_phantom: Path, tmp_path: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["-i", str(images), "-o", str(tmp_path), "--root", str(trained_phantom), "-device", "cpu",
+                     "--save_attention", "--save_panels", "--allow_missing"]) == 0
+        found, wanted = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+                         for folder in (tmp_path, predicted))
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if found[name] != wanted[name]] == []
+        assert "lacks" not in capsys.readouterr().err
+
+    @pytest.mark.parametrize("flags", [(), ("--allow_missing",)])
+    def test_of_an_earlier_run_are_not_told_of_a_complete_one(self, flags: tuple[str, ...], predict: Predict, case: Path,
+                                                              images: Path, trained_phantom: Path) -> None:
+        (case / "phantom_005_0003.nii.gz").unlink()
+        output = predict(case)
+        assert (output / "missing_modalities.json").is_file()
+        assert main(["-i", str(images), "-o", str(output), "--root", str(trained_phantom), "-device", "cpu", "--disable_tta",
+                     *flags]) == 0
+        assert not (output / "missing_modalities.json").exists()
+
+    @pytest.mark.parametrize(("absent", "attention"), [((0,), {"T1ce", "T2", "FLAIR"}), ((2,), {"T1ce", "FLAIR"}),
+                                                       ((1, 2, 3), set()), ((0, 1, 3), {"T2"})])
+    def test_have_no_attention_and_no_place_in_the_panel(self, absent: tuple[int, ...], attention: set[str], predict: Predict,
+                                                         case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """T1 is the reference; where it is absent, the mean asks."""
+        titles = []
+        monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda _, title, **__: titles.append(title))
+        for channel in absent:
+            (case / f"phantom_005_000{channel}.nii.gz").unlink()
+        output = predict(case, "--save_attention", "--save_panels")
+        written = {path.name for path in (output / "attention").iterdir()} if (output / "attention").exists() else set()
+        assert written == {f"phantom_005_{name}.nii.gz" for name in attention}
+        asking = "mean" if 0 in absent else "T1"
+        assert titles == [*(name for channel, name in enumerate(CHANNELS) if channel not in absent), "fused",
+                          *(f"{asking} looks at {name}" for name in CHANNELS if name in attention), "segmentation"]
+
+    def test_leave_the_images_that_are_there_to_be_checked(self, predict: Predict, refused: Refused, case: Path) -> None:
+        (case / "phantom_005_0000.nii.gz").unlink()
+        (case / "phantom_005_0002.nii.gz").write_bytes(b"no image")
+        assert f"{case / 'phantom_005_0002.nii.gz'} cannot be read as an image" in refused(case, "--allow_missing")
+
+    def test_are_no_channels_too_many(self, refused: Refused, case: Path) -> None:
+        (case / "phantom_005_0003.nii.gz").rename(case / "phantom_005_0004.nii.gz")
+        assert f"{case / 'phantom_005_0004.nii.gz'} is beyond the dataset's channels" in refused(case, "--allow_missing")
+
+    def test_are_not_all_of_them(self, refused: Refused, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        assert f"{tmp_path / 'empty'} holds no file *.nii.gz" in refused(tmp_path / "empty", "--allow_missing")
+
+
 class TestRefusedInput:
     def test_that_is_no_folder(self, refused: Refused, images: Path, tmp_path: Path) -> None:
         assert f"{tmp_path / 'nowhere'} is not a folder" in refused(tmp_path / "nowhere")
@@ -171,7 +258,8 @@ class TestRefusedInput:
     def test_that_lacks_a_channel(self, refused: Refused, case: Path) -> None:
         (case / "phantom_005_0002.nii.gz").unlink()
         line = refused(case)
-        assert f"case phantom_005 has no T2 image: expected {case / 'phantom_005_0002.nii.gz'}. Add it" in line
+        assert f"case phantom_005 has no T2 image: expected {case / 'phantom_005_0002.nii.gz'}. " in line
+        assert "Add it, remove the case, or predict with --allow_missing." in line
 
     def test_that_has_a_channel_too_many(self, refused: Refused, case: Path) -> None:
         shutil.copy(case / "phantom_005_0003.nii.gz", case / "phantom_005_0004.nii.gz")

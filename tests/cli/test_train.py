@@ -151,11 +151,20 @@ class TestRefusedFlags:
         (["2d", "0", "--pretrain_epochs", "-1"], "--pretrain_epochs: must be at least 0"),
         (["2d", "0", "--iterations", "0"], "--iterations: must be at least 1"),
         (["2d", "0", "--seed", "-1"], "--seed: must be at least 0"),
+        (["2d", "0", "--modality_dropout", "1"], "--modality_dropout: must be a probability from 0 to below 1, got 1.0"),
         (["2d", "0", "--hypergradient", "exact"], "unknown estimator exact. Choose one of: joint, gauss_newton"),
         (["2d", "0", "--val"], "Finish the training first"),
     ])
     def test_that_do_not_fit(self, root: Path, refused: Refused, words: list[str], said: str) -> None:
         assert said in refused(root, "990", *words)
+
+    def test_of_dropout_where_there_is_one_modality(self, root: Path, refused: Refused) -> None:
+        description = root / "nnUNet_preprocessed" / DATASET / "dataset.json"
+        content = json.loads(description.read_text())
+        description.write_text(json.dumps({**content, "channel_names": {"0": "T1"}}))
+        line = refused(root, "990", "2d", "0", "--modality_dropout", "0.3")
+        assert line == ("error: --modality_dropout: the dataset has one modality, which cannot be left out. "
+                        "Leave the flag out.\n")
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
     def test_of_a_device_that_is_not_here(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,9 +31,9 @@ def smooth_channels(count: int, *shape: int, seed: int = 0) -> Tensor:
 class MeanOfChannels:
     """Stands in for a model: a voxel's fused value depends on that voxel alone, so tiling must not show at all."""
 
-    modalities, follower_input = 2, "fused"
+    modalities, follower_input, fusion = 2, "fused", SimpleNamespace(reference=0)
 
-    def fuse(self, channels: Tensor, *, want_maps: bool = False) -> SimpleNamespace:
+    def fuse(self, channels: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> SimpleNamespace:
         return SimpleNamespace(fused=SimpleNamespace(image=channels.mean(dim=1, keepdim=True), attention=None))
 
 
@@ -176,3 +176,34 @@ class TestAttentionMaps:
                                  want_attention=True)
         assert whole.fused.shape == (1, 2, 16, 16)
         assert whole.attention is None or whole.attention.shape[0] == 0
+
+
+class TestAbsentModalities:
+    @pytest.mark.parametrize(("axes", "shape"), [(2, (2, 40, 24)), (3, (16, 40, 24))])
+    @pytest.mark.parametrize("present", [(True, False, True), (False, True, True), (False, False, True)])
+    def test_do_not_matter_whatever_stands_in_their_channel(self, make_model: MakeModel, axes: int, shape: tuple[int, ...],
+                                                            present: tuple[bool, ...]) -> None:
+        model, channels = make_model(axes), smooth_channels(3, *shape)
+        other = channels.clone()
+        other[~torch.tensor(present)] = torch.nan
+        first, second = (fuse_whole_image(model, images, patch_size=[32] * axes, device=CPU, present=present, want_attention=True)
+                         for images in (channels, other))
+        assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+        assert torch.isfinite(first.fused).all()
+
+    @pytest.mark.parametrize(("reference", "present", "seen"), [(0, (True, False, True), [1]), (1, (True, False, True), [0, 1]),
+                                                                (2, (True, False, True), [0]), (0, (False, False, True), [1])])
+    def test_leave_attention_relative_to_the_others(self, make_model: MakeModel, reference: int, present: tuple[bool, ...],
+                                                    seen: list[int]) -> None:
+        """Maps are in the order of the modalities but the reference; ``seen`` are those of modalities that answer."""
+        model = make_model()
+        model.fusion.reference = model.fusion.cross_attention.reference = reference
+        maps = fuse_whole_image(model, smooth_channels(3, 2, 32, 32), patch_size=[32, 32], device=CPU, present=present,
+                                want_attention=True).attention
+        assert float(maps[seen].mean()) == pytest.approx(1, abs=0.05)
+        assert (maps[[index for index in range(2) if index not in seen]] == 0).all()
+
+    def test_leave_no_attention_where_no_other_is_there(self, make_model: MakeModel) -> None:
+        maps = fuse_whole_image(make_model(), smooth_channels(3, 2, 32, 32), patch_size=[32, 32], device=CPU,
+                                present=(True, False, False), want_attention=True).attention
+        assert (maps == 0).all()

@@ -49,8 +49,9 @@ class TestPanel:
         assert count_tiles(panel(tmp_path / "case.png", segmentation)) == 4
 
     def test_shows_attention_and_reference_where_there_are_any(self, segmentation: np.ndarray, tmp_path: Path) -> None:
-        attention = np.random.default_rng(1).random((1, *segmentation.shape)) + 0.5
-        assert count_tiles(panel(tmp_path / "case.png", segmentation, attention=attention, reference=segmentation)) == 6
+        attention = {1: np.random.default_rng(1).random(segmentation.shape) + 0.5}
+        assert count_tiles(panel(tmp_path / "case.png", segmentation, attention=attention, asking="T1",
+                                 reference=segmentation)) == 6
 
     def test_colours_the_labels_of_that_slice_over_the_fused_image(self, segmentation: np.ndarray,
                                                                    tmp_path: Path) -> None:

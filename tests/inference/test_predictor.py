@@ -115,6 +115,28 @@ class TestPredictor:
         assert predictor.seen[0].attention.shape == (2, *CHANNELS.shape[1:])
 
 
+class TestAbsentModalities:
+    @pytest.mark.parametrize("mirror", [False, True])
+    def test_do_not_matter_whatever_stands_in_their_channel(self, make_model: MakeModel, make_predictor: MakePredictor,
+                                                            mirror: bool) -> None:
+        predictor, logits = make_predictor(make_model(), mirror=mirror), []
+        for content in (0.0, 3.0):
+            channels = CHANNELS.clone()
+            channels[1] = content
+            predictor.forget()
+            predictor.present = (True, False, True)
+            logits.append(predictor.predict_sliding_window_return_logits(channels))
+        assert torch.equal(*logits)
+
+    def test_are_forgotten_with_their_case(self, make_model: MakeModel, make_predictor: MakePredictor) -> None:
+        predictor = make_predictor(make_model())
+        whole = predictor.predict_sliding_window_return_logits(CHANNELS)
+        predictor.present = (True, False, True)
+        assert not torch.equal(predictor.predict_sliding_window_return_logits(CHANNELS), whole)
+        predictor.forget()
+        assert torch.equal(predictor.predict_sliding_window_return_logits(CHANNELS), whole)
+
+
 class TestLoadedPredictor:
     def load(self, model: Path, **changes: object) -> Fuse4SegPredictor:
         return load_predictor(model, **{"folds": [0], "device": torch.device("cpu"), **changes})
@@ -125,6 +147,21 @@ class TestLoadedPredictor:
         for name, value in predictor.network.state_dict().items():
             assert torch.equal(value, trained["network_weights"][name])
         assert predictor.allowed_mirroring_axes == (0, 1)
+        assert predictor.modality_dropout == 0
+
+    @pytest.mark.parametrize(("rates", "least"), [((0.25,), 0.25), ((0.5, 0.1), 0.1), ((0.5, None), 0)])
+    def test_knows_how_often_its_trainings_left_modalities_out(self, trained_model: Path, tmp_path: Path,
+                                                               rates: tuple[float | None, ...], least: float) -> None:
+        """None stands for a checkpoint from before there was modality dropout."""
+        for name in ("plans.json", "dataset.json"):
+            (tmp_path / name).write_bytes((trained_model / name).read_bytes())
+        for fold, rate in enumerate(rates):
+            state = torch.load(trained_model / "fold_0" / "checkpoint_final.pth", weights_only=True)
+            state["options"].pop("modality_dropout")
+            state["options"].update({} if rate is None else {"modality_dropout": rate})
+            (tmp_path / f"fold_{fold}").mkdir()
+            torch.save(state, tmp_path / f"fold_{fold}" / "checkpoint_final.pth")
+        assert self.load(tmp_path, folds=list(range(len(rates)))).modality_dropout == least
 
     def test_needs_no_results_root(self, trained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("nnUNet_results")

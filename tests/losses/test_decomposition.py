@@ -43,6 +43,29 @@ class TestAverageCorrelation:
         torch.testing.assert_close(average_correlation(features), average_correlation(features.float()))
 
 
+class TestAbsentModalities:
+    def test_leave_the_mean_over_the_pairs_that_are_there(self) -> None:
+        features = random_features(3, 4, 2, 5, 6) + random_features(3, 1, 2, 5, 6, seed=1)
+        present = torch.tensor([[True, True, False, True], [False, True, True, False], [False, False, False, True]])
+        flat = features.flatten(3).numpy().astype(np.float64)
+        expected = [np.corrcoef(flat[case, first, channel], flat[case, second, channel])[0, 1] for case in range(3)
+                    for channel in range(2) for first, second in combinations(np.flatnonzero(present[case].numpy()), 2)]
+        assert len(expected) == 2 * (3 + 1)
+        assert average_correlation(features, present).item() == pytest.approx(np.mean(expected), abs=1e-6)
+
+    def test_that_are_none_change_nothing(self) -> None:
+        features, everywhere = random_features(2, 3, 2, 5, 6), torch.ones(2, 3, dtype=torch.bool)
+        torch.testing.assert_close(average_correlation(features, everywhere), average_correlation(features))
+
+    def test_leave_nothing_of_single_modalities(self) -> None:
+        low, high = (random_features(2, 2, 3, 4, 4, seed=seed).requires_grad_() for seed in (0, 1))
+        loss = decomposition_loss(low, high, present=torch.tensor([[True, False], [False, True]]))
+        loss.backward()
+        assert loss == 0
+        assert (low.grad == 0).all()
+        assert (high.grad == 0).all()
+
+
 class TestDecompositionLoss:
     def test_matches_the_formula(self) -> None:
         low, high = random_features(2, 3, 4, 5, 6), random_features(2, 3, 2, 10, 12, seed=1)

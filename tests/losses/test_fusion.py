@@ -61,6 +61,18 @@ class TestFusionLoss:
         _, parts = fusion_loss(**{**fusion, "logits": None}, weights=FusionLossWeights())
         assert set(parts) == {"intensity", "texture", "decomposition"}
 
+    @pytest.mark.parametrize("present", [[True, False, True], [False, True, False]])
+    def test_holds_the_fused_image_to_the_modalities_that_are_there(self, fusion: dict[str, torch.Tensor],
+                                                                    present: list[bool]) -> None:
+        """Zeros in the place of absent ones are as good as nothing, because intensities and edges are never below 0."""
+        zeroed = fusion["sources"] * torch.tensor(present).view(1, 3, 1, 1)
+        found = fusion_loss(**{**fusion, "sources": zeroed}, weights=FusionLossWeights(), present=torch.tensor([present]))
+        alone = {name: fusion[name][:, present] for name in ("sources", "low", "high")}
+        expected = fusion_loss(**{**fusion, **alone}, weights=FusionLossWeights())
+        torch.testing.assert_close(found[0], expected[0])
+        for name in PARTS:
+            torch.testing.assert_close(found[1][name], expected[1][name])
+
     def test_is_zero_when_all_weights_are(self, fusion: dict[str, torch.Tensor]) -> None:
         total, parts = fusion_loss(**fusion, weights=FusionLossWeights(0, 0, 0, 0))
         assert (total.item(), parts) == (0, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -110,3 +110,47 @@ class TestCrossAttention:
         without, asked = cross_attention(2)(low), cross_attention(2)(low, want_maps=True)
         assert without.maps is None
         torch.testing.assert_close(without.context, asked.context)
+
+
+class TestAbsentModalities:
+    @pytest.mark.parametrize("size", [(6, 5), (16, 24), (3, 4, 2)])
+    @pytest.mark.parametrize("absent", [0, 2, 3])
+    def test_neither_answer_nor_are_looked_at(self, absent: int, size: tuple[int, ...]) -> None:
+        """Eq. 8 over the three that are there."""
+        layer, low = cross_attention(len(size), reference=1), features(4, size)
+        there = [index for index in range(4) if index != absent]
+        present = torch.tensor([[index != absent for index in range(4)]] * 2)
+        with torch.no_grad():
+            context, maps = layer(low, present=present, want_maps=True)
+            layer.reference = there.index(1)
+            expected = layer(low[:, there], want_maps=True)
+        torch.testing.assert_close(context, expected.context)
+        answering = [place for place, index in enumerate([0, 2, 3]) if index != absent]
+        torch.testing.assert_close(maps[:, answering], expected.maps)
+        assert (maps[:, [0, 2, 3].index(absent)] == 0).all()
+
+    def test_let_the_mean_ask_where_the_reference_is_one(self) -> None:
+        layer, low = cross_attention(2), features(3, (6, 6))
+        asked_by_mean = layer(torch.cat([low[:, 1:].mean(dim=1, keepdim=True), low[:, 1:]], dim=1), want_maps=True)
+        low[:, 0] = torch.nan
+        found = layer(low, present=torch.tensor([[False, True, True]] * 2), want_maps=True)
+        torch.testing.assert_close(found.context, asked_by_mean.context)
+        torch.testing.assert_close(found.maps, asked_by_mean.maps)
+
+    def test_leave_a_reference_alone_with_nothing(self) -> None:
+        found = cross_attention(2)(features(3, (6, 6)), present=torch.tensor([[True, False, False], [True, True, True]]),
+                                   want_maps=True)
+        assert (found.context[0] == 0).all()
+        assert (found.maps[0] == 0).all()
+        torch.testing.assert_close(found.maps[1].sum(), torch.tensor(1.0, dtype=torch.float64))
+
+    @pytest.mark.parametrize("size", [(6, 5), (3, 4, 2)])
+    @pytest.mark.parametrize("row", [row for row in product([False, True], repeat=3) if any(row)])
+    def test_leave_gradients_finite(self, row: tuple[bool, ...], size: tuple[int, ...]) -> None:
+        layer, low = cross_attention(len(size)), features(3, size, batch=1).requires_grad_()
+        context, maps = layer(low, present=torch.tensor([row]), want_maps=True)
+        (context.square().sum() + maps.square().sum()).backward()
+        assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in layer.parameters())
+        absent = [index for index, there in enumerate(row) if not there]
+        assert torch.isfinite(low.grad).all()
+        assert (low.grad[:, absent] == 0).all()

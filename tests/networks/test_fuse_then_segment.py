@@ -120,6 +120,39 @@ class TestForward:
         assert torch.equal(arrived[0][:, :1], without_extra.fuse(channels).fused.image)
 
 
+class TestAbsentModalities:
+    @pytest.mark.parametrize("follower_input", ["fused", "fused+sources", "embedding"])
+    def test_do_not_matter_whatever_stands_in_their_channel(self, follower_input: str, follower_architecture: Architecture,
+                                                            channels: torch.Tensor) -> None:
+        architecture = follower_architecture(2)
+        model = FuseThenSegment(2, CLASSES, conv_op=nn.Conv2d, strides=architecture["arch_kwargs"]["strides"],
+                                windows=[[-2.0, 2.0]] * 2, follower=architecture, fusion=FUSION, follower_input=follower_input)
+        present, other = torch.tensor([[True, False], [False, True]]), channels.clone()
+        other[~present] = torch.nan
+        assert torch.equal(model(channels, present=present), model(other, present=present))
+        assert (model.fuse(other, present=present).sources[~present] == 0).all()
+
+    def test_say_nothing_about_where_the_image_ends(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
+        channels[:, 0, :, :5] = 0
+        seen = model.fuse(channels, present=torch.tensor([[True, False], [True, True]]))
+        assert (seen.inside[0, ..., :5] == 0).all()
+        assert (seen.fused.image[0, ..., :5] == 0).all()
+        assert (seen.inside[1] == 1).all()
+
+    def test_are_told_on(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
+        present = torch.tensor([[True, False], [True, True]])
+        assert torch.equal(model.fuse(channels, present=present).present, present)
+        assert model.fuse(channels).present is None
+
+    def test_that_are_none_change_no_bit(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
+        assert torch.equal(model(channels, present=torch.ones(2, 2, dtype=torch.bool)), model(channels))
+
+    def test_are_not_left_out_by_leaving_out_channels(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
+        for call in (model, model.fuse):
+            with pytest.raises(ValueError, match="1 channels, but the model fuses 2 modalities"):
+                call(channels[:, :1])
+
+
 class TestDeepSupervision:
     def test_is_switched_where_nnu_net_switches_it(self, follower_architecture: Architecture,
                                                    channels: torch.Tensor) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from fuse4seg.networks.fusion import FusionNetwork
@@ -120,6 +122,86 @@ class TestForward:
     def test_refuses_a_reference_that_is_no_modality(self, reference: int) -> None:
         with pytest.raises(ValueError, match=r"reference must lie in 0\.\.1"):
             fusion(2, reference=reference)
+
+
+def without(network: FusionNetwork, absent: set[int], *, axes: int) -> FusionNetwork:
+    """A network that has never heard of the absent modalities, of which the reference is none, with the same weights."""
+    there = [index for index in range(network.modalities) if index not in absent]
+    smaller = fusion(len(there), axes=axes, reference=there.index(network.reference))
+    weights = network.state_dict()
+    weights["encoder.modality"] = weights["encoder.modality"][there]
+    smaller.load_state_dict(weights, strict=len(there) > 1)  # one modality alone has no cross-attention
+    return smaller
+
+
+#: For each of two cases of three modalities whether it has them, one at least.
+masks = st.lists(st.lists(st.booleans(), min_size=3, max_size=3).filter(any), min_size=2, max_size=2)
+
+
+class TestAbsentModalities:
+    @pytest.mark.parametrize("size", [(13, 16), (8, 8, 5)])
+    @pytest.mark.parametrize(("modalities", "reference", "absent"), [(2, 0, {1}), (3, 0, {2}), (3, 1, {0}), (4, 2, {0, 3}),
+                                                                     (3, 2, {0, 1})])
+    def test_are_left_out_as_if_the_network_had_never_had_them(self, modalities: int, reference: int, absent: set[int],
+                                                               size: tuple[int, ...], random_images: Images) -> None:
+        network, sources = fusion(modalities, axes=len(size), reference=reference), random_images(2, modalities, *size)
+        nn.init.normal_(network.encoder.modality)
+        there = [index for index in range(modalities) if index not in absent]
+        present = torch.tensor([[index in there for index in range(modalities)]] * 2)
+        found = network(sources, present=present, want_maps=True)
+        expected = without(network, absent, axes=len(size))(sources[:, there], want_maps=True)
+        for name in ("image", "base", "detail", "decoded"):
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+        torch.testing.assert_close(found.gates[:, [*there, modalities]], expected.gates)
+        assert (found.gates[:, sorted(absent)] == 0).all()
+        if expected.attention is not None:
+            torch.testing.assert_close(found.attention[found.attention.flatten(2).any(dim=2)],
+                                       expected.attention.flatten(0, 1))
+
+    @settings(max_examples=30, deadline=None)
+    @given(rows=masks, reference=st.integers(0, 2), axes=st.sampled_from([2, 3]),
+           content=st.sampled_from([0.0, 1.0, -3.0, torch.nan, torch.inf]))
+    def test_do_not_matter_whatever_stands_in_their_place(self, rows: list[list[bool]], reference: int, axes: int, content: float,
+                                                          random_images: Images) -> None:
+        network, sources = fusion(3, axes=axes, reference=reference), random_images(2, 3, *[8] * axes)
+        present, other = torch.tensor(rows), sources.clone()
+        other[~present] = content
+        first, second = (network(images, present=present, want_maps=True) for images in (sources, other))
+        assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+    @settings(max_examples=20, deadline=None)
+    @given(rows=masks, order=st.permutations(range(3)))
+    def test_may_stand_in_any_order(self, rows: list[list[bool]], order: list[int], random_images: Images) -> None:
+        network, sources, present = fusion(3, reference=1), random_images(2, 3, 12, 12), torch.tensor(rows)
+        permuted = fusion(3, reference=order.index(1))
+        permuted.load_state_dict(network.state_dict())
+        torch.testing.assert_close(permuted(sources[:, order], present=present[:, order]).image,
+                                   network(sources, present=present).image)
+
+    @settings(max_examples=20, deadline=None)
+    @given(row=st.lists(st.booleans(), min_size=3, max_size=3).filter(any))
+    def test_of_one_case_do_not_change_another(self, row: list[bool], random_images: Images) -> None:
+        network, sources = fusion(3), random_images(2, 3, 12, 12)
+        torch.testing.assert_close(network(sources, present=torch.tensor([row, [True] * 3])).image[1:],
+                                   network(sources[1:]).image)
+
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_that_are_none_change_no_bit(self, axes: int, random_images: Images) -> None:
+        network, sources = fusion(3, axes=axes), random_images(2, 3, *[9] * axes)
+        everywhere = torch.ones(2, 3, dtype=torch.bool)
+        plain, masked = (network(sources, present=present, want_maps=True) for present in (None, everywhere))
+        assert all(torch.equal(*pair) for pair in zip(plain, masked, strict=True))
+
+    @settings(max_examples=40, deadline=None)
+    @given(rows=masks, reference=st.integers(0, 2), axes=st.sampled_from([2, 3]))
+    def test_leave_every_gradient_finite(self, rows: list[list[bool]], reference: int, axes: int, random_images: Images) -> None:
+        network = fusion(3, axes=axes, reference=reference)
+        sources = random_images(2, 3, *[8] * axes).requires_grad_()
+        present = torch.tensor(rows)
+        network(sources, present=present).image.square().sum().backward()
+        assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in network.parameters())
+        assert torch.isfinite(sources.grad).all()
+        assert (sources.grad[~present] == 0).all()
 
 
 class TestReconstruct:

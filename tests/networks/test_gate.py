@@ -92,3 +92,10 @@ class TestGate:
         assert network.painted.weight.abs().max() < 0.1
         assert network.source[-1].weight.abs().max() < 0.1
         assert (network.source[-1].bias == 0).all()
+
+    def test_gives_absent_sources_no_share_and_the_others_what_they_would_have_alone(
+            self, random_images: Callable[..., torch.Tensor]) -> None:
+        sources, (decoded, high) = random_images(2, 3, 8, 12), features(3, 4, 6)
+        shares = gate()(decoded, high, sources, present=torch.tensor([[True, False, True]] * 2))
+        assert (shares[:, 1] == 0).all()
+        torch.testing.assert_close(shares[:, [0, 2, 3]], gate()(decoded, high[:, [0, 2]], sources[:, [0, 2]]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fuse4seg.losses.adversarial import discriminator_loss
+from fuse4seg.losses.adversarial import discriminator_loss, generator_loss
 from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
 from fuse4seg.networks.auxiliary_head import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
@@ -35,7 +37,8 @@ class RecordingSGD(torch.optim.SGD):
     given: list[torch.Tensor]
 
     def step(self, closure: Any = None) -> Any:
-        self.given = [parameter.grad.clone() for group in self.param_groups for parameter in group["params"]]
+        given = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
+        self.given = [parameter.grad.clone() for parameter in given]
         return super().step(closure)
 
 
@@ -88,15 +91,20 @@ class TestHalf:
     @pytest.mark.parametrize("size", [2, 3, 4, 7])
     def test_the_two_are_disjoint_interleaved_and_all_there_is(self, size: int) -> None:
         batch = torch.arange(size).view(size, 1)
-        (lower, lower_targets), (upper, upper_targets) = (half(batch, batch + 100, offset=offset) for offset in (0, 1))
+        present = batch % 3 > 0
+        (lower, lower_targets, lower_present), (upper, upper_targets, upper_present) = (
+            half(batch, batch + 100, offset=offset, present=present) for offset in (0, 1))
         assert lower.flatten().tolist() == list(range(0, size, 2))
         assert upper.flatten().tolist() == list(range(1, size, 2))
         assert torch.equal(lower_targets, lower + 100)
         assert torch.equal(upper_targets, upper + 100)
+        assert torch.equal(lower_present, lower % 3 > 0)
+        assert torch.equal(upper_present, upper % 3 > 0)
 
     def test_splits_every_resolution_of_deep_supervision(self) -> None:
         targets = [torch.arange(4), torch.arange(4) + 10]
-        _, split = half(torch.rand(4, 1), targets, offset=1)
+        _, split, present = half(torch.rand(4, 1), targets, offset=1)
+        assert present is None
         assert [part.tolist() for part in split] == [[1, 3], [11, 13]]
 
 
@@ -324,6 +332,67 @@ class TestAuxiliaryHead:
         assert all(torch.equal(weight, before[name]) for name, weight in auxiliary.head.state_dict().items())
         for given, wanted in zip(step.leader.optimiser.given, alone.leader.optimiser.given, strict=False):
             assert torch.equal(given, wanted)
+
+
+def step_with_all_losses(model: FuseThenSegment, hypergradient: str) -> BilevelStep:
+    torch.manual_seed(7)
+    discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2)).eval()
+    return step_of(model, loss=with_channel, hypergradient=hypergradient, discriminators=discriminators,
+                   auxiliary=auxiliary_loss())
+
+
+class TestAbsentModalities:
+    @every_estimator
+    def test_do_not_matter_whatever_stands_in_their_channel(self, hypergradient: str, tiny_model: MakeModel, batch: torch.Tensor,
+                                                            targets: torch.Tensor) -> None:
+        present = torch.tensor([[True, False], [False, True], [True, True], [True, False]])
+        other, models = batch.clone(), [tiny_model(), tiny_model()]
+        other[~present] = torch.nan
+        reports = [step_with_all_losses(model, hypergradient)(images, targets[:, None], present)
+                   for model, images in zip(models, (batch, other), strict=True)]
+        assert reports[0] == reports[1]
+        first, second = (model.state_dict() for model in models)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    @every_estimator
+    def test_that_are_none_change_no_bit(self, hypergradient: str, tiny_model: MakeModel, batch: torch.Tensor,
+                                         targets: torch.Tensor) -> None:
+        models = [tiny_model(), tiny_model()]
+        reports = [step_with_all_losses(model, hypergradient)(batch, targets[:, None], present)
+                   for model, present in zip(models, (None, torch.ones(4, 2, dtype=torch.bool)), strict=True)]
+        assert reports[0] == reports[1]
+        first, second = (model.state_dict() for model in models)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    @every_estimator
+    @pytest.mark.parametrize("rows", list(product([(True, False), (False, True)], repeat=2)))
+    def test_leave_every_loss_and_weight_finite(self, rows: tuple[tuple[bool, bool], ...], hypergradient: str,
+                                                tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
+        """Each half has one modality alone, so that one discriminator has nothing to judge."""
+        model = tiny_model()
+        step = step_with_all_losses(model, hypergradient)
+        idle = step.discriminators[rows[1].index(False)]
+        before = [parameter.clone() for parameter in idle.parameters()]
+        report = step(batch, targets[:, None], torch.tensor([*rows, *rows]))
+        assert all(math.isfinite(value) for value in report.values())
+        assert {"adversarial", "discriminator", "decomposition", "auxiliary"} <= set(report)
+        assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+        assert all(torch.equal(*pair) for pair in zip(idle.parameters(), before, strict=True))
+
+    def test_are_not_shown_to_their_discriminator_nor_is_what_was_fused_without_them(
+            self, tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
+        """Samples 1 and 3 are the upper half; sample 3 lacks the second modality."""
+        present = torch.tensor([[True, True], [True, True], [True, True], [True, False]])
+        model = tiny_model()
+        step = step_with_all_losses(model, "joint")
+        with torch.no_grad():
+            seen = model.fuse(batch[1::2], present=present[1::2])
+            images = [seen.fused.image, seen.fused.image[:1]]
+            fake = [judge(image) for judge, image in zip(step.discriminators, images, strict=True)]
+            real = [step.discriminators[0](seen.sources[:, :1]), step.discriminators[1](seen.sources[:1, 1:])]
+        report = step(batch, targets[:, None], present)
+        assert report["adversarial"] == pytest.approx(generator_loss(fake).item(), rel=1e-5)
+        assert report["discriminator"] == pytest.approx(discriminator_loss(real, fake).item(), rel=1e-5)
 
 
 class TestMixedPrecision:

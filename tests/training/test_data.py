@@ -16,10 +16,12 @@ import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from fuse4seg.errors import WorkerDiedError
-from fuse4seg.training.data import BatchStream, SeededBatches, foreground_share, seeded, without_timing
+from fuse4seg.training.data import BatchStream, SeededBatches, draw_present, foreground_share, seeded, without_timing
 
 MakeStream = Callable[..., BatchStream]
 
@@ -57,8 +59,8 @@ def transforms() -> ComposeTransforms:
     return nnUNetTrainer.get_training_transforms((24, 24), (-np.pi, np.pi), [[1, 1], [0.5, 0.5]], (0, 1), False)
 
 
-def batches(loader: Any = None, *, seed: int = 0, stream: int = 0) -> SeededBatches:
-    return SeededBatches(loader or DrawingLoader(), seed=seed, stream=stream)
+def batches(loader: Any = None, *, seed: int = 0, stream: int = 0, dropout: float = 0.0) -> SeededBatches:
+    return SeededBatches(loader or DrawingLoader(), seed=seed, stream=stream, modalities=2, modality_dropout=dropout)
 
 
 def numbers(drawn: dict[str, Any]) -> tuple[list[float], list[float], list[str]]:
@@ -128,6 +130,49 @@ class TestSeededBatches:
         assert_states(before)
 
 
+    def test_modality_dropout_changes_nothing_but_what_is_present(self) -> None:
+        """The loader draws three samples."""
+        for index in range(4):
+            whole, thinned = batches()[index], batches(dropout=0.4)[index]
+            assert numbers(whole) == numbers(thinned)
+            assert "present" not in whole
+            assert thinned["present"].shape == (3, 2)
+
+    @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": 1}])
+    def test_what_is_present_depends_on_seed_stream_and_number_alone(self, other: dict[str, int]) -> None:
+        drawn = [torch.cat([source[index]["present"] for index in range(20)])
+                 for source in (batches(dropout=0.4), batches(dropout=0.4), batches(dropout=0.4, **other))]
+        assert torch.equal(drawn[0], drawn[1])
+        assert not torch.equal(drawn[0], drawn[2])
+        assert not torch.equal(drawn[0][:3], drawn[0][3:6])
+
+
+class TestDrawPresent:
+    @settings(max_examples=50, deadline=None)
+    @given(seed=st.integers(0, 2**32), samples=st.integers(1, 9), modalities=st.integers(1, 5), dropout=st.floats(0, 0.999))
+    def test_leaves_every_sample_a_modality(self, seed: int, samples: int, modalities: int, dropout: float) -> None:
+        present = draw_present(np.random.default_rng(seed), samples, modalities=modalities, dropout=dropout)
+        assert present.shape == (samples, modalities)
+        assert present.dtype == torch.bool
+        assert present.any(dim=1).all()
+
+    @pytest.mark.parametrize("modalities", [2, 4])
+    @pytest.mark.parametrize("dropout", [0.1, 0.25, 0.5, 0.9])
+    def test_leaves_each_out_as_often_as_asked_for(self, modalities: int, dropout: float) -> None:
+        """But for the one that stays where all would go; each of them is that one equally often."""
+        present = draw_present(np.random.default_rng(0), 20_000, modalities=modalities, dropout=dropout)
+        expected = 1 - dropout + dropout**modalities / modalities
+        np.testing.assert_allclose(present.double().mean(dim=0), expected, atol=4 * 0.5 / 20_000**0.5)
+
+    def test_leaves_each_out_by_itself(self) -> None:
+        present = draw_present(np.random.default_rng(0), 20_000, modalities=4, dropout=0.3).double()
+        without_last_resort = np.corrcoef(present.T.numpy())[np.triu_indices(4, 1)]
+        assert np.abs(without_last_resort).max() < 0.03
+
+    def test_leaves_nothing_out_at_rate_0(self) -> None:
+        assert draw_present(np.random.default_rng(0), 50, modalities=3, dropout=0.0).all()
+
+
 class TestBatchStream:
     @pytest.fixture
     def make(self) -> Iterator[MakeStream]:
@@ -149,6 +194,12 @@ class TestBatchStream:
         drawn = list(islice(make(batches(seed=2), start=start, workers=workers), 5))
         assert [numbers(batch) for batch in drawn] == expected
         assert len({batch["process"] for batch in drawn} - {os.getpid()}) == workers
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_gives_the_same_absences_from_any_number_of_workers(self, workers: int, make: MakeStream) -> None:
+        expected = [batches(dropout=0.4)[index]["present"] for index in range(3, 8)]
+        drawn = [batch["present"] for batch in islice(make(batches(dropout=0.4), start=3, workers=workers), 5)]
+        assert all(torch.equal(*pair) for pair in zip(drawn, expected, strict=True))
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_repeats_nnu_net_s_own_augmentation(self, workers: int, make: MakeStream) -> None:

@@ -13,7 +13,7 @@ from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import PretrainingWeights
 
-CHOSEN = TrainingOptions(epochs=7, pretrain_epochs=0, iterations=3, seed=11, leader_learning_rate=5e-4,
+CHOSEN = TrainingOptions(epochs=7, pretrain_epochs=0, iterations=3, seed=11, leader_learning_rate=5e-4, modality_dropout=0.2,
                          bilevel=BilevelSettings("gauss_newton", 0.3, FusionLossWeights(texture=2.0), 1e-6, 0.25),
                          pretraining=PretrainingWeights(adversarial=0, decomposition=0.5))
 
@@ -42,6 +42,17 @@ class TestTrainingOptions:
     def test_refuse_what_is_no_weight_by_its_flag(self, name: str, flag: str, weight: float) -> None:
         with pytest.raises(OptionError, match=f"^{flag}: must be a number from 0 on"):
             TrainingOptions(bilevel=BilevelSettings(**{name: weight}))
+
+    @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
+    def test_refuse_a_dropout_that_is_no_probability_below_1(self, dropout: float) -> None:
+        with pytest.raises(OptionError, match="^--modality_dropout: must be a probability from 0 to below 1, got"):
+            TrainingOptions(modality_dropout=dropout)
+
+    def test_refuse_to_leave_out_a_dataset_s_only_modality(self) -> None:
+        TrainingOptions().require_fit(1)
+        TrainingOptions(modality_dropout=0.3).require_fit(2)
+        with pytest.raises(OptionError, match="^--modality_dropout: the dataset has one modality"):
+            TrainingOptions(modality_dropout=0.3).require_fit(1)
 
     def test_refuse_an_unknown_estimator_and_name_the_known(self) -> None:
         with pytest.raises(OptionError, match="--hypergradient: unknown estimator newton.*joint, gauss_newton"):

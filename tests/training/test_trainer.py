@@ -215,6 +215,44 @@ class TestInterruptedTraining:
         assert_same_training(own_results / MODEL / "fold_0", trained_model / "fold_0")
 
 
+class TestModalityDropout:
+    FLAGS = ["990", "2d", "0", "--pretrain_epochs", "1", "--epochs", "2", "--iterations", "2", "--modality_dropout", "0.5",
+             "-device", "cpu"]
+
+    def test_repeats_bit_for_bit_and_goes_on_as_if_nothing_had_been(self, own_results: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+        fold, drawn = own_results / MODEL / "fold_0", []
+        stage_2 = Fuse4SegTrainer.train_step
+        monkeypatch.setattr(Fuse4SegTrainer, "train_step",
+                            lambda trainer, batch: drawn.append(batch["present"]) or stage_2(trainer, batch))
+        assert main(self.FLAGS) == 0
+        undisturbed = fold.rename(own_results / "undisturbed")
+        fold.mkdir()
+        shutil.copy(undisturbed / PRETRAINED, fold)
+        with monkeypatch.context() as patch:
+            interrupt(patch, "_train_epoch", epoch=1)
+            assert main(self.FLAGS) == 130
+        assert main([*self.FLAGS, "--c"]) == 0
+        assert_same_training(fold, undisturbed)
+        assert len(drawn) == 8
+        assert all(torch.equal(*pair) for pair in zip(drawn[:4], drawn[4:], strict=True))
+        assert not torch.cat(drawn).all()
+        assert load(fold / "checkpoint_final.pth")["options"]["modality_dropout"] == 0.5
+
+    def test_is_no_matter_of_stage_1(self, trained_model: Path, own_results: Path) -> None:
+        trainer = make_trainer(FOLD_0, chosen={"pretrain_epochs": 2, "iterations": 2, "epochs": 1, "modality_dropout": 0.5})
+        trainer.initialize()
+        trainer.run_pretraining()
+        assert_same_weights(load(trainer.pretrained_file)["fusion"], load(trained_model / "fold_0" / PRETRAINED)["fusion"])
+
+    def test_leaves_the_validation_s_batches_whole(self, own_results: Path) -> None:
+        trainer = make_trainer(FOLD_0, chosen={**HARDLY, "modality_dropout": 0.5})
+        trainer.initialize()
+        train_batches, validation_batches = trainer.get_dataloaders()
+        assert "present" in next(train_batches)
+        assert "present" not in next(validation_batches)
+
+
 class TestNonFiniteLoss:
     @pytest.fixture
     def spoilt(self, monkeypatch: pytest.MonkeyPatch) -> None:
