@@ -92,6 +92,20 @@ class TestPredictFolder:
         for place in ("attention", "panels"):
             assert {path.name for path in (tmp_path / "out" / place).iterdir()} == {"fold_0", "fold_1"}
 
+    @pytest.mark.parametrize(("reference", "others"), [(0, ("T1ce", "T2", "FLAIR")), (1, ("T1", "T2", "FLAIR")),
+                                                       (3, ("T1", "T1ce", "T2"))])
+    def test_names_attention_after_the_modalities_that_the_reference_looks_at(
+            self, reference: int, others: tuple[str, ...], images: Path, tmp_path: Path,
+            load: Callable[..., Fuse4SegPredictor]) -> None:
+        predictor = load(0, want_attention=True)
+        leader = predictor.network.fusion
+        leader.reference = leader.cross_attention.reference = reference
+        predict_folder(predictor, images, tmp_path / "out", folds=(0,), wanted=Wanted(attention=True))
+        assert len(list((tmp_path / "out" / "attention").iterdir())) == 2 * len(others)
+        for name, heat in zip(others, predictor.seen[0].attention, strict=True):
+            exported = voxels(tmp_path / "out" / "attention" / f"second_{name}.nii.gz")
+            np.testing.assert_array_equal(np.sort(exported[exported > 0]), np.sort(heat[heat > 0].numpy()))
+
     def test_keeps_pages_and_spacing_of_tiff(self, images: Path, tmp_path: Path,
                                              load: Callable[..., Fuse4SegPredictor]) -> None:
         predict_folder(load(0), images, tmp_path / "nifti", folds=(0,))
