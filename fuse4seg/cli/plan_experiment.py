@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """What the user may decide about the plans."""
-    parser.add_argument("-gpu_memory_target", type=float, default=8.0, metavar="GB",
-                        help="memory that training should fill (default: 8)")
+    parser.add_argument("--follower", default="unet", metavar="NETWORK",
+                        help="segmentation network: unet (default), resenc_m, resenc_l, resenc_xl, or cnn_transformer")
+    parser.add_argument("-gpu_memory_target", type=float, metavar="GB",
+                        help="memory that training should fill (default: 8; 24 for resenc_l, 40 for resenc_xl)")
     parser.add_argument("--max_batch_size", type=int, metavar="N",
                         help="largest batch, at least 2 (default: what memory allows)")
     parser.add_argument("--base_features", type=int, default=32, metavar="N",
-                        help="features of the U-Net's first stage, at least 4 (default: 32)")
+                        help="features of the follower's first stage, at least 4 (default: 32)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM",
                         help="spacing along the image's three axes (default: the median)")
     parser.add_argument("--reference", metavar="MODALITY",
@@ -44,7 +46,8 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
     return PlanOptions(gpu_memory_target=options.gpu_memory_target, max_batch_size=options.max_batch_size,
                        base_features=options.base_features, plans_name=options.overwrite_plans_name,
                        overwrite_target_spacing=options.overwrite_target_spacing, reference=options.reference,
-                       follower_input=options.follower_input, cross_attention=not options.no_cross_attention)
+                       follower=options.follower, follower_input=options.follower_input,
+                       cross_attention=not options.no_cross_attention)
 
 
 def plan(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fuse4seg.errors import OptionError
 from fuse4seg.networks.fuse_then_segment import FOLLOWER_INPUTS
+from fuse4seg.planning.followers import FOLLOWERS, UNET
 
 PLANS_NAME = "Fuse4SegPlans"
 #: nnU-Net's U-Nets start with 32 features.
@@ -22,13 +23,14 @@ class PlanOptions:
     """Options of one planning; they go into the plans.
 
     Attributes:
-        gpu_memory_target: Gigabytes that training should fill.
+        gpu_memory_target: Gigabytes that training should fill; None for what nnU-Net plans the follower for.
         max_batch_size: Largest batch, at least 2; None for what memory allows.
         base_features: Features of the follower's first stage; the largest number scales along.
         plans_name: Name of the plans file, without its ending.
         overwrite_target_spacing: Millimetres between voxels along the image's three axes, instead of the median.
         reference: Name of the modality that asks in the cross-attention; None for the one that dataset.json names, else the
             first.
+        follower: Segmentation network (FOLLOWERS).
         follower_input: What the follower sees (FOLLOWER_INPUTS).
         cross_attention: False leaves the cross-attention out (paper, Table 3).
 
@@ -36,17 +38,18 @@ class PlanOptions:
         OptionError: One is out of range; the message names the command's flag.
     """
 
-    gpu_memory_target: float = 8.0
+    gpu_memory_target: float | None = None
     max_batch_size: int | None = None
     base_features: int = BASE_FEATURES
     plans_name: str = PLANS_NAME
     overwrite_target_spacing: Sequence[float] | None = None
     reference: str | None = None
+    follower: str = UNET
     follower_input: str = "fused"
     cross_attention: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.gpu_memory_target < math.inf:
+        if self.gpu_memory_target is not None and not 0 < self.gpu_memory_target < math.inf:
             problem = f"{self.gpu_memory_target:g} GB is no memory. Give a number above 0."
             raise OptionError("-gpu_memory_target", problem)
         if self.max_batch_size is not None and self.max_batch_size < SMALLEST_BATCH:
@@ -61,6 +64,8 @@ class PlanOptions:
         if spacing is not None and (len(spacing) != 3 or not all(0 < step < math.inf for step in spacing)):
             problem = f"{' '.join(map(str, spacing))} is no spacing. Give three numbers above 0."
             raise OptionError("-overwrite_target_spacing", problem)
+        if self.follower not in FOLLOWERS:
+            raise OptionError("--follower", f"there is no {self.follower!r}. Choose one of: {', '.join(FOLLOWERS)}.")
         if self.follower_input not in FOLLOWER_INPUTS:
             raise OptionError("--follower_input", f"the follower cannot see {self.follower_input!r}. "
                                                   f"Choose one of: {', '.join(FOLLOWER_INPUTS)}.")

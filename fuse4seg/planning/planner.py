@@ -1,4 +1,4 @@
-"""Plans: nnU-Net's, with the fusion network in front of the U-Net and counted in memory."""
+"""Plans: nnU-Net's, with the fusion network in front of the follower and counted in memory."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.feature_maps import count_feature_map_voxels
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
+from fuse4seg.planning.followers import FOLLOWERS
 from fuse4seg.planning.options import PLANS_NAME, SMALLEST_BATCH, PlanOptions
 
 logger = logging.getLogger(__name__)
@@ -34,12 +35,12 @@ NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
 #: What a plans file says about how we made it stands under this key.
 OURS = "fuse4seg"
 PLANNED_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
-#: nnU-Net's U-Nets stop at 16 times the first stage's features in 2D, at 10 times as many in 3D.
+#: nnU-Net's networks stop at 16 times the first stage's features in 2D, at 10 times as many in 3D.
 GROWTH_2D, GROWTH_3D = 16, 10
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
 NO_PATCH = ("it leaves no patch that can be halved once. Give more memory or fewer --base_features, or larger images "
-            "where they have fewer than 8 voxels along an axis.")
+            "where they have fewer than 8 voxels along an axis (16 for cnn_transformer).")
 
 
 def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> dict[str, Any]:
@@ -56,12 +57,18 @@ def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> d
         OptionError: No patch fits into the memory, or the dataset has no such reference modality.
         FingerprintNotFoundError: There is no fingerprint with windows.
     """
-    planner = Fuse4SegPlanner(dataset, options=options or PlanOptions())
+    options = options or PlanOptions()
+    planner = planner_of(options.follower)(dataset, options=options)
     with logged_prints():
         plans = planner.plan_experiment()
     for line in describe_plans(plans):
         logger.info("%s", line)
     return plans
+
+
+def planner_of(follower: str) -> type[Fuse4SegPlanner]:
+    """Our planner on top of nnU-Net's planner of ``follower``, which lays out its stages and knows its memory."""
+    return type(Fuse4SegPlanner.__name__, (Fuse4SegPlanner, FOLLOWERS[follower]), {})
 
 
 def read_plans(path: Path) -> dict[str, Any]:
@@ -116,7 +123,7 @@ def estimate_voxels(patch_size: Sequence[int], follower: dict[str, Any], *, chan
 
 
 class Fuse4SegPlanner(ExperimentPlanner):
-    """nnU-Net's planner for a network that fuses first.
+    """nnU-Net's planner for a network that fuses first; by itself for the U-Net, see :func:`planner_of` for other followers.
 
     Args:
         dataset_name_or_id: Dataset with a fingerprint by :func:`~fuse4seg.planning.fingerprint.extract_fingerprint`.
@@ -128,14 +135,17 @@ class Fuse4SegPlanner(ExperimentPlanner):
         FingerprintNotFoundError: There is no fingerprint with one window per channel.
         OptionError: ``plans_name`` belongs to plans that are not ours, or the dataset lacks the reference modality.
         DatasetJsonError: dataset.json names a reference modality that the dataset lacks.
+        ValueError: ``options`` are for another follower.
     """
 
-    def __init__(self, dataset_name_or_id: str | int, gpu_memory_target_in_gb: float = 8.0,
+    def __init__(self, dataset_name_or_id: str | int, gpu_memory_target_in_gb: float | None = None,
                  preprocessor_name: str = "DefaultPreprocessor", plans_name: str = PLANS_NAME,
                  overwrite_target_spacing: Sequence[float] | None = None, suppress_transpose: bool = False, *,
                  options: PlanOptions | None = None) -> None:
         self.options = options or PlanOptions(gpu_memory_target=gpu_memory_target_in_gb, plans_name=plans_name,
                                               overwrite_target_spacing=overwrite_target_spacing)
+        if not isinstance(self, FOLLOWERS[self.options.follower]):
+            raise ValueError(f"{type(self).__name__} does not plan {self.options.follower}: use planner_of")
         name = dataset_name(dataset_name_or_id, variables=(RAW,))
         description = read_dataset_json(data_root(RAW) / name)
         training_cases(data_root(RAW) / name, description)
@@ -144,8 +154,11 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.folder = make_writable_folder(data_root(PREPROCESSED) / name)
         self.windows = self._read_windows()
         spacing = self.options.overwrite_target_spacing
-        super().__init__(name, self.options.gpu_memory_target, preprocessor_name, self.options.plans_name,
-                         None if spacing is None else [float(step) for step in spacing], suppress_transpose)
+        super().__init__(name, preprocessor_name=preprocessor_name, plans_name=self.options.plans_name,
+                         overwrite_target_spacing=None if spacing is None else [float(step) for step in spacing],
+                         suppress_transpose=suppress_transpose)
+        # Not through the constructor: those of ResEnc warn about any memory but their own.
+        self.UNet_vram_target_GB = self.options.gpu_memory_target or self.UNet_vram_target_GB
         self.old_plans = self._read_old_plans()
         self.UNet_base_num_features = self.options.base_features
         self.UNet_max_features_2d = GROWTH_2D * self.options.base_features
@@ -162,7 +175,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def get_plans_for_configuration(self, spacing: np.ndarray, median_shape: Sequence[int], data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict[str, int]) -> dict[str, Any]:
-        """nnU-Net's plan of one configuration, its U-Net wrapped and its batch made even."""
+        """nnU-Net's plan of one configuration, its network wrapped and its batch made even."""
         plan = super().get_plans_for_configuration(spacing, median_shape, data_identifier,
                                                    approximate_n_voxels_dataset, _cache)
         plan["batch_size"] = self._divisible_batch(plan["batch_size"])
@@ -178,7 +191,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write the plans; configurations that a user added to an older file are kept."""
         plans[OURS] = {"version": __version__, "channel_names": self.channels, **self.options.to_plain(),
-                       "reference": self.channels[self.reference]}
+                       "reference": self.channels[self.reference], "gpu_memory_target": self.UNet_vram_target_GB}
         plans["configurations"].update(self._custom_configurations(plans["configurations"]))
         recursive_fix_for_json_export(plans)
         write_json(plans, self._plans_file)

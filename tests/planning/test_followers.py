@@ -1,0 +1,148 @@
+"""Followers to choose from: nnU-Net's own plans of each, with the fusion network counted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from fuse4seg.errors import OptionError
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.planning.followers import FOLLOWERS
+from fuse4seg.planning.options import PlanOptions
+from fuse4seg.planning.planner import Fuse4SegPlanner, estimate_voxels, plan_experiment, read_plans
+
+LARGE, SMALL = (128, 256, 256), (24, 40, 36)
+RESENC = ("resenc_m", "resenc_l", "resenc_xl")
+#: Where nnU-Net says what its networks fill (its planners' docstrings).
+GIGABYTES = {"unet": 8, "resenc_m": 8, "resenc_l": 24, "resenc_xl": 40, "cnn_transformer": 8}
+CLASSES = {"unet": "PlainConvUNet", "cnn_transformer": "CNNTransformer", **dict.fromkeys(RESENC, "ResidualEncoderUNet")}
+MakeFingerprinted = Callable[..., Path]
+
+
+def planned_follower(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    return plans["configurations"][configuration]["architecture"]["arch_kwargs"]["follower"]
+
+
+def voxels_per_batch(plans: dict[str, Any], configuration: str) -> int:
+    """What the planner counts for a whole batch."""
+    found = plans["configurations"][configuration]
+    return found["batch_size"] * estimate_voxels(found["patch_size"], planned_follower(plans, configuration), channels=2,
+                                                 classes=2, fusion={}, follower_input="fused")
+
+
+@pytest.mark.parametrize("name", FOLLOWERS)
+class TestEveryFollower:
+    def test_stands_in_the_plans_with_the_memory_it_is_planned_for(self, name: str,
+                                                                   make_fingerprinted: MakeFingerprinted) -> None:
+        path = make_fingerprinted(SMALL) / "Fuse4SegPlans.json"
+        plan_experiment(991, PlanOptions(follower=name))
+        plans = read_plans(path)
+
+        assert plans["fuse4seg"]["follower"] == name
+        assert plans["fuse4seg"]["gpu_memory_target"] == GIGABYTES[name]
+        assert plans["experiment_planner_used"] == "Fuse4SegPlanner"
+        for configuration in ("2d", "3d_fullres"):
+            assert planned_follower(plans, configuration)["network_class_name"].endswith(f".{CLASSES[name]}")
+
+    @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+    def test_is_built_by_nnunet(self, name: str, configuration: str, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted(SMALL)
+        plans = plan_experiment(991, PlanOptions(follower=name, base_features=4))
+        manager = PlansManager(plans).get_configuration(configuration)
+        network = get_network_from_plans(manager.network_arch_class_name, manager.network_arch_init_kwargs,
+                                         manager.network_arch_init_kwargs_req_import, 2, 3, deep_supervision=True)
+
+        assert isinstance(network, FuseThenSegment)
+        logits = network(torch.randn(1, 2, *manager.patch_size))
+        # nnU-Net makes its targets from the strides of the plans.
+        scales = [1.0] * len(manager.patch_size)
+        for part, steps in zip(logits, manager.pool_op_kernel_sizes[:-1], strict=True):
+            scales = [scale * step for scale, step in zip(scales, steps, strict=True)]
+            size = tuple(int(extent / scale) for extent, scale in zip(manager.patch_size, scales, strict=True))
+            assert part.shape == (1, 3, *size)
+
+    def test_fits_into_the_memory_it_is_given(self, name: str, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted(LARGE, cases=100)
+        plans = plan_experiment(991, PlanOptions(follower=name, gpu_memory_target=6))
+
+        assert plans["fuse4seg"]["gpu_memory_target"] == 6
+        planner = FOLLOWERS[name]("Dataset991_Small")
+        per_gigabyte = {"2d": planner.UNet_reference_val_2d * planner.UNet_reference_val_corresp_bs_2d,
+                        "3d_fullres": planner.UNet_reference_val_3d * planner.UNet_reference_val_corresp_bs_3d}
+        for configuration, voxels in per_gigabyte.items():
+            # nnU-Net rounds the batch, and a batch of two may be the least.
+            assert voxels_per_batch(plans, configuration) <= 1.15 * voxels * 6 / planner.UNet_reference_val_corresp_GB
+
+
+class TestUnet:
+    def test_is_the_default(self) -> None:
+        assert PlanOptions().follower == "unet"
+
+    def test_planner_refuses_options_of_another_follower(self, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted(SMALL)
+        with pytest.raises(ValueError, match="resenc_m"):
+            Fuse4SegPlanner("991", options=PlanOptions(follower="resenc_m"))
+
+
+class TestResidualEncoders:
+    @pytest.mark.parametrize("name", RESENC)
+    def test_are_planned_as_by_nnunet_for_one_stacked_image(self, name: str, make_fingerprinted: MakeFingerprinted,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+        """With the fusion network's share left out of the estimate, both plans are the same."""
+        folder = make_fingerprinted(LARGE, cases=100)
+        with torch.device("meta"):  # nnU-Net fills the weights of every network that it weighs
+            stock = json.loads(json.dumps(FOLLOWERS[name]("Dataset991_Small", plans_name="Stock").plan_experiment()))
+        monkeypatch.setattr(Fuse4SegPlanner, "static_estimate_VRAM_usage",
+                            staticmethod(FOLLOWERS[name].static_estimate_VRAM_usage))
+        with torch.device("meta"):
+            plan_experiment(991, PlanOptions(follower=name))
+        plans = read_plans(folder / "Fuse4SegPlans.json")
+
+        for configuration in ("2d", "3d_fullres"):
+            found, wanted = plans["configurations"][configuration], stock["configurations"][configuration]
+            assert found["patch_size"] == wanted["patch_size"]
+            assert found["batch_size"] == wanted["batch_size"] - wanted["batch_size"] % 2
+            assert planned_follower(plans, configuration) == wanted["architecture"]
+
+    def test_grow_with_their_memory(self, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted(LARGE, cases=100)
+        medium, large, largest = (plan_experiment(991, PlanOptions(follower=name))["configurations"]["3d_fullres"]
+                                  for name in RESENC)
+        assert math.prod(medium["patch_size"]) < math.prod(large["patch_size"]) < math.prod(largest["patch_size"])
+
+
+class TestCNNTransformer:
+    def test_has_transunets_tokens_at_transunets_patch(self, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted((30, 224, 224), cases=20)
+        plans = plan_experiment(991, PlanOptions(follower="cnn_transformer"))
+
+        assert list(plans["configurations"]["2d"]["patch_size"]) == [224, 224]
+        strides = planned_follower(plans, "2d")["arch_kwargs"]["strides"]
+        assert [math.prod(steps) for steps in zip(*strides, strict=True)] == [16, 16]
+
+    def test_counts_its_transformer(self) -> None:
+        arguments = {"n_stages": 3, "features_per_stage": [8, 16, 32], "conv_op": "torch.nn.modules.conv.Conv2d",
+                     "kernel_sizes": [[3, 3]] * 3, "strides": [[1, 1], [2, 2], [2, 2]], "n_conv_per_stage": [2] * 3,
+                     "n_conv_per_stage_decoder": [2] * 2}
+        unet, hybrid = (estimate_voxels((64, 48), {"network_class_name": name, "arch_kwargs": arguments,
+                                                   "_kw_requires_import": ["conv_op"]},
+                                        channels=2, classes=4, fusion={}, follower_input="fused")
+                        for name in ("dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                                     "fuse4seg.networks.cnn_transformer.CNNTransformer"))
+        tokens, halved = 16 * 12, 8 * 6
+        # Four blocks: query, key, value, mix, feed-forward (4 + 1); down, up; and the gate.
+        assert hybrid - unet == 4 * (9 * 32 * tokens + 32 * (halved + tokens) + 8 + 32)
+
+
+class TestUnknownFollower:
+    def test_is_refused_with_the_choices(self) -> None:
+        with pytest.raises(OptionError, match="^--follower: there is no 'transunet'.*unet, resenc_m, resenc_l, resenc_xl, cnn"):
+            PlanOptions(follower="transunet")
