@@ -69,6 +69,7 @@ class TestRefusals:
     @pytest.mark.parametrize(("flags", "flag"), [
         (["--base_features", "3"], "--base_features"), (["--max_batch_size", "1"], "--max_batch_size"),
         (["-gpu_memory_target", "0"], "-gpu_memory_target"), (["-np", "0"], "-np"),
+        (["--follower", "transunet"], "--follower"),
         (["-overwrite_target_spacing", "1", "0", "1"], "-overwrite_target_spacing")])
     def test_name_the_flag_before_a_case_is_read(self, root: Path, capsys: pytest.CaptureFixture[str],
                                                  flags: list[str], flag: str) -> None:

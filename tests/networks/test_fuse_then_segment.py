@@ -171,6 +171,35 @@ class TestDeepSupervision:
         torch.testing.assert_close(model(channels), deep)
 
 
+class TestAnyFollower:
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_learns_together_with_the_leader(self, any_follower: Architecture, axes: int) -> None:
+        model = planned(any_follower(axes), deep_supervision=True)
+        fine, coarse = model(torch.randn(2, 2, *[16] * axes))
+        assert (fine.shape, coarse.shape) == ((2, CLASSES, *[16] * axes), (2, CLASSES, *[8] * axes))
+        sum(nn.functional.cross_entropy(part, torch.randint(0, CLASSES, part[:, 0].shape)) for part in (fine, coarse)).backward()
+        for part in (*model.fusion.children(), *model.segmentation.children()):
+            assert sum(float(parameter.grad.norm()) for parameter in part.parameters()) > 1e-6
+        model.decoder.deep_supervision = False
+        assert model(torch.randn(1, 2, *[16] * axes)).shape == (1, CLASSES, *[16] * axes)
+
+    def test_segments_with_borrowed_weights_as_their_owner_does(self, any_follower: Architecture,
+                                                                channels: torch.Tensor) -> None:
+        model, owner = planned(any_follower(2), seed=0), planned(any_follower(2), seed=1)
+        with torch.no_grad():
+            for parameter in owner.segmentation.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        seen = model.fuse(channels)
+        before = model.segment(seen)
+        assert torch.equal(model.segment(seen, weights=dict(owner.segmentation.named_parameters())), owner.segment(seen))
+        assert torch.equal(model.segment(seen), before)
+
+    def test_starts_from_the_seed_alone(self, any_follower: Architecture) -> None:
+        first, again, other = (planned(any_follower(2), seed=seed).state_dict() for seed in (1, 1, 2))
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert any(not torch.equal(first[name], other[name]) for name in first if name.startswith("segmentation"))
+
+
 class TestInitialize:
     def test_depends_on_the_seed_alone(self, follower_architecture: Architecture) -> None:
         first, again, other = (planned(follower_architecture(2), seed=seed).state_dict() for seed in (1, 1, 2))
