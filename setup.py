@@ -32,6 +32,7 @@ setup(
         "batchgenerators>=0.25.1",
         "batchgeneratorsv2>=0.3.2",
         "acvl-utils>=0.2.6,<0.3",
+        "dynamic-network-architectures>=0.4.4,<0.5",
         "SimpleITK>=2.2.1",
         "matplotlib>=3.7",
         "nibabel>=5",
