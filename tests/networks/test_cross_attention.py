@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fuse4seg.networks.cross_attention import CrossAttention
 from fuse4seg.networks.grid_attention import pool_to_grid
@@ -104,6 +105,16 @@ class TestCrossAttention:
         low[:, 0, 0], low[:, 2, 0, 3, 5] = 10, 10
         maps = layer(low, want_maps=True).maps
         assert maps[0, 1, 3, 5] > 0.99
+
+    @pytest.mark.parametrize("modalities", [2, 4])
+    def test_costs_in_proportion_to_the_number_of_voxels(self, modalities: int) -> None:
+        def flops(side: int) -> int:
+            with FlopCounterMode(display=False) as counter:
+                cross_attention(2)(features(modalities, (side, side)))
+            return counter.get_total_flops()
+
+        # Four times the voxels; the keys and values cost the same at every size.
+        assert flops(64) - flops(32) == 4 * (flops(32) - flops(16))
 
     def test_gives_no_maps_unless_asked(self) -> None:
         low = features(2, (6, 6))
