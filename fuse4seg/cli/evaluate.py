@@ -24,10 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from fuse4seg.datasets.raw import read_dataset_description
+    from fuse4seg.datasets.raw import foreground_classes, read_dataset_description
+    from fuse4seg.errors import DatasetJsonError
     from fuse4seg.evaluation.folders import evaluate_folders
 
-    dataset_json = read_dataset_description(options.djfile or _default_dataset_json(options))
+    description = options.djfile or _default_dataset_json(options)
+    dataset_json = read_dataset_description(description)
+    if not foreground_classes(dataset_json):
+        raise DatasetJsonError(description, "names no label but background, so there is nothing to score. Give -djfile FILE.")
     evaluation = evaluate_folders(options.pred_folder, options.gt_folder, dataset_json=dataset_json)
     if options.o:
         evaluation.write_json(options.o)

@@ -20,7 +20,7 @@ from fuse4seg.datasets.raw import (
     channel_names,
     expected_training_cases,
     label_values,
-    read_dataset_json,
+    read_raw_dataset_json,
     require_channels,
 )
 from fuse4seg.errors import (
@@ -55,8 +55,8 @@ def find_faults(dataset_folder: Path, *, processes: int) -> list[str]:
     """Faults of a raw dataset, one line per faulty case, and one per file that nnU-Net would mistake for a case.
 
     A case is faulty if a channel file is missing, surplus, unreadable, constant, or holds NaN or infinite values; if
-    its label is missing, unreadable, or holds a value that dataset.json does not name; if shape, spacing, origin or
-    direction differ among these files.
+    its label is missing, unreadable, or holds a value that dataset.json does not name (unless the dataset has no
+    labels); if shape, spacing, origin or direction differ among these files.
 
     Args:
         dataset_folder: Folder Dataset<id>_<name> with dataset.json.
@@ -64,11 +64,11 @@ def find_faults(dataset_folder: Path, *, processes: int) -> list[str]:
 
     Raises:
         DatasetJsonError: dataset.json cannot be used, or gives another number of training cases than there are.
-        FolderNotFoundError, EmptyFolderError: There are no training images, or no folder of labels.
+        FolderNotFoundError, EmptyFolderError: There are no training images.
         UnsupportedFormatError: nnU-Net has no reader for the files.
         WorkerDiedError: A process ended without an answer.
     """
-    dataset_json = read_dataset_json(dataset_folder)
+    dataset_json = read_raw_dataset_json(dataset_folder)
     cases = expected_training_cases(dataset_folder, dataset_json)
     _require_count(dataset_folder, dataset_json, len(cases))
     examine = partial(find_fault, channels=channel_names(dataset_json), allowed=label_values(dataset_json),
@@ -81,7 +81,7 @@ def find_fault(case: Case, *, channels: Sequence[str], allowed: set[int], reader
     """All that is wrong with a case, in one line; None for a sound case.
 
     Args:
-        case: The case, with its label.
+        case: The case, with its label if the dataset has labels.
         channels: Names of the dataset's channels.
         allowed: Values its label may hold.
         reader: nnU-Net's reader of the dataset's files.
@@ -125,7 +125,9 @@ def require_sound_images(case: Case, reader: type[BaseReaderWriter]) -> None:
 
 def _problems(case: Case, allowed: set[int], reader: type[BaseReaderWriter]) -> Iterator[str]:
     expected = yield from _image_problems(case, reader)
-    if case.label is None or not case.label.is_file():
+    if case.label is None:
+        return
+    if not case.label.is_file():
         yield f"it has no label: expected {case.label}. Add it, or remove the case."
         return
     label = yield from _readable(case.label, reader)

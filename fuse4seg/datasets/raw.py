@@ -22,11 +22,13 @@ IGNORE = "ignore"
 #: What a user can do about a missing channel, in training and in prediction.
 COMPLETE_IT = "Add it, or remove the case."
 PREDICT_ANYWAY = "Add it, remove the case, or predict with --allow_missing."
+#: Labels of a dataset that nobody labelled.
+NO_LABELS = {"background": 0}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case: a file per channel, in the channels' order, and its label where it has one."""
+    """One case: a file per channel, in the channels' order, and its label, None in datasets without labels."""
 
     name: str
     images: tuple[Path, ...]
@@ -43,6 +45,21 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     return read_dataset_description(folder / "dataset.json")
 
 
+def read_raw_dataset_json(folder: Path) -> dict[str, Any]:
+    """The same of a raw dataset; without labels it names the background alone, whatever the file lists."""
+    path = folder / "dataset.json"
+    content = _read_json(path)
+    if isinstance(content, dict) and not is_labelled(folder, content):
+        content = {**content, "labels": dict(NO_LABELS)}
+        content.pop("regions_class_order", None)
+    return _validated(content, path)
+
+
+def is_labelled(folder: Path, dataset_json: dict[str, Any]) -> bool:
+    """Whether a raw dataset has labels: a folder labelsTr, or explicit lists, which always name them."""
+    return "dataset" in dataset_json or (folder / "labelsTr").is_dir()
+
+
 def read_dataset_description(path: Path) -> dict[str, Any]:
     """Content of a dataset.json file.
 
@@ -55,17 +72,7 @@ def read_dataset_description(path: Path) -> dict[str, Any]:
     Raises:
         DatasetJsonError: It is missing, is not JSON, or lacks something; the message names the mend.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        problem = "is missing. Add one that gives channel_names, labels, file_ending and numTraining."
-        raise DatasetJsonError(path, problem) from error
-    except (OSError, ValueError) as error:
-        raise DatasetJsonError(path, f"cannot be read as JSON ({error}). Mend or replace it.") from error
-    problem = _problem(content)
-    if problem:
-        raise DatasetJsonError(path, problem)
-    return content
+    return _validated(_read_json(path), path)
 
 
 def channel_names(dataset_json: dict[str, Any]) -> list[str]:
@@ -118,10 +125,10 @@ def training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, Case
 
     Args:
         folder: The raw dataset.
-        dataset_json: Its dataset.json, from :func:`read_dataset_json`.
+        dataset_json: Its dataset.json, from :func:`read_raw_dataset_json`.
 
     Returns:
-        The cases in the order of their names, each with all its channel files and the label it should have.
+        The cases in the order of their names, each with all its channel files and the label it should have, if any.
 
     Raises:
         As :func:`list_cases`, and DatasetJsonError if the explicit lists cannot be used.
@@ -136,10 +143,10 @@ def expected_training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[
     """:func:`training_cases` before any look at whether the channel files exist, for reports on all cases at once."""
     if "dataset" in dataset_json:
         return dict(sorted(_listed_cases(folder, dataset_json["dataset"])))
-    if not (folder / "labelsTr").is_dir():
-        raise FolderNotFoundError(folder / "labelsTr")
     ending = dataset_json["file_ending"]
     cases = expected_cases(folder / "imagesTr", channels=channel_names(dataset_json), file_ending=ending)
+    if not is_labelled(folder, dataset_json):
+        return cases
     return {name: Case(name, case.images, folder / "labelsTr" / f"{name}{ending}") for name, case in cases.items()}
 
 
@@ -203,6 +210,23 @@ def _listed_cases(folder: Path, listed: Any) -> Iterator[tuple[str, Case]]:
             problem = f"'dataset' gives case {name} without images and label. Add both, or remove the case."
             raise DatasetJsonError(folder / "dataset.json", problem) from error
         yield name, Case(name, tuple(folder / path for path in images), folder / label)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        problem = "is missing. Add one that gives channel_names, labels, file_ending and numTraining."
+        raise DatasetJsonError(path, problem) from error
+    except (OSError, ValueError) as error:
+        raise DatasetJsonError(path, f"cannot be read as JSON ({error}). Mend or replace it.") from error
+
+
+def _validated(content: Any, path: Path) -> dict[str, Any]:
+    problem = _problem(content)
+    if problem:
+        raise DatasetJsonError(path, problem)
+    return content
 
 
 def _problem(content: Any) -> str | None:

@@ -27,27 +27,29 @@ def telling_slice(segmentation: np.ndarray) -> int:
     return int(foreground.argmax()) if foreground.any() else len(segmentation) // 2
 
 
-def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused: np.ndarray, segmentation: np.ndarray,
+def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused: np.ndarray, segmentation: np.ndarray | None,
                 attention: Mapping[int, np.ndarray] | None = None, asking: str = "",
                 reference: np.ndarray | None = None) -> None:
-    """Write a PNG of the slice with most foreground.
+    """Write a PNG of the slice with most foreground, or of the brightest one where nothing is segmented.
 
     Args:
         path: Target.
         sources: Shape (N, Z, Y, X), any intensities; each is stretched between its 1st and 99.5th percentile.
         names: Of the N modalities.
         fused: In [0, 1], shape (Z, Y, X).
-        segmentation: Predicted labels, shape (Z, Y, X).
+        segmentation: Predicted labels, shape (Z, Y, X), or None.
         attention: Relative attention to some of the sources, by their indices, each of shape (Z, Y, X); None to show none.
         asking: Name of what looked at them.
         reference: True labels, shown beside them, or None.
     """
-    index = telling_slice(segmentation if reference is None else reference)
+    labels = segmentation if reference is None else reference
+    index = int(fused.sum(axis=(1, 2)).argmax()) if labels is None else telling_slice(labels)
     tiles = [(name, _stretched(source)[index], None, None) for name, source in zip(names, sources, strict=True)]
     tiles.append(("fused", np.clip(fused[index], 0, 1), None, None))
     tiles += [(f"{asking} looks at {names[source]}", _stretched(sources[source])[index], heat[index], None)
               for source, heat in (attention or {}).items()]
-    tiles.append(("segmentation", np.clip(fused[index], 0, 1), None, segmentation[index]))
+    if segmentation is not None:
+        tiles.append(("segmentation", np.clip(fused[index], 0, 1), None, segmentation[index]))
     if reference is not None:
         tiles.append(("reference", np.clip(fused[index], 0, 1), None, reference[index]))
     figure = _draw(tiles)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from torch import Tensor
 
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.integrity import require_sound_images
-from fuse4seg.datasets.raw import Case, channel_names, list_cases
+from fuse4seg.datasets.raw import Case, channel_names, foreground_classes, list_cases
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.inference.export import image_written_whole, to_input_space, write_image
 from fuse4seg.inference.fuse_image import WholeImage
@@ -47,13 +48,14 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
     Args:
         predictor: From ``load_predictor``.
         images: Folder of CASE_0000, CASE_0001, ... files.
-        output: Gets CASE (labels), fused/CASE (float32 in [0, 1]), and what is wanted; is created.
+        output: Gets CASE (labels, if the model was trained with any), fused/CASE (float32 in [0, 1]), and what is wanted; is
+            created.
         folds: Names of the predictor's sets of weights; with several, each has its fused image in fused/fold_<n>/.
         wanted: Further outputs.
         allow_missing: Also predict cases that lack modalities; the log and missing_modalities.json in ``output`` name these.
 
     Returns:
-        The written segmentations.
+        The written segmentations; none from a model that was trained without labels.
 
     Raises:
         FolderNotFoundError, EmptyFolderError, MissingModalityError, SurplusChannelError, FaultyImageError,
@@ -71,8 +73,11 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
     # As nnU-Net leaves them: evaluation reads labels and file ending from here.
     write_json(dataset_json, output / "dataset.json")
     write_json(predictor.plans_manager.plans, output / "plans.json")
-    return [_predict_case(predictor, case, output, folds, wanted)
-            for case in progress(list(cases.values()), "predicting", unit="case")]
+    if not foreground_classes(dataset_json):
+        log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
+    written = [_predict_case(predictor, case, output, folds, wanted)
+               for case in progress(list(cases.values()), "predicting", unit="case")]
+    return [path for path in written if path is not None]
 
 
 def _files(case: Case) -> tuple[Path, ...]:
@@ -98,7 +103,7 @@ def _report_missing(predictor: Fuse4SegPredictor, cases: Sequence[Case], output:
 
 
 def _predict_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds: tuple[int | str, ...],
-                  wanted: Wanted) -> Path:
+                  wanted: Wanted) -> Path | None:
     predictor.forget()
     found, files = case.found, _files(case)
     predictor.present = None if all(found) else found
@@ -109,12 +114,25 @@ def _predict_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds:
     with logged_prints():
         channels, _, properties = preprocessor.run_case(given, None, predictor.plans_manager, predictor.configuration_manager,
                                                         predictor.dataset_json)
-        logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(channels))
-    segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties)
+        segmentation = _segment(predictor, torch.from_numpy(channels), properties)
     for fold, seen in zip(folds, predictor.seen, strict=True):
         place = f"fold_{fold}" if len(folds) > 1 else ""
         _export_seen(predictor, case, seen, output, place, properties, segmentation, wanted)
+    return None if segmentation is None else _export_segmentation(predictor, case, output, properties, segmentation)
+
+
+def _segment(predictor: Fuse4SegPredictor, channels: Tensor, properties: dict[str, Any]) -> np.ndarray | None:
+    """Labels in the input's geometry; None from a model without labels, which only fuses."""
+    if not foreground_classes(predictor.dataset_json):
+        predictor.fuse_preprocessed_data(channels)
+        return None
+    logits = predictor.predict_logits_from_preprocessed_data(channels)
+    return convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties)
+
+
+def _export_segmentation(predictor: Fuse4SegPredictor, case: Case, output: Path, properties: dict[str, Any],
+                         segmentation: np.ndarray) -> Path:
     target = output / f"{case.name}{predictor.dataset_json['file_ending']}"
     with image_written_whole(target) as temporary:
         predictor.plans_manager.image_reader_writer_class().write_seg(segmentation, str(temporary), properties)
@@ -127,7 +145,7 @@ def _predict_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds:
 
 
 def _export_seen(predictor: Fuse4SegPredictor, case: Case, seen: WholeImage, output: Path, place: str,
-                 properties: dict[str, Any], segmentation: np.ndarray, wanted: Wanted) -> None:
+                 properties: dict[str, Any], segmentation: np.ndarray | None, wanted: Wanted) -> None:
     """Write what the follower saw, and what the leader looked at."""
     ending = predictor.dataset_json["file_ending"]
     space = {"plans": predictor.plans_manager, "configuration": predictor.configuration_manager}

@@ -61,6 +61,13 @@ class Fuse4SegPredictor(nnUNetPredictor):
             logits += self._segment(model, self._fuse(model, copy, want_attention=False).shown, copy).flip(axes)
         return logits / (1 + len(mirrored))
 
+    @torch.inference_mode()
+    def fuse_preprocessed_data(self, image: Tensor) -> None:
+        """Fuse a preprocessed case (C, Z, Y, X) with every set of weights into ``seen``, and segment nothing."""
+        for weights in self.list_of_parameters:
+            self.network.load_state_dict(weights)
+            self.seen.append(self._fuse(self.network.to(self.device).eval(), image, want_attention=self.want_attention))
+
     def _mirrored_axes(self, image: Tensor) -> list[tuple[int, ...]]:
         """Axes of (C, Z, Y, X) that each mirrored copy is flipped along; nothing where mirroring is off."""
         if not self.use_mirroring or not self.allowed_mirroring_axes:

@@ -22,7 +22,7 @@ from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization impo
 
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.integrity import check_dataset
-from fuse4seg.datasets.raw import channel_names, read_dataset_json, training_cases
+from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
 from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegroundError, WorkerDiedError
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
 WINDOWS = "intensity_windows_per_channel"
+#: False where the foreground is all tissue, for want of labels; left out where it is that of labels.
+LABELLED = "labelled"
 #: nnU-Net normalises inside the nonzero mask where cropping leaves less than this of the median case.
 MASK_BELOW_RELATIVE_SIZE = 3 / 4
 
@@ -53,7 +55,7 @@ class CaseSummary:
         shape: Voxels along each axis after cropping to nonzero.
         spacing: Millimetres between voxels.
         relative_size: Share of the voxels that cropping left.
-        foreground: Drawn raw foreground intensities per channel.
+        foreground: Drawn raw foreground intensities per channel; of all tissue in a case without a label.
         tissue: Drawn normalised tissue intensities per channel.
     """
 
@@ -86,7 +88,7 @@ def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool =
     """
     name = dataset_name(dataset, variables=(RAW,))
     folder = data_root(RAW) / name
-    description = read_dataset_json(folder)
+    description = read_raw_dataset_json(folder)
     make_writable_folder(data_root(PREPROCESSED) / name)
     if check:
         check_dataset(folder, processes=processes)
@@ -123,6 +125,8 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
             return kept
         schemes = [get_normalization_scheme(name) for name in channel_names(self.dataset_json)]
         fingerprint = build_fingerprint(self._summarise_cases(schemes), dataset=self.dataset_name, schemes=schemes)
+        if not self._labelled:
+            fingerprint[LABELLED] = False
         write_json(fingerprint, make_writable_folder(path.parent) / path.name)
         return fingerprint
 
@@ -132,16 +136,22 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
         except FingerprintNotFoundError:
             return None
         fits = (len(fingerprint[WINDOWS]) == len(channel_names(self.dataset_json))
-                and len(fingerprint["spacings"]) == len(self.dataset))
+                and len(fingerprint["spacings"]) == len(self.dataset)
+                and fingerprint.get(LABELLED, True) == self._labelled)
         return fingerprint if fits else None
 
+    @property
+    def _labelled(self) -> bool:
+        return is_labelled(Path(self.input_folder), self.dataset_json)
+
     def _summarise_cases(self, schemes: Sequence[Scheme]) -> list[CaseSummary]:
-        count = len(self.dataset)
-        images = (Path(case["images"][0]) for case in self.dataset.values() if case["images"])
+        cases = self.dataset if self._labelled else {name: {**case, "label": None} for name, case in self.dataset.items()}
+        count = len(cases)
+        images = (Path(case["images"][0]) for case in cases.values() if case["images"])
         summarise = partial(summarise_case, reader=find_reader(self.dataset_json, images), schemes=schemes,
                             draws=int(self.num_foreground_voxels_for_intensitystats // count),
                             limit=max(1, VOXELS_PER_CHANNEL // count))
-        return _summarise_all(summarise, self.dataset, processes=self.num_processes)
+        return _summarise_all(summarise, cases, processes=self.num_processes)
 
 
 def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], schemes: Sequence[Scheme], draws: int,
@@ -149,7 +159,7 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
     """Read and analyse one case.
 
     Args:
-        case: Its ``images``, one file per channel, and its ``label``.
+        case: Its ``images``, one file per channel, and its ``label``, or None.
         reader: nnU-Net's reader of the dataset's files.
         schemes: nnU-Net's normalisation of each channel.
         draws: Foreground intensities to draw per channel.
@@ -159,13 +169,14 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
         ValueError: The images hold NaN, or images and label do not belong together.
     """
     images, properties = reader().read_images(case["images"])
-    label, _ = reader().read_seg(case["label"])
-    if np.isnan(images).any() or np.isnan(label).any():
+    label = None if case["label"] is None else reader().read_seg(case["label"])[0]
+    if np.isnan(images).any() or (label is not None and np.isnan(label).any()):
         raise ValueError("its images or its label hold NaN")
     cropped, segmentation, _ = crop_to_nonzero(images, label)
+    foreground = segmentation + 1 if label is None else segmentation  # 0 inside the nonzero mask, -1 outside
     return CaseSummary([int(extent) for extent in cropped.shape[1:]], [float(step) for step in properties["spacing"]],
                        float(np.prod(cropped.shape[1:]) / np.prod(images.shape[1:])),
-                       draw_foreground(cropped, segmentation, draws=draws),
+                       draw_foreground(cropped, foreground, draws=draws),
                        sample_tissue(cropped, segmentation, schemes=schemes, limit=limit))
 
 

@@ -17,7 +17,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import __version__
-from fuse4seg.datasets.raw import channel_names, read_dataset_json, training_cases
+from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.networks.fuse_then_segment import follower_channels
@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
 #: What a plans file says about how we made it stands under this key.
 OURS = "fuse4seg"
-PLANNED_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+CASCADE = "3d_cascade_fullres"
+PLANNED_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", CASCADE)
 #: nnU-Net's networks stop at 16 times the first stage's features in 2D, at 10 times as many in 3D.
 GROWTH_2D, GROWTH_3D = 16, 10
 #: Where dataset.json may name the modality that asks in the cross-attention.
@@ -147,8 +148,9 @@ class Fuse4SegPlanner(ExperimentPlanner):
         if not isinstance(self, FOLLOWERS[self.options.follower]):
             raise ValueError(f"{type(self).__name__} does not plan {self.options.follower}: use planner_of")
         name = dataset_name(dataset_name_or_id, variables=(RAW,))
-        description = read_dataset_json(data_root(RAW) / name)
+        description = read_raw_dataset_json(data_root(RAW) / name)
         training_cases(data_root(RAW) / name, description)
+        self.labelled = is_labelled(data_root(RAW) / name, description)
         self.channels = channel_names(description)
         self.reference = self._find_reference(description, data_root(RAW) / name / "dataset.json")
         self.folder = make_writable_folder(data_root(PREPROCESSED) / name)
@@ -157,6 +159,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         super().__init__(name, preprocessor_name=preprocessor_name, plans_name=self.options.plans_name,
                          overwrite_target_spacing=None if spacing is None else [float(step) for step in spacing],
                          suppress_transpose=suppress_transpose)
+        self.dataset_json = description
         # Not through the constructor: those of ResEnc warn about any memory but their own.
         self.UNet_vram_target_GB = self.options.gpu_memory_target or self.UNet_vram_target_GB
         self.old_plans = self._read_old_plans()
@@ -190,11 +193,21 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write the plans; configurations that a user added to an older file are kept."""
+        if not self.labelled:
+            self._leave_segmentation_out(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, **self.options.to_plain(),
                        "reference": self.channels[self.reference], "gpu_memory_target": self.UNet_vram_target_GB}
         plans["configurations"].update(self._custom_configurations(plans["configurations"]))
         recursive_fix_for_json_export(plans)
         write_json(plans, self._plans_file)
+
+    def _leave_segmentation_out(self, configurations: dict[str, Any]) -> None:
+        """Drop the cascade, and let the preprocessed dataset.json name no labels: by that a training knows."""
+        logger.warning("%s has no labelsTr: models trained on it fuse images and segment nothing. If it should have labels, add "
+                       "them and plan again.", self.dataset_name)
+        if configurations.pop(CASCADE, None):
+            del configurations["3d_lowres"]["next_stage"]
+        write_json(self.dataset_json, self.folder / "dataset.json")
 
     @property
     def _plans_file(self) -> Path:

@@ -8,15 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.datasets.raw import read_dataset_json, training_cases
+from fuse4seg.datasets.raw import is_labelled, read_raw_dataset_json, training_cases
 from fuse4seg.errors import ConfigurationNotFoundError, WorkerDiedError
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.options import PLANS_NAME
 from fuse4seg.planning.planner import read_plans
+from fuse4seg.planning.unlabelled import UnlabelledPreprocessor
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ REFERENCES = "gt_segmentations"
 
 def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configurations: Sequence[str] | None = None,
                processes: int) -> None:
-    """Preprocess the training cases of a planned dataset, and put their labels beside them for validation.
+    """Preprocess the training cases of a planned dataset, and put the labels it has beside them for validation.
 
     Args:
         dataset: Id or full name.
@@ -42,17 +44,20 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     """
     name = dataset_name(dataset, variables=(RAW,))
     raw, preprocessed = data_root(RAW) / name, data_root(PREPROCESSED) / name
-    description = read_dataset_json(raw)
-    labels = {f"{case}{description['file_ending']}": Path(found.label)
-              for case, found in training_cases(raw, description).items()}
+    description = read_raw_dataset_json(raw)
+    labels = {f"{case}{description['file_ending']}": found.label
+              for case, found in training_cases(raw, description).items() if found.label is not None}
     plans_file = preprocessed / f"{plans_name}.json"
     plans = PlansManager(read_plans(plans_file))
     chosen = choose_configurations(configurations, plans, plans_file=plans_file)
     make_writable_folder(preprocessed)
     for configuration in chosen:
         logger.info("preprocessing %s for %s", name, configuration)
-        _preprocess_configuration(name, configuration, plans=plans, plans_name=plans_name, processes=processes)
-    _copy_labels(labels, make_writable_folder(preprocessed / REFERENCES))
+        preprocessor = (plans.get_configuration(configuration).preprocessor_class if is_labelled(raw, description)
+                        else UnlabelledPreprocessor)(verbose=False)
+        _preprocess_configuration(name, configuration, preprocessor=preprocessor, plans_name=plans_name, processes=processes)
+    if labels:
+        _copy_labels(labels, make_writable_folder(preprocessed / REFERENCES))
 
 
 def choose_configurations(wanted: Sequence[str] | None, plans: PlansManager, *, plans_file: Path) -> list[str]:
@@ -72,9 +77,8 @@ def choose_configurations(wanted: Sequence[str] | None, plans: PlansManager, *, 
     return list(by_folder.values())
 
 
-def _preprocess_configuration(dataset: str, configuration: str, *, plans: PlansManager, plans_name: str,
+def _preprocess_configuration(dataset: str, configuration: str, *, preprocessor: DefaultPreprocessor, plans_name: str,
                               processes: int) -> None:
-    preprocessor = plans.get_configuration(configuration).preprocessor_class(verbose=False)
     # In a log file, each update of nnU-Net's bar is a line to scroll past.
     preprocessor.show_progress_bar = sys.stderr.isatty()
     try:

@@ -41,6 +41,9 @@ class History(LocalLogger):
         plt.close(figure)
 
     def _draw_segmentation(self, axes: plt.Axes) -> None:
+        if not any(self.my_fantastic_logging["dice_per_class_or_region"]):
+            self._draw(axes, ("train_losses", "val_losses"), "fusion loss in training and validation")
+            return
         self._draw(axes, ("upper", "lower", "auxiliary", "val_losses"), "segmentation losses, and Dice (dotted)")
         beside = axes.twinx()
         beside.plot(self.my_fantastic_logging["mean_fg_dice"], "k:", label="pseudo Dice")

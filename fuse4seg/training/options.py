@@ -78,6 +78,22 @@ class TrainingOptions:
         if self.modality_dropout and modalities == 1:
             raise OptionError("--modality_dropout", "the dataset has one modality, which cannot be left out. Leave the flag out.")
 
+    def require_no_task(self) -> None:
+        """Make sure that a dataset without labels can be trained with these options.
+
+        Raises:
+            OptionError: One concerns the segmentation, or no fusion loss is left.
+        """
+        usual = BilevelSettings()
+        for flag, chosen, accepted in (("--hypergradient", self.bilevel.hypergradient, (usual.hypergradient, "joint")),
+                                       ("--auxiliary_head", self.bilevel.auxiliary_weight, (usual.auxiliary_weight, 0)),
+                                       ("--fusion_weight", self.bilevel.fusion_weight, (usual.fusion_weight,))):
+            if chosen not in accepted:
+                raise OptionError(flag, f"{chosen} means nothing without labels: the fusion losses alone are trained. "
+                                        f"Leave it out.")
+        if not any(asdict(self.bilevel.losses).values()):
+            raise OptionError("--fusion_losses", "none leaves nothing to train, as the dataset has no labels. Keep one.")
+
     def to_plain(self) -> dict[str, Any]:
         """Nested dictionaries of numbers and names."""
         return asdict(self)

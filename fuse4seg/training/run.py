@@ -14,7 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.datasets.raw import channel_names, read_dataset_json
+from fuse4seg.datasets.raw import channel_names, foreground_classes, read_dataset_json
 from fuse4seg.errors import (
     CheckpointNotFoundError,
     ConfigurationNotFoundError,
@@ -105,6 +105,8 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     options = _choose_options(checkpoint, chosen or {})
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     options.require_fit(len(channel_names(dataset_json)))
+    if not foreground_classes(dataset_json):
+        options.require_no_task()
     trainer_class = _trainer_class(training.trainer)
     make_writable_folder(folder / f"fold_{training.fold}")
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,

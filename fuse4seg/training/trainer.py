@@ -20,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 
+from fuse4seg.datasets.raw import foreground_classes
 from fuse4seg.errors import CheckpointError, ForeignPlansError, NonFiniteLossError, OptionError
 from fuse4seg.networks.auxiliary_head import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
@@ -30,6 +31,8 @@ from fuse4seg.training.auxiliary import AuxiliaryLoss
 from fuse4seg.training.bilevel import BilevelStep, Level
 from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans, save_checkpoint, to_plain
 from fuse4seg.training.data import Batch, BatchStream, SeededBatches, foreground_share, without_timing
+from fuse4seg.training.fusion_step import FusionStep
+from fuse4seg.training.fusion_validation import fusion_losses_of_fold
 from fuse4seg.training.history import History
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import PretrainingStep, draw, mean_of
@@ -68,6 +71,12 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.leader_optimiser: torch.optim.Optimizer | None = None
         self.discriminator_optimiser: torch.optim.Optimizer | None = None
         self.bilevel_step: BilevelStep | None = None
+        self.fusion_step: FusionStep | None = None
+
+    @property
+    def segments(self) -> bool:
+        """Whether there is anything to segment. Without labels the fusion losses alone are trained."""
+        return bool(foreground_classes(self.dataset_json))
 
     # ---------------------------------------------------------------- set-up
 
@@ -80,13 +89,18 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.num_val_iterations_per_epoch = self.options.validation_iterations
         if pydoc.locate(self.configuration_manager.network_arch_class_name) is not FuseThenSegment:
             raise ForeignPlansError(self.plans_manager.plans_name)
+        if not self.segments:
+            self.options.require_no_task()
         torch.manual_seed(self.options.seed)
         super().initialize()
         self.options.require_fit(self.network.modalities)
         self.discriminators = nn.ModuleList(Discriminator(len(self.configuration_manager.patch_size))
                                             for _ in range(self.network.modalities)).to(self.device)
         self.discriminator_optimiser = torch.optim.Adam(self.discriminators.parameters(), self.options.leader_learning_rate)
-        self.bilevel_step = self._build_step()
+        if self.segments:
+            self.bilevel_step = self._build_step()
+        else:
+            self.fusion_step = self._build_fusion_step()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """nnU-Net's SGD for the follower, Adam for the leader."""
@@ -101,15 +115,21 @@ class Fuse4SegTrainer(nnUNetTrainer):
         return [*self.network.fusion.parameters(), *self.auxiliary_head.parameters()]
 
     def _build_step(self) -> BilevelStep:
-        on_gpu = self.device.type == "cuda"
         one_resolution = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
-        autocast: Callable[[], Any] = partial(torch.autocast, "cuda") if on_gpu else contextlib.nullcontext
         return BilevelStep(self.network, self.loss,
                            leader=Level(self._leader_parameters(), self.leader_optimiser),
                            follower=Level(list(self.network.segmentation.parameters()), self.optimizer),
                            discriminators=self.discriminators, discriminator_optimiser=self.discriminator_optimiser,
                            auxiliary=AuxiliaryLoss(self.auxiliary_head, one_resolution), settings=self.options.bilevel,
-                           scaler=self.grad_scaler, autocast=autocast)
+                           scaler=self.grad_scaler, autocast=self._autocast())
+
+    def _build_fusion_step(self) -> FusionStep:
+        return FusionStep(self.network, self.leader_optimiser, discriminators=self.discriminators,
+                          discriminator_optimiser=self.discriminator_optimiser, weights=self.options.bilevel.losses,
+                          scaler=self.grad_scaler, autocast=self._autocast())
+
+    def _autocast(self) -> Callable[[], Any]:
+        return partial(torch.autocast, "cuda") if self.device.type == "cuda" else contextlib.nullcontext
 
     def _do_i_compile(self) -> bool:
         """Never: the two levels call parts of the network, which a compiled whole does not serve."""
@@ -284,7 +304,10 @@ class Fuse4SegTrainer(nnUNetTrainer):
             set_rate(optimiser, rate)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
-        """One bi-level step; ``loss`` is the mean of both levels' segmentation losses."""
+        """One bi-level step; ``loss`` is the mean of both levels' segmentation losses, without labels the fusion loss."""
+        if self.fusion_step is not None:
+            report = self.fusion_step(batch["data"].to(self.device, non_blocking=True), batch.get("present"))
+            return {"loss": report["fusion"], **report}
         target = batch["target"]
         targets = ([part.to(self.device, non_blocking=True) for part in target] if isinstance(target, list)
                    else target.to(self.device, non_blocking=True))
@@ -298,6 +321,23 @@ class Fuse4SegTrainer(nnUNetTrainer):
         report["leader_lrs"] = self.leader_optimiser.param_groups[0]["lr"]
         self.logger.local_logger.log_epoch(report, self.current_epoch)
 
+    def validation_step(self, batch: Batch) -> dict[str, Any]:
+        """nnU-Net's; without labels the fusion loss."""
+        if self.fusion_step is None:
+            return super().validation_step(batch)
+        return {"loss": self.fusion_step.score(batch["data"].to(self.device, non_blocking=True))}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's pseudo Dice; without labels the mean fusion loss."""
+        if self.fusion_step is None:
+            super().on_validation_epoch_end(val_outputs)
+            return
+        loss = float(np.mean([output["loss"] for output in val_outputs]))
+        # nnU-Net keeps the checkpoint where the moving mean of this is highest.
+        self.logger.log("mean_fg_dice", -loss, self.current_epoch)
+        self.logger.log("dice_per_class_or_region", [], self.current_epoch)
+        self.logger.log("val_losses", loss, self.current_epoch)
+
     def on_epoch_end(self) -> None:
         """nnU-Net's, and one line that says how it goes."""
         epoch = self.current_epoch
@@ -307,7 +347,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
         dice = ", ".join(f"{value:.3f}" for value in entries["dice_per_class_or_region"][-1])
         shown = [f"{name} {entries[name][-1]:.4f}" for name in ("upper", "lower", "fusion", "ratio")
                  if np.isfinite(entries[name][-1])]
-        self._say(f"epoch {epoch}: {', '.join(shown)}, pseudo Dice {dice}, {seconds:.1f} s")
+        scored = f"pseudo Dice {dice}" if dice else f"validation fusion {entries['val_losses'][-1]:.4f}"
+        self._say(f"epoch {epoch}: {', '.join(shown)}, {scored}, {seconds:.1f} s")
 
     def on_train_end(self) -> None:
         """nnU-Net's, and the end of the background processes."""
@@ -315,7 +356,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.dataloader_train = self.dataloader_val = None
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's validation of the fold, through the two passes that prediction makes."""
+        """nnU-Net's validation of the fold, through the two passes that prediction makes; without labels its fusion losses."""
+        if not self.segments:
+            for name, loss in fusion_losses_of_fold(self).items():
+                self._say(f"validation {name} loss: {loss:.4f}")
+            return
         if self.is_cascaded or self.configuration_manager.next_stage_names:
             # nnU-Net also has to hand this stage's labels to the next one, and does it window by window.
             super().perform_actual_validation(save_probabilities)

@@ -44,6 +44,14 @@ class TestEvaluate:
         assert main(words(*folders)) == 1
         assert capsys.readouterr().err.startswith(f"error: {folders[1]} holds no file")
 
+    def test_has_nothing_to_score_by_a_dataset_json_without_labels(self, folders: tuple[Path, Path],
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+        path = folders[1] / "dataset.json"
+        path.write_text(json.dumps(DESCRIPTION | {"labels": {"background": 0}}))
+        assert main(words(*folders)) == 1
+        assert capsys.readouterr().err == (f"error: {path}: names no label but background, so there is nothing to score. "
+                                           f"Give -djfile FILE.\n")
+
     def test_prefers_the_dataset_json_among_the_predictions(self, folders: tuple[Path, Path],
                                                             capsys: pytest.CaptureFixture[str]) -> None:
         renamed = DESCRIPTION | {"labels": {"background": 0, "lesion": 1}}

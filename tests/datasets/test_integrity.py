@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,13 @@ class TestFindFaults:
     def test_accepts_a_label_without_foreground(self, dataset: Path) -> None:
         write(dataset / "labelsTr" / "b.nii.gz", np.zeros((4, 5, 6), np.uint8))
         assert find_faults(dataset) == []
+
+    def test_asks_for_no_labels_where_there_is_no_folder_of_them(self, dataset: Path) -> None:
+        shutil.rmtree(dataset / "labelsTr")
+        assert find_faults(dataset) == []
+        write(dataset / "imagesTr" / "b_0001.nii.gz", voxels((4, 5, 7)))
+        (line,) = find_faults(dataset)
+        assert line.startswith("case b")
 
     def test_knows_the_values_of_regions_and_the_ignore_label(self, dataset: Path) -> None:
         labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}

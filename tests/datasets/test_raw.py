@@ -19,6 +19,7 @@ from fuse4seg.datasets.raw import (
     label_values,
     list_cases,
     read_dataset_json,
+    read_raw_dataset_json,
     training_cases,
 )
 from fuse4seg.errors import (
@@ -192,7 +193,33 @@ class TestTrainingCases:
         with pytest.raises(DatasetJsonError, match="dataset"):
             training_cases(tmp_path, SOUND | {"dataset": listed})
 
-    def test_refuse_a_dataset_without_labels(self, tmp_path: Path) -> None:
+    def test_have_no_labels_where_there_is_no_folder_of_them(self, tmp_path: Path) -> None:
         touch(tmp_path / "imagesTr", "a_0000.nii.gz", "a_0001.nii.gz")
-        with pytest.raises(FolderNotFoundError, match="labelsTr"):
+        assert training_cases(tmp_path, SOUND)["a"].label is None
+        (tmp_path / "labelsTr").mkdir()
+        assert training_cases(tmp_path, SOUND)["a"].label == tmp_path / "labelsTr" / "a.nii.gz"
+
+    def test_refuse_a_dataset_without_images(self, tmp_path: Path) -> None:
+        with pytest.raises(FolderNotFoundError, match="imagesTr"):
             training_cases(tmp_path, SOUND)
+
+
+class TestRawDatasetJson:
+    @pytest.mark.parametrize("labels", [{}, {"labels": None}, {"labels": {"background": 0}}, REGIONS, {"labels": {"tumour": 7}}])
+    def test_without_labels_names_the_background_alone(self, tmp_path: Path, labels: dict[str, Any]) -> None:
+        describe(tmp_path, **labels)
+        found = read_raw_dataset_json(tmp_path)
+        assert found == SOUND | {"labels": {"background": 0}}
+        assert foreground_classes(found) == {}
+
+    def test_with_labels_is_what_stands_in_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "labelsTr").mkdir()
+        assert read_raw_dataset_json(describe(tmp_path, **REGIONS) and tmp_path) == SOUND | REGIONS
+        describe(tmp_path, labels=None)
+        with pytest.raises(DatasetJsonError, match="lacks labels"):
+            read_raw_dataset_json(tmp_path)
+
+    def test_of_explicit_lists_needs_labels(self, tmp_path: Path) -> None:
+        describe(tmp_path, labels=None, dataset={"p": {"images": ["x"], "label": "y"}})
+        with pytest.raises(DatasetJsonError, match="lacks labels"):
+            read_raw_dataset_json(tmp_path)

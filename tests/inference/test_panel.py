@@ -20,13 +20,13 @@ def segmentation() -> np.ndarray:
     return labels
 
 
-def panel(path: Path, segmentation: np.ndarray, **parts: object) -> np.ndarray:
+def panel(path: Path, labels: np.ndarray, **parts: object) -> np.ndarray:
     """The picture's pixels in 0 to 255, shape (H, W, 3)."""
     rng = np.random.default_rng(0)
-    sources = rng.random((2, *segmentation.shape), dtype=np.float32)
-    fused = np.full(segmentation.shape, 0.5, np.float32)
+    sources = rng.random((2, *labels.shape), dtype=np.float32)
+    fused = np.full(labels.shape, 0.5, np.float32)
     write_panel(path, **{"sources": sources, "names": ["T1", "FLAIR"], "fused": fused, "attention": None,
-                         "segmentation": segmentation, **parts})
+                         "segmentation": labels, **parts})
     return np.rint(plt.imread(path)[..., :3] * 255)
 
 
@@ -47,6 +47,13 @@ class TestTellingSlice:
 class TestPanel:
     def test_shows_sources_fused_image_and_segmentation(self, segmentation: np.ndarray, tmp_path: Path) -> None:
         assert count_tiles(panel(tmp_path / "case.png", segmentation)) == 4
+
+    def test_shows_the_brightest_slice_where_nothing_is_segmented(self, segmentation: np.ndarray, tmp_path: Path) -> None:
+        fused = np.full(segmentation.shape, 0.1, np.float32)
+        fused[3] = 0.7
+        picture = panel(tmp_path / "case.png", segmentation, segmentation=None, fused=fused)
+        assert count_tiles(picture) == 3
+        assert (np.abs(picture - 255 * 0.7).max(axis=2) <= 2).sum() > 2000
 
     def test_shows_attention_and_reference_where_there_are_any(self, segmentation: np.ndarray, tmp_path: Path) -> None:
         attention = {1: np.random.default_rng(1).random(segmentation.shape) + 0.5}

@@ -47,6 +47,18 @@ class TestPredictor:
         logits = make_predictor(model, axes=axes, mirror=True).predict_sliding_window_return_logits(CHANNELS)
         torch.testing.assert_close(logits.float(), torch.stack(expected).float().mean(dim=0), atol=1e-2, rtol=1e-2)
 
+    def test_without_a_task_has_seen_the_same_of_every_set_of_weights(self, make_model: MakeModel,
+                                                                      make_predictor: MakePredictor) -> None:
+        predictor = make_predictor(make_model(seed=0), make_model(seed=1), want_attention=True)
+        predictor.predict_logits_from_preprocessed_data(CHANNELS)
+        wanted = predictor.seen
+        predictor.forget()
+        predictor.fuse_preprocessed_data(CHANNELS)
+        assert len(predictor.seen) == 2
+        for found, seen in zip(predictor.seen, wanted, strict=True):
+            assert torch.equal(found.fused, seen.fused)
+            assert torch.equal(found.attention, seen.attention)
+
     def test_has_seen_the_unmirrored_image_alone(self, make_model: MakeModel, make_predictor: MakePredictor) -> None:
         seen = []
         for mirror in (False, True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,31 @@ class TestExtractFingerprint:
         make_raw()
 
         assert WINDOWS in extract_fingerprint_dataset(991, Fuse4SegFingerprintExtractor, 1)
+
+    def test_takes_all_tissue_for_foreground_where_there_are_no_labels(self, make_raw: Callable[..., Path]) -> None:
+        """Against numpy, on voxels that are all tissue but for a border."""
+        folder = make_raw(cases=1, empty_border=2)
+        labelled = extract_fingerprint(991, processes=1)
+        shutil.rmtree(folder / "labelsTr")
+
+        found = extract_fingerprint(991, processes=1, overwrite=False)
+
+        for channel in range(2):
+            voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "imagesTr" / f"case0_{channel:04d}.nii.gz")))
+            tissue, statistics = voxels[2:-2, 2:-2, 2:-2].astype(float), found[STATISTICS][str(channel)]
+            assert statistics["mean"] == pytest.approx(tissue.mean(), rel=0.01)
+            assert statistics["std"] == pytest.approx(tissue.std(), rel=0.02)
+            assert (statistics["min"], statistics["max"]) == pytest.approx((tissue.min(), tissue.max()), rel=1e-6)
+        assert found[WINDOWS] == labelled[WINDOWS]
+        assert found["shapes_after_crop"] == labelled["shapes_after_crop"]
+
+    def test_is_not_kept_once_there_are_labels(self, make_raw: Callable[..., Path]) -> None:
+        folder = make_raw()
+        (folder / "labelsTr").rename(folder / "later")
+        unlabelled = extract_fingerprint(991, processes=1)
+        assert extract_fingerprint(991, processes=1, overwrite=False) == unlabelled
+        (folder / "later").rename(folder / "labelsTr")
+        assert extract_fingerprint(991, processes=1, overwrite=False)[STATISTICS] != unlabelled[STATISTICS]
 
     def test_gives_what_it_wrote(self, roots: Path, make_raw: Callable[..., Path]) -> None:
         make_raw()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pydoc
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,30 @@ class TestPlannedConfigurations:
         assert set(configurations) == {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
         assert configurations["3d_cascade_fullres"] == {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
         assert min(configurations["3d_lowres"]["spacing"]) > 1
+
+    def test_include_no_cascade_where_there_is_nothing_to_segment(self, make_fingerprinted: MakeFingerprinted,
+                                                                  roots: Path) -> None:
+        folder = make_fingerprinted(LARGE)
+        shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
+        plan_experiment(991, PlanOptions(gpu_memory_target=4))
+
+        plans = read_plans(folder / "Fuse4SegPlans.json")
+        assert set(plans["configurations"]) == {"2d", "3d_fullres", "3d_lowres"}
+        assert PlansManager(plans).get_configuration("3d_lowres").next_stage_names is None
+
+    def test_build_networks_of_one_output_where_there_is_nothing_to_segment(self, make_fingerprinted: MakeFingerprinted,
+                                                                            roots: Path) -> None:
+        folder = make_fingerprinted(SMALL)
+        shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
+        manager = PlansManager(plan_experiment(991, PlanOptions(base_features=4)))
+        labels = manager.get_label_manager(json.loads((folder / "dataset.json").read_text()))
+        assert labels.foreground_labels == []
+        for name in ("2d", "3d_fullres"):
+            found = manager.get_configuration(name)
+            network = get_network_from_plans(found.network_arch_class_name, found.network_arch_init_kwargs,
+                                             found.network_arch_init_kwargs_req_import, 2, labels.num_segmentation_heads,
+                                             allow_init=True, deep_supervision=False)
+            assert network(torch.rand(1, 2, *found.patch_size)).shape == (1, 1, *found.patch_size)
 
     def test_share_the_data_of_nnunet_where_these_are_the_same(self, make_fingerprinted: MakeFingerprinted) -> None:
         configurations = plan(LARGE, make_fingerprinted, gpu_memory_target=4, plans_name="Mine")["configurations"]

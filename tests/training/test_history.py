@@ -64,6 +64,20 @@ class TestProgressPicture:
         assert blue[0] == 0
         assert blue[1] > 200
 
+    @pytest.mark.parametrize(("dice", "title", "axes"), [([0.5], "segmentation losses, and Dice (dotted)", 5),
+                                                         ([], "fusion loss in training and validation", 4)])
+    def test_shows_dice_where_there_is_something_to_segment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                            dice: list[float], title: str, axes: int) -> None:
+        history = history_of(1)
+        history.log("dice_per_class_or_region", dice, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(plt, "close", lambda _: None)
+            history.plot_progress_png(str(tmp_path))
+        drawn = plt.gcf().axes
+        plt.close("all")
+        assert drawn[0].get_title() == title
+        assert len(drawn) == axes
+
     def test_of_a_folder_that_is_not_there_is_an_error_of_ours(self, tmp_path: Path) -> None:
         with pytest.raises(UnwritableFolderError, match="nowhere"):
             history_of(1).plot_progress_png(str(tmp_path / "nowhere"))

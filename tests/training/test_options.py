@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,3 +121,19 @@ class TestChanged:
             CHOSEN.changed(hypergradient="newton")
         with pytest.raises(OptionError, match="--hessian_products"):
             CHOSEN.changed(hessian_products=0)
+
+
+class TestWithoutATask:
+    @pytest.mark.parametrize("chosen", [{}, {"hypergradient": "joint"}, {"auxiliary_weight": 0}, {"epochs": 3},
+                                        {"fusion_losses": ["texture"]}, {"hessian_products": 9}])
+    def test_accepts_what_concerns_the_fusion(self, chosen: dict[str, Any]) -> None:
+        TrainingOptions().changed(**chosen).require_no_task()
+
+    @pytest.mark.parametrize(("chosen", "said"), [
+        ({"hypergradient": "unrolled"}, "--hypergradient: unrolled means nothing"),
+        ({"auxiliary_weight": 1.0}, "--auxiliary_head: 1.0 means nothing"),
+        ({"fusion_weight": 0.0}, "--fusion_weight: 0.0 means nothing"),
+        ({"fusion_losses": ["none"]}, "--fusion_losses: none leaves nothing to train")])
+    def test_refuses_what_needs_labels(self, chosen: dict[str, Any], said: str) -> None:
+        with pytest.raises(OptionError, match=f"^{said}"):
+            TrainingOptions().changed(**chosen).require_no_task()

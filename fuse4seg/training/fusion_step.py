@@ -1,0 +1,91 @@
+"""One step without labels: the leader fuses for the eye alone, and nothing is segmented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen
+from fuse4seg.training.bilevel import MAX_NORM, modalities_there, move_discriminators, samples_with
+
+
+class FusionStep:
+    r"""Applies steps of the leader's objective without the task.
+
+    .. math:: \min_{\omega_f} L^f(\Phi(x, y; \omega_f))
+
+    The follower and the auxiliary head, which have nothing to learn from, stay as they are.
+
+    Args:
+        model: Its ``fusion`` is trained.
+        optimiser: Moves the leader.
+        discriminators: One per modality, and what moves them; None without adversarial loss.
+        weights: Of the fusion losses.
+        scaler: Gradient scaler of mixed precision; None in full precision.
+        autocast: Makes the context of the forward passes.
+
+    Source: method.md, Eq. 6 without its first term, so that lambda has nothing to weigh against.
+    """
+
+    def __init__(self, model: FuseThenSegment, optimiser: torch.optim.Optimizer, *,
+                 discriminators: nn.ModuleList | None = None, discriminator_optimiser: torch.optim.Optimizer | None = None,
+                 weights: FusionLossWeights | None = None, scaler: torch.amp.GradScaler | None = None,
+                 autocast: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        self.model, self.optimiser = model, optimiser
+        self.weights = weights or FusionLossWeights()
+        self.discriminators = discriminators if self.weights.adversarial else None
+        self.discriminator_optimiser = discriminator_optimiser
+        self.scaler, self.autocast = scaler, autocast
+
+    def __call__(self, batch: Tensor, present: Tensor | None = None) -> dict[str, float]:
+        """Move leader and discriminators once.
+
+        Args:
+            batch: Normalised input (B, C, *S).
+            present: True where a sample has a modality, bool of shape (B, N), one at least in each sample; None for all.
+
+        Returns:
+            The fusion loss and each of its parts.
+        """
+        with self.autocast():
+            seen = self.model.fuse(batch, present=present)
+            loss, parts = self._loss(seen, self.discriminators)
+        self._move(loss)
+        report = {"fusion": loss, **parts}
+        if self.discriminators is not None:
+            report["discriminator"] = move_discriminators(
+                self.discriminators, self.discriminator_optimiser, sources=seen.sources,
+                fakes=[seen.fused.image.detach()] * len(self.discriminators), present=seen.present)
+        return {name: float(value.detach()) for name, value in report.items()}
+
+    @torch.no_grad()
+    def score(self, batch: Tensor) -> float:
+        """Fusion loss on a batch (B, C, *S) without the adversarial part, whose measure, the discriminators, moves along."""
+        with self.autocast():
+            loss, _ = self._loss(self.model.fuse(batch), None)
+        return float(loss)
+
+    def _loss(self, seen: Seen, discriminators: nn.ModuleList | None) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = None if discriminators is None else [
+            discriminator(samples_with(seen.fused.image, seen.present, modality))
+            for modality, discriminator in modalities_there(discriminators, seen.present)]
+        return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=logits,
+                           weights=self.weights, present=seen.present)
+
+    def _move(self, loss: Tensor) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        scaled.backward()
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.model.fusion.parameters(), MAX_NORM)
+        if self.scaler is None:
+            self.optimiser.step()
+        else:
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)

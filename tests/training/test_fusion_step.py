@@ -1,0 +1,124 @@
+"""Steps without labels: they minimise the fusion losses, and move the leader and the discriminators alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fuse4seg.losses.adversarial import generator_loss
+from fuse4seg.losses.decomposition import decomposition_loss
+from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.losses.intensity import intensity_loss
+from fuse4seg.losses.texture import texture_loss
+from fuse4seg.networks.discriminator import Discriminator
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.training.bilevel import MAX_NORM
+from fuse4seg.training.fusion_step import FusionStep
+
+MakeModel = Callable[..., FuseThenSegment]
+READABLE = FusionLossWeights(adversarial=0)
+
+
+def step_of(model: FuseThenSegment, weights: FusionLossWeights | None = None, *, rate: float = 1e-2,
+            scaler: torch.amp.GradScaler | None = None) -> FusionStep:
+    torch.manual_seed(1)
+    discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2))
+    return FusionStep(model, torch.optim.Adam(model.parameters(), lr=rate), discriminators=discriminators,
+                      discriminator_optimiser=torch.optim.Adam(discriminators.parameters(), lr=3e-3), weights=weights,
+                      scaler=scaler)
+
+
+def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in module.state_dict().items()}
+
+
+def moved(module: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, weight in module.state_dict().items() if not torch.equal(weight, before[name])}
+
+
+class TestFusionStep:
+    def test_brings_the_fused_image_closer_to_its_sources(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        model = tiny_model()
+        nn.init.zeros_(model.fusion.gate.painted.bias)  # half of the fused image is painted, and far from the sources
+        step = step_of(model)
+        before = step.score(batch)
+        for _ in range(40):
+            step(batch)
+        assert step.score(batch) < 0.6 * before
+
+    def test_moves_the_leader_alone(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        # The optimiser holds the follower, too: it has no part in the loss.
+        model = tiny_model()
+        before = weights_of(model)
+        step_of(model)(batch)
+        changed = moved(model, before)
+        assert {name.split(".")[0] for name in changed} == {"fusion"}
+        assert len(changed) > 0.9 * sum(name.startswith("fusion") for name, _ in model.named_parameters())
+
+    def test_minimises_the_weighted_sum_of_the_fusion_losses(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        model = tiny_model()
+        step = step_of(model, FusionLossWeights(intensity=2.0, texture=3.0, decomposition=0.5, adversarial=0.25))
+        step.discriminators.eval()
+        with torch.no_grad():
+            seen = model.fuse(batch)
+            wanted = {"intensity": intensity_loss(seen.fused.image, seen.sources),
+                      "texture": texture_loss(seen.fused.image, seen.sources),
+                      "decomposition": decomposition_loss(seen.fused.low, seen.fused.high),
+                      "adversarial": generator_loss([network(seen.fused.image) for network in step.discriminators])}
+        readable = 2 * wanted["intensity"] + 3 * wanted["texture"] + 0.5 * wanted["decomposition"]
+        assert step.score(batch) == pytest.approx(readable.item(), rel=1e-5)
+        report = step(batch)
+        assert report["fusion"] == pytest.approx((readable + 0.25 * wanted["adversarial"]).item(), rel=1e-5)
+        assert {name: report[name] for name in wanted} == pytest.approx(
+            {name: value.item() for name, value in wanted.items()}, rel=1e-5)
+
+    def test_follows_the_clipped_gradient(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        heavy = FusionLossWeights(intensity=1e4, texture=0, decomposition=0, adversarial=0)
+        model, twin = tiny_model(), tiny_model()
+        step = FusionStep(model, torch.optim.SGD(model.fusion.parameters(), lr=0.5), weights=heavy)
+        seen = twin.fuse(batch)
+        parameters = list(twin.fusion.parameters())
+        gradients = torch.autograd.grad(1e4 * intensity_loss(seen.fused.image, seen.sources), parameters, allow_unused=True)
+        norm = torch.stack([gradient.norm() for gradient in gradients if gradient is not None]).norm()
+        assert norm > MAX_NORM
+        step(batch)
+        for weight, old, gradient in zip(model.fusion.parameters(), parameters, gradients, strict=True):
+            expected = old if gradient is None else old - 0.5 * gradient * MAX_NORM / norm
+            torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
+
+    def test_teaches_each_discriminator_unless_their_loss_is_left_out(self, tiny_model: MakeModel,
+                                                                      batch: torch.Tensor) -> None:
+        step = step_of(tiny_model(), rate=1e-5)
+        discriminators = step.discriminators
+        before = [weights_of(network) for network in discriminators]
+        losses = [step(batch)["discriminator"] for _ in range(20)]
+        assert losses[-1] < losses[0]
+        assert all(moved(network, old) for network, old in zip(discriminators, before, strict=True))
+        assert not {"discriminator", "adversarial"} & step_of(tiny_model(), READABLE)(batch).keys()
+
+    def test_passes_over_what_stands_in_absent_modalities(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        present = torch.tensor([[True, True], [True, False], [False, True], [True, True]])
+        spoilt = torch.where(present[:, :, None, None], batch, torch.full_like(batch, 50))
+        models = [tiny_model(), tiny_model()]
+        reports = [step_of(model)(given, present) for model, given in zip(models, (batch, spoilt), strict=True)]
+        assert reports[0] == reports[1]
+        for weight, wanted in zip(models[1].parameters(), models[0].parameters(), strict=True):
+            assert torch.equal(weight, wanted)
+        assert step_of(tiny_model())(batch)["fusion"] != reports[0]["fusion"]
+
+    def test_is_the_same_under_a_gradient_scaler(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        plain, scaled = tiny_model(), tiny_model()
+        step_of(plain)(batch)
+        step_of(scaled, scaler=torch.amp.GradScaler("cpu"))(batch)
+        for weight, wanted in zip(scaled.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(weight, wanted, rtol=1e-4, atol=1e-5)
+
+    def test_score_moves_nothing(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        model = tiny_model()
+        step, before = step_of(model), weights_of(model)
+        assert step.score(batch) == step.score(batch)
+        assert moved(model, before) == set()
+        assert all(weight.grad is None for weight in model.parameters())
