@@ -28,7 +28,8 @@ def run(root: Path, *, planning: list[str], training: list[str]) -> tuple[dict[s
         assert plan_experiment.main(["-d", "990", *SMALL, *planning, *at]) == 0
         assert train.main(["990", "2d", "0", *HARDLY, *training, *at]) == 0
         images = root / "nnUNet_raw" / DATASET / "imagesTs"
-        assert predict.main(["-i", str(images), "-o", str(root / "out"), "--disable_tta", "-device", "cpu", *at]) == 0
+        assert predict.main(["-i", str(images), "-o", str(root / "out"), "--disable_tta", "--save_attention", "-device", "cpu",
+                             *at]) == 0
     model = root / "nnUNet_results" / DATASET / "Fuse4SegTrainer__Fuse4SegPlans__2d"
     checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=True)
     return json.loads((model / "plans.json").read_text()), checkpoint, root / "out"
@@ -57,15 +58,19 @@ def test_the_follower_sees_what_was_planned(root: Path, what: str, channels: int
     assert (output / fused.name).is_file()
 
 
-def test_the_cross_attention_can_be_left_out(root: Path) -> None:
-    plans, checkpoint, _ = run(root, planning=["--no_cross_attention"], training=[])
+def test_the_cross_attention_can_be_left_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans, checkpoint, output = run(root, planning=["--no_cross_attention"], training=[])
     assert plans["fuse4seg"]["cross_attention"] is False
     assert not any("cross_attention" in name for name in checkpoint["network_weights"])
+    assert "no cross-attention: there are no attention maps" in capsys.readouterr().err
+    assert not (output / "attention").exists()
 
 
 def test_another_modality_can_be_the_reference(root: Path) -> None:
     names = json.loads((root / "nnUNet_raw" / DATASET / "dataset.json").read_text())["channel_names"]
-    plans, _, _ = run(root, planning=["--reference", names["1"]], training=[])
+    plans, _, output = run(root, planning=["--reference", names["1"]], training=[])
+    looked_at = {path.name.removesuffix(".nii.gz").split("_", 2)[-1] for path in (output / "attention").iterdir()}
+    assert looked_at == set(names.values()) - {names["1"]}
     assert plans["fuse4seg"]["reference"] == names["1"]
     assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["reference"] == 1
 

@@ -75,6 +75,8 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
     write_json(predictor.plans_manager.plans, output / "plans.json")
     if not foreground_classes(dataset_json):
         log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
+    if wanted.attention and predictor.network.fusion.cross_attention is None:
+        log.warning("this model has no cross-attention: there are no attention maps to write")
     written = [_predict_case(predictor, case, output, folds, wanted)
                for case in progress(list(cases.values()), "predicting", unit="case")]
     return [path for path in written if path is not None]
