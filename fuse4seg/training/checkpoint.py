@@ -22,6 +22,7 @@ PLAIN = (type(None), bool, int, float, str, bytes)
 UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, EOFError, RuntimeError, LookupError,
               ValueError, TypeError, AttributeError)
 
+MEND = "Use the plans it was trained with."
 #: Entries of a configuration that a training depends on.
 DECISIVE = ("architecture", "patch_size", "batch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
 
@@ -78,13 +79,22 @@ def require_same_plans(state: dict[str, Any], path: Path, plans: dict[str, Any])
     Raises:
         CheckpointError: It was not; the message names what differs.
     """
-    trained = state["init_args"]
-    then, now = (json.loads(json.dumps(PlansManager(dict(found)).get_configuration(trained["configuration"]).configuration))
-                 for found in (trained["plans"], plans))
-    for entry in DECISIVE:
-        if then.get(entry) != now.get(entry):
-            raise CheckpointError(path, f"does not fit these plans: {entry} of {trained['configuration']} differs. Use the "
-                                        f"plans it was trained with.")
+    try:
+        trained, configuration = state["init_args"]["plans"], state["init_args"]["configuration"]
+        then = _plain_configuration(trained, configuration)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(path, "does not say what it was trained with. Give one that f4s_train wrote.") from error
+    if configuration not in plans["configurations"]:
+        raise CheckpointError(path, f"was trained with {configuration}, which these plans lack. {MEND}")
+    now = _plain_configuration(plans, configuration)
+    differing = [entry for entry in DECISIVE if then.get(entry) != now.get(entry)]
+    if differing:
+        raise CheckpointError(path, f"does not fit these plans: {', '.join(differing)} of {configuration} differs. {MEND}")
+
+
+def _plain_configuration(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """With what it inherits, and as it would come out of a file."""
+    return json.loads(json.dumps(PlansManager(dict(plans)).get_configuration(configuration).configuration))
 
 
 def _check_sums(path: Path) -> None:

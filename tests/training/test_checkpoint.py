@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, UnwritableFolderError
-from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint, to_plain
+from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans, save_checkpoint, to_plain
 
 CONTENT = {"weights": {"layer.weight": torch.arange(200.0)}, "epoch": 3, "rate": 1e-3, "names": ["T1", "FLAIR"],
            "best": None, "resumed": True}
@@ -202,3 +202,39 @@ class TestBadFile:
     def test_that_is_not_there_is_named_with_the_mend(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(CheckpointNotFoundError, match="does not exist. Run f4s_train."):
             load_checkpoint(tmp_path / name, mend="Run f4s_train.")
+
+
+class TestRequireSamePlans:
+    CONFIGURATION = {"architecture": {"arch_kwargs": {"strides": [[1, 1], [2, 2]]}}, "patch_size": [64, 64], "batch_size": 4,
+                     "spacing": [1.0, 1.0], "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [True]}
+
+    def plans(self, **changed: Any) -> dict[str, Any]:
+        return {"configurations": {"2d": {**self.CONFIGURATION, **changed}, "2d_large": {"inherits_from": "2d", "batch_size": 8}}}
+
+    def state(self, configuration: str = "2d", **changed: Any) -> dict[str, Any]:
+        return {"init_args": {"plans": self.plans(**changed), "configuration": configuration}}
+
+    @pytest.mark.parametrize("configuration", ["2d", "2d_large"])
+    def test_accepts_the_plans_it_was_trained_with_whatever_else_they_say(self, configuration: str) -> None:
+        # Tuples come out of a file as lists.
+        state = self.state(configuration, patch_size=(64, 64))
+        require_same_plans(state, Path("model.pth"), {**self.plans(data_identifier="Mine_2d"), "plans_name": "Mine"})
+
+    @pytest.mark.parametrize(("changed", "named"), [
+        ({"patch_size": [32, 64]}, "patch_size of 2d"), ({"batch_size": 2, "spacing": [1.0, 2.0]}, "batch_size, spacing of 2d"),
+        ({"architecture": {"arch_kwargs": {"strides": [[1, 1], [1, 2]]}}}, "architecture of 2d")])
+    def test_names_what_differs(self, changed: dict[str, Any], named: str) -> None:
+        with pytest.raises(CheckpointError, match=f"^model.pth: does not fit these plans: {named} differs"):
+            require_same_plans(self.state(), Path("model.pth"), self.plans(**changed))
+
+    def test_names_a_configuration_that_the_plans_lack(self) -> None:
+        plans = self.plans()
+        plans["configurations"].pop("2d_large")
+        with pytest.raises(CheckpointError, match="was trained with 2d_large, which these plans lack"):
+            require_same_plans(self.state("2d_large"), Path("model.pth"), plans)
+
+    @pytest.mark.parametrize("state", [{}, {"init_args": None}, {"init_args": {"configuration": "2d"}},
+                                       {"init_args": {"configuration": "3d", "plans": {"configurations": {}}}}])
+    def test_names_a_checkpoint_that_does_not_say(self, state: dict[str, Any]) -> None:
+        with pytest.raises(CheckpointError, match="does not say what it was trained with"):
+            require_same_plans(state, Path("model.pth"), self.plans())
