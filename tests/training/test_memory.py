@@ -1,0 +1,113 @@
+"""Counted memory against hand-made counts, the profiler's record of the allocator, and the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.training.bilevel import BilevelSettings, BilevelStep, Level
+from fuse4seg.training.memory import FlashAttention, LiveBytes, peak_bytes
+
+MakeModel = Callable[..., FuseThenSegment]
+#: Those that ask no tensor for its value, which meta tensors do not have.
+WITHOUT_VALUES = ["joint", "gauss_newton", "unrolled", "neumann"]
+KILOBYTE = 1024
+
+
+def whole_step(model: FuseThenSegment, hypergradient: str) -> tuple[Callable[[], object], list[torch.Tensor]]:
+    """A bi-level step of a batch of 4 x 2 x 48 x 64 without its report, and the tensors that are there before."""
+    device = next(model.parameters()).device
+    leader, follower = list(model.fusion.parameters()), list(model.segmentation.parameters())
+    step = BilevelStep(model, cross_entropy, leader=Level(leader, torch.optim.Adam(leader, 1e-3)),
+                       follower=Level(follower, torch.optim.SGD(follower, 1e-2, momentum=0.99)),
+                       settings=BilevelSettings(hypergradient=hypergradient))
+    batch, targets = torch.ones(4, 2, 48, 64, device=device), torch.zeros(4, 48, 64, dtype=torch.long, device=device)
+
+    def compute() -> None:
+        # All that fails on the meta device is the report, of numbers.
+        with suppress(RuntimeError) if device.type == "meta" else nullcontext():
+            step(batch, targets)
+        assert all(parameter.grad is None for parameter in model.parameters())
+        for level in (step.leader, step.follower):
+            assert level.optimiser.state
+
+    return compute, [*model.parameters(), *model.buffers(), batch, targets]
+
+
+def allocated(compute: Callable[[], object]) -> int:
+    """What PyTorch's CPU allocator has handed out and not got back when ``compute`` is done, by its own record."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        kept = compute()
+    assert kept is not None
+    return sum(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+
+
+class TestLiveBytes:
+    def test_counts_what_is_alive_and_the_most_that_was(self) -> None:
+        with LiveBytes() as count:
+            first = torch.ones(KILOBYTE // 4)
+            second = first + 1
+            assert count.live == 2 * KILOBYTE
+            del first
+            assert (count.live, count.peak) == (KILOBYTE, 2 * KILOBYTE)
+        assert second.sum() == KILOBYTE // 2
+
+    def test_counts_views_and_what_is_changed_in_place_once(self) -> None:
+        with LiveBytes() as count:
+            kept = torch.ones(KILOBYTE // 4)
+            kept.view(2, -1).add_(1)
+            assert kept[::2].sum() > 0
+            assert count.live == KILOBYTE
+
+    def test_does_not_count_what_was_there_before(self) -> None:
+        before = torch.ones(KILOBYTE // 4)
+        with LiveBytes([before]) as count:
+            before.add_(1)
+        assert count.peak == 0
+
+    def test_counts_what_is_kept_for_the_backward_pass(self) -> None:
+        weight = torch.ones(KILOBYTE // 4, requires_grad=True)
+
+        def square() -> torch.Tensor:
+            return (weight * 2).square().sum()
+
+        with torch.no_grad():
+            discarded = peak_bytes(square, [weight])
+        with LiveBytes([weight]) as count:
+            loss = square()
+            assert count.live == KILOBYTE + 4
+            loss.backward()
+        assert discarded == 2 * KILOBYTE
+        assert weight.grad is not None
+
+
+class TestPeakBytes:
+    @pytest.mark.parametrize("hypergradient", WITHOUT_VALUES)
+    def test_of_a_step_are_to_the_byte_the_same_on_the_meta_device(self, hypergradient: str, tiny_model: MakeModel) -> None:
+        counted = [peak_bytes(*whole_step(tiny_model().to(device), hypergradient)) for device in ("cpu", "meta")]
+        assert counted[1] == counted[0]
+
+    def test_kept_for_the_backward_pass_are_to_the_byte_what_the_allocator_handed_out(self, tiny_model: MakeModel) -> None:
+        model, batch = tiny_model(), torch.randn(4, 2, 48, 64)
+        stand_in, shape = tiny_model().to("meta"), torch.empty(4, 2, 48, 64, device="meta")
+        with FlashAttention(), LiveBytes([*stand_in.parameters(), *stand_in.buffers(), shape]) as count:
+            kept = stand_in(shape)
+            counted = count.live
+        assert kept.shape == (4, 2, 48, 64)
+        assert counted == allocated(lambda: model(batch))
+
+    def test_grow_with_the_estimator_s_needs(self, tiny_model: MakeModel) -> None:
+        counted = [peak_bytes(*whole_step(tiny_model().to("meta"), name)) for name in WITHOUT_VALUES]
+        assert counted == sorted(counted)
+
+    def test_of_a_network_in_a_network_are_counted_without_gradients(self) -> None:
+        network = nn.Conv2d(1, 1, 3, padding=1, device="meta")
+        image = torch.empty(1, 1, 16, 16, device="meta")
+        with torch.no_grad():
+            assert peak_bytes(lambda: network(image), [image, *network.parameters()]) == 4 * 16 * 16
