@@ -138,7 +138,7 @@ class BilevelStep:
         if hypergradient.ratio is not None:
             report["ratio"] = hypergradient.ratio
         if self.discriminators is not None:
-            report["discriminator"] = self._move_discriminators(seen)
+            report["discriminator"] = teach_discriminators(self.discriminators, self.discriminator_optimiser, seen)
         return {name: float(value.detach()) for name, value in report.items()}
 
     def _precision(self) -> AbstractContextManager[object]:
@@ -147,12 +147,7 @@ class BilevelStep:
 
     def _own_objective(self, seen: Seen, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """What of the leader's objective F does not depend on the follower, and its parts."""
-        logits = None
-        if self.discriminators is not None:
-            logits = [discriminator(samples_with(seen.fused.image, seen.present, modality))
-                      for modality, discriminator in modalities_there(self.discriminators, seen.present)]
-        fusion, parts = fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high,
-                                    logits=logits, weights=self.settings.losses, present=seen.present)
+        fusion, parts = fusion_loss_of(seen, self.discriminators, weights=self.settings.losses)
         objective, report = self.settings.fusion_weight * fusion, {"fusion": fusion, **parts}
         if self.auxiliary is not None:
             report["auxiliary"] = self.auxiliary(seen.fused.decoded, targets)
@@ -197,10 +192,21 @@ class BilevelStep:
             level.optimiser.step()
         level.optimiser.zero_grad(set_to_none=True)
 
-    def _move_discriminators(self, seen: Seen) -> Tensor:
-        """Teach each discriminator to tell its modality from the fused image."""
-        return move_discriminators(self.discriminators, self.discriminator_optimiser, sources=seen.sources,
-                                   fakes=[seen.fused.image.detach()] * len(self.discriminators), present=seen.present)
+
+def fusion_loss_of(seen: Seen, discriminators: nn.ModuleList | None, *,
+                   weights: FusionLossWeights) -> tuple[Tensor, dict[str, Tensor]]:
+    """Fusion loss of what the model saw, and its parts; without discriminators, without the adversarial part."""
+    logits = None if discriminators is None else [
+        discriminator(samples_with(seen.fused.image, seen.present, modality))
+        for modality, discriminator in modalities_there(discriminators, seen.present)]
+    return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=logits,
+                       weights=weights, present=seen.present)
+
+
+def teach_discriminators(discriminators: nn.ModuleList, optimiser: torch.optim.Optimizer, seen: Seen) -> Tensor:
+    """Teach each discriminator to tell its modality from the fused image; returns the loss before the step."""
+    return move_discriminators(discriminators, optimiser, sources=seen.sources,
+                               fakes=[seen.fused.image.detach()] * len(discriminators), present=seen.present)
 
 
 def modalities_there(discriminators: nn.ModuleList, present: Tensor | None) -> list[tuple[int, nn.Module]]:

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen
-from fuse4seg.training.bilevel import MAX_NORM, modalities_there, move_discriminators, samples_with
+from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.training.bilevel import MAX_NORM, fusion_loss_of, teach_discriminators
 
 
 class FusionStep:
@@ -53,28 +53,19 @@ class FusionStep:
         """
         with self.autocast():
             seen = self.model.fuse(batch, present=present)
-            loss, parts = self._loss(seen, self.discriminators)
+            loss, parts = fusion_loss_of(seen, self.discriminators, weights=self.weights)
         self._move(loss)
         report = {"fusion": loss, **parts}
         if self.discriminators is not None:
-            report["discriminator"] = move_discriminators(
-                self.discriminators, self.discriminator_optimiser, sources=seen.sources,
-                fakes=[seen.fused.image.detach()] * len(self.discriminators), present=seen.present)
+            report["discriminator"] = teach_discriminators(self.discriminators, self.discriminator_optimiser, seen)
         return {name: float(value.detach()) for name, value in report.items()}
 
     @torch.no_grad()
     def score(self, batch: Tensor) -> float:
         """Fusion loss on a batch (B, C, *S) without the adversarial part, whose measure, the discriminators, moves along."""
         with self.autocast():
-            loss, _ = self._loss(self.model.fuse(batch), None)
+            loss, _ = fusion_loss_of(self.model.fuse(batch), None, weights=self.weights)
         return float(loss)
-
-    def _loss(self, seen: Seen, discriminators: nn.ModuleList | None) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = None if discriminators is None else [
-            discriminator(samples_with(seen.fused.image, seen.present, modality))
-            for modality, discriminator in modalities_there(discriminators, seen.present)]
-        return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=logits,
-                           weights=self.weights, present=seen.present)
 
     def _move(self, loss: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)
