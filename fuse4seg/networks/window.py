@@ -23,9 +23,11 @@ class IntensityWindow(nn.Module):
 
     def __init__(self, windows: Sequence[Sequence[float]]) -> None:
         super().__init__()
-        bounds = torch.tensor([list(map(float, window)) for window in windows])
-        if bounds.ndim != 2 or bounds.shape[1] != 2 or not bool((bounds[:, 0] < bounds[:, 1]).all()):
+        pairs = [tuple(map(float, window)) for window in windows]
+        # Checked as numbers: the model is also built on the meta device, where tensors have no values.
+        if not pairs or any(len(pair) != 2 or not pair[0] < pair[1] for pair in pairs):
             raise ValueError(f"windows must be pairs (low, high) with low below high, got {windows}")
+        bounds = torch.tensor(pairs)
         self.register_buffer("low", bounds[:, 0], persistent=False)
         self.register_buffer("high", bounds[:, 1], persistent=False)
 
