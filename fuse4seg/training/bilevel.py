@@ -113,6 +113,10 @@ class BilevelStep:
             Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one. The upper
             loss of ``unrolled`` is that after the follower's step.
         """
+        return {name: float(value) for name, value in self.move(batch, targets, present).items()}
+
+    def move(self, batch: Tensor, targets: Targets, present: Tensor | None = None) -> dict[str, Tensor]:
+        """The same with the losses left where they are, as scalars: nothing waits for a device."""
         upper_batch, upper_targets, upper_present = half(batch, targets, offset=1, present=present)
         lower_batch, lower_targets, lower_present = half(batch, targets, offset=0, present=present)
         with self._precision():
@@ -139,7 +143,7 @@ class BilevelStep:
             report["ratio"] = hypergradient.ratio
         if self.discriminators is not None:
             report["discriminator"] = teach_discriminators(self.discriminators, self.discriminator_optimiser, seen)
-        return {name: float(value.detach()) for name, value in report.items()}
+        return {name: value.detach() for name, value in report.items()}
 
     def _precision(self) -> AbstractContextManager[object]:
         """Of the forward passes: mixed only for estimators that it leaves intact."""

@@ -51,6 +51,10 @@ class FusionStep:
         Returns:
             The fusion loss and each of its parts.
         """
+        return {name: float(value) for name, value in self.move(batch, present).items()}
+
+    def move(self, batch: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
+        """The same with the losses left where they are, as scalars: nothing waits for a device."""
         with self.autocast():
             seen = self.model.fuse(batch, present=present)
             loss, parts = fusion_loss_of(seen, self.discriminators, weights=self.weights)
@@ -58,7 +62,7 @@ class FusionStep:
         report = {"fusion": loss, **parts}
         if self.discriminators is not None:
             report["discriminator"] = teach_discriminators(self.discriminators, self.discriminator_optimiser, seen)
-        return {name: float(value.detach()) for name, value in report.items()}
+        return {name: value.detach() for name, value in report.items()}
 
     @torch.no_grad()
     def score(self, batch: Tensor) -> float:

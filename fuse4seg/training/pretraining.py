@@ -52,6 +52,10 @@ class PretrainingStep:
 
     def __call__(self, batch: Tensor) -> dict[str, float]:
         """Move leader and discriminators once on normalised input (B, C, *S); returns each loss."""
+        return {name: float(value) for name, value in self.move(batch).items()}
+
+    def move(self, batch: Tensor) -> dict[str, Tensor]:
+        """The same with the losses left where they are, as scalars: nothing waits for a device."""
         sources, _ = self.model.window(batch[:, :self.model.modalities])
         images, low, high = self.model.fusion.reconstruct(sources)
         parts = {"content": content_loss(images, sources), "decomposition": decomposition_loss(low, high)}
@@ -66,7 +70,7 @@ class PretrainingStep:
             fakes = [images[:, index:index + 1].detach() for index in range(images.shape[1])]
             parts["discriminator"] = move_discriminators(self.discriminators, self.discriminator_optimiser,
                                                          sources=sources, fakes=fakes)
-        return {name: float(value.detach()) for name, value in {"total": total, **parts}.items()}
+        return {name: value.detach() for name, value in {"total": total, **parts}.items()}
 
     def _move(self, total: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)

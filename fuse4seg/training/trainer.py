@@ -18,22 +18,19 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from torch import nn
 
 from fuse4seg.datasets.raw import foreground_classes
 from fuse4seg.errors import CheckpointError, ForeignPlansError, NonFiniteLossError, OptionError
-from fuse4seg.networks.auxiliary_head import AuxiliaryHead
-from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
-from fuse4seg.training.auxiliary import AuxiliaryLoss
-from fuse4seg.training.bilevel import BilevelStep, Level
+from fuse4seg.training.bilevel import BilevelStep
 from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans, save_checkpoint, to_plain
 from fuse4seg.training.data import Batch, BatchStream, SeededBatches, foreground_share, without_timing
 from fuse4seg.training.fusion_step import FusionStep
 from fuse4seg.training.fusion_validation import fusion_losses_of_fold
 from fuse4seg.training.history import History
+from fuse4seg.training.levels import Levels, build_levels
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import PretrainingStep, draw, mean_of
 from fuse4seg.training.schedule import polynomial_rate, set_rate
@@ -66,10 +63,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.logger.local_logger = History()
         self.options = TrainingOptions()
         self.save_every = 1  # nnU-Net's 50 would cost a cluster job that is cut short up to 50 epochs
-        self.discriminators: nn.ModuleList | None = None
-        self.auxiliary_head: nn.Module | None = None
-        self.leader_optimiser: torch.optim.Optimizer | None = None
-        self.discriminator_optimiser: torch.optim.Optimizer | None = None
+        self.levels: Levels | None = None
         self.bilevel_step: BilevelStep | None = None
         self.fusion_step: FusionStep | None = None
 
@@ -94,39 +88,21 @@ class Fuse4SegTrainer(nnUNetTrainer):
         torch.manual_seed(self.options.seed)
         super().initialize()
         self.options.require_fit(self.network.modalities)
-        self.discriminators = nn.ModuleList(Discriminator(len(self.configuration_manager.patch_size))
-                                            for _ in range(self.network.modalities)).to(self.device)
-        self.discriminator_optimiser = torch.optim.Adam(self.discriminators.parameters(), self.options.leader_learning_rate)
+        precision = {"scaler": self.grad_scaler, "autocast": self._autocast()}
         if self.segments:
-            self.bilevel_step = self._build_step()
+            one_resolution = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
+            self.bilevel_step = self.levels.bilevel_step(self.loss, self.options.bilevel, loss_at_one_resolution=one_resolution,
+                                                         **precision)
         else:
-            self.fusion_step = self._build_fusion_step()
+            self.fusion_step = self.levels.fusion_step(self.options.bilevel.losses, **precision)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """nnU-Net's SGD for the follower, Adam for the leader."""
-        self.auxiliary_head = AuxiliaryHead(type(self.network.fusion.fuse_low), self.network.fusion.detail_features,
-                                            classes=self.label_manager.num_segmentation_heads).to(self.device)
-        self.leader_optimiser = torch.optim.Adam(self._leader_parameters(), self.options.leader_learning_rate)
-        follower = torch.optim.SGD(self.network.segmentation.parameters(), self.initial_lr, momentum=0.99, nesterov=True,
+        self.levels = build_levels(self.network, classes=self.label_manager.num_segmentation_heads,
+                                   leader_rate=self.options.leader_learning_rate, follower_rate=self.initial_lr,
                                    weight_decay=self.weight_decay)
+        follower = self.levels.follower.optimiser
         return follower, PolyLRScheduler(follower, self.initial_lr, self.num_epochs)
-
-    def _leader_parameters(self) -> list[nn.Parameter]:
-        return [*self.network.fusion.parameters(), *self.auxiliary_head.parameters()]
-
-    def _build_step(self) -> BilevelStep:
-        one_resolution = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
-        return BilevelStep(self.network, self.loss,
-                           leader=Level(self._leader_parameters(), self.leader_optimiser),
-                           follower=Level(list(self.network.segmentation.parameters()), self.optimizer),
-                           discriminators=self.discriminators, discriminator_optimiser=self.discriminator_optimiser,
-                           auxiliary=AuxiliaryLoss(self.auxiliary_head, one_resolution), settings=self.options.bilevel,
-                           scaler=self.grad_scaler, autocast=self._autocast())
-
-    def _build_fusion_step(self) -> FusionStep:
-        return FusionStep(self.network, self.leader_optimiser, discriminators=self.discriminators,
-                          discriminator_optimiser=self.discriminator_optimiser, weights=self.options.bilevel.losses,
-                          scaler=self.grad_scaler, autocast=self._autocast())
 
     def _autocast(self) -> Callable[[], Any]:
         return partial(torch.autocast, "cuda") if self.device.type == "cuda" else contextlib.nullcontext
@@ -208,19 +184,17 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def _pretrain(self) -> None:
         latest = Path(self.output_folder) / PRETRAINING_LATEST
-        optimiser = torch.optim.Adam(self.network.fusion.parameters(), self.options.leader_learning_rate)
-        first = self._resume_pretraining(latest, optimiser)
-        step = PretrainingStep(self.network, optimiser, discriminators=self.discriminators,
-                               discriminator_optimiser=self.discriminator_optimiser, weights=self.options.pretraining)
+        step = self.levels.pretraining_step(self.options.pretraining, rate=self.options.leader_learning_rate)
+        first = self._resume_pretraining(latest, step.optimiser)
         epochs, iterations = self.options.pretrain_epochs, self.options.iterations
         batches = self._stream(self._batch_makers()[0], PRETRAIN_STREAM, first * iterations)
         self.network.train()
         for epoch in range(first, epochs):
-            for moved in (optimiser, self.discriminator_optimiser):
+            for moved in (step.optimiser, step.discriminator_optimiser):
                 set_rate(moved, polynomial_rate(self.options.leader_learning_rate, epoch, epochs=epochs))
             report = self._pretraining_epoch(step, batches, epoch)
             self._say(f"pre-training epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in report.items()))
-            save_checkpoint(self._pretraining_state(optimiser, epoch + 1), latest)
+            save_checkpoint(self._pretraining_state(step.optimiser, epoch + 1), latest)
         latest.replace(self.pretrained_file)
 
     def _pretraining_epoch(self, step: PretrainingStep, batches: BatchStream, epoch: int) -> dict[str, float]:
@@ -235,9 +209,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
         return mean_of(reports)
 
     def _pretraining_state(self, optimiser: torch.optim.Optimizer, epochs_done: int) -> dict[str, Any]:
-        return {"fusion": self.network.fusion.state_dict(), "discriminators": self.discriminators.state_dict(),
+        return {"fusion": self.network.fusion.state_dict(), "discriminators": self.levels.discriminators.state_dict(),
                 "optimiser": optimiser.state_dict(), "epochs_done": epochs_done, "options": self.options.to_plain(),
-                "discriminator_optimiser": self.discriminator_optimiser.state_dict()}
+                "discriminator_optimiser": self.levels.discriminator_optimiser.state_dict()}
 
     def _resume_pretraining(self, latest: Path, optimiser: torch.optim.Optimizer) -> int:
         """Take an interrupted stage 1 of the same options up again; returns the epoch to go on with."""
@@ -257,8 +231,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
         state = load_checkpoint(path, device=self.device)
         try:
             self.network.fusion.load_state_dict(state["fusion"])
-            self.discriminators.load_state_dict(state["discriminators"])
-            self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+            self.levels.discriminators.load_state_dict(state["discriminators"])
+            self.levels.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(path, "does not fit these plans. Delete it to pre-train anew.") from error
         return state
@@ -300,7 +274,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         """nnU-Net's, and the rates of leader and discriminators."""
         super().on_train_epoch_start()
         rate = polynomial_rate(self.options.leader_learning_rate, self.current_epoch, epochs=self.num_epochs)
-        for optimiser in (self.leader_optimiser, self.discriminator_optimiser):
+        for optimiser in (self.levels.leader.optimiser, self.levels.discriminator_optimiser):
             set_rate(optimiser, rate)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
@@ -318,7 +292,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         """Log the epoch's mean losses."""
         report = mean_of(train_outputs)
         self.logger.log("train_losses", report["loss"], self.current_epoch)
-        report["leader_lrs"] = self.leader_optimiser.param_groups[0]["lr"]
+        report["leader_lrs"] = self.levels.leader.optimiser.param_groups[0]["lr"]
         self.logger.local_logger.log_epoch(report, self.current_epoch)
 
     def validation_step(self, batch: Batch) -> dict[str, Any]:
@@ -386,10 +360,10 @@ class Fuse4SegTrainer(nnUNetTrainer):
         save_checkpoint({
             "network_weights": self.network.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
-            "leader_optimizer_state": self.leader_optimiser.state_dict(),
-            "auxiliary_head": self.auxiliary_head.state_dict(),
-            "discriminators": self.discriminators.state_dict(),
-            "discriminator_optimizer_state": self.discriminator_optimiser.state_dict(),
+            "leader_optimizer_state": self.levels.leader.optimiser.state_dict(),
+            "auxiliary_head": self.levels.auxiliary_head.state_dict(),
+            "discriminators": self.levels.discriminators.state_dict(),
+            "discriminator_optimizer_state": self.levels.discriminator_optimiser.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "logging": self.logger.get_checkpoint(),
             "_best_ema": self._best_ema,
@@ -423,10 +397,10 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def _take_up(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network_weights"])
         self.optimizer.load_state_dict(state["optimizer_state"])
-        self.leader_optimiser.load_state_dict(state["leader_optimizer_state"])
-        self.auxiliary_head.load_state_dict(state["auxiliary_head"])
-        self.discriminators.load_state_dict(state["discriminators"])
-        self.discriminator_optimiser.load_state_dict(state["discriminator_optimizer_state"])
+        self.levels.leader.optimiser.load_state_dict(state["leader_optimizer_state"])
+        self.levels.auxiliary_head.load_state_dict(state["auxiliary_head"])
+        self.levels.discriminators.load_state_dict(state["discriminators"])
+        self.levels.discriminator_optimiser.load_state_dict(state["discriminator_optimizer_state"])
         if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(state["grad_scaler_state"])
         self.logger.load_checkpoint(state["logging"])

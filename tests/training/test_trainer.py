@@ -101,7 +101,7 @@ class TestTraining:
         assert still == ["segmentation.decoder.seg_layers.0.bias"]  # nnU-Net gives the lowest resolution no weight
         assert [name for name, value in pretrained["fusion"].items() if torch.equal(value, trained[f"fusion.{name}"])] == []
         assert all(not torch.equal(value, final["discriminators"][name])
-                   for name, value in trainer.discriminators.named_parameters())
+                   for name, value in trainer.levels.discriminators.named_parameters())
 
     def test_repeats_bit_for_bit(self, trained_model: Path, training_flags: list[str], own_results: Path) -> None:
         assert main(training_flags) == 0

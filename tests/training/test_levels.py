@@ -1,0 +1,64 @@
+"""Levels: who is moved by what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.training.bilevel import BilevelSettings
+from fuse4seg.training.levels import Levels, build_levels
+from fuse4seg.training.pretraining import PretrainingWeights
+
+MakeModel = Callable[..., FuseThenSegment]
+
+
+@pytest.fixture
+def levels(tiny_model: MakeModel) -> Levels:
+    return build_levels(tiny_model(), classes=4, leader_rate=2e-3, follower_rate=1e-2, weight_decay=3e-5)
+
+
+def moved_by(levels: Levels, step: Callable[[], object]) -> set[str]:
+    """Which parts have a parameter that ``step`` changes."""
+    parts = {"fusion": levels.network.fusion, "segmentation": levels.network.segmentation,
+             "auxiliary head": levels.auxiliary_head, "discriminators": levels.discriminators}
+    before = {name: [value.clone() for value in part.parameters()] for name, part in parts.items()}
+    step()
+    return {name for name, part in parts.items()
+            if any(not torch.equal(value, old) for value, old in zip(part.parameters(), before[name], strict=True))}
+
+
+class TestBuildLevels:
+    def test_gives_every_parameter_to_one_optimiser(self, levels: Levels) -> None:
+        optimisers = (levels.leader.optimiser, levels.follower.optimiser, levels.discriminator_optimiser)
+        given = [id(value) for one in optimisers for group in one.param_groups for value in group["params"]]
+        assert sorted(given) == sorted({id(value) for module in levels.modules() for value in module.parameters()})
+
+    def test_moves_the_follower_as_nnunet_does(self, levels: Levels) -> None:
+        (group,) = levels.follower.optimiser.param_groups
+        assert isinstance(levels.follower.optimiser, torch.optim.SGD)
+        assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-2, 0.99, True, 3e-5)
+
+    def test_has_one_discriminator_per_modality_on_the_networks_device(self, tiny_model: MakeModel) -> None:
+        levels = build_levels(tiny_model().to("meta"), classes=4, leader_rate=1, follower_rate=1, weight_decay=0)
+        assert len(levels.discriminators) == 2
+        assert all(value.is_meta for module in levels.modules() for value in module.parameters())
+
+
+class TestSteps:
+    def test_each_move_what_they_should(self, levels: Levels) -> None:
+        batch, targets = torch.randn(4, 2, 32, 32), torch.randint(2, (4, 1, 32, 32))
+
+        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return cross_entropy(logits, labels[:, 0].long())
+
+        bilevel = levels.bilevel_step(loss, BilevelSettings(), loss_at_one_resolution=loss)
+        assert moved_by(levels, lambda: bilevel(batch, targets)) == {"fusion", "segmentation", "auxiliary head", "discriminators"}
+        pretraining = levels.pretraining_step(PretrainingWeights(), rate=1e-3)
+        assert moved_by(levels, lambda: pretraining(batch)) == {"fusion", "discriminators"}
+        fusion = levels.fusion_step(FusionLossWeights(adversarial=0))
+        assert moved_by(levels, lambda: fusion(batch)) == {"fusion"}
