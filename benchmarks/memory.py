@@ -48,8 +48,8 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.evaluation.table import format_table
     from fuse4seg.files import write_json
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
-    from fuse4seg.planning.planner import read_plans
-    from fuse4seg.training.memory import FlashAttention, LiveBytes
+    from fuse4seg.planning.live_bytes import FlashAttention, LiveBytes
+    from fuse4seg.plans import read_plans
 
     folder = data_root(PREPROCESSED) / dataset_name(options.dataset)
     plans = PlansManager(read_plans(folder / f"{options.plans}.json"))

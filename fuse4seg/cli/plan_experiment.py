@@ -17,8 +17,11 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """What the user may decide about the plans."""
     parser.add_argument("--follower", default="unet", metavar="NETWORK",
                         help="segmentation network: unet (default), resenc_m, resenc_l, resenc_xl, or cnn_transformer")
-    parser.add_argument("-gpu_memory_target", type=float, metavar="GB",
-                        help="memory that training should fill (default: 8; 24 for resenc_l, 40 for resenc_xl)")
+    parser.add_argument("-gpu_memory_target", type=memory_target, metavar="GB",
+                        help="memory that training should fill, or auto: that of the visible GPU less a reserve, without one "
+                             "8 (24 for resenc_l, 40 for resenc_xl; default: auto)")
+    parser.add_argument("--hypergradient", default="joint", metavar="ESTIMATOR",
+                        help="what f4s_train will be given as --hypergradient, which decides on the memory (default: joint)")
     parser.add_argument("--max_batch_size", type=int, metavar="N",
                         help="largest batch, at least 2 (default: what memory allows)")
     parser.add_argument("--base_features", type=int, default=32, metavar="N",
@@ -35,6 +38,11 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
                         help="name of the plans (default: Fuse4SegPlans)")
 
 
+def memory_target(text: str) -> float | None:
+    """Gigabytes; None for ``auto``."""
+    return None if text == "auto" else float(text)
+
+
 def plan_options(options: argparse.Namespace) -> PlanOptions:
     """The flags of :func:`add_plan_flags`.
 
@@ -47,7 +55,7 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
                        base_features=options.base_features, plans_name=options.overwrite_plans_name,
                        overwrite_target_spacing=options.overwrite_target_spacing, reference=options.reference,
                        follower=options.follower, follower_input=options.follower_input,
-                       cross_attention=not options.no_cross_attention)
+                       cross_attention=not options.no_cross_attention, hypergradient=options.hypergradient)
 
 
 def plan(options: argparse.Namespace) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import ceil, prod
-
 from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp
 from torch import Tensor, nn
 
@@ -52,8 +49,3 @@ class Adapter(nn.Module):
         for layer in (self.gate[2], self.up):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Elements in the outputs of all convolutions for one sample, nnU-Net's measure of memory."""
-        halved = prod(ceil(extent / 2) for extent in input_size)
-        return self.squeezed + self.channels * (1 + halved + 2**self.axes * halved)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
@@ -76,18 +75,6 @@ class CNNTransformer(nn.Module):
         """Logits (B, num_classes, *S) of images (B, input_channels, *S); under deep supervision a list, the finest first."""
         *skips, coarsest = self.encoder(images)
         return self.decoder([*skips, self.transformer(coarsest)])
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Elements in the outputs of all convolutions for one sample, nnU-Net's measure of memory.
-
-        Args:
-            input_size: *S of the input, without batch and channels.
-        """
-        coarsest = [extent // prod(steps) for extent, *steps in zip(input_size, *self.encoder.strides, strict=True)]
-        between = sum(block.compute_conv_feature_map_size(coarsest) for block in self.transformer.blocks)
-        cnn = (self.encoder.compute_conv_feature_map_size(input_size)
-               + self.decoder.compute_conv_feature_map_size(input_size))
-        return int(cnn) + between
 
     @staticmethod
     def initialize(module: nn.Module) -> None:

@@ -134,10 +134,6 @@ class FuseThenSegment(nn.Module):
         """
         return self.segment(self.fuse(channels, present=present))
 
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """nnU-Net's estimate for the follower; the planner adds the leader's."""
-        return self.segmentation.compute_conv_feature_map_size(input_size)
-
     @staticmethod
     def initialize(module: nn.Module) -> None:
         """nnU-Net applies this to every module; leader and follower initialise themselves, once, from the top."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
-
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -60,11 +57,3 @@ class TransformerBlock(nn.Module):
         for layer in (self.mix, self.feed_forward[-1]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Elements in the outputs of all convolutions for one sample, nnU-Net's measure of memory.
-
-        Attention's scores are not among them: its fast kernels do not keep these.
-        """
-        convolutions = (3 + 1 + WIDENING + 1) * self.channels * prod(input_size)
-        return convolutions + self.adapter.compute_conv_feature_map_size(input_size)

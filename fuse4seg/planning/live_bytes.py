@@ -52,11 +52,20 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (),
                            kwargs: dict[str, Any] | None = None) -> Any:
         """Run ``operation`` and count what it gives."""
+        if _changes_nothing(operation, args):
+            return args[0]
         result = operation(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf)
         return result
+
+
+def _changes_nothing(operation: Any, args: Sequence[Any]) -> bool:
+    """Whether it writes values into a tensor that has none; meta tensors would take their time over it."""
+    name = operation._schema.name
+    return (name.endswith("_") and name not in ("aten::resize_", "aten::set_") and torch.Tag.inplace_view not in operation.tags
+            and bool(args) and isinstance(args[0], Tensor) and args[0].is_meta)
 
 
 class FlashAttention(TorchFunctionMode):

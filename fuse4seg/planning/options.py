@@ -11,8 +11,9 @@ from typing import Any
 from fuse4seg.errors import OptionError
 from fuse4seg.networks.fuse_then_segment import FOLLOWER_INPUTS
 from fuse4seg.planning.followers import FOLLOWERS, UNET
+from fuse4seg.plans import PLANS_NAME
+from fuse4seg.training.hypergradients import ESTIMATORS
 
-PLANS_NAME = "Fuse4SegPlans"
 #: nnU-Net's U-Nets start with 32 features.
 BASE_FEATURES = 32
 SMALLEST_BASE_FEATURES, SMALLEST_BATCH = 4, 2
@@ -23,7 +24,8 @@ class PlanOptions:
     """Options of one planning; they go into the plans.
 
     Attributes:
-        gpu_memory_target: Gigabytes that training should fill; None for what nnU-Net plans the follower for.
+        gpu_memory_target: Gigabytes (1e9 bytes) that training should fill; None for what the visible GPU has to give, without
+            one for what nnU-Net plans the follower for.
         max_batch_size: Largest batch, at least 2; None for what memory allows.
         base_features: Features of the follower's first stage; the largest number scales along.
         plans_name: Name of the plans file, without its ending.
@@ -33,6 +35,7 @@ class PlanOptions:
         follower: Segmentation network (FOLLOWERS).
         follower_input: What the follower sees (FOLLOWER_INPUTS).
         cross_attention: False leaves the cross-attention out (paper, Table 3).
+        hypergradient: Estimator whose memory is planned for (ESTIMATORS).
 
     Raises:
         OptionError: One is out of range; the message names the command's flag.
@@ -47,6 +50,7 @@ class PlanOptions:
     follower: str = UNET
     follower_input: str = "fused"
     cross_attention: bool = True
+    hypergradient: str = "joint"
 
     def __post_init__(self) -> None:
         if self.gpu_memory_target is not None and not 0 < self.gpu_memory_target < math.inf:
@@ -69,6 +73,8 @@ class PlanOptions:
         if self.follower_input not in FOLLOWER_INPUTS:
             raise OptionError("--follower_input", f"the follower cannot see {self.follower_input!r}. "
                                                   f"Choose one of: {', '.join(FOLLOWER_INPUTS)}.")
+        if self.hypergradient not in ESTIMATORS:
+            raise OptionError("--hypergradient", f"there is no {self.hypergradient!r}. Choose one of: {', '.join(ESTIMATORS)}.")
 
     def to_plain(self) -> dict[str, Any]:
         """Numbers and names by the options' names, for the plans."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import pydoc
 from collections.abc import Sequence
+from copy import deepcopy
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -20,28 +18,30 @@ from fuse4seg import __version__
 from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError
 from fuse4seg.files import make_writable_folder, write_json
-from fuse4seg.networks.fuse_then_segment import follower_channels
-from fuse4seg.networks.fusion import FusionNetwork
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
-from fuse4seg.planning.feature_maps import count_feature_map_voxels
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
 from fuse4seg.planning.followers import FOLLOWERS
-from fuse4seg.planning.options import PLANS_NAME, SMALLEST_BATCH, PlanOptions
+from fuse4seg.planning.memory_model import MemoryModel
+from fuse4seg.planning.memory_target import FLAG, GIGABYTE, MemoryTarget, find_target
+from fuse4seg.planning.options import SMALLEST_BATCH, PlanOptions
+from fuse4seg.planning.step_memory import Training
+from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 
 logger = logging.getLogger(__name__)
 
-NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
-#: What a plans file says about how we made it stands under this key.
-OURS = "fuse4seg"
 CASCADE = "3d_cascade_fullres"
 PLANNED_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", CASCADE)
 #: nnU-Net's networks stop at 16 times the first stage's features in 2D, at 10 times as many in 3D.
 GROWTH_2D, GROWTH_3D = 16, 10
+#: Predicted memory of each configuration, under OURS.
+MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
-NO_PATCH = ("it leaves no patch that can be halved once. Give more memory or fewer --base_features, or larger images "
-            "where they have fewer than 8 voxels along an axis (16 for cnn_transformer).")
+#: With fewer, nnU-Net's deep supervision has no output to give a weight to.
+SMALLEST_STAGES = 3
+#: nnU-Net's estimates are of this batch; so are ours.
+REFERENCE_BATCH = 2
 
 
 def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> dict[str, Any]:
@@ -67,60 +67,16 @@ def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> d
     return plans
 
 
-def planner_of(follower: str) -> type[Fuse4SegPlanner]:
-    """Our planner on top of nnU-Net's planner of ``follower``, which lays out its stages and knows its memory."""
-    return type(Fuse4SegPlanner.__name__, (Fuse4SegPlanner, FOLLOWERS[follower]), {})
-
-
-def read_plans(path: Path) -> dict[str, Any]:
-    """Content of a plans file.
-
-    Raises:
-        PlansNotFoundError: It is missing or cannot be read.
-    """
-    try:
-        plans = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise PlansNotFoundError(path) from error
-    except (OSError, ValueError) as error:
-        raise PlansNotFoundError(path, f"cannot be read ({error})") from error
-    if not isinstance(plans, dict) or "configurations" not in plans:
-        raise PlansNotFoundError(path, "holds no plans")
-    return plans
+def planner_of(follower: str, planner: type[Fuse4SegPlanner] | None = None) -> type[Fuse4SegPlanner]:
+    """Our planner, or a variant of it, on top of nnU-Net's planner of ``follower``, which lays out its stages."""
+    return type(Fuse4SegPlanner.__name__, (planner or Fuse4SegPlanner, FOLLOWERS[follower]), {})
 
 
 def describe_plans(plans: dict[str, Any]) -> list[str]:
-    """One line per configuration: patch, batch, spacing in mm and features per stage."""
-    manager = PlansManager(plans)
-    return [_describe(name, manager.get_configuration(name).configuration) for name in manager.available_configurations]
-
-
-def estimate_voxels(patch_size: Sequence[int], follower: dict[str, Any], *, channels: int, classes: int,
-                    fusion: dict[str, Any], follower_input: str) -> int:
-    """Feature map voxels of the fusion network on all channels, plus those of the follower on what it sees of them.
-
-    Args:
-        patch_size: Voxels per axis.
-        follower: Its network_class_name, arch_kwargs and _kw_requires_import.
-        channels: Of the dataset.
-        classes: Outputs of the follower.
-        fusion: Further arguments of :class:`FusionNetwork`.
-        follower_input: What the follower sees.
-
-    Raises:
-        OptionError: The patch became too small to be worth planning for.
-    """
-    arguments = follower["arch_kwargs"]
-    if len(arguments["strides"]) < 2 or min(patch_size) < 1:
-        raise OptionError("-gpu_memory_target", NO_PATCH)
-    with torch.device("meta"):
-        leader = FusionNetwork(channels, conv_op=pydoc.locate(arguments["conv_op"]), strides=arguments["strides"], **fusion)
-        shown = follower_channels(leader, follower_input)
-        behind = ExperimentPlanner.static_estimate_VRAM_usage(patch_size, shown, classes, follower["network_class_name"],
-                                                              arguments, follower["_kw_requires_import"])
-    # nnU-Net does not count a network's input; what is shown beside the fused image is made here, and counts.
-    beside = (shown - 1) * math.prod(patch_size)
-    return int(behind) + int(beside) + count_feature_map_voxels(leader, (channels, *map(int, patch_size)))
+    """One line per configuration: patch, batch, spacing in mm, features per stage and, where predicted, memory in GB."""
+    manager, memory = PlansManager(plans), plans.get(OURS, {}).get(MEMORY, {})
+    return [_describe(name, manager.get_configuration(name).configuration, memory.get(name))
+            for name in manager.available_configurations]
 
 
 class Fuse4SegPlanner(ExperimentPlanner):
@@ -160,28 +116,70 @@ class Fuse4SegPlanner(ExperimentPlanner):
                          overwrite_target_spacing=None if spacing is None else [float(step) for step in spacing],
                          suppress_transpose=suppress_transpose)
         self.dataset_json = description
-        # Not through the constructor: those of ResEnc warn about any memory but their own.
-        self.UNet_vram_target_GB = self.options.gpu_memory_target or self.UNet_vram_target_GB
+        self.target = self._find_target(self.UNet_vram_target_GB)
+        self.memory = self._memory_model()
+        self._let_nnunet_count_bytes()
+        self._needs: dict[tuple[int, ...], int] = {}
         self.old_plans = self._read_old_plans()
         self.UNet_base_num_features = self.options.base_features
         self.UNet_max_features_2d = GROWTH_2D * self.options.base_features
         self.UNet_max_features_3d = GROWTH_3D * self.options.base_features
 
+    def _find_target(self, usual: float) -> MemoryTarget:
+        """Gigabytes to fill; ``usual`` is what nnU-Net plans the follower for."""
+        return find_target(self.options.gpu_memory_target, otherwise=usual)
+
+    def _memory_model(self) -> MemoryModel:
+        return MemoryModel(Training(len(self.channels), len(self.dataset_json["labels"]), labelled=self.labelled,
+                                    hypergradient=self.options.hypergradient))
+
+    def _let_nnunet_count_bytes(self) -> None:
+        """nnU-Net compares its estimate with reference values; make these the bytes of the target, for two samples."""
+        # Not through the constructor: those of ResEnc warn about any memory but their own.
+        self.UNet_vram_target_GB = self.UNet_reference_val_corresp_GB = self.target.gigabytes
+        self.UNet_reference_val_2d = self.UNet_reference_val_3d = self.limit
+        self.UNet_reference_val_corresp_bs_2d = self.UNet_reference_val_corresp_bs_3d = REFERENCE_BATCH
+
+    @property
+    def limit(self) -> float:
+        """Bytes that training may take."""
+        return self.target.gigabytes * GIGABYTE
+
     def static_estimate_VRAM_usage(self, patch_size: Sequence[int], input_channels: int, output_channels: int,  # noqa: N802
                                    arch_class_name: str, arch_kwargs: dict[str, Any],
                                    arch_kwargs_req_import: Sequence[str]) -> int:
-        """nnU-Net's name for :func:`estimate_voxels`; no longer static, because it depends on the options."""
+        """nnU-Net's name for the bytes that training takes at a batch of two; not static here.
+
+        Raises:
+            OptionError: The patch became too small to be worth planning for; the message says what would fit.
+        """
+        if len(arch_kwargs["strides"]) < SMALLEST_STAGES or min(patch_size) < 1:
+            raise OptionError(FLAG, self._what_would_fit())
         follower = {"network_class_name": arch_class_name, "arch_kwargs": arch_kwargs,
                     "_kw_requires_import": arch_kwargs_req_import}
-        return estimate_voxels(patch_size, follower, channels=input_channels, classes=output_channels,
-                               fusion=self._fusion_arguments(), follower_input=self.options.follower_input)
+        # Copied: nnU-Net goes on changing what it hands over.
+        architecture = self._fuse_then_segment(deepcopy(follower))
+        need = self.memory.estimate(architecture, patch_size, REFERENCE_BATCH, limit=self.limit)
+        self._needs[tuple(map(int, patch_size))] = need
+        return need
+
+    def _what_would_fit(self) -> str:
+        if not self._needs:
+            return ("no patch can be halved twice, whatever the memory: the images need at least 16 voxels along two axes "
+                    "(32 for cnn_transformer).")
+        patch, need = min(self._needs.items(), key=lambda item: item[1])
+        # Up, so that it does fit.
+        gigabytes = ceil(need * 1000 / GIGABYTE) / 1000
+        return (f"{self.target.gigabytes:g} GB hold no patch. The smallest, {' x '.join(map(str, patch))} in a batch of "
+                f"{REFERENCE_BATCH}, would fit into {gigabytes:g} GB; fewer --base_features take less.")
 
     def get_plans_for_configuration(self, spacing: np.ndarray, median_shape: Sequence[int], data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict[str, int]) -> dict[str, Any]:
-        """nnU-Net's plan of one configuration, its network wrapped and its batch made even."""
+        """nnU-Net's plan of one configuration, its network wrapped; its batch is the largest that may be, not what fits."""
         plan = super().get_plans_for_configuration(spacing, median_shape, data_identifier,
                                                    approximate_n_voxels_dataset, _cache)
-        plan["batch_size"] = self._divisible_batch(plan["batch_size"])
+        share = round(approximate_n_voxels_dataset * self.max_dataset_covered / prod(map(int, plan["patch_size"])))
+        plan["batch_size"] = max(SMALLEST_BATCH, min(share, self.options.max_batch_size or share))
         plan["architecture"] = self._fuse_then_segment(plan["architecture"])
         return plan
 
@@ -192,11 +190,12 @@ class Fuse4SegPlanner(ExperimentPlanner):
         return f"{self.plans_identifier if differs else 'nnUNetPlans'}_{configuration_name}"
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Write the plans; configurations that a user added to an older file are kept."""
+        """Fit the batches, and write the plans; configurations that a user added to an older file are kept."""
         if not self.labelled:
             self._leave_segmentation_out(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, **self.options.to_plain(),
-                       "reference": self.channels[self.reference], "gpu_memory_target": self.UNet_vram_target_GB}
+                       "reference": self.channels[self.reference], "gpu_memory_target": self.target.gigabytes,
+                       "gpu": self.target.gpu, MEMORY: self._fit_batches(plans["configurations"])}
         plans["configurations"].update(self._custom_configurations(plans["configurations"]))
         recursive_fix_for_json_export(plans)
         write_json(plans, self._plans_file)
@@ -243,11 +242,20 @@ class Fuse4SegPlanner(ExperimentPlanner):
             raise OptionError("-overwrite_plans_name", problem)
         return old
 
-    def _divisible_batch(self, planned: int) -> int:
-        """Even, so that the two levels get disjoint halves (method.md, "Our reading")."""
-        limit = self.options.max_batch_size
-        capped = planned if limit is None else min(planned, limit)
-        return max(SMALLEST_BATCH, capped - capped % 2)
+    def _fit_batches(self, configurations: dict[str, Any]) -> dict[str, dict[str, float]]:
+        """Make every batch the largest that fits, and even: the two levels get disjoint halves (method.md, "Our reading").
+
+        Returns:
+            Predicted memory of each configuration that was planned by itself.
+        """
+        predicted = {}
+        for name, plan in configurations.items():
+            if "architecture" not in plan:
+                continue
+            network = plan["architecture"], plan["patch_size"]
+            plan["batch_size"] = self.memory.largest_batch(*network, limit=self.limit, cap=plan["batch_size"])
+            predicted[name] = self.memory.count(*network, plan["batch_size"]).to_plain()
+        return predicted
 
     def _fuse_then_segment(self, follower: dict[str, Any]) -> dict[str, Any]:
         follower = {**follower, "_kw_requires_import": list(follower["_kw_requires_import"])}
@@ -272,10 +280,11 @@ class Fuse4SegPlanner(ExperimentPlanner):
         return custom
 
 
-def _describe(name: str, configuration: dict[str, Any]) -> str:
+def _describe(name: str, configuration: dict[str, Any], memory: dict[str, float] | None) -> str:
     patch = " x ".join(str(extent) for extent in configuration["patch_size"])
     spacing = " x ".join(f"{step:.3g}" for step in configuration["spacing"])
     architecture = configuration["architecture"]["arch_kwargs"]
     features = architecture.get("follower", {}).get("arch_kwargs", architecture).get("features_per_stage", [])
+    predicted = "" if memory is None else f", {memory['total']:.2f} GB"
     return (f"{name}: patch {patch}, batch {configuration['batch_size']}, spacing {spacing} mm, "
-            f"features {' '.join(str(count) for count in features)}")
+            f"features {' '.join(str(count) for count in features)}{predicted}")

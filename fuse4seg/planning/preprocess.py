@@ -16,9 +16,8 @@ from fuse4seg.errors import ConfigurationNotFoundError, WorkerDiedError
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
-from fuse4seg.planning.options import PLANS_NAME
-from fuse4seg.planning.planner import read_plans
 from fuse4seg.planning.unlabelled import UnlabelledPreprocessor
+from fuse4seg.plans import PLANS_NAME, read_plans
 
 logger = logging.getLogger(__name__)
 

@@ -247,4 +247,6 @@ def move_discriminators(discriminators: nn.ModuleList, optimiser: torch.optim.Op
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
+    # Else they would lie beside the next step's activations.
+    optimiser.zero_grad(set_to_none=True)
     return loss.detach()

@@ -28,8 +28,7 @@ from fuse4seg.errors import (
 )
 from fuse4seg.files import make_writable_folder
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
-from fuse4seg.planning.options import PLANS_NAME
-from fuse4seg.planning.planner import NETWORK, read_plans
+from fuse4seg.plans import NETWORK, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.trainer import Fuse4SegTrainer

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from fuse4seg.networks.adapter import Adapter
-from fuse4seg.planning.feature_maps import count_feature_map_voxels
 
 Images = Callable[..., torch.Tensor]
 CONV_OP = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -48,8 +47,3 @@ class TestAdapter:
         expected[0, 0, 2:, 2:4] += 6 * torch.tensor([[1.0, 10.0], [100.0, 1000.0]])
         expected[0, 0, :2, 4] += 2 * torch.tensor([1.0, 100.0])  # an odd axis loses what lies beyond its end
         torch.testing.assert_close(adapter(features), expected)
-
-    @pytest.mark.parametrize("size", [(8, 7), (4, 5, 1)])
-    def test_estimates_its_feature_maps(self, size: tuple[int, ...]) -> None:
-        adapter = Adapter(CONV_OP[len(size)], 12)
-        assert adapter.compute_conv_feature_map_size(size) == count_feature_map_voxels(adapter, (12, *size))

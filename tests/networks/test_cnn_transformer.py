@@ -12,7 +12,6 @@ from torch import nn
 
 from fuse4seg.networks.cnn_transformer import CNNTransformer
 from fuse4seg.networks.transformer_block import TransformerBlock
-from fuse4seg.planning.feature_maps import count_feature_map_voxels
 
 Images = Callable[..., torch.Tensor]
 CLASSES = 3
@@ -122,36 +121,3 @@ class TestGradient:
         for block in network.transformer.blocks:
             closed = [block.mix, block.feed_forward[-1], block.adapter.gate[2], block.adapter.up]
             assert all(layer.weight.grad.abs().max() > 0 for layer in closed)
-
-
-def saved_bytes(network: nn.Module, size: tuple[int, ...]) -> int:
-    """What one sample's forward pass leaves for the backward pass, apart from the weights."""
-    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        saved.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(torch.empty(1, 1, *size, device="meta"))
-    return sum(storage.nbytes() for key, storage in saved.items() if key not in weights)
-
-
-class TestEstimate:
-    @pytest.mark.parametrize(("size", "features"), [((224, 224), [32, 64, 128, 256, 512]),
-                                                    ((128, 128, 112), [32, 64, 128, 256, 320])])
-    def test_stands_for_as_many_bytes_as_the_unets(self, size: tuple[int, ...], features: list[int]) -> None:
-        axes = len(size)
-        planned = {**arguments(axes), "n_stages": 5, "features_per_stage": features, "kernel_sizes": [[3] * axes] * 5,
-                   "strides": [[1] * axes, *[[2] * axes] * 4], "n_conv_per_stage": [2] * 5,
-                   "n_conv_per_stage_decoder": [2] * 4, "nonlin_kwargs": {"inplace": True}}
-        with torch.device("meta"):
-            networks = [network(1, num_classes=4, **planned) for network in (PlainConvUNet, CNNTransformer)]
-        unet, ours = (saved_bytes(network, size) / network.compute_conv_feature_map_size(size) for network in networks)
-        assert ours == pytest.approx(unet, rel=0.05)
-
-    @pytest.mark.parametrize("size", [(32, 24), (16, 8, 12)])
-    def test_is_what_the_convolutions_give(self, size: tuple[int, ...]) -> None:
-        network = hybrid(len(size))
-        assert network.compute_conv_feature_map_size(size) == count_feature_map_voxels(network, (2, *size))

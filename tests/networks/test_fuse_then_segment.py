@@ -280,8 +280,3 @@ class TestBuilding:
         architecture = follower_architecture(2)
         build_follower(architecture, channels=1, classes=2, deep_supervision=False)
         assert architecture == follower_architecture(2)
-
-    def test_estimates_the_follower_s_feature_maps_as_nnu_net_does(self, model: FuseThenSegment,
-                                                                   follower_architecture: Architecture) -> None:
-        stock = build_follower(follower_architecture(2), channels=1, classes=CLASSES, deep_supervision=False)
-        assert model.compute_conv_feature_map_size((16, 16)) == stock.compute_conv_feature_map_size((16, 16))

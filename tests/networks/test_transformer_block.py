@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from fuse4seg.networks.transformer_block import TransformerBlock, heads_for
-from fuse4seg.planning.feature_maps import count_feature_map_voxels
 
 Images = Callable[..., torch.Tensor]
 CONV_OP = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -61,8 +60,3 @@ class TestTransformerBlock:
         other[..., 0, 0] += torch.arange(8.0)  # no constant, which normalisation would take away
         changed = (block(other) - block(features)).detach().abs().amax(dim=1)[0]
         assert float(changed.min()) > 1e-5
-
-    @pytest.mark.parametrize("size", [(8, 7), (4, 5, 3)])
-    def test_estimates_its_feature_maps(self, size: tuple[int, ...]) -> None:
-        block = TransformerBlock(CONV_OP[len(size)], 12)
-        assert block.compute_conv_feature_map_size(size) == count_feature_map_voxels(block, (12, *size))

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.planning.live_bytes import FlashAttention, LiveBytes, peak_bytes
 from fuse4seg.training.bilevel import BilevelSettings, BilevelStep, Level
-from fuse4seg.training.memory import FlashAttention, LiveBytes, peak_bytes
 
 MakeModel = Callable[..., FuseThenSegment]
 #: Those that ask no tensor for its value, which meta tensors do not have.

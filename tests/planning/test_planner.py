@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pydoc
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,25 +17,16 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import __version__
-from fuse4seg.errors import DatasetJsonError, DatasetNotFoundError, FingerprintNotFoundError, OptionError, PlansNotFoundError
+from fuse4seg.errors import DatasetJsonError, DatasetNotFoundError, FingerprintNotFoundError, OptionError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.networks.fusion import FusionNetwork
-from fuse4seg.planning.feature_maps import count_feature_map_voxels
+from fuse4seg.planning import memory_target
+from fuse4seg.planning.memory_target import GPU
 from fuse4seg.planning.options import PlanOptions
-from fuse4seg.planning.planner import (
-    Fuse4SegPlanner,
-    describe_plans,
-    estimate_voxels,
-    plan_experiment,
-    read_plans,
-)
+from fuse4seg.planning.planner import Fuse4SegPlanner, describe_plans, plan_experiment
+from fuse4seg.planning.step_memory import Training, count_memory
+from fuse4seg.plans import read_plans
 
 LARGE, SMALL, FLAT = (160, 512, 512), (24, 40, 36), (1, 512, 512)
-UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-STRIDES = [[1, 1], [2, 2], [2, 2]]
-UNET_ARGUMENTS = {"n_stages": 3, "features_per_stage": [8, 16, 32], "conv_op": "torch.nn.modules.conv.Conv2d",
-                  "kernel_sizes": [[3, 3]] * 3, "strides": STRIDES, "n_conv_per_stage": [2] * 3,
-                  "n_conv_per_stage_decoder": [2] * 2}
 MakeFingerprinted = Callable[..., Path]
 
 
@@ -45,12 +36,6 @@ def plan(shape: tuple[int, int, int], make: MakeFingerprinted, *, channels: tupl
     folder = make(shape, channels=channels, cases=cases, spacing=spacing)
     plan_experiment(991, PlanOptions(**options))
     return json.loads((folder / f"{options.get('plans_name', 'Fuse4SegPlans')}.json").read_text())
-
-
-def estimate(channels: int, follower_input: str = "fused") -> int:
-    """Voxels planned for a small 2D U-Net of four classes behind the fusion of ``channels``."""
-    unet = {"network_class_name": UNET, "arch_kwargs": UNET_ARGUMENTS, "_kw_requires_import": ["conv_op"]}
-    return estimate_voxels((64, 48), unet, channels=channels, classes=4, fusion={}, follower_input=follower_input)
 
 
 def follower(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -163,35 +148,55 @@ class TestPlannedNetwork:
 
 
 class TestMemory:
-    def test_is_that_of_the_unet_on_one_channel_and_of_the_fusion_network_on_all(self) -> None:
-        unet = pydoc.locate(UNET)(1, num_classes=4, **{**UNET_ARGUMENTS, "conv_op": torch.nn.Conv2d})
-        fusion = FusionNetwork(3, conv_op=torch.nn.Conv2d, strides=STRIDES)
+    def test_is_filled_and_not_passed(self, make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan(LARGE, make_fingerprinted, gpu_memory_target=1, base_features=8, cases=50)
 
-        assert estimate(3) == (unet.compute_conv_feature_map_size((64, 48))
-                               + count_feature_map_voxels(fusion, (3, 64, 48)))
+        flat, deep = plans["fuse4seg"]["memory"]["2d"], plans["fuse4seg"]["memory"]["3d_fullres"]
+        assert 0.7 < flat["total"] <= 1
+        assert 0.7 < deep["total"] <= 1
 
-    def test_bounds_patch_and_batch(self, make_fingerprinted: MakeFingerprinted) -> None:
-        configurations = plan(LARGE, make_fingerprinted, gpu_memory_target=4, cases=50)["configurations"]
+    def test_predicted_is_that_of_the_plan(self, make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan(SMALL, make_fingerprinted, gpu_memory_target=1, base_features=4)
 
-        for name, reference, batch in (("2d", 85e6, 12), ("3d_fullres", 560e6, 2)):
-            architecture = follower(configurations[name])
-            voxels = estimate_voxels(configurations[name]["patch_size"], architecture, channels=2, classes=2, fusion={},
-                                     follower_input="fused")
-            # nnU-Net's own numbers: so many voxels at so large a batch fill 8 GB.
-            assert voxels * configurations[name]["batch_size"] <= 1.1 * reference * batch * 4 / 8
+        found = plans["configurations"]["2d"]
+        counted = count_memory(found["architecture"], found["patch_size"], found["batch_size"], Training(2, 2))
+        assert plans["fuse4seg"]["memory"]["2d"] == counted.to_plain()
 
-    def test_counts_what_the_follower_sees(self) -> None:
-        assert estimate(3) < estimate(3, "embedding")
+    def test_fits_a_next_larger_batch_no_more(self, make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan((24, 96, 80), make_fingerprinted, gpu_memory_target=0.2, base_features=4, cases=1000)
 
-    def test_grows_with_the_channels(self) -> None:
-        assert estimate(2) < estimate(3) < estimate(4)
+        found = plans["configurations"]["2d"]
+        sizes = [count_memory(found["architecture"], found["patch_size"], found["batch_size"] + more, Training(2, 2)).total
+                 for more in (0, 2)]
+        assert sizes[0] <= 0.2e9 < sizes[1]
 
-    def test_that_holds_no_patch_is_refused(self, make_fingerprinted: MakeFingerprinted) -> None:
-        folder = make_fingerprinted(LARGE)
+    def test_is_planned_for_the_hypergradient(self, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted((24, 96, 80), cases=1000)
+        batches = [plan_experiment(991, PlanOptions(gpu_memory_target=0.2, base_features=4, hypergradient=name))
+                   ["configurations"]["2d"]["batch_size"] for name in ("joint", "unrolled")]
 
-        with pytest.raises(OptionError, match="-gpu_memory_target"):
-            plan_experiment(991, PlanOptions(gpu_memory_target=1e-5))
+        assert batches[0] > batches[1]
+
+    def test_that_holds_no_patch_is_refused_with_what_would_fit(self, make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL)
+        with pytest.raises(OptionError, match=r"1e-05 GB hold no patch.* would fit into [\d.]+ GB") as refused:
+            plan_experiment(991, PlanOptions(gpu_memory_target=1e-5, base_features=4))
         assert not (folder / "Fuse4SegPlans.json").exists()
+
+        enough = float(re.search(r"into ([\d.]+) GB", str(refused.value))[1])
+        assert "3d_fullres" in plan_experiment(991, PlanOptions(gpu_memory_target=enough, base_features=4))["configurations"]
+
+    def test_of_images_that_cannot_be_halved_is_refused(self, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted((1, 12, 12))
+        with pytest.raises(OptionError, match="no patch can be halved twice"):
+            plan_experiment(991, PlanOptions(base_features=4))
+
+    def test_that_is_free_on_the_visible_gpu_is_the_default(self, make_fingerprinted: MakeFingerprinted,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(memory_target, "visible_gpu", lambda: GPU("Some GPU", total=3.0, free=2.9))
+        plans = plan(SMALL, make_fingerprinted, base_features=4)
+
+        assert (plans["fuse4seg"]["gpu"], plans["fuse4seg"]["gpu_memory_target"]) == ("Some GPU", 2.0)
 
 
 class TestBatchSize:
@@ -211,7 +216,7 @@ class TestPlansFile:
 
         chosen = PlanOptions(gpu_memory_target=2, max_batch_size=4, base_features=8)
         assert plans["fuse4seg"] == {**chosen.to_plain(), "version": __version__, "channel_names": ["T1", "FLAIR"],
-                                     "reference": "T1"}
+                                     "reference": "T1", "gpu": None, "memory": plans["fuse4seg"]["memory"]}
         assert plans["plans_name"] == "Fuse4SegPlans"
 
     def test_is_the_same_from_nnunets_api(self, make_fingerprinted: MakeFingerprinted) -> None:
@@ -256,18 +261,6 @@ class TestPlansFile:
         plan_experiment(991)
 
         assert "2d" in read_plans(folder / "Fuse4SegPlans.json")["configurations"]
-
-
-class TestReadPlans:
-    @pytest.mark.parametrize(("content", "problem"),
-                             [(None, "is missing"), ("{", "cannot be read"), ("[]", "no plans")])
-    def test_says_what_is_wrong(self, tmp_path: Path, content: str | None, problem: str) -> None:
-        path = tmp_path / "Fuse4SegPlans.json"
-        if content is not None:
-            path.write_text(content)
-
-        with pytest.raises(PlansNotFoundError, match=problem):
-            read_plans(path)
 
 
 class TestDescribePlans:

@@ -13,8 +13,9 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.planning.planner import plan_experiment, read_plans
+from fuse4seg.planning.planner import plan_experiment
 from fuse4seg.planning.preprocess import preprocess
+from fuse4seg.plans import read_plans
 
 
 def preprocessed(folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:

@@ -1,0 +1,183 @@
+"""Memory of training a plan: the real steps, on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import Tensor
+
+from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.planning.half_precision import HalfPrecision
+from fuse4seg.planning.live_bytes import FlashAttention, LiveBytes
+from fuse4seg.planning.memory_target import GIGABYTE
+from fuse4seg.training.bilevel import BilevelSettings
+from fuse4seg.training.levels import Levels, build_levels
+from fuse4seg.training.pretraining import PretrainingWeights
+
+#: Share of what is counted that is left to what cannot be: cuDNN's workspace, and gaps between the allocator's blocks.
+ALLOWANCE = 0.1
+#: Rates do not change memory.
+ANY_RATE = 1e-3
+#: Counted in place of an estimator that asks tensors for their values, which meta tensors do not have; and how many
+#: vectors of the follower's size it holds beyond that.
+STAND_IN = {"cg": ("neumann", 2)}
+
+#: A step on a batch and its labels.
+Move = Callable[[Tensor, list[Tensor]], object]
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one training, by what they are for.
+
+    Attributes:
+        parameters: Of both levels, auxiliary head and discriminators, with their buffers.
+        optimisers: States that the optimisers of stage 2 keep.
+        batch: Input and labels.
+        stage_1: All else that is alive at the worst moment of a pre-training step, its optimisers' states among it.
+        stage_2: The same of a bi-level step (without labels, a step of the fusion losses), without ``optimisers``:
+            activations of both levels, gradients, and the vectors of the hypergradient.
+    """
+
+    parameters: int
+    optimisers: int
+    batch: int
+    stage_1: int
+    stage_2: int
+
+    @property
+    def counted(self) -> int:
+        """All of it at the worst moment."""
+        return self.parameters + self.batch + max(self.stage_1, self.optimisers + self.stage_2)
+
+    @property
+    def total(self) -> int:
+        """With the allowance for cuDNN's workspace and the allocator's gaps."""
+        return round(self.counted * (1 + ALLOWANCE))
+
+    def to_plain(self) -> dict[str, float]:
+        """In gigabytes (1e9 bytes), for the plans."""
+        return {name: round(size / GIGABYTE, 4) for name, size in {**asdict(self), "total": self.total}.items()}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training's memory depends on beside its plan.
+
+    Attributes:
+        channels: Input channels of the dataset.
+        classes: Outputs of the follower; 1 where there is nothing to segment.
+        labelled: Whether there is anything to segment.
+        hypergradient: Estimator of the bi-level step.
+        mixed_precision: As on a GPU; else as on a CPU.
+    """
+
+    channels: int
+    classes: int
+    labelled: bool = True
+    hypergradient: str = "joint"
+    mixed_precision: bool = True
+
+
+def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int, training: Training) -> StepMemory:
+    """Count a training's memory without allocating it.
+
+    A step of each stage runs on the meta device, with the optimisers' states in place.
+
+    Args:
+        architecture: Of a configuration in our plans: network_class_name, arch_kwargs, _kw_requires_import.
+        patch_size: Voxels per axis.
+        batch_size: Samples, even.
+        training: What else it depends on.
+
+    Source: design.md, "memory is planned from the real thing".
+    """
+    with torch.device("meta"):
+        batch = torch.empty(batch_size, training.channels, *patch_size)
+        targets = [torch.empty(batch_size, 1, *size, dtype=torch.int16)
+                   for size in _output_sizes(patch_size, architecture["arch_kwargs"]["strides"])]
+    estimator, vectors = STAND_IN.get(training.hypergradient, (training.hypergradient, 0))
+    levels = _build(architecture, training)
+    first = levels.pretraining_step(PretrainingWeights(), rate=ANY_RATE)
+    stage_1 = _alive(partial(first.move, batch), [first.optimiser, first.discriminator_optimiser], [*_tensors(levels), batch])
+    levels = _build(architecture, training)
+    step = (_bilevel_step(levels, training, estimator, outputs=len(targets)) if training.labelled
+            else _fusion_step(levels, training))
+    optimisers = [levels.leader.optimiser, levels.discriminator_optimiser]
+    if training.labelled:
+        optimisers.append(levels.follower.optimiser)
+    stage_2 = _alive(partial(step, batch, targets), optimisers, [*_tensors(levels), batch, *targets])
+    return StepMemory(parameters=_bytes(_tensors(levels)), optimisers=stage_2.live, batch=_bytes([batch, *targets]),
+                      stage_1=stage_1.peak,
+                      stage_2=stage_2.peak - stage_2.live + vectors * _bytes(levels.follower.parameters))
+
+
+def _build(architecture: Mapping[str, Any], training: Training) -> Levels:
+    with torch.device("meta"):
+        network = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
+                                         architecture["_kw_requires_import"], training.channels, training.classes,
+                                         allow_init=False, deep_supervision=True)
+        return build_levels(network, classes=training.classes, leader_rate=ANY_RATE, follower_rate=ANY_RATE,
+                            weight_decay=ANY_RATE)
+
+
+def _output_sizes(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Sizes of nnU-Net's labels, one per output under deep supervision: every stage but the coarsest."""
+    return [[extent // step for extent, step in zip(patch_size, steps, strict=True)]
+            for steps in np.cumprod(strides, axis=0)[:-1]]
+
+
+def _bilevel_step(levels: Levels, training: Training, estimator: str, *, outputs: int) -> Move:
+    """Step under nnU-Net's loss, which weighs its outputs 1, 1/2, 1/4, ... and the coarsest 0."""
+    loss = DC_and_CE_loss({"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
+                          dice_class=MemoryEfficientSoftDiceLoss)
+    weights = [0.5**index for index in range(outputs)]
+    weights[-1] = 0.0
+    return levels.bilevel_step(DeepSupervisionWrapper(loss, weights), BilevelSettings(hypergradient=estimator),
+                               loss_at_one_resolution=loss, autocast=_precision(training)).move
+
+
+def _fusion_step(levels: Levels, training: Training) -> Move:
+    step = levels.fusion_step(FusionLossWeights(), autocast=_precision(training))
+    return lambda batch, _targets: step.move(batch)
+
+
+def _precision(training: Training) -> Callable[[], object]:
+    return HalfPrecision if training.mixed_precision else nullcontext
+
+
+def _alive(step: Callable[[], object], optimisers: Iterable[torch.optim.Optimizer], known: Sequence[Tensor]) -> LiveBytes:
+    """Bytes beyond ``known`` during a step (peak) and after it (live), with the states of ``optimisers`` in place."""
+    with FlashAttention(), LiveBytes(known) as count:
+        for optimiser in optimisers:
+            _make_states(optimiser)
+        step()
+    return count
+
+
+def _make_states(optimiser: torch.optim.Optimizer) -> None:
+    """What an optimiser keeps, as after a first step."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def _tensors(levels: Levels) -> list[Tensor]:
+    return [tensor for module in levels.modules() for tensor in (*module.parameters(), *module.buffers())]
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    storages = {storage._cdata: storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
+    return sum(storages.values())

@@ -1,0 +1,31 @@
+"""Plans files: what they are called, and how they are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fuse4seg.errors import PlansNotFoundError
+
+PLANS_NAME = "Fuse4SegPlans"
+NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
+#: What a plans file says about how we made it stands under this key.
+OURS = "fuse4seg"
+
+
+def read_plans(path: Path) -> dict[str, Any]:
+    """Content of a plans file.
+
+    Raises:
+        PlansNotFoundError: It is missing or cannot be read.
+    """
+    try:
+        plans = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise PlansNotFoundError(path) from error
+    except (OSError, ValueError) as error:
+        raise PlansNotFoundError(path, f"cannot be read ({error})") from error
+    if not isinstance(plans, dict) or "configurations" not in plans:
+        raise PlansNotFoundError(path, "holds no plans")
+    return plans

@@ -1,0 +1,132 @@
+"""Counted memory of a training against closed forms, and against the same steps on the CPU."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+from fuse4seg.planning.live_bytes import LiveBytes
+from fuse4seg.planning.step_memory import ALLOWANCE, StepMemory, Training, count_memory
+from fuse4seg.plans import NETWORK
+from fuse4seg.training.bilevel import BilevelSettings
+from fuse4seg.training.hypergradients import ESTIMATORS
+from fuse4seg.training.levels import Levels, build_levels
+
+PATCH, BATCH, CLASSES = (32, 48), 4, 3
+#: As on a CPU.
+FULL = Training(2, CLASSES, mixed_precision=False)
+
+
+def architecture(follower: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+    """Our network around ``follower``, as it stands in plans."""
+    shared = {"strides": follower["arch_kwargs"]["strides"], "conv_op": follower["arch_kwargs"]["conv_op"]}
+    return {"network_class_name": NETWORK, "_kw_requires_import": ["conv_op"],
+            "arch_kwargs": {**shared, "windows": [[-2.0, 2.0]] * 2, "follower": follower, **arguments}}
+
+
+@pytest.fixture
+def planned(tiny_follower: dict[str, Any]) -> dict[str, Any]:
+    return architecture(tiny_follower)
+
+
+def levels_on_cpu(planned: dict[str, Any], classes: int = CLASSES) -> Levels:
+    network = get_network_from_plans(planned["network_class_name"], planned["arch_kwargs"], planned["_kw_requires_import"],
+                                     2, classes, allow_init=True, deep_supervision=True)
+    return build_levels(network, classes=classes, leader_rate=1e-3, follower_rate=1e-3, weight_decay=1e-3)
+
+
+def sizes(values: Any) -> int:
+    return sum(value.numel() * value.element_size() for value in values)
+
+
+class TestCountMemory:
+    def test_counts_parameters_and_optimiser_states_in_closed_form(self, planned: dict[str, Any]) -> None:
+        counted, levels = count_memory(planned, PATCH, BATCH, FULL), levels_on_cpu(planned)
+        every = [value for module in levels.modules() for value in (*module.parameters(), *module.buffers())]
+        # The buffers with the windows are not saved, but there.
+        assert counted.parameters == sizes(every)
+        adam = [*levels.leader.parameters, *levels.discriminators.parameters()]
+        steps = 4 * len(adam)
+        assert counted.optimisers == 2 * sizes(adam) + steps + sizes(levels.follower.parameters)
+
+    def test_counts_the_batch_and_its_labels_at_every_resolution(self, planned: dict[str, Any]) -> None:
+        images, labels = BATCH * 2 * 32 * 48 * 4, BATCH * (32 * 48 + 16 * 24) * 2
+        assert count_memory(planned, PATCH, BATCH, FULL).batch == images + labels
+
+    @pytest.mark.parametrize("hypergradient", ["joint", "gauss_newton", "unrolled"])
+    def test_is_to_the_byte_that_of_the_second_step_on_the_cpu(self, planned: dict[str, Any], hypergradient: str) -> None:
+        levels = levels_on_cpu(planned)
+        loss = DC_and_CE_loss({"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
+                              dice_class=MemoryEfficientSoftDiceLoss)
+        step = levels.bilevel_step(DeepSupervisionWrapper(loss, [1.0, 0.0]), BilevelSettings(hypergradient=hypergradient),
+                                   loss_at_one_resolution=loss)
+        batch = torch.randn(BATCH, 2, *PATCH)
+        targets = [torch.randint(CLASSES, (BATCH, 1, *size), dtype=torch.int16) for size in ((32, 48), (16, 24))]
+        known = [value for module in levels.modules() for value in (*module.parameters(), *module.buffers())]
+        with LiveBytes([*known, batch, *targets]) as real:
+            step.move(batch, targets)
+            step.move(batch, targets)
+        counted = count_memory(planned, PATCH, BATCH, Training(2, CLASSES, hypergradient=hypergradient, mixed_precision=False))
+        assert (counted.optimisers, counted.optimisers + counted.stage_2) == (real.live, real.peak)
+
+    def test_grows_with_the_batch_in_a_straight_line(self, planned: dict[str, Any]) -> None:
+        two, four, eight = (count_memory(planned, PATCH, batch, FULL) for batch in (2, 4, 8))
+        for part in ("batch", "stage_1", "stage_2"):
+            slopes = [getattr(four, part) - getattr(two, part), (getattr(eight, part) - getattr(four, part)) / 2]
+            assert slopes[1] == pytest.approx(slopes[0], rel=0.02)
+        assert (two.parameters, two.optimisers) == (eight.parameters, eight.optimisers)
+
+    def test_of_mixed_precision_is_less_in_stage_2_alone(self, planned: dict[str, Any]) -> None:
+        full, mixed = (count_memory(planned, (64, 96), 8, Training(2, CLASSES, mixed_precision=half)) for half in (False, True))
+        assert 0.4 * full.stage_2 < mixed.stage_2 < 0.8 * full.stage_2
+        assert mixed.stage_1 == full.stage_1
+
+    def test_is_the_same_in_both_precisions_for_estimators_that_need_the_full_one(self, planned: dict[str, Any]) -> None:
+        full, mixed = (count_memory(planned, PATCH, BATCH, Training(2, CLASSES, hypergradient="unrolled", mixed_precision=half))
+                       for half in (False, True))
+        assert full == mixed
+
+    def test_covers_every_estimator(self, planned: dict[str, Any]) -> None:
+        counted = {name: count_memory(planned, PATCH, BATCH, Training(2, CLASSES, hypergradient=name)).stage_2
+                   for name in ESTIMATORS}
+        assert counted["joint"] < counted["gauss_newton"] < min(counted["unrolled"], counted["neumann"])
+        # Conjugate gradients hold a solution and a residual beside the direction.
+        assert counted["cg"] - counted["neumann"] == 2 * sizes(levels_on_cpu(planned).follower.parameters)
+
+    def test_leaves_the_follower_s_optimiser_out_where_there_is_nothing_to_segment(self, planned: dict[str, Any]) -> None:
+        labelled, unlabelled = (count_memory(planned, PATCH, BATCH, Training(2, 1, labelled=there)) for there in (True, False))
+        assert labelled.optimisers - unlabelled.optimisers == sizes(levels_on_cpu(planned, classes=1).follower.parameters)
+
+    def test_grows_with_what_the_follower_sees(self, tiny_follower: dict[str, Any]) -> None:
+        counted = [count_memory(architecture(tiny_follower, follower_input=shown), PATCH, BATCH, FULL).stage_2
+                   for shown in ("fused", "fused+sources", "embedding")]
+        assert counted == sorted(set(counted))
+
+    def test_leaves_plans_and_random_numbers_alone(self, planned: dict[str, Any]) -> None:
+        before = json.dumps(planned)
+        torch.manual_seed(1)
+        expected = torch.rand(3)
+        torch.manual_seed(1)
+        count_memory(planned, PATCH, BATCH, FULL)
+        assert torch.equal(torch.rand(3), expected)
+        assert json.dumps(planned) == before
+
+
+class TestStepMemory:
+    def test_adds_the_worse_stage_and_the_allowance(self) -> None:
+        first = StepMemory(parameters=100, optimisers=50, batch=20, stage_1=400, stage_2=300)
+        assert first.counted == 520
+        second = StepMemory(parameters=100, optimisers=50, batch=20, stage_1=400, stage_2=380)
+        assert second.counted == 550
+        assert second.total == round(550 * (1 + ALLOWANCE))
+
+    def test_is_gigabytes_in_plans(self) -> None:
+        plain = StepMemory(parameters=10**9, optimisers=10**9, batch=0, stage_1=0, stage_2=10**9).to_plain()
+        assert plain == {"parameters": 1.0, "optimisers": 1.0, "batch": 0.0, "stage_1": 0.0, "stage_2": 1.0, "total": 3.3}
