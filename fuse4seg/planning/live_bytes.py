@@ -37,6 +37,11 @@ class LiveBytes(TorchDispatchMode):
         for tensor in known:
             self._count(tensor, size=0)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, so PyTorch need not wrap every operation against it."""
+        return False
+
     def _count(self, tensor: Tensor, *, size: int | None = None) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata in self._storages:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -43,17 +44,12 @@ class MemoryModel:
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self._counts: dict[str, StepMemory] = {}
         self._lines: dict[str, Line] = {}
         self._latest: dict[int, Line] = {}
 
     def count(self, architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int) -> StepMemory:
-        """Counted memory (:func:`count_memory`), remembered."""
-        patch = [int(extent) for extent in patch_size]
-        key = _key(architecture, patch, batch_size)
-        if key not in self._counts:
-            self._counts[key] = count_memory(architecture, patch, batch_size, self.training)
-        return self._counts[key]
+        """Counted memory (:func:`count_memory`), remembered by the process."""
+        return _count(_key(architecture), tuple(map(int, patch_size)), batch_size, self.training)
 
     def estimate(self, architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int, *, limit: float) -> int:
         """Bytes by a line that tells on which side of ``limit`` they lie, or counted where none does."""
@@ -86,5 +82,13 @@ class MemoryModel:
         return self._lines[key]
 
 
-def _key(*parts: object) -> str:
-    return json.dumps(parts, sort_keys=True, default=str)
+def _key(architecture: Mapping[str, Any]) -> str:
+    """The network as text, its numbers as plain ones; memory does not depend on the windows' values."""
+    arguments = architecture["arch_kwargs"]
+    windows = [[0.0, 1.0] for _ in arguments["windows"]]
+    return json.dumps({**architecture, "arch_kwargs": {**arguments, "windows": windows}}, sort_keys=True, default=int)
+
+
+@lru_cache(maxsize=4096)
+def _count(architecture: str, patch_size: tuple[int, ...], batch_size: int, training: Training) -> StepMemory:
+    return count_memory(json.loads(architecture), patch_size, batch_size, training)

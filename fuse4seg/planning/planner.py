@@ -119,7 +119,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.target = self._find_target(self.UNet_vram_target_GB)
         self.memory = self._memory_model()
         self._let_nnunet_count_bytes()
-        self._needs: dict[tuple[int, ...], int] = {}
+        self._smallest: tuple[dict[str, Any], Sequence[int]] | None = None
         self.old_plans = self._read_old_plans()
         self.UNet_base_num_features = self.options.base_features
         self.UNet_max_features_2d = GROWTH_2D * self.options.base_features
@@ -159,19 +159,19 @@ class Fuse4SegPlanner(ExperimentPlanner):
                     "_kw_requires_import": arch_kwargs_req_import}
         # Copied: nnU-Net goes on changing what it hands over.
         architecture = self._fuse_then_segment(deepcopy(follower))
-        need = self.memory.estimate(architecture, patch_size, REFERENCE_BATCH, limit=self.limit)
-        self._needs[tuple(map(int, patch_size))] = need
-        return need
+        # nnU-Net comes from larger patches to smaller ones.
+        self._smallest = architecture, list(patch_size)
+        return self.memory.estimate(architecture, patch_size, REFERENCE_BATCH, limit=self.limit)
 
     def _what_would_fit(self) -> str:
-        if not self._needs:
+        if self._smallest is None:
             return ("no patch can be halved twice, whatever the memory: the images need at least 16 voxels along two axes "
                     "(32 for cnn_transformer).")
-        patch, need = min(self._needs.items(), key=lambda item: item[1])
+        need = self.memory.count(*self._smallest, REFERENCE_BATCH).total
         # Up, so that it does fit.
         gigabytes = ceil(need * 1000 / GIGABYTE) / 1000
-        return (f"{self.target.gigabytes:g} GB hold no patch. The smallest, {' x '.join(map(str, patch))} in a batch of "
-                f"{REFERENCE_BATCH}, would fit into {gigabytes:g} GB; fewer --base_features take less.")
+        return (f"{self.target.gigabytes:g} GB hold no patch. The smallest, {' x '.join(map(str, self._smallest[1]))} in a "
+                f"batch of {REFERENCE_BATCH}, would fit into {gigabytes:g} GB; fewer --base_features take less.")
 
     def get_plans_for_configuration(self, spacing: np.ndarray, median_shape: Sequence[int], data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict[str, int]) -> dict[str, Any]:

@@ -110,7 +110,8 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
     levels = _build(architecture, training)
     first = levels.pretraining_step(PretrainingWeights(), rate=ANY_RATE)
     stage_1 = _alive(partial(first.move, batch), [first.optimiser, first.discriminator_optimiser], [*_tensors(levels), batch])
-    levels = _build(architecture, training)
+    # Stage 2 is counted from its own beginning.
+    first.discriminator_optimiser.state.clear()
     step = (_bilevel_step(levels, training, estimator, outputs=len(targets)) if training.labelled
             else _fusion_step(levels, training))
     optimisers = [levels.leader.optimiser, levels.discriminator_optimiser]
@@ -127,6 +128,8 @@ def _build(architecture: Mapping[str, Any], training: Training) -> Levels:
         network = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
                                          architecture["_kw_requires_import"], training.channels, training.classes,
                                          allow_init=False, deep_supervision=True)
+    # Spectral normalisation finds its first vectors faster on the CPU, and draws random numbers for it.
+    with torch.random.fork_rng(devices=[]):
         return build_levels(network, classes=training.classes, leader_rate=ANY_RATE, follower_rate=ANY_RATE,
                             weight_decay=ANY_RATE)
 
