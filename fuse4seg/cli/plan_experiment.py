@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_dataset_flags
+from fuse4seg.errors import OptionError
 
 if TYPE_CHECKING:
     from fuse4seg.planning.options import PlanOptions
@@ -67,10 +68,29 @@ def plan(options: argparse.Namespace) -> None:
         plan_experiment(dataset, chosen)
 
 
+def show_table(options: argparse.Namespace) -> None:
+    """Print what every dataset would be planned as for GPUs of all sizes."""
+    from fuse4seg.evaluation.table import format_table
+    from fuse4seg.planning.memory_table import HEADINGS, memory_table
+
+    if options.gpu_memory_target is not None:
+        raise OptionError("-gpu_memory_target", "--table shows all sizes. Leave one of the two out.")
+    chosen = plan_options(options)
+    for dataset in options.d:
+        print(format_table(HEADINGS, memory_table(dataset, chosen)))
+
+
+def plan_or_show(options: argparse.Namespace) -> None:
+    """Write plans or, with ``--table``, show what they would be."""
+    show_table(options) if options.table else plan(options)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit status."""
     parser = make_parser("Plan the training of a fingerprinted dataset.",
                          example="f4s_plan_experiment -d 501 -gpu_memory_target 4 --base_features 16")
     add_dataset_flags(parser)
     add_plan_flags(parser)
-    return run_command(plan, parser, arguments)
+    parser.add_argument("--table", action="store_true",
+                        help="write nothing; print patch, batch and predicted memory for 4, 8, 11, 16, 24, 40, 80 and 141 GB")
+    return run_command(plan_or_show, parser, arguments)

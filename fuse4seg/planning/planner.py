@@ -118,6 +118,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.dataset_json = description
         self.target = self._find_target(self.UNet_vram_target_GB)
         self.memory = self._memory_model()
+        self.predicted: dict[str, dict[str, float]] = {}
         self._let_nnunet_count_bytes()
         self._smallest: tuple[dict[str, Any], Sequence[int]] | None = None
         self.old_plans = self._read_old_plans()
@@ -191,11 +192,15 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Fit the batches, and write the plans; configurations that a user added to an older file are kept."""
-        if not self.labelled:
-            self._leave_segmentation_out(plans["configurations"])
+        self.predicted = self._fit_batches(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, **self.options.to_plain(),
                        "reference": self.channels[self.reference], "gpu_memory_target": self.target.gigabytes,
-                       "gpu": self.target.gpu, MEMORY: self._fit_batches(plans["configurations"])}
+                       "gpu": self.target.gpu, MEMORY: self.predicted}
+        self._write(plans)
+
+    def _write(self, plans: dict[str, Any]) -> None:
+        if not self.labelled:
+            self._leave_segmentation_out(plans["configurations"])
         plans["configurations"].update(self._custom_configurations(plans["configurations"]))
         recursive_fix_for_json_export(plans)
         write_json(plans, self._plans_file)
