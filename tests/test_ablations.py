@@ -17,7 +17,7 @@ from fuse4seg.cli import plan_experiment, predict, train
 
 pytestmark = pytest.mark.slow
 DATASET = "Dataset990_Phantom"
-SMALL = ["-gpu_memory_target", "0.1", "--base_features", "8", "--max_batch_size", "4"]
+SMALL = ["-gpu_memory_target", "0.2", "--base_features", "8", "--max_batch_size", "4"]
 HARDLY = ["--pretrain_epochs", "1", "--epochs", "1", "--iterations", "1", "-device", "cpu"]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+#: Voxels per axis that the strides need; thinner patches are padded with black.
+SMALLEST = 8
 
 
 class Discriminator(nn.Module):
@@ -39,9 +42,10 @@ class Discriminator(nn.Module):
         """Patch logits, positive where the image is taken for real.
 
         Args:
-            images: In [0, 1], shape (B, 1, *S), each axis of S at least 8.
+            images: In [0, 1], shape (B, 1, *S).
 
         Returns:
-            Logits, shape (B, 1, *S // 8); each sees a patch of 38 voxels per axis.
+            Logits, shape (B, 1, *S // 8), at least one per axis; each sees a patch of 38 voxels per axis.
         """
-        return self.layers(2 * images - 1)
+        missing = [amount for extent in reversed(images.shape[2:]) for amount in (0, max(0, SMALLEST - extent))]
+        return self.layers(2 * (functional.pad(images, missing) if any(missing) else images) - 1)

@@ -38,8 +38,8 @@ GROWTH_2D, GROWTH_3D = 16, 10
 MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
-#: With fewer, nnU-Net's deep supervision has no output to give a weight to.
-SMALLEST_STAGES = 3
+#: A U-Net halves its input once at least.
+SMALLEST_STAGES = 2
 #: nnU-Net's estimates are of this batch; so are ours.
 REFERENCE_BATCH = 2
 
@@ -166,8 +166,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def _what_would_fit(self) -> str:
         if self._smallest is None:
-            return ("no patch can be halved twice, whatever the memory: the images need at least 16 voxels along two axes "
-                    "(32 for cnn_transformer).")
+            return ("no patch can be halved once, whatever the memory: the images need at least 8 voxels along an axis "
+                    "(16 for cnn_transformer).")
         need = self.memory.count(*self._smallest, REFERENCE_BATCH).total
         # Up, so that it does fit.
         gigabytes = ceil(need * 1000 / GIGABYTE) / 1000

@@ -145,7 +145,8 @@ def _bilevel_step(levels: Levels, training: Training, estimator: str, *, outputs
     loss = DC_and_CE_loss({"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
                           dice_class=MemoryEfficientSoftDiceLoss)
     weights = [0.5**index for index in range(outputs)]
-    weights[-1] = 0.0
+    if outputs > 1:
+        weights[-1] = 0.0
     return levels.bilevel_step(DeepSupervisionWrapper(loss, weights), BilevelSettings(hypergradient=estimator),
                                loss_at_one_resolution=loss, autocast=_precision(training)).move
 

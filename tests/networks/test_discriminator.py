@@ -64,3 +64,11 @@ class TestDiscriminator:
     def test_refuses_other_dimensions(self, dimensions: int) -> None:
         with pytest.raises(ValueError, match=f"not {dimensions}"):
             Discriminator(dimensions)
+
+
+@pytest.mark.parametrize("size", [(6, 16), (5, 12, 10)])
+def test_thin_patches_are_padded_with_black(size: tuple[int, ...]) -> None:
+    network, images = Discriminator(len(size)).eval(), torch.rand(1, 1, *size)
+    padded = torch.zeros(1, 1, *(max(8, extent) for extent in size))
+    padded[(..., *map(slice, size))] = images
+    torch.testing.assert_close(network(images), network(padded))

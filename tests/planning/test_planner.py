@@ -186,8 +186,8 @@ class TestMemory:
         assert "3d_fullres" in plan_experiment(991, PlanOptions(gpu_memory_target=enough, base_features=4))["configurations"]
 
     def test_of_images_that_cannot_be_halved_is_refused(self, make_fingerprinted: MakeFingerprinted) -> None:
-        make_fingerprinted((1, 12, 12))
-        with pytest.raises(OptionError, match="no patch can be halved twice"):
+        make_fingerprinted((1, 6, 6))
+        with pytest.raises(OptionError, match="no patch can be halved once"):
             plan_experiment(991, PlanOptions(base_features=4))
 
     def test_that_is_free_on_the_visible_gpu_is_the_default(self, make_fingerprinted: MakeFingerprinted,
