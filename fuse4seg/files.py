@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fuse4seg.errors import UnwritableFolderError
+from fuse4seg.errors import Fuse4SegError, UnwritableFolderError
 
 
 @contextmanager
@@ -34,6 +34,24 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise UnwritableFolderError(path.parent, error.strerror or str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path, error: Callable[..., Fuse4SegError]) -> Any:
+    """Content of a JSON file.
+
+    Args:
+        path: The file.
+        error: Makes what is raised where it is missing (from the path) or cannot be read (from the path and the reason).
+
+    Raises:
+        Fuse4SegError: As ``error`` makes it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as missing:
+        raise error(path) from missing
+    except (OSError, ValueError) as unreadable:
+        raise error(path, f"cannot be read ({unreadable})") from unreadable
 
 
 def write_json(content: Any, path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from fuse4seg.errors import PlansNotFoundError
+from fuse4seg.files import read_json
 
 PLANS_NAME = "Fuse4SegPlans"
 NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
@@ -20,12 +20,7 @@ def read_plans(path: Path) -> dict[str, Any]:
     Raises:
         PlansNotFoundError: It is missing or cannot be read.
     """
-    try:
-        plans = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise PlansNotFoundError(path) from error
-    except (OSError, ValueError) as error:
-        raise PlansNotFoundError(path, f"cannot be read ({error})") from error
+    plans = read_json(path, PlansNotFoundError)
     if not isinstance(plans, dict) or "configurations" not in plans:
         raise PlansNotFoundError(path, "holds no plans")
     return plans

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fuse4seg.errors import UnwritableFolderError
-from fuse4seg.files import make_writable_folder, write_json, written_whole
+from fuse4seg.errors import PlansNotFoundError, UnwritableFolderError
+from fuse4seg.files import make_writable_folder, read_json, write_json, written_whole
 
 
 class TestWrittenWhole:
@@ -61,6 +61,19 @@ class TestWrittenWhole:
         with pytest.raises(UnwritableFolderError, match=str(tmp_path)), written_whole(tmp_path / "scores.json") as temporary:
             temporary.write_text("new")
         assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+class TestReadJson:
+    def test_gives_what_was_written(self, tmp_path: Path) -> None:
+        (tmp_path / "plans.json").write_text('{"a": [1, 2.5, null]}')
+        assert read_json(tmp_path / "plans.json", PlansNotFoundError) == {"a": [1, 2.5, None]}
+
+    @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe\x00"])
+    def test_raises_what_it_was_asked_for(self, content: bytes | None, tmp_path: Path) -> None:
+        if content is not None:
+            (tmp_path / "plans.json").write_bytes(content)
+        with pytest.raises(PlansNotFoundError, match="plans.json" if content is None else r"plans.json.*cannot be read"):
+            read_json(tmp_path / "plans.json", PlansNotFoundError)
 
 
 class TestWriteJson:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,7 +23,7 @@ from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.integrity import check_dataset
 from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
 from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegroundError, WorkerDiedError
-from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
 from fuse4seg.planning.windows import (
@@ -102,12 +101,7 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
     Raises:
         FingerprintNotFoundError: It is missing, cannot be read, or is nnU-Net's own.
     """
-    try:
-        fingerprint = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise FingerprintNotFoundError(path) from error
-    except (OSError, ValueError) as error:
-        raise FingerprintNotFoundError(path, f"cannot be read ({error})") from error
+    fingerprint = read_json(path, FingerprintNotFoundError)
     if WINDOWS not in fingerprint:
         raise FingerprintNotFoundError(path, "has no intensity windows, so it was not made by Fuse4Seg")
     return fingerprint

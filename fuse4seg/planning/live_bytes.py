@@ -84,8 +84,8 @@ class FlashAttention(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def peak_bytes(compute: Callable[[], object], known: Iterable[Tensor]) -> int:
-    """Bytes beyond ``known`` that are alive at once at the most while ``compute`` runs.
+def count_bytes(compute: Callable[[], object], known: Iterable[Tensor]) -> LiveBytes:
+    """Bytes beyond ``known`` that are alive while ``compute`` runs, at the most and in the end.
 
     Args:
         compute: Runs operations; on the meta device, for nothing.
@@ -93,4 +93,4 @@ def peak_bytes(compute: Callable[[], object], known: Iterable[Tensor]) -> int:
     """
     with FlashAttention(), LiveBytes(known) as count:
         compute()
-    return count.peak
+    return count

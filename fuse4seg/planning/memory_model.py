@@ -9,6 +9,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
+from fuse4seg.planning.options import SMALLEST_BATCH
 from fuse4seg.planning.step_memory import StepMemory, Training, count_memory
 
 #: An estimate this close to what it is compared with, as a share of it, is counted instead.
@@ -16,7 +17,6 @@ CLOSE = 0.03
 #: The line of another network of the search will do for estimates that are further than this from it. They share their first
 #: stages, which take most of the memory.
 FAR = 0.3
-SMALLEST_BATCH = 2
 
 
 class Line(NamedTuple):

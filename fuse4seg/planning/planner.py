@@ -40,8 +40,6 @@ MEMORY = "memory"
 REFERENCE = "reference_modality"
 #: A U-Net halves its input once at least.
 SMALLEST_STAGES = 2
-#: nnU-Net's estimates are of this batch; so are ours.
-REFERENCE_BATCH = 2
 
 
 def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> dict[str, Any]:
@@ -139,7 +137,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         # Not through the constructor: those of ResEnc warn about any memory but their own.
         self.UNet_vram_target_GB = self.UNet_reference_val_corresp_GB = self.target.gigabytes
         self.UNet_reference_val_2d = self.UNet_reference_val_3d = self.limit
-        self.UNet_reference_val_corresp_bs_2d = self.UNet_reference_val_corresp_bs_3d = REFERENCE_BATCH
+        self.UNet_reference_val_corresp_bs_2d = self.UNet_reference_val_corresp_bs_3d = SMALLEST_BATCH
 
     @property
     def limit(self) -> float:
@@ -162,17 +160,17 @@ class Fuse4SegPlanner(ExperimentPlanner):
         architecture = self._fuse_then_segment(deepcopy(follower))
         # nnU-Net comes from larger patches to smaller ones.
         self._smallest = architecture, list(patch_size)
-        return self.memory.estimate(architecture, patch_size, REFERENCE_BATCH, limit=self.limit)
+        return self.memory.estimate(architecture, patch_size, SMALLEST_BATCH, limit=self.limit)
 
     def _what_would_fit(self) -> str:
         if self._smallest is None:
             return ("no patch can be halved once, whatever the memory: the images need at least 8 voxels along an axis "
                     "(16 for cnn_transformer).")
-        need = self.memory.count(*self._smallest, REFERENCE_BATCH).total
+        need = self.memory.count(*self._smallest, SMALLEST_BATCH).total
         # Up, so that it does fit.
         gigabytes = ceil(need * 1000 / GIGABYTE) / 1000
         return (f"{self.target.gigabytes:g} GB hold no patch. The smallest, {' x '.join(map(str, self._smallest[1]))} in a "
-                f"batch of {REFERENCE_BATCH}, would fit into {gigabytes:g} GB; fewer --base_features take less.")
+                f"batch of {SMALLEST_BATCH}, would fit into {gigabytes:g} GB; fewer --base_features take less.")
 
     def get_plans_for_configuration(self, spacing: np.ndarray, median_shape: Sequence[int], data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict[str, int]) -> dict[str, Any]:

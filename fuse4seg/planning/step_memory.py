@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fuse4seg.losses.fusion import FusionLossWeights
 from fuse4seg.planning.half_precision import HalfPrecision
-from fuse4seg.planning.live_bytes import FlashAttention, LiveBytes
+from fuse4seg.planning.live_bytes import LiveBytes, count_bytes
 from fuse4seg.planning.memory_target import GIGABYTE
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.levels import Levels, build_levels
@@ -162,11 +162,12 @@ def _precision(training: Training) -> Callable[[], object]:
 
 def _alive(step: Callable[[], object], optimisers: Iterable[torch.optim.Optimizer], known: Sequence[Tensor]) -> LiveBytes:
     """Bytes beyond ``known`` during a step (peak) and after it (live), with the states of ``optimisers`` in place."""
-    with FlashAttention(), LiveBytes(known) as count:
+    def moves() -> None:
         for optimiser in optimisers:
             _make_states(optimiser)
         step()
-    return count
+
+    return count_bytes(moves, known)
 
 
 def _make_states(optimiser: torch.optim.Optimizer) -> None:

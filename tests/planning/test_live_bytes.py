@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.planning.live_bytes import FlashAttention, LiveBytes, peak_bytes
+from fuse4seg.planning.live_bytes import FlashAttention, LiveBytes, count_bytes
 from fuse4seg.training.bilevel import BilevelSettings, BilevelStep, Level
 
 MakeModel = Callable[..., FuseThenSegment]
@@ -78,7 +78,7 @@ class TestLiveBytes:
             return (weight * 2).square().sum()
 
         with torch.no_grad():
-            discarded = peak_bytes(square, [weight])
+            discarded = count_bytes(square, [weight]).peak
         with LiveBytes([weight]) as count:
             loss = square()
             assert count.live == KILOBYTE + 4
@@ -90,7 +90,7 @@ class TestLiveBytes:
 class TestPeakBytes:
     @pytest.mark.parametrize("hypergradient", WITHOUT_VALUES)
     def test_of_a_step_are_to_the_byte_the_same_on_the_meta_device(self, hypergradient: str, tiny_model: MakeModel) -> None:
-        counted = [peak_bytes(*whole_step(tiny_model().to(device), hypergradient)) for device in ("cpu", "meta")]
+        counted = [count_bytes(*whole_step(tiny_model().to(device), hypergradient)).peak for device in ("cpu", "meta")]
         assert counted[1] == counted[0]
 
     def test_kept_for_the_backward_pass_are_to_the_byte_what_the_allocator_handed_out(self, tiny_model: MakeModel) -> None:
@@ -103,11 +103,11 @@ class TestPeakBytes:
         assert counted == allocated(lambda: model(batch))
 
     def test_grow_with_the_estimator_s_needs(self, tiny_model: MakeModel) -> None:
-        counted = [peak_bytes(*whole_step(tiny_model().to("meta"), name)) for name in WITHOUT_VALUES]
+        counted = [count_bytes(*whole_step(tiny_model().to("meta"), name)).peak for name in WITHOUT_VALUES]
         assert counted == sorted(counted)
 
     def test_of_a_network_in_a_network_are_counted_without_gradients(self) -> None:
         network = nn.Conv2d(1, 1, 3, padding=1, device="meta")
         image = torch.empty(1, 1, 16, 16, device="meta")
         with torch.no_grad():
-            assert peak_bytes(lambda: network(image), [image, *network.parameters()]) == 4 * 16 * 16
+            assert count_bytes(lambda: network(image), [image, *network.parameters()]).peak == 4 * 16 * 16
