@@ -1,11 +1,12 @@
-"""Preprocessing: nnU-Net's own preprocessor, configuration by configuration."""
+"""Preprocessing: nnU-Net's own preprocessor, in one pass over the cases."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -16,6 +17,7 @@ from fuse4seg.errors import ConfigurationNotFoundError, WorkerDiedError
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
+from fuse4seg.planning.one_pass import OnePassPreprocessor
 from fuse4seg.planning.unlabelled import UnlabelledPreprocessor
 from fuse4seg.plans import PLANS_NAME, read_plans
 
@@ -50,11 +52,15 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     plans = PlansManager(read_plans(plans_file))
     chosen = choose_configurations(configurations, plans, plans_file=plans_file)
     make_writable_folder(preprocessed)
+    by_class: dict[type[DefaultPreprocessor], list[str]] = {}
     for configuration in chosen:
-        logger.info("preprocessing %s for %s", name, configuration)
-        preprocessor = (plans.get_configuration(configuration).preprocessor_class if is_labelled(raw, description)
-                        else UnlabelledPreprocessor)(verbose=False)
-        _preprocess_configuration(name, configuration, preprocessor=preprocessor, plans_name=plans_name, processes=processes)
+        preprocessor = plans.get_configuration(configuration).preprocessor_class
+        by_class.setdefault(preprocessor if is_labelled(raw, description) else UnlabelledPreprocessor, []).append(configuration)
+    for preprocessor, group in by_class.items():
+        logger.info("preprocessing %s for %s", name, ", ".join(group))
+        with _worker_death(f"preprocessing {', '.join(group)}"):
+            _preprocess_group(name, group, preprocessor=preprocessor(verbose=False), plans=plans, plans_name=plans_name,
+                              processes=processes)
     if labels:
         _copy_labels(labels, make_writable_folder(preprocessed / REFERENCES))
 
@@ -76,18 +82,30 @@ def choose_configurations(wanted: Sequence[str] | None, plans: PlansManager, *, 
     return list(by_folder.values())
 
 
-def _preprocess_configuration(dataset: str, configuration: str, *, preprocessor: DefaultPreprocessor, plans_name: str,
-                              processes: int) -> None:
+def _preprocess_group(dataset: str, configurations: Sequence[str], *, preprocessor: DefaultPreprocessor, plans: PlansManager,
+                      plans_name: str, processes: int) -> None:
+    """Preprocess for all configurations in one pass over the cases; data that are there already are removed, as by nnU-Net."""
+    folders = {data_root(PREPROCESSED) / dataset / plan.data_identifier: plan
+               for plan in map(plans.get_configuration, configurations[1:])}
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        make_writable_folder(folder)
+    one_pass = OnePassPreprocessor(preprocessor, folders)
     # In a log file, each update of nnU-Net's bar is a line to scroll past.
-    preprocessor.show_progress_bar = sys.stderr.isatty()
+    one_pass.show_progress_bar = sys.stderr.isatty()
+    with logged_prints():
+        one_pass.run(dataset, configurations[0], plans_name, num_processes=processes)
+
+
+@contextmanager
+def _worker_death(task: str) -> Iterator[None]:
+    """Name the death of one of nnU-Net's processes, for which it has no class of its own."""
     try:
-        with logged_prints():
-            preprocessor.run(dataset, configuration, plans_name, num_processes=processes)
+        yield
     except RuntimeError as error:
-        # nnU-Net has no class of its own for this.
         if "background" not in str(error):
             raise
-        raise WorkerDiedError(f"preprocessing {configuration}") from error
+        raise WorkerDiedError(task) from error
 
 
 def _copy_labels(labels: dict[str, Path], folder: Path) -> None:

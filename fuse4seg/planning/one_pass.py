@@ -1,0 +1,73 @@
+"""Preprocessing of one case for several configurations at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+#: What decides over the result in a configuration, beside its spacing.
+DECISIVE = ("normalization_schemes", "use_mask_for_norm", "resampling_fn_data", "resampling_fn_data_kwargs",
+            "resampling_fn_seg", "resampling_fn_seg_kwargs")
+
+
+class Case(NamedTuple):
+    """A preprocessed case.
+
+    Attributes:
+        channels: Shape (C, Z, Y, X).
+        segmentation: Shape (1, Z, Y, X).
+        properties: Where it comes from; ``spacing`` is that of the image in mm, in the image's order of axes.
+    """
+
+    channels: np.ndarray
+    segmentation: np.ndarray
+    properties: dict[str, Any]
+
+
+class OnePassPreprocessor(DefaultPreprocessor):
+    """nnU-Net's run over the cases, for several configurations: what they share of a case is computed once.
+
+    2D and 3D configurations mostly share all of it, and differ in the blocks in which it is stored.
+
+    Args:
+        preprocessor: Preprocesses a case for one configuration.
+        further: Configurations beside the one that runs, by the folders of their data, which exist.
+    """
+
+    def __init__(self, preprocessor: DefaultPreprocessor, further: Mapping[Path, ConfigurationManager]) -> None:
+        super().__init__(verbose=False)
+        self.preprocessor, self.further = preprocessor, dict(further)
+        self._done: list[tuple[ConfigurationManager, Case]] = []
+
+    def run_case_save(self, output_filename_truncated: str, image_files: Sequence[str], seg_file: str | None,
+                      plans_manager: PlansManager, configuration_manager: ConfigurationManager,
+                      dataset_json: dict[str, Any] | str) -> None:
+        """Preprocess a case for every configuration, each into its folder; arguments as nnU-Net gives them."""
+        first = Path(output_filename_truncated)
+        folders = {first.parent: configuration_manager, **self.further}
+        for folder, configuration in folders.items():
+            super().run_case_save(str(folder / first.name), image_files, seg_file, plans_manager, configuration, dataset_json)
+        self._done.clear()
+
+    def run_case(self, image_files: Sequence[str], seg_file: str | None, plans_manager: PlansManager,
+                 configuration_manager: ConfigurationManager, dataset_json: dict[str, Any] | str) -> Case:
+        """Preprocess a case, unless it was already, for a configuration that asks for the same."""
+        for configuration, case in self._done:
+            if _alike(configuration, configuration_manager, case, plans_manager):
+                return case
+        case = Case(*self.preprocessor.run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json))
+        self._done.append((configuration_manager, case))
+        return case
+
+
+def _alike(first: ConfigurationManager, second: ConfigurationManager, case: Case, plans: PlansManager) -> bool:
+    """Whether both configurations make the same of a case."""
+    along_first_axis = case.properties["spacing"][plans.transpose_forward[0]]
+    # 2D configurations leave the slices where they are.
+    spacings = [[along_first_axis, *one.spacing][-3:] for one in (first, second)]
+    return np.array_equal(*spacings) and all(first.configuration[key] == second.configuration[key] for key in DECISIVE)
