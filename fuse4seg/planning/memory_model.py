@@ -1,4 +1,4 @@
-"""Memory over patch and batch: counted where it matters, on straight lines between."""
+"""Memory over patch and batch: counted where it matters, bounded between."""
 
 from __future__ import annotations
 
@@ -6,37 +6,48 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from functools import lru_cache
-from math import prod
-from typing import Any, NamedTuple
+from math import inf, prod
+from typing import Any
 
 from fuse4seg.planning.options import SMALLEST_BATCH
 from fuse4seg.planning.step_memory import StepMemory, Training, count_memory
 
-#: An estimate this close to what it is compared with, as a share of it, is counted instead.
+#: Bounds this close to what they are compared with, as a share of it, do not tell.
 CLOSE = 0.03
-#: The line of another network of the search will do for estimates that are further than this from it. They share their first
-#: stages, which take most of the memory.
+#: The bounds of another network of the search tell where they are further than this from it. They share their first stages,
+#: which take most of the memory.
 FAR = 0.3
 
 
-class Line(NamedTuple):
-    """Memory of one network over the voxels of a batch."""
+class Counts:
+    """Counted memory of one network by the voxels of a batch, and bounds in between.
 
-    at: int
-    memory: StepMemory
-    slopes: tuple[float, ...]
+    Every part of the memory is a straight line over the voxels that does not fall below 0, but for a few bytes of fixed grids
+    and of padding; the whole is the largest of such lines.
+    """
 
-    def memory_of(self, voxels: int) -> StepMemory:
-        """Memory of a batch of so many voxels."""
-        return StepMemory(*(round(value + slope * (voxels - self.at))
-                            for value, slope in zip(astuple(self.memory), self.slopes, strict=True)))
+    def __init__(self) -> None:
+        self._counted: dict[int, StepMemory] = {}
+
+    def add(self, voxels: int, memory: StepMemory) -> None:
+        """Remember a count."""
+        self._counted[voxels] = memory
+
+    def bounds(self, voxels: int) -> tuple[float, float]:
+        """Bytes that a batch of so many voxels takes at the least and at the most; equal from the second count on."""
+        small, large = min(self._counted), max(self._counted)
+        less, more = self._counted[small], self._counted[large]
+        if small == large:
+            ends = less.total, less.total * voxels / small
+            return min(ends), max(ends)
+        share = (voxels - small) / (large - small)
+        on_line = StepMemory(*(round(first + share * (last - first)) for first, last
+                               in zip(astuple(less), astuple(more), strict=True)))
+        return on_line.total, on_line.total
 
 
 class MemoryModel:
-    """Memory of training networks, for a search that asks often.
-
-    For one network, every part of the memory is a straight line over the voxels of a batch, but for a few bytes of fixed
-    grids and of padding. It is counted at two batches of the first patch that is asked for.
+    """Memory of training networks, for a search that asks often: counted where no count tells enough.
 
     Args:
         training: What does not change during the search.
@@ -44,42 +55,40 @@ class MemoryModel:
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self._lines: dict[str, Line] = {}
-        self._latest: dict[int, Line] = {}
+        self._counts: dict[str, Counts] = {}
+        self._latest: dict[int, Counts] = {}
 
     def count(self, architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int) -> StepMemory:
         """Counted memory (:func:`count_memory`), remembered by the process."""
-        return _count(_key(architecture), tuple(map(int, patch_size)), batch_size, self.training)
+        key = _key(architecture)
+        memory = _count(key, tuple(map(int, patch_size)), batch_size, self.training)
+        known = self._latest[len(patch_size)] = self._counts.setdefault(key, Counts())
+        known.add(batch_size * prod(map(int, patch_size)), memory)
+        return memory
 
     def estimate(self, architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int, *, limit: float) -> int:
-        """Bytes by a line that tells on which side of ``limit`` they lie, or counted where none does."""
+        """Bytes that lie on the right side of ``limit``: a bound that tells, else counted."""
         voxels = batch_size * prod(map(int, patch_size))
-        near = self._latest.get(len(patch_size))
-        if near is not None and abs(near.memory_of(voxels).total - limit) > FAR * limit:
-            return near.memory_of(voxels).total
-        on_line = self._line(architecture, patch_size).memory_of(voxels).total
-        if abs(on_line - limit) > CLOSE * limit:
-            return on_line
+        for known, margin in ((self._counts.get(_key(architecture)), CLOSE), (self._latest.get(len(patch_size)), FAR)):
+            low, high = known.bounds(voxels) if known else (0.0, inf)
+            if low > (1 + margin) * limit:
+                return round(low)
+            if high < (1 - margin) * limit:
+                return round(high)
         return self.count(architecture, patch_size, batch_size).total
 
     def largest_batch(self, architecture: Mapping[str, Any], patch_size: Sequence[int], *, limit: float, cap: int) -> int:
         """Largest even batch up to ``cap`` that takes at most ``limit`` bytes; at least 2, whether that fits or not."""
-        line, voxels = self._line(architecture, patch_size), prod(map(int, patch_size))
         batch = max(SMALLEST_BATCH, cap - cap % 2)
-        while batch > SMALLEST_BATCH and line.memory_of(batch * voxels).total > (1 + CLOSE) * limit:
+        for size, fits in ((batch, True), (SMALLEST_BATCH, False)):
+            if (self.count(architecture, patch_size, size).total <= limit) is fits:
+                return size
+        known, voxels = self._counts[_key(architecture)], prod(map(int, patch_size))
+        while batch > SMALLEST_BATCH and known.bounds(batch * voxels)[0] > (1 + CLOSE) * limit:
             batch -= 2
         while batch > SMALLEST_BATCH and self.count(architecture, patch_size, batch).total > limit:
             batch -= 2
         return batch
-
-    def _line(self, architecture: Mapping[str, Any], patch_size: Sequence[int]) -> Line:
-        key = _key(architecture)
-        if key not in self._lines:
-            voxels = SMALLEST_BATCH * prod(map(int, patch_size))
-            small, large = (self.count(architecture, patch_size, factor * SMALLEST_BATCH) for factor in (1, 2))
-            slopes = tuple((more - less) / voxels for less, more in zip(astuple(small), astuple(large), strict=True))
-            self._lines[key] = self._latest[len(patch_size)] = Line(voxels, small, slopes)
-        return self._lines[key]
 
 
 def _key(architecture: Mapping[str, Any]) -> str:
