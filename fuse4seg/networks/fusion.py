@@ -88,6 +88,8 @@ class FusionNetwork(nn.Module):
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
         self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride)
+        # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
+        self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 
     def _pad(self, sources: Tensor) -> Tensor:
         """Repeat the border up to a multiple of the strides."""
