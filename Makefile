@@ -18,10 +18,11 @@ endif
 # This checkout comes first, even where the environment holds another one.
 HERE := PYTHONPATH="$(CURDIR)" PATH="$(BIN):$$PATH"
 
-.PHONY: help demo test lint venv
+.PHONY: help demo test bench lint venv
 help:
 	@echo "make demo   phantom, planning, training, prediction and evaluation, into demo/"
 	@echo "make test   the whole test suite"
+	@echo "make bench  speed and memory beside nnU-Net's on a phantom, into bench/"
 	@echo "make lint   ruff"
 	@echo "make venv   only set up the environment (here: $(BIN))"
 
@@ -30,6 +31,15 @@ demo: $(READY)
 
 test: $(READY)
 	$(HERE) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m "" -n $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
+
+# Ratios to a peer in the same run.
+BENCH := $(HERE) "$(BIN)/python" benchmarks
+bench: $(READY)
+	$(BENCH)/phantom.py --root bench/data
+	$(BENCH)/step.py --root bench/data 998 2d -device cpu --rounds 5 -o bench/step.json
+	$(BENCH)/memory.py --root bench/data 998 2d -o bench/memory.json
+	$(BENCH)/scaling.py -device cpu --rounds 5 -o bench/scaling.json
+	$(BENCH)/planning.py --root bench/data 998 --rounds 2 -o bench/planning.json
 
 lint: $(READY)
 	"$(BIN)/ruff" check .

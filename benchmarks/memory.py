@@ -13,6 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from timing import save, show
+
 from fuse4seg.cli.command import make_parser, run_command
 
 MEGABYTE = 1e6
@@ -24,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset")
     parser.add_argument("configuration")
     parser.add_argument("-p", dest="plans", default="Fuse4SegPlans")
-    parser.add_argument("-o", dest="output", type=Path, help="write the figures to this JSON file, too")
+    parser.add_argument("-o", dest="output", type=Path, metavar="JSON", help="write the figures to this file, too")
     return run_command(_run, parser, arguments)
 
 
@@ -45,8 +49,6 @@ def _run(options: argparse.Namespace) -> None:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from fuse4seg.datasets.raw import read_dataset_json
-    from fuse4seg.evaluation.table import format_table
-    from fuse4seg.files import write_json
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
     from fuse4seg.planning.live_bytes import FlashAttention, LiveBytes
     from fuse4seg.plans import read_plans
@@ -74,9 +76,8 @@ def _run(options: argparse.Namespace) -> None:
         model.to_empty(device="cpu")
         rows.append({"part": name, "counted_mb": counted / MEGABYTE, "allocated_mb": measured / MEGABYTE,
                      "ratio": counted / measured})
-    print(format_table(["part", "counted, MB", "allocated, MB", "ratio"], [list(row.values()) for row in rows], decimals=4))
-    if options.output:
-        write_json({"plan": plan.configuration, "rows": rows}, options.output)
+    show(rows)
+    save({"rows": rows, "plan": plan.configuration}, options.output)
 
 
 if __name__ == "__main__":

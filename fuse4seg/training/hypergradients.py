@@ -243,7 +243,7 @@ def _implicit(upper: Objective, lower: Objective, solve: Callable[[Callable[[Vec
 
 Estimator = Callable[..., Hypergradient]
 
-#: By name, as ``f4s_train --hypergradient`` takes them.
+#: By name, as ``f4s_train --hypergradient`` takes them; each takes at least the memory of those before it.
 ESTIMATORS: dict[str, Estimator] = {"joint": joint, "gauss_newton": gauss_newton, "unrolled": unrolled, "neumann": neumann,
                                     "cg": cg}
 #: Estimators that differentiate the lower objective for the leader, too.

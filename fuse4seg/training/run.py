@@ -28,8 +28,9 @@ from fuse4seg.errors import (
 )
 from fuse4seg.files import make_writable_folder
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
-from fuse4seg.plans import NETWORK, PLANS_NAME, read_plans
+from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint
+from fuse4seg.training.hypergradients import ESTIMATORS
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.trainer import Fuse4SegTrainer
 
@@ -112,9 +113,18 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
                             device)
     # A user's trainer may come with options of its own; what was chosen on the command line goes over them.
     trainer.options = trainer.options.changed(**(chosen or {})) if checkpoint is None else options
+    _warn_of_unplanned_memory(plans, trainer.options)
     if checkpoint is not None:
         trainer.load_checkpoint(str(checkpoint))
     return trainer
+
+
+def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions) -> None:
+    planned, wanted = plans.get(OURS, {}).get("hypergradient", options.hypergradient), options.hypergradient
+    by_memory = list(ESTIMATORS)
+    if by_memory.index(wanted) > by_memory.index(planned):
+        log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with "
+                    "--hypergradient %s.", wanted, planned, wanted)
 
 
 def choose_device(wanted: str | None) -> torch.device:

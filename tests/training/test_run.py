@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -261,3 +262,26 @@ class HurriedTrainer(Fuse4SegTrainer):
     def test_keeps_its_own_options_but_for_what_was_chosen(self, training: Training) -> None:
         options = make_trainer(training, chosen={"iterations": 2, "epochs": None}).options
         assert (options.epochs, options.iterations, options.pretrain_epochs) == (3, 2, 80)
+
+
+class TestMemoryWarning:
+    @pytest.fixture
+    def warnings_of(self, preprocessed: Path, caplog: pytest.LogCaptureFixture) -> Callable[[str, str], str]:
+        """Function that makes a trainer with an estimator, under plans for another, and gives what was logged."""
+
+        def make(planned: str, wanted: str) -> str:
+            path = preprocessed / "Fuse4SegPlans.json"
+            plans = json.loads(path.read_text())
+            plans["fuse4seg"]["hypergradient"] = planned
+            path.write_text(json.dumps(plans))
+            make_trainer(FOLD_0, chosen={"hypergradient": wanted})
+            return caplog.text
+
+        return make
+
+    def test_names_the_estimator_that_was_not_planned_for(self, warnings_of: Callable[[str, str], str]) -> None:
+        assert "neumann takes more memory than joint" in warnings_of("joint", "neumann")
+
+    @pytest.mark.parametrize("wanted", ["joint", "unrolled"])
+    def test_is_silent_where_the_plans_suffice(self, wanted: str, warnings_of: Callable[[str, str], str]) -> None:
+        assert "memory" not in warnings_of("unrolled", wanted)
