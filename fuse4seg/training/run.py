@@ -120,9 +120,9 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
 
 
 def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions) -> None:
-    planned, wanted = plans.get(OURS, {}).get("hypergradient", options.hypergradient), options.hypergradient
+    planned, wanted = plans.get(OURS, {}).get("hypergradient"), options.bilevel.hypergradient
     by_memory = list(ESTIMATORS)
-    if by_memory.index(wanted) > by_memory.index(planned):
+    if planned in by_memory and by_memory.index(wanted) > by_memory.index(planned):
         log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with "
                     "--hypergradient %s.", wanted, planned, wanted)
 

@@ -85,6 +85,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
             raise ForeignPlansError(self.plans_manager.plans_name)
         if not self.segments:
             self.options.require_no_task()
+        # nnU-Net weighs the coarsest output 0; with two stages it is the only one.
+        self.enable_deep_supervision = len(self.configuration_manager.pool_op_kernel_sizes) > 2
         torch.manual_seed(self.options.seed)
         super().initialize()
         self.options.require_fit(self.network.modalities)
@@ -341,7 +343,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
             return
         self.set_deep_supervision_enabled(False)
         summary = validate_fold(self, save_probabilities=save_probabilities)
-        self.set_deep_supervision_enabled(True)
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
         for label, scores in summary["mean"].items():
             self._say(f"validation Dice of {label}: {scores['Dice']:.4f}")
         self._say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,35 @@ class TestTraining:
         cases = [f"phantom_{number:03d}" for number in range(5)]
         assert [sorted(part) for part in trainer.do_split()] == [cases, cases]
         assert Path(trainer.output_folder) == own_results / MODEL / "fold_all"
+
+
+class TestTwoStages:
+    """A plan so small that its only output is the one that nnU-Net's deep supervision weighs 0."""
+
+    @pytest.fixture
+    def two_stages(self, own_results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = tmp_path / "nnUNet_preprocessed" / MODEL.parent
+        shutil.copytree(Path(os.environ["nnUNet_preprocessed"]) / MODEL.parent, folder)
+        plans = json.loads((folder / "Fuse4SegPlans.json").read_text())
+        plan = plans["configurations"]["2d"]
+        plan["patch_size"] = [12, 12]
+        network = plan["architecture"]["arch_kwargs"]
+        follower = network["follower"]["arch_kwargs"]
+        for arguments in (network, follower):
+            arguments["strides"] = arguments["strides"][:2]
+        follower["n_stages"] = 2
+        for per_stage in ("features_per_stage", "kernel_sizes", "n_conv_per_stage"):
+            follower[per_stage] = follower[per_stage][:2]
+        follower["n_conv_per_stage_decoder"] = follower["n_conv_per_stage_decoder"][:1]
+        (folder / "Fuse4SegPlans.json").write_text(json.dumps(plans))
+        monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
+
+    @pytest.mark.usefixtures("two_stages")
+    def test_train(self, own_results: Path, trained_model: Path) -> None:
+        train(FOLD_0, chosen={**HARDLY, "pretrain_epochs": 1, "iterations": 2})
+        logged = load(own_results / MODEL / "fold_0" / "checkpoint_final.pth")["logging"]
+        assert np.isfinite(logged["train_losses"]).all()
+        assert np.isfinite(logged["val_losses"]).all()
 
 
 class TestPretraining:
