@@ -148,6 +148,9 @@ class FusionNetwork(nn.Module):
         """He initialisation of the convolutions, except where a module starts from a design of its own."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-                nn.init.kaiming_normal_(module.weight, a=0.01)
+                # In the usual order of memory, so that a seed's weights do not depend on the order they lie in.
+                drawn = nn.init.kaiming_normal_(torch.empty(module.weight.shape, device=module.weight.device), a=0.01)
+                with torch.no_grad():
+                    module.weight.copy_(drawn)
                 nn.init.zeros_(module.bias)
         self.gate.reset()

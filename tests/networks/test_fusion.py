@@ -244,3 +244,17 @@ class TestInitialise:
     def test_leaves_the_gate_its_own_design(self) -> None:
         assert (fusion().gate.painted.bias == -2).all()
         assert fusion().gate.source[-1].weight.std() < 0.02
+
+
+@pytest.mark.parametrize("conv_op", [nn.Conv2d, nn.Conv3d])
+def test_starts_from_a_seed_s_weights_in_the_usual_order_of_memory(conv_op: type[nn.Module]) -> None:
+    network = FusionNetwork(2, conv_op=conv_op, strides=[1, 2, 2])
+    torch.manual_seed(0)
+    network.initialise()
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, conv_op):
+            drawn = nn.init.kaiming_normal_(torch.empty(module.weight.shape), a=0.01)
+            if module is network.encoder.stem:
+                torch.testing.assert_close(module.weight.detach().contiguous(), drawn, rtol=0, atol=0)
+                break
