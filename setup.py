@@ -49,6 +49,7 @@ setup(
             "ruff>=0.9",
             "scikit-image>=0.22",
             "scikit-learn>=1.3",
+            "sewar>=0.4.5",
         ],
     },
     entry_points={"console_scripts": [f"f4s_{command} = fuse4seg.cli.{command}:main" for command in COMMANDS]},

@@ -1,0 +1,97 @@
+"""The eight fusion metrics together, under stated conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fuse4seg.evaluation.correlation_of_differences import correlation_of_differences
+from fuse4seg.evaluation.edge_preservation import edge_preservation
+from fuse4seg.evaluation.entropy import entropy
+from fuse4seg.evaluation.grey import WHITE, grey
+from fuse4seg.evaluation.mutual_information import UNITS, mutual_information
+from fuse4seg.evaluation.spatial_frequency import spatial_frequency
+from fuse4seg.evaluation.standard_deviation import standard_deviation
+from fuse4seg.evaluation.structural_similarity import structural_similarity
+from fuse4seg.evaluation.visual_information_fidelity import visual_information_fidelity
+
+#: By how they are named in tables, in their order there; larger is better in all.
+METRICS = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM")
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What published tables disagree about; stated with every result.
+
+    Attributes:
+        normalise: Stretch the fused image to 0..255 before it is scored.
+        mi_unit: "nats" or "bits".
+        ssim_range: Data range of SSIM.
+
+    Raises:
+        ValueError: One is out of range.
+
+    Source: method.md, "Metrics".
+    """
+
+    normalise: bool = False
+    mi_unit: str = "nats"
+    ssim_range: float = WHITE
+
+    def __post_init__(self) -> None:
+        if self.mi_unit not in UNITS:
+            raise ValueError(f"mutual information is given in {' or '.join(UNITS)}, not in {self.mi_unit}")
+        if not self.ssim_range > 0:
+            raise ValueError(f"the data range of SSIM lies above 0, got {self.ssim_range}")
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a result's file."""
+        return asdict(self)
+
+
+def fusion_metrics(fused: np.ndarray, sources: Sequence[np.ndarray],
+                   conventions: Conventions = Conventions()) -> dict[str, float]:
+    """All eight metrics of one fused image or volume.
+
+    Args:
+        fused: Shape (Y, X) or (Z, Y, X), uint8 or float in 0..255, at least 41 voxels along Y and X.
+        sources: Two or more of that shape.
+        conventions: How to score.
+
+    Returns:
+        The values by METRICS. Of a volume, the means over its slices, each metric over those where it is defined; NaN where
+        there is none.
+
+    Raises:
+        ValueError: Shapes, types or ranges do not fit.
+    """
+    if fused.ndim not in (2, 3) or any(source.shape != fused.shape for source in sources):
+        shapes = ", ".join(str(source.shape) for source in sources)
+        raise ValueError(f"images of shape (Y, X) or (Z, Y, X), all alike, are scored; got {fused.shape} and {shapes}")
+    if fused.ndim == 3:
+        slices = [fusion_metrics(image, parts, conventions) for image, *parts in zip(fused, *sources, strict=True)]
+        return {name: _defined_mean([values[name] for values in slices]) for name in METRICS}
+    image = stretch(fused) if conventions.normalise else fused
+    of_image = {"EN": entropy, "SD": standard_deviation, "SF": spatial_frequency}
+    of_both = {"MI": partial(mutual_information, unit=conventions.mi_unit), "SCD": correlation_of_differences,
+               "VIF": visual_information_fidelity, "Qabf": edge_preservation,
+               "SSIM": partial(structural_similarity, data_range=conventions.ssim_range)}
+    values = {**{name: metric(image) for name, metric in of_image.items()},
+              **{name: metric(image, sources) for name, metric in of_both.items()}}
+    return {name: values[name] for name in METRICS}
+
+
+def stretch(image: np.ndarray) -> np.ndarray:
+    """A grey image whose darkest voxel becomes 0 and whose brightest 255; one of a single grey level stays as it is."""
+    values = grey(image)
+    low, high = values.min(), values.max()
+    return (values - low) * (WHITE / (high - low)) if high > low else values
+
+
+def _defined_mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")

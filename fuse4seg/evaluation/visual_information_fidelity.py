@@ -1,0 +1,74 @@
+"""VIF: visual information fidelity in the pixel domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.ndimage import correlate1d
+
+from fuse4seg.evaluation.grey import grey_alike, sum_over_two
+
+#: Radii of the windows, from the finest scale to the coarsest; a window's sigma is a fifth of its width.
+RADII = (8, 4, 2, 1)
+#: Variance of the noise of the visual system, in squared grey levels.
+NOISE = 2.0
+#: Variances below are taken to be 0.
+NOTHING = 1e-10
+#: Smaller images leave no window at the coarsest scale.
+SMALLEST = 41
+
+
+def visual_information_fidelity(fused: np.ndarray, sources: Sequence[np.ndarray]) -> float:
+    r"""Share of each source's information that the fused image still gives, summed over two sources.
+
+    .. math:: \frac{\sum \log_{10} (1 + g^2 \sigma_A^2 / (\sigma_v^2 + 2))}{\sum \log_{10} (1 + \sigma_A^2 / 2)}
+
+    The sums run over four scales and all windows; :math:`F = g A + v` in each window.
+
+    Args:
+        fused: Shape (Y, X), see :func:`~fuse4seg.evaluation.grey.grey`, 41 voxels at least along each axis.
+        sources: Two or more of that shape; of more than two, the mean over all pairs.
+
+    Returns:
+        0 or more; a source copied gives 1 for itself. NaN where a source is constant.
+
+    Raises:
+        ValueError: Shapes, types or ranges do not fit.
+
+    Source: method.md, "Metrics" (Sheikh and Bovik, Image Information and Visual Quality, 2006).
+    """
+    image, references = grey_alike(fused, sources)
+    if min(image.shape) < SMALLEST:
+        raise ValueError(f"VIF needs {SMALLEST} voxels along each axis, the image has shape {image.shape}")
+    return sum_over_two(references, lambda source: _of_source(source, image))
+
+
+def _of_source(source: np.ndarray, fused: np.ndarray) -> float:
+    kept = whole = 0.0
+    for scale, radius in enumerate(RADII):
+        if scale:
+            source, fused = (_window(image, radius)[::2, ::2] for image in (source, fused))
+        mean, other = _window(source, radius), _window(fused, radius)
+        variance = np.maximum(_window(source * source, radius) - mean**2, 0)
+        other_variance = np.maximum(_window(fused * fused, radius) - other**2, 0)
+        covariance = _window(source * fused, radius) - mean * other
+        gain = covariance / (variance + NOTHING)
+        lost = other_variance - gain * covariance
+        gain, lost = np.where(variance < NOTHING, 0, gain), np.where(variance < NOTHING, other_variance, lost)
+        variance = np.where(variance < NOTHING, 0, variance)
+        nothing_left, inverted = other_variance < NOTHING, gain < 0
+        lost = np.where(inverted, other_variance, np.where(nothing_left, 0, lost))
+        gain = np.where(nothing_left | inverted, 0, gain)
+        kept += np.log10(1 + gain**2 * variance / (np.maximum(lost, NOTHING) + NOISE)).sum()
+        whole += np.log10(1 + variance / NOISE).sum()
+    return float(kept / whole) if whole else float("nan")
+
+
+def _window(image: np.ndarray, radius: int) -> np.ndarray:
+    """Gaussian means of all windows that lie inside."""
+    width = 2 * radius + 1
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / (width / 5))**2)
+    weights /= weights.sum()
+    inside = slice(radius, -radius)
+    return correlate1d(correlate1d(image, weights, axis=0)[inside], weights, axis=1)[:, inside]
