@@ -37,6 +37,7 @@ setup(
         "matplotlib>=3.7",
         "nibabel>=5",
         "numpy>=1.24",
+        "pillow>=10",
         "scipy>=1.10",
         "tqdm>=4.60",
     ],

@@ -79,8 +79,9 @@ class FaultyDatasetError(Fuse4SegError):
 class EmptyFolderError(Fuse4SegError):
     """A folder that should hold images holds none."""
 
-    def __init__(self, folder: Path, ending: str) -> None:
-        super().__init__(f"{folder} holds no file *{ending}. Give a folder of files CASE_0000{ending}, CASE_0001{ending}, ...")
+    def __init__(self, folder: Path, ending: str, *, mend: str = "") -> None:
+        mend = mend or f"Give a folder of files CASE_0000{ending}, CASE_0001{ending}, ..."
+        super().__init__(f"{folder} holds no file *{ending}. {mend}")
 
 
 class FolderNotFoundError(Fuse4SegError):
@@ -95,6 +96,35 @@ class UnreadableImageError(Fuse4SegError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} cannot be read as an image ({reason}). Replace the file.")
+
+
+class UnsuitableImageError(Fuse4SegError):
+    """An image that can be read but not fused or scored: its depth, range or size."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path} {problem}")
+
+
+class StaleImageError(Fuse4SegError):
+    """A fused image that was made from other sources than those at hand."""
+
+    def __init__(self, path: Path, source: Path) -> None:
+        super().__init__(f"{path} is stale: {source} has changed since it was fused. Fuse again.")
+
+
+class UnreadableRecordError(Fuse4SegError):
+    """The record of a folder of fused images is damaged."""
+
+    def __init__(self, path: Path, problem: str = "is no record of fused images") -> None:
+        super().__init__(f"{path} {problem}. Fuse again, or remove it.")
+
+
+class FaultyCasesError(Fuse4SegError):
+    """Some cases of a folder could not be used; the rest was. One line per faulty case."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        lines = list(faults)
+        super().__init__("\n".join([*lines, f"{len(lines)} faulty case(s), listed above, are not in the result."]))
 
 
 class FaultyImageError(Fuse4SegError):

@@ -53,8 +53,10 @@ class Conventions:
         return asdict(self)
 
 
-def fusion_metrics(fused: np.ndarray, sources: Sequence[np.ndarray],
-                   conventions: Conventions = Conventions()) -> dict[str, float]:
+STANDARD = Conventions()
+
+
+def fusion_metrics(fused: np.ndarray, sources: Sequence[np.ndarray], conventions: Conventions = STANDARD) -> dict[str, float]:
     """All eight metrics of one fused image or volume.
 
     Args:

@@ -1,0 +1,73 @@
+"""f4s_evaluate_fusion: the eight fusion metrics of a folder of fused images, beside the trivial rows."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
+
+if TYPE_CHECKING:
+    from fuse4seg.datasets.grey_images import GreyRange
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write JSON and CSV, and print a table; see ``f4s_evaluate_fusion --help``."""
+    parser = make_parser("EN, SD, SF, MI, SCD, VIF, Qabf and SSIM of fused images, from any tool, beside copies of the sources, "
+                         "their average and their maximum.",
+                         example="f4s_evaluate_fusion -i CT MRI -f fused -o fused.json")
+    add_source_flags(parser)
+    parser.add_argument("-f", dest="fused", type=Path, required=True, help="folder of fused images, PNG, BMP or NIfTI")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="RESULT.json", help="result; a CSV beside it")
+    parser.add_argument("--normalise", action="store_true", help="stretch each fused image to 0..255 first")
+    parser.add_argument("--mi_unit", choices=("nats", "bits"), default="nats", help="unit of MI (default: %(default)s)")
+    parser.add_argument("--ssim_range", type=float, default=255.0, help="data range of SSIM (default: %(default)g)")
+    add_process_flags(parser)
+    return run_command(_run, parser, arguments)
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """Add -i and --range, which fusing and scoring share."""
+    parser.add_argument("-i", dest="sources", type=Path, nargs="+", required=True,
+                        help="one folder of CASE_0000, CASE_0001, ... files, or two to four of images with equal names")
+    parser.add_argument("--range", dest="levels", type=float, nargs=2, default=(0.0, 1.0), metavar=("BLACK", "WHITE"),
+                        help="intensities of black and white in NIfTI files that are not 8-bit (default: 0 1)")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from fuse4seg.errors import FaultyCasesError, OptionError
+    from fuse4seg.evaluation.fusion_folders import evaluate_fusion
+    from fuse4seg.evaluation.fusion_metrics import Conventions
+    from fuse4seg.files import make_writable_folder
+
+    levels = grey_range(options.levels)
+    if not options.ssim_range > 0:
+        raise OptionError("--ssim_range", f"must be above 0, got {options.ssim_range:g}. The range of 8-bit images is 255.")
+    if options.output.suffix != ".json":
+        raise OptionError("-o", f"names the JSON file of the result, and {options.output} does not end with .json.")
+    conventions = Conventions(normalise=options.normalise, mi_unit=options.mi_unit, ssim_range=options.ssim_range)
+    make_writable_folder(options.output.absolute().parent)
+    evaluation = evaluate_fusion(options.sources, options.fused, conventions=conventions, levels=levels,
+                                 processes=processes_of(options))
+    if evaluation.cases:
+        evaluation.write(options.output)
+        print(evaluation.format())
+    if evaluation.faults:
+        raise FaultyCasesError(evaluation.faults)
+
+
+def grey_range(values: Sequence[float]) -> GreyRange:
+    """What --range was given.
+
+    Raises:
+        OptionError: Black is not below white.
+    """
+    from fuse4seg.datasets.grey_images import GreyRange
+    from fuse4seg.errors import OptionError
+
+    low, high = values
+    if not low < high:
+        raise OptionError("--range", f"black must be below white, got {low:g} and {high:g}.")
+    return GreyRange(low, high)

@@ -1,0 +1,141 @@
+"""Image files as grey levels: what fusion by rule takes and fusion metrics score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from PIL import Image as Picture
+
+from fuse4seg.datasets.images import NIFTI, Geometry, read_image
+from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
+
+PICTURES = (".png", ".bmp")
+#: Endings of the files that are read, the longer before the shorter.
+ENDINGS = (*PICTURES, *sorted(NIFTI, key=len, reverse=True))
+WHITE = 255.0
+#: Chroma of grey.
+NEUTRAL = 128
+
+
+@dataclass(frozen=True)
+class GreyRange:
+    """Which intensities of images that are not 8-bit are black and white.
+
+    Attributes:
+        low: Black.
+        high: White, above ``low``.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+
+
+#: Of fused images that are no pictures.
+UNIT_RANGE = GreyRange()
+
+
+@dataclass(frozen=True)
+class GreyImage:
+    """Grey levels of one file.
+
+    Attributes:
+        path: The file.
+        levels: In 0..255, shape (Y, X) of a picture, (Z, Y, X) of a volume; uint8 or float32.
+        chroma: Cb and Cr of a colour picture, uint8, shape (Y, X, 2); None of a grey one.
+        geometry: Where the voxels of a volume lie; its shape alone of a picture.
+    """
+
+    path: Path
+    levels: np.ndarray
+    chroma: np.ndarray | None = None
+    geometry: Geometry = field(default=Geometry((), ()))
+
+
+def image_files(folder: Path) -> dict[str, Path]:
+    """Images of a folder by their names without endings; hidden files, sub-folders and other endings are passed over.
+
+    Raises:
+        FolderNotFoundError: There is no such folder.
+        EmptyFolderError: It holds no image.
+        UnpairedCasesError: Two files differ in their endings alone.
+    """
+    if not folder.is_dir():
+        raise FolderNotFoundError(folder)
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        name = path.name.removesuffix(ending)
+        if name in found:
+            raise UnpairedCasesError(f"{folder} holds both {found[name].name} and {path.name}. Remove one of them.")
+        found[name] = path
+    if not found:
+        raise EmptyFolderError(folder, " or *".join(ENDINGS), mend="Give a folder of images.")
+    return found
+
+
+def read_grey_image(path: Path, levels: GreyRange = UNIT_RANGE) -> GreyImage:
+    """Read one image file as grey levels.
+
+    8-bit files are taken as they are, colour ones as their luma (Y of YCbCr, ITU-R BT.601, full range). Of all others, which only
+    NIfTI can be, ``levels`` says what is black and white.
+
+    Raises:
+        UnreadableImageError: It is missing, truncated, or no image.
+        UnsuitableImageError: It is a picture of more than 8 bits or with transparency, or leaves the range.
+    """
+    return _read_volume(path, levels) if path.name.endswith(NIFTI) else _read_picture(path)
+
+
+def _read_picture(path: Path) -> GreyImage:
+    try:
+        with Picture.open(path) as opened:
+            opened.load()
+            picture = opened.convert("RGBA" if opened.has_transparency_data else "RGB") if opened.mode == "P" else opened.copy()
+    # What Pillow raises on damaged files has no common base (OSError, SyntaxError, ValueError, its own).
+    except Exception as error:
+        raise UnreadableImageError(path, str(error) or type(error).__name__) from error
+    if picture.mode in ("LA", "RGBA"):
+        if picture.getchannel("A").getextrema() != (255, 255):
+            raise UnsuitableImageError(path, "is transparent in places. Save it without an alpha channel.")
+        picture = picture.convert(picture.mode[:-1])
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    if picture.mode not in ("L", "RGB"):
+        raise UnsuitableImageError(path, f"is no 8-bit grey or RGB image (Pillow calls it {picture.mode}). Convert it to 8 bits.")
+    return _picture_levels(path, picture)
+
+
+def _picture_levels(path: Path, picture: Picture.Image) -> GreyImage:
+    shape = Geometry((picture.height, picture.width), ())
+    if picture.mode == "L":
+        return GreyImage(path, np.asarray(picture), geometry=shape)
+    parts = np.asarray(picture.convert("YCbCr"))
+    colourless = (parts[..., 1:] == NEUTRAL).all()
+    return GreyImage(path, np.ascontiguousarray(parts[..., 0]), None if colourless else parts[..., 1:].copy(), shape)
+
+
+def _read_volume(path: Path, levels: GreyRange) -> GreyImage:
+    image = read_image(path, SimpleITKIO)
+    if len(image.voxels) != 1:
+        raise UnsuitableImageError(path, f"holds {len(image.voxels)} images, one volume is wanted. Split it.")
+    voxels = image.voxels[0]
+    if _stored_as(path) == sitk.sitkUInt8:
+        return GreyImage(path, voxels.astype(np.uint8), geometry=image.geometry)
+    if not np.isfinite(voxels).all() or voxels.min() < levels.low or voxels.max() > levels.high:
+        raise UnsuitableImageError(path, f"holds intensities from {voxels.min():g} to {voxels.max():g}, "
+                                         f"outside {levels.low:g} to {levels.high:g}. Give black and white with --range.")
+    scaled = (voxels - levels.low) * (WHITE / (levels.high - levels.low))
+    return GreyImage(path, np.clip(scaled, 0, WHITE), geometry=image.geometry)
+
+
+def _stored_as(path: Path) -> int:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader.GetPixelID()

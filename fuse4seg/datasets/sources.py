@@ -1,0 +1,78 @@
+"""Which files belong together as the sources of one fused image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuse4seg.datasets.grey_images import image_files
+from fuse4seg.errors import MissingModalityError, OptionError, UnpairedCasesError
+
+SHOWN = 5
+MOST_FOLDERS = 4
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Source images of every case.
+
+    Attributes:
+        names: Of the modalities.
+        images: For each case, a file per modality.
+    """
+
+    names: tuple[str, ...]
+    images: dict[str, tuple[Path, ...]]
+
+
+def find_sources(folders: Sequence[Path]) -> Sources:
+    """Sources in one folder of CASE_0000, CASE_0001, ... files, or in two to four folders of images with equal names.
+
+    Raises:
+        FolderNotFoundError, EmptyFolderError: A folder is missing or holds no image.
+        MissingModalityError: A case of the one folder lacks a file.
+        UnpairedCasesError: A name is not in all folders, or the one folder holds no CASE_0000 files.
+        OptionError: There are too many folders, or one is given twice.
+    """
+    if len(folders) == 1:
+        return _numbered(folders[0])
+    if len(folders) > MOST_FOLDERS or len({folder.resolve() for folder in folders}) < len(folders):
+        raise OptionError("-i", f"takes one folder of CASE_0000, CASE_0001, ... files, or two to {MOST_FOLDERS} folders.")
+    found = [image_files(folder) for folder in folders]
+    for folder, files in zip(folders, found, strict=True):
+        require_equal_names(folders[0], found[0], folder, files)
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    return Sources(tuple(names), {name: tuple(files[name] for files in found) for name in found[0]})
+
+
+def require_equal_names(folder: Path, files: dict[str, Path], other: Path, others: dict[str, Path]) -> None:
+    """Make sure that two folders hold images of the same names.
+
+    Raises:
+        UnpairedCasesError: One lacks some; the first few are named.
+    """
+    for holds, lacks, missing in ((folder, other, files.keys() - others.keys()), (other, folder, others.keys() - files.keys())):
+        if missing:
+            shown = ", ".join(sorted(missing)[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+            raise UnpairedCasesError(f"{lacks} lacks {len(missing)} image(s) that {holds} holds: {shown}. Add or remove them.")
+
+
+def _numbered(folder: Path) -> Sources:
+    cases: dict[str, dict[int, Path]] = {}
+    for name, path in image_files(folder).items():
+        matched = re.fullmatch(r"(.+)_(\d{4})", name)
+        if not matched:
+            raise UnpairedCasesError(f"{path} is not named CASE_0000, CASE_0001, ... Rename it, or give one folder per modality.")
+        cases.setdefault(matched[1], {})[int(matched[2])] = path
+    count = max(max(files) for files in cases.values()) + 1
+    if count < 2:
+        raise UnpairedCasesError(f"{folder} holds one modality alone. Add CASE_0001, ..., or give one folder per modality.")
+    for case, files in cases.items():
+        for number in sorted(set(range(count)) - set(files)):
+            raise MissingModalityError(case, f"{number:04d}", folder / f"{case}_{number:04d}", "Add it, or remove the case.")
+    return Sources(tuple(f"{number:04d}" for number in range(count)),
+                   {case: tuple(files[number] for number in range(count)) for case, files in sorted(cases.items())})

@@ -1,0 +1,194 @@
+"""Fusion evaluation: a folder of fused images against their sources, beside rows that anybody gets for nothing."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fuse4seg import __version__
+from fuse4seg.datasets.fused_record import FusedRecord, read_record
+from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image
+from fuse4seg.datasets.images import geometry_difference
+from fuse4seg.datasets.sources import Sources, find_sources, require_equal_names
+from fuse4seg.errors import Fuse4SegError, StaleImageError, UnsuitableImageError, WorkerDiedError
+from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, Conventions, fusion_metrics
+from fuse4seg.evaluation.table import format_table
+from fuse4seg.files import write_json, written_whole
+from fuse4seg.progress import progress
+
+FUSED, AVERAGE, MAXIMUM = "fused", "average", "maximum"
+#: Sub-folder with the grey copies of fused images that are in colour.
+GREY = "grey"
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class FusionEvaluation:
+    """Metrics of every case, for the fused image and for each trivial row.
+
+    Attributes:
+        sources: Names of the modalities.
+        conventions: How it was scored.
+        cases: For each case and row, the values by METRICS, NaN where undefined.
+        faults: One line for each case that could not be scored.
+    """
+
+    sources: tuple[str, ...]
+    conventions: Conventions
+    levels: GreyRange
+    cases: dict[str, dict[str, Values]]
+    faults: tuple[str, ...] = field(default=())
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The fused images first, then the trivial rows."""
+        return (FUSED, *(f"copy of {name}" for name in self.sources), AVERAGE, MAXIMUM)
+
+    def mean(self, row: str = FUSED) -> Values:
+        """Mean of each metric over the cases where it is defined; NaN where it is nowhere."""
+        return {metric: _mean([case[row][metric] for case in self.cases.values()]) for metric in METRICS}
+
+    def left_out(self, row: str = FUSED) -> dict[str, int]:
+        """For each metric, how many cases it is undefined for."""
+        return {metric: sum(math.isnan(case[row][metric]) for case in self.cases.values()) for metric in METRICS}
+
+    def format(self) -> str:
+        """Table with a row per case, their mean, and the means of the trivial rows."""
+        rows: list[list[str | float]] = [[name, *case[FUSED].values()] for name, case in self.cases.items()]
+        rows += [["mean" if row == FUSED else row, *self.mean(row).values()] for row in self.rows]
+        return format_table(["fused", *METRICS], rows)
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a JSON file; NaN becomes None."""
+        return {
+            "fuse4seg": __version__, "sources": list(self.sources),
+            "conventions": {**self.conventions.to_plain(), "range": asdict(self.levels),
+                            "grey": "luma, ITU-R BT.601 full range, 0..255",
+                            "sources_beyond_two": "mean over all pairs of the value for two sources",
+                            "volumes": "mean over the slices along Z in which a source varies"},
+            "mean": _plain(self.mean()), "left_out": self.left_out(),
+            "trivial": {row: _plain(self.mean(row)) for row in self.rows[1:]},
+            "cases": {name: {row: _plain(values) for row, values in case.items()} for name, case in self.cases.items()},
+            "faults": list(self.faults),
+        }
+
+    def write(self, path: Path) -> None:
+        """Write JSON to ``path``, and the values of every case and row as CSV beside it.
+
+        Raises:
+            UnwritableFolderError: A file cannot be written.
+        """
+        write_json(self.to_plain(), path)
+        with written_whole(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["case", "row", *METRICS])
+            table.writerows([name, row, *values.values()] for name, case in self.cases.items() for row, values in case.items())
+            table.writerows(["mean", row, *self.mean(row).values()] for row in self.rows)
+
+
+def evaluate_fusion(folders: Sequence[Path], fused: Path, *, conventions: Conventions = STANDARD,
+                    levels: GreyRange = UNIT_RANGE, processes: int = 1) -> FusionEvaluation:
+    """Score every fused image of a folder.
+
+    Args:
+        folders: One folder of CASE_0000, CASE_0001, ... files, or two to four of images with equal names.
+        fused: Folder of fused images with the cases' names. Of those in its sub-folder ``grey``, that copy is scored.
+        conventions: How to score.
+        levels: Black and white of images that are not 8-bit.
+        processes: Cases scored at a time; with 1, in this process.
+
+    Returns:
+        The result; cases that cannot be scored (unreadable, resized, stale, outside the range) are in its ``faults``.
+
+    Raises:
+        FolderNotFoundError, EmptyFolderError: A folder is missing or holds no image.
+        MissingModalityError, UnpairedCasesError: Sources and fused images do not belong together.
+        OptionError: ``folders`` are none of those.
+        WorkerDiedError: A process ended without an answer.
+    """
+    sources, images = find_sources(folders), image_files(fused)
+    require_equal_names(folders[0], sources.images, fused, images)
+    if (fused / GREY).is_dir():
+        images |= {name: path for name, path in image_files(fused / GREY).items() if name in images}
+    record = read_record(fused)
+    score = partial(_score, sources=sources, images=images, record=record, conventions=conventions, levels=levels)
+    results = dict(zip(sources.images, _score_all(score, list(sources.images), processes), strict=True))
+    return FusionEvaluation(sources.names, conventions, levels,
+                            {name: result for name, result in results.items() if not isinstance(result, str)},
+                            tuple(result for result in results.values() if isinstance(result, str)))
+
+
+def _score_all(score: partial[dict[str, Values] | str], cases: list[str], processes: int) -> list[dict[str, Values] | str]:
+    watched = partial(progress, doing="scoring", unit="case", total=len(cases))
+    if processes == 1:
+        return list(watched(map(score, cases)))
+    try:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            return list(watched(pool.map(score, cases)))
+    except BrokenProcessPool as error:
+        raise WorkerDiedError("scoring fused images") from error
+
+
+def _score(case: str, *, sources: Sources, images: dict[str, Path], record: FusedRecord | None, conventions: Conventions,
+           levels: GreyRange) -> dict[str, Values] | str:
+    """Values of every row of a case, or what is wrong with it."""
+    try:
+        _require_fresh(case, images[case], sources, record)
+        read = [read_grey_image(path, levels) for path in sources.images[case]]
+        fused = read_grey_image(images[case], levels)
+        for image in (*read[1:], fused):
+            _require_same_place(image, read[0])
+        return _rows(fused, read, sources.names, conventions)
+    except Fuse4SegError as error:
+        return str(error)
+
+
+def _require_fresh(case: str, fused: Path, sources: Sources, record: FusedRecord | None) -> None:
+    changed = record and record.changed_source(case, sources.images[case])
+    if changed:
+        raise StaleImageError(fused, changed)
+
+
+def _require_same_place(image: GreyImage, first: GreyImage) -> None:
+    difference = geometry_difference(image.geometry, first.geometry)
+    if difference:
+        raise UnsuitableImageError(image.path, f"has {difference} in {first.path}. Fuse again from these.")
+
+
+def _rows(fused: GreyImage, sources: Sequence[GreyImage], names: Sequence[str], conventions: Conventions) -> dict[str, Values]:
+    parts = [_telling(image.levels, sources) for image in sources]
+    average = np.mean([part.astype(np.float64) for part in parts], axis=0)
+    rows = {FUSED: _telling(fused.levels, sources),
+            **{f"copy of {name}": part for name, part in zip(names, parts, strict=True)},
+            AVERAGE: average, MAXIMUM: np.max([part.astype(np.float64) for part in parts], axis=0)}
+    try:
+        return {row: fusion_metrics(image, parts, conventions) for row, image in rows.items()}
+    except ValueError as error:
+        raise UnsuitableImageError(fused.path, f"cannot be scored: {error}.") from error
+
+
+def _telling(levels: np.ndarray, sources: Sequence[GreyImage]) -> np.ndarray:
+    """The slices of a volume in which a source varies; a picture as it is."""
+    if levels.ndim == 2:
+        return levels
+    varies = [image.levels.max(axis=(1, 2)) > image.levels.min(axis=(1, 2)) for image in sources]
+    return levels[np.any(varies, axis=0)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
+
+
+def _plain(values: Values) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
