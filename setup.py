@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py").read_text(), re.MULTILINE).group(1)
 README = ROOT / "README.md"
 COMMANDS = ("extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
-            "predict", "evaluate", "demo")
+            "predict", "fuse", "evaluate", "evaluate_fusion", "demo")
 
 setup(
     name="fuse4seg",
@@ -38,6 +38,7 @@ setup(
         "nibabel>=5",
         "numpy>=1.24",
         "pillow>=10",
+        "PyWavelets>=1.5",
         "scipy>=1.10",
         "tqdm>=4.60",
     ],

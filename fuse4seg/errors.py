@@ -57,8 +57,10 @@ class SurplusChannelError(Fuse4SegError):
 class UnsupportedFormatError(Fuse4SegError):
     """nnU-Net has no reader for a file ending."""
 
-    def __init__(self, ending: str) -> None:
-        super().__init__(f"nnU-Net cannot read files *{ending}. Convert them to .nii.gz, and name that ending in dataset.json.")
+    def __init__(self, ending: str, *, reads: Iterable[str] = ()) -> None:
+        convert = "Convert them to .nii.gz, and name that ending in dataset.json."
+        mend = f"The model reads {', '.join(reads)}." if reads else convert
+        super().__init__(f"nnU-Net cannot read files *{ending}. {mend}")
 
 
 class DatasetExistsError(Fuse4SegError):

@@ -17,6 +17,8 @@ PICTURES = (".png", ".bmp")
 #: Endings of the files that are read, the longer before the shorter.
 ENDINGS = (*PICTURES, *sorted(NIFTI, key=len, reverse=True))
 WHITE = 255.0
+#: Sub-folder of a folder of fused images with grey copies of those in colour, for metrics are for grey.
+GREY = "grey"
 #: Chroma of grey.
 NEUTRAL = 128
 
@@ -79,8 +81,8 @@ def image_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_grey_image(path: Path, levels: GreyRange = UNIT_RANGE) -> GreyImage:
-    """Read one image file as grey levels.
+def read_grey_image(path: Path, levels: GreyRange | None = UNIT_RANGE) -> GreyImage:
+    """Read one image file as grey levels; with ``levels`` None a volume's intensities as they are.
 
     8-bit files are taken as they are, colour ones as their luma (Y of YCbCr, ITU-R BT.601, full range). Of all others, which only
     NIfTI can be, ``levels`` says what is black and white.
@@ -115,16 +117,19 @@ def _picture_levels(path: Path, picture: Picture.Image) -> GreyImage:
     shape = Geometry((picture.height, picture.width), ())
     if picture.mode == "L":
         return GreyImage(path, np.asarray(picture), geometry=shape)
-    parts = np.asarray(picture.convert("YCbCr"))
-    colourless = (parts[..., 1:] == NEUTRAL).all()
-    return GreyImage(path, np.ascontiguousarray(parts[..., 0]), None if colourless else parts[..., 1:].copy(), shape)
+    # Not the Y of Pillow's YCbCr, which is rounded down: grey stays what it was.
+    luma, colours = np.asarray(picture.convert("L")), np.asarray(picture)
+    colourless = (colours == colours[..., :1]).all()
+    return GreyImage(path, luma, None if colourless else np.asarray(picture.convert("YCbCr"))[..., 1:].copy(), shape)
 
 
-def _read_volume(path: Path, levels: GreyRange) -> GreyImage:
+def _read_volume(path: Path, levels: GreyRange | None) -> GreyImage:
     image = read_image(path, SimpleITKIO)
     if len(image.voxels) != 1:
         raise UnsuitableImageError(path, f"holds {len(image.voxels)} images, one volume is wanted. Split it.")
     voxels = image.voxels[0]
+    if levels is None:
+        return GreyImage(path, voxels, geometry=image.geometry)
     if _stored_as(path) == sitk.sitkUInt8:
         return GreyImage(path, voxels.astype(np.uint8), geometry=image.geometry)
     if not np.isfinite(voxels).all() or voxels.min() < levels.low or voxels.max() > levels.high:

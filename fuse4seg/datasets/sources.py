@@ -34,12 +34,12 @@ def find_sources(folders: Sequence[Path]) -> Sources:
         FolderNotFoundError, EmptyFolderError: A folder is missing or holds no image.
         MissingModalityError: A case of the one folder lacks a file.
         UnpairedCasesError: A name is not in all folders, or the one folder holds no CASE_0000 files.
-        OptionError: There are too many folders, or one is given twice.
+        OptionError: There are more than four folders, or one is given twice.
     """
     if len(folders) == 1:
         return _numbered(folders[0])
     if len(folders) > MOST_FOLDERS or len({folder.resolve() for folder in folders}) < len(folders):
-        raise OptionError("-i", f"takes one folder of CASE_0000, CASE_0001, ... files, or two to {MOST_FOLDERS} folders.")
+        raise OptionError("-i", f"takes one folder of CASE_0000, CASE_0001, ... files, or two to {MOST_FOLDERS} different ones.")
     found = [image_files(folder) for folder in folders]
     for folder, files in zip(folders, found, strict=True):
         require_equal_names(folders[0], found[0], folder, files)

@@ -17,7 +17,7 @@ import numpy as np
 
 from fuse4seg import __version__
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
-from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image
+from fuse4seg.datasets.grey_images import GREY, UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.sources import Sources, find_sources, require_equal_names
 from fuse4seg.errors import Fuse4SegError, StaleImageError, UnsuitableImageError, WorkerDiedError
@@ -27,8 +27,6 @@ from fuse4seg.files import write_json, written_whole
 from fuse4seg.progress import progress
 
 FUSED, AVERAGE, MAXIMUM = "fused", "average", "maximum"
-#: Sub-folder with the grey copies of fused images that are in colour.
-GREY = "grey"
 Values = dict[str, float]
 
 

@@ -62,6 +62,19 @@ def find_model(*, dataset: str | None = None, configuration: str | None = None, 
     return candidates[0]
 
 
+def model_in(folder: Path, *, folds: tuple[int | str, ...] | None = None,
+             checkpoint: str = "checkpoint_final.pth") -> TrainedModel:
+    """The trained model of ours in a folder Trainer__Plans__configuration, wherever it lies.
+
+    Raises:
+        ModelNotFoundError: There is none, or not with those folds.
+    """
+    trained = _folds(folder, folds, checkpoint) if _is_ours(folder) else ()
+    if not trained:
+        raise ModelNotFoundError(folder, folds and "-f " + " ".join(map(str, folds)) or "")
+    return TrainedModel(folder, trained)
+
+
 def _is_ours(folder: Path) -> bool:
     """Whether the folder's plans name our network; stock nnU-Net models lie in the same place."""
     try:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from torch import Tensor
 
@@ -22,6 +20,7 @@ from fuse4seg.inference.export import image_written_whole, to_input_space, write
 from fuse4seg.inference.fuse_image import WholeImage
 from fuse4seg.inference.panel import write_panel
 from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.inference.preprocess_case import found_files, preprocess_case
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
 
@@ -65,9 +64,9 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
     dataset_json = predictor.dataset_json
     cases = list_cases(images, channels=channel_names(dataset_json), file_ending=dataset_json["file_ending"],
                        allow_missing=allow_missing)
-    reader = find_reader(dataset_json, _files(next(iter(cases.values()))))
+    reader = find_reader(dataset_json, found_files(next(iter(cases.values()))))
     for case in cases.values():
-        require_sound_images(replace(case, images=_files(case)), reader)
+        require_sound_images(replace(case, images=found_files(case)), reader)
     make_writable_folder(output)
     _report_missing(predictor, list(cases.values()), output)
     # As nnU-Net leaves them: evaluation reads labels and file ending from here.
@@ -80,11 +79,6 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
     written = [_predict_case(predictor, case, output, folds, wanted)
                for case in progress(list(cases.values()), "predicting", unit="case")]
     return [path for path in written if path is not None]
-
-
-def _files(case: Case) -> tuple[Path, ...]:
-    """The images that the case has."""
-    return tuple(compress(case.images, case.found))
 
 
 def _report_missing(predictor: Fuse4SegPredictor, cases: Sequence[Case], output: Path) -> None:
@@ -106,17 +100,9 @@ def _report_missing(predictor: Fuse4SegPredictor, cases: Sequence[Case], output:
 
 def _predict_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds: tuple[int | str, ...],
                   wanted: Wanted) -> Path | None:
-    predictor.forget()
-    found, files = case.found, _files(case)
-    predictor.present = None if all(found) else found
-    # nnU-Net's preprocessing wants a file for every channel, all on one grid. For an absent one it gets the first that is there,
-    # which leaves the crop as it is; the network puts zeros in its place, as predictor.present tells it.
-    given = [str(path if there else files[0]) for path, there in zip(case.images, found, strict=True)]
-    preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
+    channels, properties = preprocess_case(predictor, case)
     with logged_prints():
-        channels, _, properties = preprocessor.run_case(given, None, predictor.plans_manager, predictor.configuration_manager,
-                                                        predictor.dataset_json)
-        segmentation = _segment(predictor, torch.from_numpy(channels), properties)
+        segmentation = _segment(predictor, channels, properties)
     for fold, seen in zip(folds, predictor.seen, strict=True):
         place = f"fold_{fold}" if len(folds) > 1 else ""
         _export_seen(predictor, case, seen, output, place, properties, segmentation, wanted)
@@ -166,7 +152,7 @@ def _export_seen(predictor: Fuse4SegPredictor, case: Case, seen: WholeImage, out
             write_image(heat, folder / f"{case.name}_{names[index]}{ending}", properties)
     if wanted.panels:
         with logged_prints():
-            sources, _ = predictor.plans_manager.image_reader_writer_class().read_images([str(p) for p in _files(case)])
+            sources, _ = predictor.plans_manager.image_reader_writer_class().read_images([str(p) for p in found_files(case)])
         write_panel(make_writable_folder(output / "panels" / place) / f"{case.name}.png", sources=sources,
                     names=[names[index] for index in there], fused=fused, segmentation=segmentation,
                     attention={there.index(index): heat for index, heat in attention.items()},

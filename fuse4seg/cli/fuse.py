@@ -1,0 +1,70 @@
+"""f4s_fuse: fused images alone, by a trained model or by a rule."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.evaluate_fusion import add_source_flags, grey_range
+from fuse4seg.cli.train import fold
+
+RULE_NAMES = ("max", "mean", "laplacian", "wavelet")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser("Fuse images: nnU-Net-style cases, or folders of images with equal names. Colour is fused in luma and "
+                         "given back.", example="f4s_fuse -i CT MRI -o fused --rule max")
+    add_source_flags(parser)
+    parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
+    parser.add_argument("--rule", choices=RULE_NAMES, help="fuse by a rule instead of a model")
+    parser.add_argument("-m", dest="model", type=Path, help="folder of a trained model, Trainer__Plans__configuration")
+    parser.add_argument("-d", dest="dataset", help="dataset id or name of the model")
+    parser.add_argument("-c", dest="configuration", help="configuration")
+    parser.add_argument("-f", dest="fold", type=fold, help="fold (default: the first that is trained)")
+    parser.add_argument("-p", dest="plans", help="plans")
+    parser.add_argument("-tr", dest="trainer", help="trainer")
+    parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
+    return run_command(_run, parser, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from fuse4seg.datasets.sources import find_sources
+    from fuse4seg.errors import FaultyCasesError, OptionError
+    from fuse4seg.inference.fuse_folder import by_rule, fuse_folder
+
+    levels = grey_range(options.levels)
+    if options.rule and any((options.model, options.dataset, options.configuration, options.plans, options.trainer)):
+        raise OptionError("--rule", "fuses without a model. Leave out -m, -d, -c, -p and -tr, or --rule.")
+    sources = find_sources(options.sources)
+    logging.getLogger(__name__).info("fusing %s of %d cases", ", ".join(sources.names), len(sources.images))
+    if options.rule:
+        faults = fuse_folder(sources, options.output, by_rule(options.rule), method={"rule": options.rule}, levels=levels)
+    else:
+        faults = _fuse_by_model(options, sources)
+    if faults:
+        raise FaultyCasesError(faults)
+
+
+def _fuse_by_model(options: argparse.Namespace, sources: Any) -> list[str]:
+    from fuse4seg.datasets.fused_record import checksum
+    from fuse4seg.inference.fuse_folder import by_model, fuse_folder
+    from fuse4seg.inference.models import find_model, model_in
+    from fuse4seg.inference.predictor import load_predictor
+    from fuse4seg.training.run import choose_device
+
+    folds = None if options.fold is None else (options.fold,)
+    model = model_in(options.model, folds=folds, checkpoint=options.checkpoint) if options.model else find_model(
+        dataset=options.dataset, configuration=options.configuration, plans=options.plans, trainer=options.trainer,
+        folds=folds, checkpoint=options.checkpoint)
+    predictor = load_predictor(model.folder, folds=model.folds[:1], checkpoint=options.checkpoint,
+                               device=choose_device(options.device))
+    used = model.folder / f"fold_{model.folds[0]}" / options.checkpoint
+    logging.getLogger(__name__).info("model: %s", used)
+    method = {"model": model.folder.name, "fold": model.folds[0], "checkpoint": checksum(used)}
+    return fuse_folder(sources, options.output, by_model(predictor, sources.names), method=method, levels=None)

@@ -1,0 +1,123 @@
+"""Folders of source images in, a folder of fused images out, by a rule or by a trained model."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as Picture
+
+from fuse4seg.datasets.fused_record import RECORD, FusedRecord, checksum
+from fuse4seg.datasets.grey_images import GREY, UNIT_RANGE, WHITE, GreyImage, GreyRange, read_grey_image
+from fuse4seg.datasets.images import geometry_difference
+from fuse4seg.datasets.integrity import require_sound_images
+from fuse4seg.datasets.raw import Case, channel_names
+from fuse4seg.datasets.sources import Sources
+from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError, UnsupportedFormatError, UnwritableFolderError
+from fuse4seg.files import make_writable_folder
+from fuse4seg.inference.export import to_input_space
+from fuse4seg.inference.fusion_rules import fuse_by_rule
+from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.inference.preprocess_case import preprocess_case
+from fuse4seg.inference.write_fused import write_fused
+from fuse4seg.progress import progress
+
+log = logging.getLogger(__name__)
+
+#: Makes grey levels in 0..255 of a case's sources.
+Fuse = Callable[[str, Sequence[GreyImage]], np.ndarray]
+
+
+def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[str, Any],
+                levels: GreyRange | None = UNIT_RANGE) -> list[str]:
+    """Fuse every case, write it (see :func:`~fuse4seg.inference.write_fused.write_fused`), and record what it was made from.
+
+    Args:
+        sources: From ``find_sources``.
+        output: Is created.
+        fuse: :func:`by_rule` or :func:`by_model`.
+        method: What the record shall say of ``fuse``.
+        levels: Black and white of images that are not 8-bit; None to take any intensities, for a model.
+
+    Returns:
+        One line for each case that could not be fused; the others were.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write.
+        OptionError: ``output`` holds the sources.
+    """
+    if any(output.resolve() == path.parent.resolve() for files in sources.images.values() for path in files):
+        raise OptionError("-o", f"{output} holds sources, which fused images would overwrite. Choose another folder.")
+    make_writable_folder(output)
+    # Until this run is through, nothing is known of the folder's images.
+    (output / RECORD).unlink(missing_ok=True)
+    faults, checksums = [], {}
+    for name, files in progress(list(sources.images.items()), "fusing", unit="case"):
+        try:
+            images = [read_grey_image(path, levels) for path in files]
+            _require_one_place(images)
+            (output / GREY / f"{name}.png").unlink(missing_ok=True)
+            write_fused(fuse(name, images), images, output, name)
+            checksums[name] = tuple(map(checksum, files))
+        except UnwritableFolderError:
+            raise
+        except Fuse4SegError as error:
+            faults.append(str(error))
+    FusedRecord(method, sources.names, checksums).write(output)
+    return faults
+
+
+def by_rule(rule: str) -> Fuse:
+    """Fuse grey levels by one of RULES."""
+    return lambda name, images: fuse_by_rule([image.levels for image in images], rule)
+
+
+def by_model(predictor: Fuse4SegPredictor, modalities: Sequence[str]) -> Fuse:
+    """Fuse files as f4s_predict does, with the first set of weights; colour ones by their luma.
+
+    Args:
+        predictor: From ``load_predictor``.
+        modalities: Names of the sources, in their order.
+
+    Raises:
+        OptionError: The model fuses another number of modalities.
+    """
+    reader, names = predictor.plans_manager.image_reader_writer_class, channel_names(predictor.dataset_json)
+    if len(modalities) != len(names):
+        raise OptionError("-i", f"the model fuses {', '.join(names)}, but there are {len(modalities)} modalities.")
+    log.info("taken as %s: %s", ", ".join(names), ", ".join(modalities))
+
+    def fuse(name: str, images: Sequence[GreyImage]) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            case = Case(name, tuple(_plain_file(image, Path(folder) / str(index), reader.supported_file_endings)
+                                    for index, image in enumerate(images)))
+            require_sound_images(case, reader)
+            channels, properties = preprocess_case(predictor, case)
+        predictor.fuse_preprocessed_data(channels)
+        fused = to_input_space(predictor.seen[0].fused, properties, plans=predictor.plans_manager,
+                               configuration=predictor.configuration_manager)[0]
+        return np.clip(fused, 0, 1).reshape(images[0].levels.shape) * WHITE
+
+    return fuse
+
+
+def _plain_file(image: GreyImage, place: Path, endings: Sequence[str]) -> Path:
+    """The file itself, or its luma where it may be in colour."""
+    if not any(image.path.name.endswith(ending) for ending in endings):
+        raise UnsupportedFormatError("".join(image.path.suffixes[-2:]), reads=endings)
+    if image.levels.ndim == 3:
+        return image.path
+    place.mkdir()
+    Picture.fromarray(image.levels).save(place / f"{image.path.stem}.png")
+    return place / f"{image.path.stem}.png"
+
+
+def _require_one_place(images: Sequence[GreyImage]) -> None:
+    for image in images[1:]:
+        difference = geometry_difference(image.geometry, images[0].geometry)
+        if difference:
+            raise UnsuitableImageError(image.path, f"has {difference} in {images[0].path}. Resample it to that grid.")

@@ -1,0 +1,96 @@
+"""Image files as grey levels: every kind that is taken, and one line for every kind that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image as Picture
+
+from fuse4seg.datasets.grey_images import GreyRange, image_files, read_grey_image
+from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
+
+LEVELS = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+
+
+def save_volume(path: Path, voxels: np.ndarray) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    return path
+
+
+class TestPictures:
+    def test_grey_is_taken_as_it_is(self, tmp_path: Path) -> None:
+        Picture.fromarray(LEVELS).save(tmp_path / "a.png")
+        image = read_grey_image(tmp_path / "a.png")
+        np.testing.assert_array_equal(image.levels, LEVELS)
+        assert image.chroma is None
+        assert image.geometry.shape == (4, 6)
+
+    def test_colour_is_taken_by_its_luma(self, tmp_path: Path) -> None:
+        colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+        Picture.fromarray(colours).save(tmp_path / "a.png")
+        image = read_grey_image(tmp_path / "a.png")
+        # ITU-R BT.601.
+        np.testing.assert_allclose(image.levels, colours @ [0.299, 0.587, 0.114], atol=1)
+        np.testing.assert_allclose(image.chroma[..., 0], 128 + 0.564 * (colours[..., 2] - image.levels.astype(float)), atol=2)
+
+    @pytest.mark.parametrize("mode", ["RGB", "P", "LA", "RGBA"])
+    def test_grey_in_other_modes_is_grey(self, tmp_path: Path, mode: str) -> None:
+        Picture.fromarray(LEVELS).convert(mode).save(tmp_path / "a.png")
+        image = read_grey_image(tmp_path / "a.png")
+        np.testing.assert_array_equal(image.levels, LEVELS)
+        assert image.chroma is None
+
+    def test_16_bit_and_transparent_ones_are_refused(self, tmp_path: Path) -> None:
+        Picture.fromarray(LEVELS.astype(np.uint16) * 256).save(tmp_path / "deep.png")
+        with pytest.raises(UnsuitableImageError, match=r"deep\.png is no 8-bit"):
+            read_grey_image(tmp_path / "deep.png")
+        Picture.merge("LA", [Picture.fromarray(LEVELS)] * 2).save(tmp_path / "clear.png")
+        with pytest.raises(UnsuitableImageError, match=r"clear\.png is transparent"):
+            read_grey_image(tmp_path / "clear.png")
+
+    @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n and then nothing"])
+    def test_damaged_ones_are_refused(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(UnreadableImageError, match=r"a\.png cannot be read"):
+            read_grey_image(tmp_path / "a.png")
+
+
+class TestVolumes:
+    def test_8_bit_is_taken_as_it_is(self, tmp_path: Path) -> None:
+        np.testing.assert_array_equal(read_grey_image(save_volume(tmp_path / "a.nii.gz", LEVELS[None])).levels, LEVELS[None])
+
+    def test_anything_else_is_scaled_from_the_range(self, tmp_path: Path) -> None:
+        volume = save_volume(tmp_path / "a.nii.gz", LEVELS[None] / np.float32(255))
+        np.testing.assert_allclose(read_grey_image(volume).levels, LEVELS[None], atol=1e-4)
+        deep = save_volume(tmp_path / "b.nii", LEVELS[None].astype(np.int16) - 100)
+        np.testing.assert_allclose(read_grey_image(deep, GreyRange(-100, 155)).levels, LEVELS[None], atol=1e-4)
+
+    def test_what_leaves_the_range_is_refused_with_both(self, tmp_path: Path) -> None:
+        deep = save_volume(tmp_path / "a.nii.gz", LEVELS[None].astype(np.int16))
+        with pytest.raises(UnsuitableImageError, match=r"from 0 to 230, outside 0 to 1\. Give .*--range"):
+            read_grey_image(deep)
+
+    def test_any_intensities_are_taken_where_no_range_is_asked_for(self, tmp_path: Path) -> None:
+        deep = save_volume(tmp_path / "a.nii.gz", LEVELS[None].astype(np.int16) - 7)
+        np.testing.assert_array_equal(read_grey_image(deep, None).levels, LEVELS[None].astype(float) - 7)
+
+
+class TestFolders:
+    def test_names_images_and_passes_over_the_rest(self, tmp_path: Path) -> None:
+        for name in ("b.nii.gz", "a.png", "notes.txt", "._a.png"):
+            (tmp_path / name).touch()
+        (tmp_path / "c.png").mkdir()
+        assert image_files(tmp_path) == {"a": tmp_path / "a.png", "b": tmp_path / "b.nii.gz"}
+
+    def test_missing_and_empty_ones_and_twice_the_same_name_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(FolderNotFoundError):
+            image_files(tmp_path / "nowhere")
+        with pytest.raises(EmptyFolderError, match="Give a folder of images"):
+            image_files(tmp_path)
+        (tmp_path / "a.png").touch()
+        (tmp_path / "a.nii").touch()
+        with pytest.raises(UnpairedCasesError, match=r"a\.nii and a\.png"):
+            image_files(tmp_path)

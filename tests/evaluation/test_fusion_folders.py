@@ -1,0 +1,150 @@
+"""Folders of fused images: values, trivial rows, volumes, colour, and everything that must not be averaged silently."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image as Picture
+
+from fuse4seg.datasets.sources import find_sources
+from fuse4seg.errors import UnpairedCasesError
+from fuse4seg.evaluation.fusion_folders import evaluate_fusion
+from fuse4seg.evaluation.fusion_metrics import METRICS, Conventions, fusion_metrics
+from fuse4seg.inference.fuse_folder import by_rule, fuse_folder
+
+
+def save(path: Path, levels: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Picture.fromarray(levels.astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, sources: list[np.ndarray], fused: np.ndarray) -> tuple[list[Path], Path]:
+    """Folders CT and MRI with cases a and b, and one of fused images."""
+    for case, shift in (("a", 0), ("b", 5)):
+        for name, image in zip(("CT", "MRI", "fused"), (*sources, fused), strict=True):
+            save(tmp_path / name / f"{case}.png", np.roll(image, shift, axis=0))
+    return [tmp_path / "CT", tmp_path / "MRI"], tmp_path / "fused"
+
+
+def test_gives_the_metrics_of_every_image_and_their_mean(folders: tuple[list[Path], Path]) -> None:
+    evaluation = evaluate_fusion(*folders)
+    for case in "ab":
+        read = [np.asarray(Picture.open(folder / f"{case}.png")) for folder in (*folders[0], folders[1])]
+        assert evaluation.cases[case]["fused"] == fusion_metrics(read[2], read[:2])
+    for metric in METRICS:
+        assert evaluation.mean()[metric] == pytest.approx(np.mean([case["fused"][metric] for case in evaluation.cases.values()]))
+    assert not evaluation.faults
+
+
+def test_trivial_rows_stand_beside(folders: tuple[list[Path], Path]) -> None:
+    evaluation = evaluate_fusion(*folders)
+    assert evaluation.rows == ("fused", "copy of CT", "copy of MRI", "average", "maximum")
+    first, second = (np.asarray(Picture.open(folder / "a.png")).astype(float) for folder in folders[0])
+    rows = {"copy of CT": first, "average": (first + second) / 2, "maximum": np.maximum(first, second)}
+    for row, image in rows.items():
+        assert evaluation.cases["a"][row] == pytest.approx(fusion_metrics(image, [first, second]), nan_ok=True)
+
+
+def test_conventions_are_followed_and_stated(folders: tuple[list[Path], Path]) -> None:
+    conventions = Conventions(normalise=True, mi_unit="bits")
+    evaluation = evaluate_fusion(*folders, conventions=conventions)
+    plain, natural = evaluation.to_plain(), evaluate_fusion(*folders)
+    assert plain["conventions"]["normalise"] is True
+    assert plain["conventions"]["mi_unit"] == "bits"
+    assert evaluation.mean("average")["MI"] != natural.mean("average")["MI"]
+
+
+def test_several_processes_give_the_same(folders: tuple[list[Path], Path]) -> None:
+    # A copy's SCD is NaN, which equals nothing.
+    assert json.dumps(evaluate_fusion(*folders, processes=2).to_plain()) == json.dumps(evaluate_fusion(*folders).to_plain())
+
+
+def test_writes_json_without_nan_and_a_csv_with_every_row(folders: tuple[list[Path], Path], tmp_path: Path) -> None:
+    evaluation = evaluate_fusion(*folders)
+    evaluation.write(tmp_path / "result.json")
+    written = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
+    assert tuple(written["mean"]) == METRICS
+    assert written["trivial"]["copy of CT"]["SCD"] is None
+    assert written["cases"]["a"]["fused"]["VIF"] == evaluation.cases["a"]["fused"]["VIF"]
+    rows = list(csv.DictReader((tmp_path / "result.csv").open()))
+    assert len(rows) == 3 * 5
+    mean = next(row for row in rows if row["case"] == "mean" and row["row"] == "fused")
+    assert float(mean["Qabf"]) == evaluation.mean()["Qabf"]
+
+
+def test_table_ends_with_the_mean_and_the_trivial_rows(folders: tuple[list[Path], Path]) -> None:
+    lines = evaluate_fusion(*folders).format().splitlines()
+    assert [line.split("  ")[0] for line in lines[2:]] == ["a", "b", "mean", "copy of CT", "copy of MRI", "average", "maximum"]
+
+
+def test_slices_of_a_volume_in_which_no_source_varies_do_not_count(tmp_path: Path, sources: list[np.ndarray],
+                                                                   fused: np.ndarray) -> None:
+    for name, image in zip(("CT", "MRI", "fused"), (*sources, fused), strict=True):
+        volume = np.stack([np.zeros_like(image), image, np.zeros_like(image)]).astype(np.uint8)
+        (tmp_path / name).mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / name / "a.nii.gz"))
+    evaluation = evaluate_fusion([tmp_path / "CT", tmp_path / "MRI"], tmp_path / "fused")
+    slices = [image.astype(np.uint8) for image in (fused, *sources)]
+    assert evaluation.cases["a"]["fused"] == pytest.approx(fusion_metrics(slices[0], slices[1:]))
+
+
+def test_of_colour_the_grey_copy_is_scored(folders: tuple[list[Path], Path]) -> None:
+    plain = evaluate_fusion(*folders)
+    for case in "ab":
+        grey = Picture.open(folders[1] / f"{case}.png")
+        (folders[1] / "grey").mkdir(exist_ok=True)
+        grey.save(folders[1] / "grey" / f"{case}.png")
+        reddish = Picture.merge("RGB", [grey, grey.point(lambda level: level // 3), grey.point(lambda level: 0)])
+        reddish.save(folders[1] / f"{case}.png")
+    assert evaluate_fusion(*folders).cases["a"]["fused"] == plain.cases["a"]["fused"]
+
+
+@pytest.mark.parametrize("folder", ["CT", "fused"])
+def test_unpaired_images_are_refused(folders: tuple[list[Path], Path], tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder / "b.png").rename(tmp_path / folder / "c.png")
+    with pytest.raises(UnpairedCasesError, match="lacks 1 image"):
+        evaluate_fusion(*folders)
+
+
+@pytest.mark.parametrize("fault", ["resized", "damaged", "deep", "small"])
+def test_a_faulty_case_is_left_out_and_named(folders: tuple[list[Path], Path], fault: str) -> None:
+    expected, path = evaluate_fusion(*folders).cases["a"]["fused"], folders[1] / "b.png"
+    if fault == "resized":
+        save(path, np.zeros((65, 72)))
+    elif fault == "damaged":
+        path.write_bytes(path.read_bytes()[:100])
+    elif fault == "deep":
+        Picture.fromarray(np.zeros((64, 72), np.uint16)).save(path)
+    else:
+        for folder in (*folders[0], folders[1]):
+            save(folder / "b.png", np.random.default_rng(0).integers(0, 255, (30, 30)))
+    evaluation = evaluate_fusion(*folders)
+    assert list(evaluation.cases) == ["a"]
+    assert evaluation.mean() == expected
+    assert len(evaluation.faults) == 1
+    assert str(path) in evaluation.faults[0]
+    assert evaluation.to_plain()["faults"] == list(evaluation.faults)
+
+
+def test_an_image_whose_source_changed_since_is_stale(folders: tuple[list[Path], Path], tmp_path: Path) -> None:
+    fuse_folder(find_sources(folders[0]), tmp_path / "out", by_rule("max"), method={"rule": "max"})
+    assert not evaluate_fusion(folders[0], tmp_path / "out").faults
+    save(folders[0][1] / "b.png", np.full((64, 72), 9))
+    evaluation = evaluate_fusion(folders[0], tmp_path / "out")
+    assert "is stale" in evaluation.faults[0]
+    assert list(evaluation.cases) == ["a"]
+
+
+def test_the_maximum_scores_as_the_trivial_row_of_that_name(folders: tuple[list[Path], Path], tmp_path: Path) -> None:
+    fuse_folder(find_sources(folders[0]), tmp_path / "out", by_rule("max"), method={"rule": "max"})
+    evaluation = evaluate_fusion(folders[0], tmp_path / "out")
+    assert evaluation.mean() == evaluation.mean("maximum")
+    assert math.isnan(evaluation.mean("copy of CT")["SCD"])
+    assert evaluation.left_out("copy of CT")["SCD"] == 2

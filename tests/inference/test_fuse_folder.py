@@ -1,0 +1,95 @@
+"""Fusing folders: rules and models, what is written, and what is left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from PIL import Image as Picture
+
+from fuse4seg.datasets.sources import find_sources
+from fuse4seg.errors import OptionError
+from fuse4seg.inference.fuse_folder import by_model, by_rule, fuse_folder
+from fuse4seg.inference.predict_folder import predict_folder
+from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """A grey and a colour folder of two cases."""
+    random = np.random.default_rng(0)
+    for name, shape in (("MRI", (20, 24)), ("PET", (20, 24, 3))):
+        (tmp_path / name).mkdir()
+        for case in "ab":
+            Picture.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / name / f"{case}.png")
+    return [tmp_path / "MRI", tmp_path / "PET"]
+
+
+@pytest.fixture
+def predictor(trained_model: Path) -> Fuse4SegPredictor:
+    """The phantom's model, which hardly learnt anything."""
+    return load_predictor(trained_model, folds=(0,), device=torch.device("cpu"))
+
+
+def test_a_rule_fuses_luma_and_gives_colour_back(folders: list[Path], tmp_path: Path) -> None:
+    assert fuse_folder(find_sources(folders), tmp_path / "out", by_rule("max"), method={"rule": "max"}) == []
+    luma = np.asarray(Picture.open(folders[1] / "a.png").convert("L"))
+    expected = np.maximum(luma, np.asarray(Picture.open(folders[0] / "a.png")))
+    np.testing.assert_array_equal(np.asarray(Picture.open(tmp_path / "out" / "grey" / "a.png")), expected)
+    assert Picture.open(tmp_path / "out" / "a.png").mode == "RGB"
+    assert json.loads((tmp_path / "out" / "fused.json").read_text())["method"] == {"rule": "max"}
+
+
+def test_a_second_run_changes_no_byte_and_leaves_no_grey_copy_of_what_is_grey_now(folders: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fuse_folder(find_sources(folders), out, by_rule("laplacian"), method={})
+    first = {path: path.read_bytes() for path in out.rglob("*.png")}
+    fuse_folder(find_sources(folders), out, by_rule("laplacian"), method={})
+    assert {path: path.read_bytes() for path in out.rglob("*.png")} == first
+    for path in folders[1].iterdir():
+        Picture.open(path).convert("L").save(path)
+    fuse_folder(find_sources(folders), out, by_rule("laplacian"), method={})
+    assert not list((out / "grey").iterdir())
+
+
+def test_a_faulty_case_is_named_and_the_others_are_fused(folders: list[Path], tmp_path: Path) -> None:
+    Picture.new("L", (9, 9)).save(folders[0] / "a.png")
+    faults = fuse_folder(find_sources(folders), tmp_path / "out", by_rule("mean"), method={})
+    assert len(faults) == 1
+    assert "shape (20, 24) instead of (9, 9)" in faults[0]
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
+
+
+def test_sources_are_never_overwritten(folders: list[Path]) -> None:
+    with pytest.raises(OptionError, match="holds sources"):
+        fuse_folder(find_sources(folders), folders[0], by_rule("mean"), method={})
+
+
+def test_a_model_fuses_as_prediction_does(predictor: Fuse4SegPredictor, trained_phantom: Path, tmp_path: Path) -> None:
+    images = trained_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs"
+    sources = find_sources([images])
+    assert fuse_folder(sources, tmp_path / "out", by_model(predictor, sources.names), method={}, levels=None) == []
+    predict_folder(predictor, images, tmp_path / "predicted", folds=(0,))
+    (case,) = sources.images
+    folders = (tmp_path / "out", tmp_path / "predicted" / "fused")
+    ours, theirs = (sitk.ReadImage(str(folder / f"{case}.nii.gz")) for folder in folders)
+    np.testing.assert_allclose(sitk.GetArrayFromImage(ours), sitk.GetArrayFromImage(theirs), atol=1e-6)
+    assert ours.GetOrigin() == theirs.GetOrigin()
+
+
+def test_a_model_wants_its_number_of_modalities(predictor: Fuse4SegPredictor) -> None:
+    with pytest.raises(OptionError, match="-i: the model fuses .*, but there are 5 modalities"):
+        by_model(predictor, "abcde")
+
+
+def test_a_model_names_the_endings_it_reads(predictor: Fuse4SegPredictor, trained_phantom: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        Picture.new("L", (48, 48)).save(tmp_path / f"a_{number:04d}.png")
+    sources = find_sources([tmp_path])
+    fuse = by_model(predictor, sources.names)
+    (fault,) = fuse_folder(sources, tmp_path / "out", fuse, method={}, levels=None)
+    assert "cannot read files *.png. The model reads .nii.gz" in fault
