@@ -19,6 +19,9 @@ from fuse4seg.errors import (
 )
 
 IGNORE = "ignore"
+#: Entry of dataset.json that names the normalisation of channels, which nnU-Net otherwise takes from their names.
+NORMALISATION = "normalization"
+NORMALISATIONS = ("ct", "nonorm", "zscore", "rescale_to_0_1", "rgb_to_0_1")
 #: What a user can do about a missing channel, in training and in prediction.
 COMPLETE_IT = "Add it, or remove the case."
 PREDICT_ANYWAY = "Add it, remove the case, or predict with --allow_missing."
@@ -237,14 +240,21 @@ def _problem(content: Any) -> str | None:
     for key in ("labels", "file_ending", "numTraining"):
         if key not in content:
             return f"lacks {key}. Add it."
-    return (_channels_problem(content.get("channel_names", content.get("modality"))) or _labels_problem(content)
-            or _scalars_problem(content))
+    channels = content.get("channel_names", content.get("modality"))
+    return (_channels_problem(channels) or _normalisation_problem(content.get(NORMALISATION, {}), channels)
+            or _labels_problem(content) or _scalars_problem(content))
 
 
 def _channels_problem(channels: Any) -> str | None:
     expected = {str(number) for number in range(len(channels))} if isinstance(channels, dict) else None
     if not channels or set(channels) != expected:
         return "channel_names must map \"0\", \"1\", ... to names. Renumber them without a gap."
+    return None
+
+
+def _normalisation_problem(chosen: Any, channels: dict[str, str]) -> str | None:
+    if not isinstance(chosen, dict) or not set(chosen) <= set(channels) or not set(chosen.values()) <= set(NORMALISATIONS):
+        return f"{NORMALISATION} must map channel numbers to some of {', '.join(NORMALISATIONS)}. Correct it, or leave it out."
     return None
 
 

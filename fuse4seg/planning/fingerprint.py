@@ -17,7 +17,6 @@ import numpy as np
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.integrity import check_dataset
@@ -26,6 +25,7 @@ from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegr
 from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
+from fuse4seg.planning.normalisation import normalisation_schemes
 from fuse4seg.planning.windows import (
     VOXELS_PER_CHANNEL,
     Samples,
@@ -117,7 +117,7 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
         if kept is not None:
             logger.info("%s is kept", path)
             return kept
-        schemes = [get_normalization_scheme(name) for name in channel_names(self.dataset_json)]
+        schemes = normalisation_schemes(self.dataset_json)
         fingerprint = build_fingerprint(self._summarise_cases(schemes), dataset=self.dataset_name, schemes=schemes)
         if not self._labelled:
             fingerprint[LABELLED] = False

@@ -24,6 +24,7 @@ from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_finger
 from fuse4seg.planning.followers import FOLLOWERS
 from fuse4seg.planning.memory_model import MemoryModel
 from fuse4seg.planning.memory_target import FLAG, GIGABYTE, MemoryTarget, find_target
+from fuse4seg.planning.normalisation import normalisation_names
 from fuse4seg.planning.options import SMALLEST_BATCH, PlanOptions
 from fuse4seg.planning.step_memory import Training
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
@@ -181,6 +182,15 @@ class Fuse4SegPlanner(ExperimentPlanner):
         plan["batch_size"] = max(SMALLEST_BATCH, min(share, self.options.max_batch_size or share))
         plan["architecture"] = self._fuse_then_segment(plan["architecture"])
         return plan
+
+    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
+        """As nnU-Net, which knows channels by their names alone; dataset.json may name the normalisation apart."""
+        stated = self.dataset_json
+        self.dataset_json = {**stated, "channel_names": normalisation_names(stated)}
+        try:
+            return super().determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        finally:
+            self.dataset_json = stated
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """Folder of the preprocessed data: nnU-Net's own where ours would be the same."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization, ImageNormalization
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
+    CTNormalization,
+    ImageNormalization,
+    RescaleTo01Normalization,
+    RGBTo01Normalization,
+)
 from numpy.typing import NDArray
 
 #: 99.9 rather than nnU-Net's 99.5, so that an enhancing rim does not saturate.
@@ -14,6 +19,8 @@ VOXELS_PER_CHANNEL = 2_000_000
 SEED = 1234
 
 Scheme = type[ImageNormalization]
+#: Their images have a scale of their own, which is shown as it is.
+DISPLAYABLE = (RescaleTo01Normalization, RGBTo01Normalization)
 #: Intensities of one channel in one case, by nnU-Net's use_mask_for_norm.
 Samples = dict[bool, NDArray[np.float32]]
 
@@ -59,7 +66,7 @@ def intensity_windows(cases: Sequence[Sequence[Samples]], *, schemes: Sequence[S
         pooled = np.concatenate([case[channel][masked] for case in cases])
         if needs_dataset_statistics(scheme):
             pooled = scheme(use_mask_for_norm=masked, intensityproperties=dict(properties)).run(pooled)
-        low, high = window_of(pooled)
+        low, high = (0.0, 1.0) if issubclass(scheme, DISPLAYABLE) else window_of(pooled)
         windows[str(channel)] = {"low": low, "high": high}
     return windows
 

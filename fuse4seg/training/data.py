@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -157,6 +158,15 @@ def draw_present(random_numbers: np.random.Generator, samples: int, *, modalitie
     present = random_numbers.random((samples, modalities)) >= dropout
     survivors = np.arange(modalities) == random_numbers.integers(modalities, size=(samples, 1))
     return torch.from_numpy(np.where(present.any(axis=1, keepdims=True), present, survivors))
+
+
+def without_intensity_changes(transform: BasicTransform) -> BasicTransform:
+    """Leave nnU-Net's noise, blur, contrast and gamma out; returns ``transform``.
+
+    Fusion without labels learns to give back what it sees, noise and blur, too.
+    """
+    transform.transforms = [part for part in transform.transforms if not isinstance(part, RandomTransform)]
+    return transform
 
 
 def without_timing(transform: BasicTransform) -> BasicTransform:

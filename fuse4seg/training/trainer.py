@@ -26,7 +26,7 @@ from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
 from fuse4seg.training.bilevel import BilevelStep
 from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans, save_checkpoint, to_plain
-from fuse4seg.training.data import Batch, BatchStream, SeededBatches, foreground_share, without_timing
+from fuse4seg.training.data import Batch, BatchStream, SeededBatches, foreground_share, without_intensity_changes, without_timing
 from fuse4seg.training.fusion_step import FusionStep
 from fuse4seg.training.fusion_validation import fusion_losses_of_fold
 from fuse4seg.training.history import History
@@ -157,6 +157,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
                   "ignore_label": self.label_manager.ignore_label}
         augmented = self.get_training_transforms(patch, rotation, scales, mirror_axes, dummy_2d,
                                                  use_mask_for_norm=self.configuration_manager.use_mask_for_norm, **labels)
+        if not foreground_classes(self.dataset_json):
+            augmented = without_intensity_changes(augmented)
         plain = self.get_validation_transforms(scales, **labels)
         train, validation = self.get_tr_and_val_datasets()
         make = partial(nnUNetDataLoader, final_patch_size=patch, label_manager=self.label_manager,

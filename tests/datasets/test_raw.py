@@ -85,6 +85,8 @@ class TestReadDatasetJson:
         ({"labels": {"background": 0, "tumour": 2, "ignore": 1}}, "ignore"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "regions_class_order"),
         ({"file_ending": "nii.gz"}, "with its dot"),
+        ({"normalization": {"7": "zscore"}}, "normalization must map"),
+        ({"normalization": {"0": "best"}}, "some of ct, nonorm, zscore"),
         ({"numTraining": "2"}, "number of cases"),
     ])
     def test_names_the_problem_in_one_line(self, tmp_path: Path, changes: dict[str, Any], said: str) -> None:

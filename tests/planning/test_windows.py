@@ -10,6 +10,7 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
     CTNormalization,
     NoNormalization,
     RescaleTo01Normalization,
+    RGBTo01Normalization,
     ZScoreNormalization,
 )
 from scipy.stats import scoreatpercentile
@@ -109,3 +110,11 @@ class TestIntensityWindows:
         windows = intensity_windows(cases, schemes=[NoNormalization], use_mask=[False], statistics=[STATISTICS])
 
         assert windows == {"0": {"low": 0.0, "high": 7.0}}
+
+
+def test_the_window_of_images_with_a_scale_of_their_own_is_that_scale(case: tuple[np.ndarray, np.ndarray]) -> None:
+    images, segmentation = np.clip(case[0], 20, 80), case[1]
+    schemes = [RGBTo01Normalization, RescaleTo01Normalization]
+    samples = sample_tissue(images, segmentation, schemes=schemes, limit=1000)
+    windows = intensity_windows([samples], schemes=schemes, use_mask=[False, False], statistics=[STATISTICS] * 2)
+    assert windows == {"0": {"low": 0.0, "high": 1.0}, "1": {"low": 0.0, "high": 1.0}}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from hypothesis import given, settings
@@ -21,7 +22,15 @@ from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from fuse4seg.errors import WorkerDiedError
-from fuse4seg.training.data import BatchStream, SeededBatches, draw_present, foreground_share, seeded, without_timing
+from fuse4seg.training.data import (
+    BatchStream,
+    SeededBatches,
+    draw_present,
+    foreground_share,
+    seeded,
+    without_intensity_changes,
+    without_timing,
+)
 
 MakeStream = Callable[..., BatchStream]
 
@@ -252,6 +261,21 @@ class TestWithoutTiming:
 
     def test_finds_a_blur_that_stands_alone(self) -> None:
         assert without_timing(GaussianBlurTransform(1.0, benchmark=True)).benchmark is False
+
+
+class TestWithoutIntensityChanges:
+    def test_moves_and_mirrors_voxels_and_changes_no_intensity(self) -> None:
+        transform = without_intensity_changes(transforms())
+        for part in transform.transforms:
+            if isinstance(part, SpatialTransform):
+                part.p_rotation = part.p_scaling = 0
+        image = torch.rand(2, 24, 24, generator=torch.Generator().manual_seed(0))
+        for seed in range(20):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            changed = transform(image=image.clone(), segmentation=torch.zeros(1, 24, 24, dtype=torch.int16))["image"]
+            flips = [image.flip(axes) for axes in ([], [1], [2], [1, 2])]
+            assert any(torch.allclose(changed, flipped, atol=1e-6) for flipped in flips)
 
 
 class TestForegroundShare:
