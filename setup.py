@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py").read_text(), re.MULTILINE).group(1)
 README = ROOT / "README.md"
 COMMANDS = ("extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
-            "predict", "fuse", "evaluate", "evaluate_fusion", "demo")
+            "predict", "fuse", "evaluate", "evaluate_fusion",
+            "build_brats_fuse", "demo")
 
 setup(
     name="fuse4seg",
@@ -43,6 +44,7 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
+        "brats": ["hd-bet>=2"],
         "dev": [
             "hypothesis>=6.100",
             "pre-commit>=3.5",

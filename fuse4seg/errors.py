@@ -114,6 +114,13 @@ class StaleImageError(Fuse4SegError):
         super().__init__(f"{path} is stale: {source} has changed since it was fused. Fuse again.")
 
 
+class BrainExtractionError(Fuse4SegError):
+    """The brain of a head could not be extracted."""
+
+    def __init__(self, image: Path, problem: str) -> None:
+        super().__init__(f"{image} still has its skull, and {problem}")
+
+
 class UnreadableRecordError(Fuse4SegError):
     """The record of a folder of fused images is damaged."""
 
