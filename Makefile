@@ -39,6 +39,7 @@ bench: $(READY)
 	$(BENCH)/step.py --root bench/data 998 2d -device cpu --rounds 5 -o bench/step.json
 	$(BENCH)/memory.py --root bench/data 998 2d -o bench/memory.json
 	$(BENCH)/scaling.py -device cpu --rounds 5 -o bench/scaling.json
+	$(BENCH)/fusion_metrics.py -o bench/fusion_metrics.json
 	$(BENCH)/planning.py --root bench/data 998 --rounds 2 -o bench/planning.json
 
 lint: $(READY)
