@@ -100,6 +100,13 @@ class UnreadableImageError(Fuse4SegError):
         super().__init__(f"{path} cannot be read as an image ({reason}). Replace the file.")
 
 
+class PairsNotFoundError(Fuse4SegError):
+    """A folder holds no pairs of MRI and another modality."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} holds no folder MRI beside that of another modality, nor train/MRI or val/MRI. Give it.")
+
+
 class UnsuitableImageError(Fuse4SegError):
     """An image that can be read but not fused or scored: its depth, range or size."""
 

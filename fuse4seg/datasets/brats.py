@@ -53,7 +53,10 @@ def find_brats_cases(folder: Path) -> list[BratsCase]:
             continue
         name = path.name.removesuffix(ending)
         matched = NAME.fullmatch(name)
-        if path.parent.name in LABEL_FOLDERS:
+        if name.lower().endswith("_segm"):
+            # One case of 2020 keeps the name that its annotators gave it.
+            found.setdefault(path.parent.name, {})["seg"] = path
+        elif path.parent.name in LABEL_FOLDERS:
             found.setdefault(name, {})["seg"] = path
         elif matched:
             found.setdefault(matched["case"], {})[RELEASED[matched["kind"].lower()]] = path

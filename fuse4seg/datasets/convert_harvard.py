@@ -1,0 +1,104 @@
+"""Harvard's pairs of MRI and CT, PET or SPECT as a raw dataset without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image as Picture
+
+from fuse4seg.datasets.grey_images import read_grey_image
+from fuse4seg.datasets.raw import NO_LABELS, NORMALISATION
+from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
+from fuse4seg.datasets.sources import find_sources
+from fuse4seg.errors import FaultyCasesError, Fuse4SegError, PairsNotFoundError, UnsuitableImageError
+from fuse4seg.progress import progress
+
+MRI, OTHER = "MRI", "other"
+PARTS = {"train": "imagesTr", "val": "imagesTs", "test": "imagesTs", "": "imagesTr"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A folder with MRI and one other modality.
+
+    Attributes:
+        modality: The other one.
+        part: train, val, test, or nothing where the set is not divided.
+        folder: Holds the folders of both.
+    """
+
+    modality: str
+    part: str
+    folder: Path
+
+
+def convert_harvard(source: Path, dataset_id: int, *, name: str = "Harvard", copy: bool = False, processes: int = 1) -> None:
+    """Write a raw dataset of MRI and the other modality: grey pictures are linked, of those in colour the luma is written.
+
+    Args:
+        source: One set (train/MRI, train/CT, val/MRI, ..., or MRI and CT at once), or a folder of several, which are joined.
+        dataset_id: Of the new dataset.
+        name: Its name.
+        copy: Copy grey pictures instead of linking them.
+        processes: Cases examined at a time.
+
+    Raises:
+        PairsNotFoundError: There are no such folders.
+        UnpairedCasesError: Names differ between two folders.
+        FaultyCasesError: Pictures cannot be used; one line each.
+        As :func:`~fuse4seg.datasets.raw_writer.new_raw_dataset`.
+    """
+    found = find_pairs(source)
+    modalities = sorted({pairs.modality for pairs in found})
+    several = len(modalities) > 1
+    with new_raw_dataset(dataset_id, name) as folder:
+        faults, training = [], 0
+        for pairs in found:
+            sources = find_sources([pairs.folder / MRI, pairs.folder / pairs.modality])
+            target, doing = folder / PARTS[pairs.part], f"converting {pairs.modality} {pairs.part}".strip()
+            for case, files in progress(list(sources.images.items()), doing, unit="case"):
+                try:
+                    _convert(files, target, f"{pairs.modality}_{case}" if several else case, copy=copy)
+                    training += target.name == "imagesTr"
+                except Fuse4SegError as error:
+                    faults.append(str(error))
+        if faults:
+            raise FaultyCasesError(faults)
+        # Pictures have a scale of their own: black is 0, white 255.
+        describe(folder, channels=[MRI, OTHER if several else modalities[0]], labels=NO_LABELS, training=training, ending=".png",
+                 processes=processes, **{NORMALISATION: {"0": "rgb_to_0_1", "1": "rgb_to_0_1"}})
+
+
+def find_pairs(source: Path) -> list[Pairs]:
+    """Folders of pairs in a set, or in a folder of sets.
+
+    Raises:
+        PairsNotFoundError: There are none.
+    """
+    for places in ([source], sorted(path for path in source.glob("*") if path.is_dir())):
+        found = [Pairs(other.name, part, place / part) for place in places for part in PARTS
+                 if (place / part / MRI).is_dir() for other in _others(place / part)]
+        if found:
+            return found
+    raise PairsNotFoundError(source)
+
+
+def _others(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in (MRI, *PARTS))
+
+
+def _convert(files: tuple[Path, ...], target: Path, case: str, *, copy: bool) -> None:
+    images = [read_grey_image(path) for path in files]
+    if images[0].levels.shape != images[1].levels.shape:
+        shapes = f"has shape {images[1].levels.shape} instead of {images[0].levels.shape}"
+        raise UnsuitableImageError(files[1], f"{shapes} in {files[0]}. Resample it to that grid.")
+    for number, image in enumerate(images):
+        path = target / f"{case}_{number:04d}.png"
+        with Picture.open(image.path) as stored:
+            as_it_is = stored.mode == "L" and image.path.suffix == ".png"
+        if as_it_is:
+            place(image.path, path, copy=copy)
+        else:
+            target.mkdir(exist_ok=True)
+            Picture.fromarray(image.levels).save(path)

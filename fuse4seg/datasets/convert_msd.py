@@ -1,0 +1,89 @@
+"""Tasks of the Medical Segmentation Decathlon as raw datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
+from fuse4seg.errors import DatasetJsonError, Fuse4SegError, UnreadableImageError, UnsuitableImageError
+from fuse4seg.files import read_json
+from fuse4seg.progress import progress
+
+ENDING = ".nii.gz"
+
+
+def convert_msd(source: Path, dataset_id: int, *, name: str = "", copy: bool = False, processes: int = 1) -> None:
+    """Write a raw dataset: 4D images are split into their channels, others and labels linked.
+
+    Args:
+        source: Folder of a task, with its dataset.json.
+        dataset_id: Of the new dataset.
+        name: Its name; the task's own by default.
+        copy: Copy instead of linking.
+        processes: Cases examined at a time.
+
+    Raises:
+        DatasetJsonError: The task's dataset.json cannot be used.
+        UnreadableImageError, UnsuitableImageError: An image cannot be read, or has not a channel per modality.
+        FaultyDatasetError: Cases cannot be trained on; one line each.
+        As :func:`~fuse4seg.datasets.raw_writer.new_raw_dataset`.
+    """
+    task = _read_task(source / "dataset.json")
+    channels = [str(task["modality"][number]) for number in sorted(task["modality"], key=int)]
+    labels = {str(label): int(value) for value, label in task["labels"].items()}
+    training = [(source / entry["image"], source / entry["label"]) for entry in task["training"]]
+    tests = [source / entry for entry in task.get("test", []) if isinstance(entry, str)]
+    with new_raw_dataset(dataset_id, name or str(task.get("name", "MSD"))) as folder:
+        for image, label in progress(training, "converting training cases", unit="case"):
+            _split(image, folder / "imagesTr", len(channels), copy=copy)
+            if not label.is_file():
+                raise UnreadableImageError(label, "it does not exist")
+            place(label, folder / "labelsTr" / f"{_case(label)}{ENDING}", copy=copy)
+        for image in progress([path for path in tests if path.is_file()], "converting test cases", unit="case"):
+            _split(image, folder / "imagesTs", len(channels), copy=copy)
+        describe(folder, channels=channels, labels={"background": 0} | labels, training=len(training), ending=ENDING,
+                 processes=processes)
+
+
+def _read_task(path: Path) -> dict[str, Any]:
+    def unusable(path: Path, problem: str = "is missing") -> Fuse4SegError:
+        return DatasetJsonError(path, f"{problem}. Give the folder of a Decathlon task.")
+
+    task = read_json(path, unusable)
+    try:
+        entries = task["training"]
+        sound = all(isinstance(entry["image"], str) and isinstance(entry["label"], str) for entry in entries)
+        known = all(str(int(number)) for group in (task["modality"], task["labels"]) for number in group)
+    except (KeyError, TypeError, ValueError) as error:
+        raise unusable(path, "lacks modality, labels or training, or holds something else there") from error
+    if not (entries and sound and known):
+        raise unusable(path, "names no training cases")
+    return task
+
+
+def _case(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _split(path: Path, folder: Path, channels: int, *, copy: bool) -> None:
+    try:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        size = reader.GetSize()
+        found = size[3] if len(size) == 4 else 1
+        if found != channels:
+            raise UnsuitableImageError(path, f"holds {found} channels, dataset.json names {channels} modalities. Correct it.")
+        if len(size) == 3:
+            place(path, folder / f"{_case(path)}_0000{ENDING}", copy=copy)
+            return
+        whole = reader.Execute()
+        folder.mkdir(exist_ok=True)
+        for number in range(channels):
+            part = sitk.Extract(whole, [*size[:3], 0], [0, 0, 0, number])
+            sitk.WriteImage(part, str(folder / f"{_case(path)}_{number:04d}{ENDING}"), useCompression=True)
+    except RuntimeError as error:
+        raise UnreadableImageError(path, str(error).strip().splitlines()[-1][:160]) from error

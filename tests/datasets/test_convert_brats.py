@@ -1,0 +1,114 @@
+"""BraTS as a raw dataset: labels of every release, endings, cases without labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from fuse4seg.datasets.convert_brats import convert_brats
+from fuse4seg.errors import FaultyDatasetError
+
+Make = Callable[..., Path]
+SHAPE = (3, 4, 5)
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The raw root."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Function that writes a case of 2021 with some label values, or without labels."""
+    random = np.random.default_rng(0)
+
+    def write(case: str, values: list[int] | None, ending: str = ".nii.gz") -> Path:
+        folder = tmp_path / "in" / case
+        folder.mkdir(parents=True)
+        for kind in ("t1", "t1ce", "t2", "flair"):
+            image = sitk.GetImageFromArray(random.integers(0, 99, SHAPE).astype(np.int16))
+            sitk.WriteImage(image, str(folder / f"{case}_{kind}{ending}"))
+        if values is not None:
+            label = np.zeros(SHAPE, np.uint8)
+            label.flat[:len(values)] = values
+            sitk.WriteImage(sitk.GetImageFromArray(label), str(folder / f"{case}_seg{ending}"))
+        return tmp_path / "in"
+
+    return write
+
+
+def read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_images_are_linked_in_the_order_of_the_channels(make: Make, raw: Path) -> None:
+    convert_brats(make("a", [1, 2, 4]), 7)
+    folder = raw / "Dataset007_BraTS"
+    kinds = ("t1", "t1ce", "t2", "flair")
+    linked = [(folder / "imagesTr" / f"a_{number:04d}.nii.gz").readlink().name for number in range(4)]
+    assert linked == [f"a_{kind}.nii.gz" for kind in kinds]
+    described = json.loads((folder / "dataset.json").read_text())
+    assert list(described["channel_names"].values()) == ["T1", "T1ce", "T2", "FLAIR"]
+
+
+def test_label_4_becomes_3_and_labels_without_it_are_linked(make: Make, raw: Path) -> None:
+    make("a", [1, 2, 4])
+    convert_brats(make("b", [1, 2]), 7)
+    labels = raw / "Dataset007_BraTS" / "labelsTr"
+    np.testing.assert_array_equal(read(labels / "a.nii.gz").flat[:4], [1, 2, 3, 0])
+    assert not (labels / "a.nii.gz").is_symlink()
+    assert (labels / "b.nii.gz").is_symlink()
+
+
+def test_where_a_case_has_3_and_4_the_4_is_the_resection_cavity(make: Make, raw: Path) -> None:
+    make("a", [1, 2, 3, 4])
+    convert_brats(make("b", [4]), 7)
+    labels = raw / "Dataset007_BraTS" / "labelsTr"
+    assert read(labels / "b.nii.gz").max() == 4
+    described = json.loads((raw / "Dataset007_BraTS" / "dataset.json").read_text())
+    assert described["labels"]["resection cavity"] == 4
+
+
+def test_cases_without_labels_are_test_cases(make: Make, raw: Path) -> None:
+    make("a", [1, 2, 3])
+    convert_brats(make("b", None), 7)
+    folder = raw / "Dataset007_BraTS"
+    assert {path.name[0] for path in (folder / "imagesTs").iterdir()} == {"b"}
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 1
+
+
+def test_a_release_without_labels_becomes_a_dataset_without_labels(make: Make, raw: Path) -> None:
+    convert_brats(make("a", None), 7)
+    folder = raw / "Dataset007_BraTS"
+    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0}
+    assert len(list((folder / "imagesTr").iterdir())) == 4
+    assert not (folder / "labelsTr").exists()
+
+
+def test_plain_files_stay_plain_unless_endings_are_mixed(make: Make, raw: Path) -> None:
+    convert_brats(make("a", [1, 2, 3], ".nii"), 7)
+    assert (raw / "Dataset007_BraTS" / "imagesTr" / "a_0000.nii").is_symlink()
+    convert_brats(make("b", [1, 2, 3]), 8)
+    packed = raw / "Dataset008_BraTS" / "imagesTr" / "a_0000.nii.gz"
+    assert not packed.is_symlink()
+    np.testing.assert_array_equal(read(packed), read(raw / "Dataset007_BraTS" / "imagesTr" / "a_0000.nii"))
+
+
+def test_the_case_of_2020_with_a_name_of_its_own_has_a_label(make: Make, raw: Path) -> None:
+    source = make("a", [1, 2, 4])
+    (source / "a" / "a_seg.nii.gz").rename(source / "a" / "W39_1998.09.19_Segm.nii.gz")
+    convert_brats(source, 7)
+    assert (raw / "Dataset007_BraTS" / "labelsTr" / "a.nii.gz").is_file()
+
+
+def test_other_label_values_are_refused_and_nothing_is_written(make: Make, raw: Path) -> None:
+    with pytest.raises(FaultyDatasetError, match="case a: .* holds the value 7"):
+        convert_brats(make("a", [1, 7]), 7)
+    assert not list(raw.iterdir())
