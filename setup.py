@@ -36,6 +36,7 @@ setup(
         "dynamic-network-architectures>=0.4.4,<0.5",
         "SimpleITK>=2.2.1",
         "matplotlib>=3.7",
+        "monai>=1.4",
         "nibabel>=5",
         "numpy>=1.24",
         "pillow>=10",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuse4seg.datasets.phantom import write_phantom_dataset
 from fuse4seg.datasets.raw import read_dataset_json
-from fuse4seg.errors import UnwritableFolderError
+from fuse4seg.errors import FaultyCasesError, UnwritableFolderError
 from fuse4seg.evaluation.folders import Evaluation, evaluate_folders
 from fuse4seg.files import make_writable_folder
 from fuse4seg.inference.models import find_model
@@ -82,7 +82,10 @@ def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device
     predictor = load_predictor(model.folder, folds=model.folds, device=choose_device(device), want_attention=True)
     predict_folder(predictor, folder / "imagesTs", output / "predictions", folds=model.folds,
                    wanted=Wanted(attention=True, panels=True))
-    return evaluate_folders(output / "predictions", folder / "labelsTs", dataset_json=read_dataset_json(folder))
+    evaluation = evaluate_folders(output / "predictions", folder / "labelsTs", dataset_json=read_dataset_json(folder))
+    if evaluation.faults:
+        raise FaultyCasesError(evaluation.faults)
+    return evaluation
 
 
 def _make_place(output: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,101 +12,189 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from fuse4seg.datasets.images import find_reader, geometry_difference, read_image
-from fuse4seg.datasets.raw import IGNORE, foreground_classes
-from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError, UnpairedCasesError
+from fuse4seg.datasets.images import Image, find_reader, geometry_difference, read_image
+from fuse4seg.datasets.raw import IGNORE, foreground_classes, label_values
+from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError, Fuse4SegError, UnpairedCasesError
+from fuse4seg.evaluation.bootstrap import mean_interval
+from fuse4seg.evaluation.confusion import Confusion, confusion, mask_of
 from fuse4seg.evaluation.dice import dice
+from fuse4seg.evaluation.hausdorff import hausdorff_95
+from fuse4seg.evaluation.iou import iou
+from fuse4seg.evaluation.precision import precision
+from fuse4seg.evaluation.sensitivity import sensitivity
 from fuse4seg.evaluation.table import format_table
-from fuse4seg.files import write_json
+from fuse4seg.files import write_json, written_whole
 from fuse4seg.progress import progress
 
-logger = logging.getLogger(__name__)
-
 SHOWN_NAMES = 5
+#: In the order of tables; HD95 in millimetres, and the only one where less is better.
+METRICS = ("Dice", "IoU", "HD95", "sensitivity", "precision")
+#: What becomes of a class that is nowhere or in one image alone; it stands in every result.
+RULES = {"Dice": "NaN in neither image, 0 in one alone", "IoU": "NaN in neither image, 0 in one alone",
+         "HD95": "millimetres; NaN in neither image or in one alone", "sensitivity": "NaN without reference",
+         "precision": "NaN without prediction", "mean": "over the cases that are not NaN; left_out counts the others"}
+Classes = Mapping[str, int | tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One class of one case."""
+
+    counts: Confusion
+    hd95: float
+
+    @property
+    def values(self) -> dict[str, float]:
+        """By METRICS."""
+        return dict(zip(METRICS, (dice(self.counts), iou(self.counts), self.hd95, sensitivity(self.counts),
+                                  precision(self.counts)), strict=True))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Dice of every case and class.
+    """All metrics of every case and class.
 
     Attributes:
-        classes: Names of the foreground labels or regions.
-        cases: For each case, one Dice per class, NaN where the class is in neither prediction nor reference.
+        classes: What nnU-Net evaluates: the foreground labels, or the dataset's own regions.
+        regions: Further regions that were asked for; they are no part of the foreground mean.
+        cases: For each case, the scores by class and region.
+        faults: One line for each case that could not be scored.
     """
 
-    classes: tuple[str, ...]
-    cases: dict[str, tuple[float, ...]]
+    classes: Classes
+    cases: dict[str, dict[str, Scores]]
+    regions: Classes
+    faults: tuple[str, ...] = ()
 
-    def class_means(self) -> dict[str, float]:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes and the further regions."""
+        return (*self.classes, *self.regions)
+
+    def column(self, name: str, metric: str = "Dice") -> list[float]:
+        """One value per case."""
+        return [scores[name].values[metric] for scores in self.cases.values()]
+
+    def class_means(self, metric: str = "Dice") -> dict[str, float]:
         """Mean over the cases for each class, NaN left out; NaN for a class that no case has."""
-        return {name: _mean(value for value in column if not math.isnan(value)) for name, column in self._columns()}
+        return {name: _mean(value for value in self.column(name, metric) if not math.isnan(value)) for name in self.names}
 
-    def left_out(self) -> dict[str, int]:
+    def left_out(self, metric: str = "Dice") -> dict[str, int]:
         """For each class, how many cases were NaN and so left out of its mean."""
-        return {name: sum(map(math.isnan, column)) for name, column in self._columns()}
+        return {name: sum(map(math.isnan, self.column(name, metric))) for name in self.names}
 
-    def foreground_mean(self) -> float:
-        """Mean of the class means, as in nnU-Net's summary; NaN if one of them is NaN."""
-        return _mean(self.class_means().values())
+    def foreground_mean(self, metric: str = "Dice") -> float:
+        """Mean of the class means, as in nnU-Net's summary; NaN if one of them is NaN. Of IoU it is the mIoU."""
+        means = self.class_means(metric)
+        return _mean(means[name] for name in self.classes)
 
     def format(self) -> str:
-        """Table with a row per case and their mean, and a row that counts what was left out if anything was."""
-        rows: list[list[str | float]] = [[case, *values] for case, values in self.cases.items()]
+        """Table of Dice: a row per case and their mean, and a row that counts what was left out if anything was."""
+        rows: list[list[str | float]] = [[case, *(scores[name].values["Dice"] for name in self.names)]
+                                         for case, scores in self.cases.items()]
         rows.append(["mean", *self.class_means().values()])
         if any(self.left_out().values()):
             rows.append(["nan, left out", *self.left_out().values()])
-        return format_table(["Dice", *self.classes], rows)
+        return format_table(["Dice", *self.names], rows)
 
-    def write_json(self, path: Path) -> None:
-        """Write cases, means and counts as JSON, whole or not at all; NaN becomes null.
+    def format_classes(self, *, seed: int = 0) -> str:
+        """Table of the means of all metrics: a row per class, with the interval of its mean Dice."""
+        rows: list[list[str | float]] = []
+        for name in self.names:
+            low, high = mean_interval(self.column(name), seed=seed)
+            means = [self.class_means(metric)[name] for metric in METRICS]
+            left_out = max(self.left_out(metric)[name] for metric in METRICS)
+            rows.append([name, means[0], f"{low:.4f} to {high:.4f}", *means[1:], left_out])
+        overall = [self.foreground_mean(metric) for metric in METRICS]
+        rows.append(["foreground mean", overall[0], "", *overall[1:], ""])
+        return format_table(["mean", "Dice", "95 % interval", *METRICS[1:], "left out, at most"], rows)
+
+    def to_plain(self, *, seed: int = 0) -> dict[str, Any]:
+        """For a JSON file; NaN becomes None."""
+        return {
+            "foreground_mean": {metric: _none_for_nan(self.foreground_mean(metric)) for metric in METRICS},
+            "mean": self._by_class(lambda name, metric: _none_for_nan(self.class_means(metric)[name])),
+            "interval": self._by_class(lambda name, metric: list(map(_none_for_nan, mean_interval(self.column(name, metric),
+                                                                                                  seed=seed)))),
+            "left_out": self._by_class(lambda name, metric: self.left_out(metric)[name]),
+            "rules": RULES, "interval_of": "the mean, 95 %, percentile bootstrap over cases", "seed": seed,
+            "cases": {case: {name: {metric: _none_for_nan(value) for metric, value in scores[name].values.items()}
+                             for name in self.names} for case, scores in self.cases.items()},
+            "faults": list(self.faults),
+        }
+
+    def write(self, path: Path, *, seed: int = 0) -> None:
+        """Write JSON to ``path``, and a row per case and class as CSV beside it.
 
         Raises:
-            UnwritableFolderError: The file cannot be written.
+            UnwritableFolderError: A file cannot be written.
         """
-        cases = {case: dict(zip(self.classes, map(_none_for_nan, values), strict=True))
-                 for case, values in self.cases.items()}
-        means = {name: _none_for_nan(value) for name, value in self.class_means().items()}
-        write_json({"metric": "Dice", "foreground_mean": _none_for_nan(self.foreground_mean()), "mean": means,
-                    "left_out": self.left_out(), "cases": cases}, path)
+        write_json(self.to_plain(seed=seed), path)
+        with written_whole(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["case", "class", *METRICS])
+            table.writerows([case, name, *scores[name].values.values()] for case, scores in self.cases.items()
+                            for name in self.names)
 
-    def _columns(self) -> list[tuple[str, list[float]]]:
-        return [(name, [values[index] for values in self.cases.values()]) for index, name in enumerate(self.classes)]
+    def _by_class(self, value: Any) -> dict[str, dict[str, Any]]:
+        return {name: {metric: value(name, metric) for metric in METRICS} for name in self.names}
 
 
-def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[str, Any]) -> Evaluation:
-    """Dice of every predicted segmentation against the reference of the same file name.
+def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[str, Any],
+                     regions: Classes | None = None) -> Evaluation:
+    """Score every predicted segmentation against the reference of the same file name.
 
     Args:
         predictions: Folder of predicted label images; sub-folders and files with another ending are passed over.
         references: Folder of reference label images.
         dataset_json: Names labels or regions, the ignore label and the file ending.
+        regions: Further regions, by name.
+
+    Returns:
+        The result. Cases whose files cannot be read, lie on different grids or hold undeclared labels are in its ``faults``.
 
     Raises:
         FolderNotFoundError, EmptyFolderError: One of the folders is missing, or holds no image.
         UnpairedCasesError: An image is in one folder only.
-        UnreadableImageError: A file cannot be read.
-        FaultyImageError: The geometry of a prediction is not that of its reference.
     """
-    ending = dataset_json["file_ending"]
+    ending, regions = dataset_json["file_ending"], regions or {}
     names = _paired_names(predictions, references, ending)
     reader = find_reader(dataset_json, (references / name for name in names))
     classes, ignored = foreground_classes(dataset_json), dataset_json["labels"].get(IGNORE)
-    cases: dict[str, tuple[float, ...]] = {}
+    cases: dict[str, dict[str, Scores]] = {}
+    faults: list[str] = []
     for name in progress(names, "evaluating", unit="case"):
         case = name.removesuffix(ending)
-        predicted, wanted = _read_pair(case, predictions / name, references / name, reader=reader)
-        cases[case] = tuple(dice(predicted, wanted, entry, ignore_label=ignored) for entry in classes.values())
-    return Evaluation(tuple(classes), cases)
+        try:
+            predicted, wanted = _read_pair(case, predictions / name, references / name, reader=reader,
+                                           declared=label_values(dataset_json))
+        except Fuse4SegError as error:
+            faults.append(str(error))
+            continue
+        cases[case] = {name: _score(predicted, wanted, entry, ignored) for name, entry in {**classes, **regions}.items()}
+    return Evaluation(classes, cases, regions, tuple(faults))
 
 
-def _read_pair(case: str, prediction: Path, reference: Path, *,
-               reader: type[BaseReaderWriter]) -> tuple[np.ndarray, np.ndarray]:
-    """Label values of prediction and reference, shape (C, Z, Y, X) each."""
+def _score(predicted: Image, wanted: Image, entry: int | Sequence[int], ignored: int | None) -> Scores:
+    counted = np.ones(wanted.voxels.shape, bool) if ignored is None else wanted.voxels != ignored
+    masks = [(mask_of(image.voxels, entry) & counted)[0] for image in (predicted, wanted)]
+    return Scores(confusion(predicted.voxels, wanted.voxels, entry, ignore_label=ignored),
+                  hausdorff_95(*masks, spacing=wanted.geometry.spacing))
+
+
+def _read_pair(case: str, prediction: Path, reference: Path, *, reader: type[BaseReaderWriter],
+               declared: set[int]) -> tuple[Image, Image]:
+    """Prediction and reference, label values of shape (1, Z, Y, X) each."""
     predicted, wanted = read_image(prediction, reader), read_image(reference, reader)
     difference = geometry_difference(predicted.geometry, wanted.geometry)
     if difference:
         raise FaultyImageError(case, f"{prediction} has {difference} in {reference}. Predict again from its images.")
-    return predicted.voxels, wanted.voxels
+    for image in (predicted, wanted):
+        surplus = sorted(set(np.unique(image.voxels).tolist()) - declared)
+        if surplus:
+            raise FaultyImageError(case, f"{image.path} holds the value {surplus[0]:g}, which dataset.json does not name. "
+                                         "Correct the image, or give the right -djfile.")
+    return predicted, wanted
 
 
 def _paired_names(predictions: Path, references: Path, ending: str) -> list[str]:

@@ -36,8 +36,10 @@ class TestEvaluate:
     def test_prints_cases_mean_and_foreground_mean(self, folders: tuple[Path, Path],
                                                    capsys: pytest.CaptureFixture[str]) -> None:
         assert main(words(*folders)) == 0
-        assert capsys.readouterr().out.splitlines() == ["Dice  tumour", "------------", "a     0.6667", "mean  0.6667",
-                                                        "mean foreground Dice 0.6667"]
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:4] == ["Dice  tumour", "------------", "a     0.6667", "mean  0.6667"]
+        assert lines[5].split() == "mean Dice 95 % interval IoU HD95 sensitivity precision left out, at most".split()
+        assert lines[-1] == "mean foreground Dice 0.6667"
 
     def test_takes_the_references_first(self, folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
         (folders[1] / "a.nii.gz").unlink()
@@ -67,7 +69,7 @@ class TestEvaluate:
 
     def test_writes_json_on_request(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         assert main(words(*folders, "-o", tmp_path / "dice.json")) == 0
-        assert json.loads((tmp_path / "dice.json").read_text())["foreground_mean"] == pytest.approx(2 / 3)
+        assert json.loads((tmp_path / "dice.json").read_text())["foreground_mean"]["Dice"] == pytest.approx(2 / 3)
 
     @pytest.mark.parametrize("missing", ["dataset.json", "references", "predictions"])
     def test_explains_what_is_missing_in_one_line(self, folders: tuple[Path, Path], missing: str, tmp_path: Path,
@@ -89,3 +91,44 @@ class TestEvaluate:
     def test_refuses_unknown_flags(self, folders: tuple[Path, Path]) -> None:
         with pytest.raises(SystemExit, match="2"):
             main(words(*folders, "--chill"))
+
+    def test_scores_regions_beside_the_classes(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        labels = {"background": 0, "necrotic core": 1, "oedema": 2, "enhancing tumour": 3}
+        (tmp_path / "dataset.json").write_text(json.dumps(DESCRIPTION | {"labels": labels}))
+        assert main(words(*folders, "--regions", "brats", "mine=1,2", "-o", tmp_path / "r.json")) == 0
+        mean = json.loads((tmp_path / "r.json").read_text())["mean"]
+        assert list(mean) == [*list(labels)[1:], "WT", "TC", "ET", "mine"]
+        assert mean["mine"]["Dice"] == mean["WT"]["Dice"] == pytest.approx(2 / 3)
+
+    @pytest.mark.parametrize(("region", "said"), [("brats", "WT holds label 2"), ("mine=", "no region"), ("1,2", "no region"),
+                                                  ("mine=0,1", "holds label 0")])
+    def test_refuses_regions_that_there_are_not(self, folders: tuple[Path, Path], region: str, said: str,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(words(*folders, "--regions", region)) == 1
+        assert said in capsys.readouterr().err
+
+    def test_a_label_that_is_not_declared_fails_the_command_but_not_the_other_cases(
+            self, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for folder in folders:
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.full((1, 2, 2), 7, np.uint8)), str(folder / "b.nii.gz"))
+        assert main(words(*folders, "-o", tmp_path / "r.json")) == 1
+        captured = capsys.readouterr()
+        assert f"{folders[1] / 'b.nii.gz'} holds the value 7" in captured.err
+        assert "mean foreground Dice 0.6667" in captured.out
+        written = json.loads((tmp_path / "r.json").read_text())
+        assert list(written["cases"]) == ["a"]
+        assert len(written["faults"]) == 1
+
+    def test_writes_nnunets_summary(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        assert main(words(*folders, "--summary", tmp_path / "summary.json")) == 0
+        assert json.loads((tmp_path / "summary.json").read_text())["mean"]["1"]["Dice"] == pytest.approx(2 / 3)
+
+    def test_compares_with_another_method(self, folders: tuple[Path, Path], tmp_path: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(words(*folders, "--against", folders[0], "-o", tmp_path / "r.json")) == 0
+        out = capsys.readouterr().out
+        assert "fewer than 6 pairs cannot reach p < .05" in out
+        found = json.loads((tmp_path / "r.json").read_text())["against"]["Dice"]["tumour"]
+        assert found["difference"] == pytest.approx(2 / 3 - 1)
+        assert found["pairs"] == 1
+        assert found["interval"] == [None, None]

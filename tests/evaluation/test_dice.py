@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score
 
+from fuse4seg.evaluation.confusion import confusion
 from fuse4seg.evaluation.dice import dice
 
 labels = arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 3))
@@ -19,41 +20,41 @@ labels = arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 3))
 class TestDice:
     def test_matches_a_value_by_hand(self) -> None:
         prediction, reference = np.array([1, 1, 1, 0, 2]), np.array([0, 1, 1, 1, 2])
-        assert dice(prediction, reference, 1) == pytest.approx(4 / 6)
+        assert dice(confusion(prediction, reference, 1)) == pytest.approx(4 / 6)
 
     def test_joins_the_labels_of_a_region(self) -> None:
         prediction, reference = np.array([1, 2, 3, 0]), np.array([2, 0, 3, 1])
-        assert dice(prediction, reference, (1, 2)) == pytest.approx(2 / 4)
+        assert dice(confusion(prediction, reference, (1, 2))) == pytest.approx(2 / 4)
 
     def test_leaves_out_voxels_that_the_reference_ignores(self) -> None:
         prediction, reference = np.array([1, 1, 0, 1]), np.array([1, 9, 9, 0])
-        assert dice(prediction, reference, 1, ignore_label=9) == pytest.approx(2 / 3)
+        assert dice(confusion(prediction, reference, 1, ignore_label=9)) == pytest.approx(2 / 3)
 
     def test_is_nan_where_the_class_is_in_neither(self) -> None:
-        assert math.isnan(dice(np.zeros(4), np.zeros(4), 1))
+        assert math.isnan(dice(confusion(np.zeros(4), np.zeros(4), 1)))
 
     @pytest.mark.parametrize(("predicted", "wanted"), [(0, 1), (1, 0)])
     def test_is_zero_where_the_class_is_in_only_one(self, predicted: int, wanted: int) -> None:
-        assert dice(np.full(4, predicted), np.full(4, wanted), 1) == 0
+        assert dice(confusion(np.full(4, predicted), np.full(4, wanted), 1)) == 0
 
     def test_refuses_different_shapes(self) -> None:
         with pytest.raises(ValueError, match="shape"):
-            dice(np.zeros((2, 2)), np.zeros(4), 1)
+            dice(confusion(np.zeros((2, 2)), np.zeros(4), 1))
 
     @settings(deadline=None, max_examples=40)
     @given(prediction=labels, reference=labels)
     def test_is_the_f1_score_and_is_symmetric_and_bounded(self, prediction: np.ndarray, reference: np.ndarray) -> None:
-        value = dice(prediction, reference, 1)
+        value = dice(confusion(prediction, reference, 1))
         if math.isnan(value):
             assert not (prediction == 1).any()
             assert not (reference == 1).any()
             return
         assert value == pytest.approx(f1_score(reference.ravel() == 1, prediction.ravel() == 1))
-        assert value == dice(reference, prediction, 1)
+        assert value == dice(confusion(reference, prediction, 1))
         assert 0 <= value <= 1
 
     @settings(deadline=None, max_examples=20)
     @given(segmentation=labels)
     def test_is_one_for_equal_segmentations(self, segmentation: np.ndarray) -> None:
         for label in np.unique(segmentation):
-            assert dice(segmentation, segmentation, int(label)) == 1
+            assert dice(confusion(segmentation, segmentation, int(label))) == 1

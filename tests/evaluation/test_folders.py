@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -16,12 +17,11 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from fuse4seg.errors import (
     EmptyFolderError,
-    FaultyImageError,
     FolderNotFoundError,
     UnpairedCasesError,
-    UnreadableImageError,
 )
-from fuse4seg.evaluation.folders import Evaluation, evaluate_folders
+from fuse4seg.evaluation.confusion import Confusion
+from fuse4seg.evaluation.folders import METRICS, Evaluation, Scores, evaluate_folders
 
 LABELS = {"labels": {"background": 0, "core": 1, "oedema": 2}, "file_ending": ".nii.gz"}
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": 1, "ignore": 3}, "regions_class_order": [2, 1],
@@ -38,11 +38,11 @@ def write(path: Path, labels: np.ndarray, *, origin: tuple[float, ...] = (0, 0, 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Predictions and references of cases a, b, c with random labels 0 to 3."""
+    """Predictions and references of cases a, b, c with random labels 0 to 2."""
     rng = np.random.default_rng(0)
     for case in "abc":
         for kind in ("predictions", "references"):
-            write(tmp_path / kind / f"{case}.nii.gz", rng.integers(0, 4, SHAPE))
+            write(tmp_path / kind / f"{case}.nii.gz", rng.integers(0, 3, SHAPE))
     return tmp_path / "predictions", tmp_path / "references"
 
 
@@ -59,16 +59,39 @@ class TestEvaluateFolders:
         write(folders[0] / "c.nii.gz", np.zeros(SHAPE))
         write(folders[1] / "c.nii.gz", np.full(SHAPE, 2) * (np.arange(6) > 3))
         ours, stock = evaluate_folders(*folders, dataset_json=dataset_json), stock_summary(*folders, dataset_json)
-        assert ours.foreground_mean() == pytest.approx(stock["foreground_mean"]["Dice"])
-        stock_means = [entry["Dice"] for entry in stock["mean"].values()]
-        np.testing.assert_allclose(list(ours.class_means().values()), stock_means)
-        for values, case in zip(ours.cases.values(), stock["metric_per_case"], strict=True):
-            np.testing.assert_allclose(values, [entry["Dice"] for entry in case["metrics"].values()])
+        for metric in ("Dice", "IoU"):
+            assert ours.foreground_mean(metric) == pytest.approx(stock["foreground_mean"][metric])
+            stock_means = [entry[metric] for entry in stock["mean"].values()]
+            np.testing.assert_allclose(list(ours.class_means(metric).values()), stock_means)
+            for scores, case in zip(ours.cases.values(), stock["metric_per_case"], strict=True):
+                expected = [entry[metric] for entry in case["metrics"].values()]
+                np.testing.assert_allclose([score.values[metric] for score in scores.values()], expected)
+
+    def test_measures_surfaces_in_the_millimetres_of_the_reference(self, tmp_path: Path) -> None:
+        for kind, start in (("predictions", 2), ("references", 4)):
+            labels = np.zeros((6, 12, 12))
+            labels[1:5, 3:9, start:start + 5] = 1
+            write(tmp_path / kind / "a.nii.gz", labels)
+            stored = SimpleITK.ReadImage(str(tmp_path / kind / "a.nii.gz"))
+            stored.SetSpacing((3, 1, 1))
+            SimpleITK.WriteImage(stored, str(tmp_path / kind / "a.nii.gz"))
+        evaluation = evaluate_folders(tmp_path / "predictions", tmp_path / "references", dataset_json=LABELS)
+        assert evaluation.class_means("HD95")["core"] == pytest.approx(6)
+        assert evaluation.left_out("HD95") == {"core": 0, "oedema": 1}
+
+    def test_scores_further_regions_outside_the_foreground_mean(self, folders: tuple[Path, Path]) -> None:
+        plain = evaluate_folders(*folders, dataset_json=LABELS)
+        evaluation = evaluate_folders(*folders, dataset_json=LABELS, regions={"whole": (1, 2)})
+        assert evaluation.names == ("core", "oedema", "whole")
+        assert evaluation.foreground_mean() == plain.foreground_mean()
+        predicted, wanted = (SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / "b.nii.gz"))) > 0 for folder in folders)
+        expected = 2 * (predicted & wanted).sum() / (predicted.sum() + wanted.sum())
+        assert evaluation.cases["b"]["whole"].values["Dice"] == pytest.approx(expected)
 
     def test_names_cases_and_classes(self, folders: tuple[Path, Path]) -> None:
         evaluation = evaluate_folders(*folders, dataset_json=LABELS)
         assert list(evaluation.cases) == ["a", "b", "c"]
-        assert evaluation.classes == ("core", "oedema")
+        assert evaluation.names == ("core", "oedema")
 
     def test_passes_over_sub_folders_and_other_files(self, folders: tuple[Path, Path]) -> None:
         expected = evaluate_folders(*folders, dataset_json=LABELS)
@@ -91,30 +114,40 @@ class TestEvaluateFolders:
         with pytest.raises(EmptyFolderError, match="empty"):
             evaluate_folders(tmp_path / "empty", folders[1], dataset_json=LABELS)
 
-    def test_refuses_another_shape_and_another_place(self, folders: tuple[Path, Path]) -> None:
-        write(folders[0] / "b.nii.gz", np.zeros((4, 5, 7)))
-        with pytest.raises(FaultyImageError, match=r"case b: .*shape \(4, 5, 7\) instead of \(4, 5, 6\)"):
-            evaluate_folders(*folders, dataset_json=LABELS)
-        write(folders[0] / "b.nii.gz", np.zeros(SHAPE), origin=(0, 0, 3))
-        with pytest.raises(FaultyImageError, match="origin"):
-            evaluate_folders(*folders, dataset_json=LABELS)
+    def test_leaves_out_and_names_what_cannot_be_scored(self, folders: tuple[Path, Path]) -> None:
+        def faults() -> tuple[str, ...]:
+            evaluation = evaluate_folders(*folders, dataset_json=LABELS)
+            assert list(evaluation.cases) == ["a", "c"]
+            return evaluation.faults
 
-    def test_refuses_an_unreadable_file(self, folders: tuple[Path, Path]) -> None:
+        write(folders[0] / "b.nii.gz", np.zeros((4, 5, 7)))
+        (fault,) = faults()
+        assert "case b: " in fault
+        assert "shape (4, 5, 7) instead of (4, 5, 6)" in fault
+        write(folders[0] / "b.nii.gz", np.zeros(SHAPE), origin=(0, 0, 3))
+        assert "origin" in faults()[0]
+        write(folders[0] / "b.nii.gz", np.full(SHAPE, 3))
+        assert f"{folders[0] / 'b.nii.gz'} holds the value 3" in faults()[0]
         (folders[0] / "b.nii.gz").write_text("no image")
-        with pytest.raises(UnreadableImageError, match=r"b\.nii\.gz"):
-            evaluate_folders(*folders, dataset_json=LABELS)
+        assert "b.nii.gz cannot be read" in faults()[0]
+
+
+def scores(tp: int, fp: int, fn: int, hd95: float = math.nan) -> Scores:
+    return Scores(Confusion(tp, fp, fn, 10), hd95)
 
 
 class TestEvaluation:
-    evaluation = Evaluation(("core", "oedema"), {"a": (0.5, math.nan), "b": (1.0, 0.25)})
+    evaluation = Evaluation({"core": 1, "oedema": 2}, {"a": {"core": scores(1, 1, 1, 3.0), "oedema": scores(0, 0, 0)},
+                                                       "b": {"core": scores(4, 0, 0, 1.0), "oedema": scores(1, 6, 0, 2.0)}}, {})
 
     def test_leaves_nan_out_of_the_means_and_counts_it(self) -> None:
         assert self.evaluation.class_means() == {"core": 0.75, "oedema": 0.25}
         assert self.evaluation.left_out() == {"core": 0, "oedema": 1}
         assert self.evaluation.foreground_mean() == 0.5
+        assert self.evaluation.class_means("HD95") == {"core": 2.0, "oedema": 2.0}
 
     def test_has_no_foreground_mean_if_a_class_is_nowhere(self) -> None:
-        nowhere = Evaluation(("core", "oedema"), {"a": (0.5, math.nan)})
+        nowhere = Evaluation(self.evaluation.classes, {"a": self.evaluation.cases["a"]}, {})
         assert math.isnan(nowhere.class_means()["oedema"])
         assert math.isnan(nowhere.foreground_mean())
 
@@ -126,9 +159,20 @@ class TestEvaluation:
             "nan, left out       0       1",
         ]
 
-    def test_writes_json_without_nan(self, tmp_path: Path) -> None:
-        self.evaluation.write_json(tmp_path / "dice.json")
-        written = json.loads((tmp_path / "dice.json").read_text(), parse_constant=pytest.fail)
-        assert written == {"metric": "Dice", "foreground_mean": 0.5, "mean": {"core": 0.75, "oedema": 0.25},
-                           "left_out": {"core": 0, "oedema": 1},
-                           "cases": {"a": {"core": 0.5, "oedema": None}, "b": {"core": 1.0, "oedema": 0.25}}}
+    def test_formats_a_row_per_class_with_its_interval(self) -> None:
+        lines = self.evaluation.format_classes().splitlines()
+        assert lines[2].split() == ["core", "0.7500", "0.5000", "to", "1.0000", "0.6667", "2.0000", "0.7500", "0.7500", "0"]
+        assert lines[-1].startswith("foreground mean  0.5000")
+
+    def test_writes_json_without_nan_and_a_csv(self, tmp_path: Path) -> None:
+        self.evaluation.write(tmp_path / "result.json")
+        written = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
+        assert written["foreground_mean"]["Dice"] == 0.5
+        assert written["mean"]["oedema"]["IoU"] == pytest.approx(1 / 7)
+        assert written["left_out"]["oedema"] == dict.fromkeys(METRICS, 1)
+        assert written["interval"]["core"]["Dice"] == [0.5, 1.0]
+        assert written["interval"]["oedema"]["Dice"] == [None, None]
+        assert written["cases"]["a"]["oedema"] == dict.fromkeys(METRICS)
+        rows = list(csv.DictReader((tmp_path / "result.csv").open()))
+        assert [(row["case"], row["class"]) for row in rows] == [("a", "core"), ("a", "oedema"), ("b", "core"), ("b", "oedema")]
+        assert float(rows[2]["precision"]) == 1

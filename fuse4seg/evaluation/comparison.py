@@ -1,0 +1,51 @@
+"""Two result folders against the same references."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from fuse4seg.evaluation.bootstrap import FEWEST_PAIRS, PairedTest, paired_test
+from fuse4seg.evaluation.folders import METRICS, Evaluation
+from fuse4seg.evaluation.table import format_table
+
+
+def compare_evaluations(first: Evaluation, second: Evaluation, *, metric: str = "Dice", seed: int = 0) -> dict[str, PairedTest]:
+    """Paired test of every class over the cases that both have scored.
+
+    Args:
+        first: One method.
+        second: The other, on the same references.
+        metric: One of METRICS.
+        seed: Of the intervals.
+    """
+    cases = [case for case in first.cases if case in second.cases]
+
+    def values(evaluation: Evaluation, name: str) -> list[float]:
+        return [evaluation.cases[case][name].values[metric] for case in cases]
+
+    return {name: paired_test(values(first, name), values(second, name), seed=seed) for name in first.names}
+
+
+def comparison_to_plain(first: Evaluation, second: Evaluation, *, seed: int = 0) -> dict[str, Any]:
+    """Of all metrics, for a JSON file; NaN becomes None."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(part) for part in value]
+        return None if math.isnan(value) else value
+
+    tests = {metric: compare_evaluations(first, second, metric=metric, seed=seed) for metric in METRICS}
+    return {metric: {name: {key: plain(value) for key, value in asdict(test).items()} for name, test in of_metric.items()}
+            for metric, of_metric in tests.items()}
+
+
+def format_comparison(tests: dict[str, PairedTest]) -> str:
+    """Table of Dice with a row per class, and a line where there are too few cases to tell."""
+    rows: list[list[str | float]] = [[name, test.difference, "{:.4f} to {:.4f}".format(*test.interval), test.p, test.pairs,
+                                      test.left_out] for name, test in tests.items()]
+    table = format_table(["Dice, difference", "mean", "95 % interval", "p, signed rank", "pairs", "left out"], rows)
+    if min(test.pairs for test in tests.values()) >= FEWEST_PAIRS:
+        return table
+    return f"{table}\nfewer than {FEWEST_PAIRS} pairs cannot reach p < .05, whatever the difference"
