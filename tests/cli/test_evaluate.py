@@ -38,7 +38,7 @@ class TestEvaluate:
         assert main(words(*folders)) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[:4] == ["Dice  tumour", "------------", "a     0.6667", "mean  0.6667"]
-        assert lines[5].split() == "mean Dice 95 % interval IoU HD95 sensitivity precision left out, at most".split()
+        assert lines[5].split() == ["mean", "Dice", "95", "%", "interval", "IoU", "HD95", "sensitivity", "precision", "left", "out,", "at", "most"]
         assert lines[-1] == "mean foreground Dice 0.6667"
 
     def test_takes_the_references_first(self, folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
