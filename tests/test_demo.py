@@ -27,7 +27,7 @@ class TestDemo:
             (output / name).touch()
         evaluation = run_demo(output, size=TINY, device="cpu")
         assert list(evaluation.cases) == ["phantom_005"]
-        assert evaluation.classes == ("necrotic_core", "oedema", "enhancing_tumour")
+        assert evaluation.names == ("necrotic_core", "oedema", "enhancing_tumour")
         assert not (output / "left_over").exists()
         predictions = output / "predictions"
         assert (predictions / "phantom_005.nii.gz").is_file()
