@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
 from fuse4seg.losses.adversarial import generator_loss
+from fuse4seg.losses.correlation import correlation_loss
 from fuse4seg.losses.decomposition import decomposition_loss
+from fuse4seg.losses.edges import edge_loss
+from fuse4seg.losses.fidelity import fidelity_loss
 from fuse4seg.losses.intensity import intensity_loss
+from fuse4seg.losses.structure import structure_loss
 from fuse4seg.losses.texture import texture_loss
+
+#: Parts to which an absent modality, which is 0, is as good as none: neither its intensities nor its edges are the largest.
+OF_THE_STRONGEST = {"intensity": intensity_loss, "texture": texture_loss, "edges": edge_loss}
+#: Parts that are means over the modalities there are.
+OF_EACH = {"structure": structure_loss, "fidelity": fidelity_loss, "correlation": correlation_loss}
 
 
 @dataclass(frozen=True)
 class FusionLossWeights:
-    """Weight of each part of the fusion loss; 0 leaves the part out.
+    """Weight of each part of the fusion loss; 0 leaves the part out. The defaults are the paper's parts.
 
     Raises:
         ValueError: A weight is negative, infinite or not a number.
@@ -26,6 +35,10 @@ class FusionLossWeights:
     texture: float = 5.0
     decomposition: float = 0.1
     adversarial: float = 0.01
+    edges: float = 0.0
+    structure: float = 0.0
+    fidelity: float = 0.0
+    correlation: float = 0.0
 
     def __post_init__(self) -> None:
         for part, weight in asdict(self).items():
@@ -33,16 +46,27 @@ class FusionLossWeights:
                 raise ValueError(f"the weight of the {part} loss must be 0 or more, got {weight}")
 
 
+#: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
+WITHOUT_LABELS = FusionLossWeights(intensity=0, texture=0, adversarial=0, edges=5, structure=1, fidelity=0.5, correlation=0.2)
+
+
+def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:
+    """Those of ``parts`` that look at images alone, each unweighted; arguments as :func:`fusion_loss` takes them."""
+    wanted = set(parts)
+    return {**{name: loss(fused, sources) for name, loss in OF_THE_STRONGEST.items() if name in wanted},
+            **{name: loss(fused, sources, present=present) for name, loss in OF_EACH.items() if name in wanted}}
+
+
 def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, logits: Sequence[Tensor] | None,
                 weights: FusionLossWeights, present: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Weighted sum of the intensity, texture, decomposition and adversarial losses.
+    r"""Weighted sum of all parts.
 
     .. math:: L^f = w_I L_{int} + w_T L_{text} + w_D L_{corr} + w_A L_{adv}
+        + w_E L_{edge} + w_S L_{ssim} + w_V L_{vif} + w_C L_{scd}
 
     Args:
         fused: Fused image in [0, 1], shape (B, 1, *S), S of two or three axes.
-        sources: Source modalities in [0, 1], shape (B, N, *S). Absent ones are 0, which changes neither the maximum of
-            the intensities nor that of the edges.
+        sources: Source modalities in [0, 1], shape (B, N, *S). Absent ones are 0.
         low: Low-frequency features of each modality, shape (B, N, C, *S').
         high: High-frequency features of each modality, shape (B, N, C', *S'').
         logits: Each modality's discriminator on the fused image, where any case has that modality; None leaves the adversarial
@@ -54,13 +78,9 @@ def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
         The weighted sum, a scalar, and the unweighted, detached value of each part that was computed, by its name in
         :class:`FusionLossWeights`.
 
-    Source: method.md, "Two stages", stage 2.
+    Source: method.md, "Two stages", stage 2; the last four: "Fusion losses without labels".
     """
-    parts: dict[str, Tensor] = {}
-    if weights.intensity:
-        parts["intensity"] = intensity_loss(fused, sources)
-    if weights.texture:
-        parts["texture"] = texture_loss(fused, sources)
+    parts = image_losses(fused, sources, (name for name, weight in asdict(weights).items() if weight), present=present)
     if weights.decomposition:
         parts["decomposition"] = decomposition_loss(low, high, present=present)
     if weights.adversarial and logits is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fuse4seg.losses.window import gaussian_means
+
 SIGMA = 1.5
 LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 0.01, 0.03
 
@@ -33,6 +35,11 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11, data_range: float =
 
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004.
     """
+    return ssim_of_each(first, second, window=window, data_range=data_range).mean()
+
+
+def ssim_of_each(first: Tensor, second: Tensor, *, window: int = 11, data_range: float = 1.0) -> Tensor:
+    """:func:`ssim` of each image and channel, shape (B, C)."""
     if first.shape != second.shape:
         raise ValueError(f"SSIM needs two images of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     if window < 1 or window % 2 == 0:
@@ -40,23 +47,11 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11, data_range: float =
     precision = torch.promote_types(first.dtype, torch.float32)
     first, second = first.to(precision), second.to(precision)
     moments = torch.stack([first, second, first * first, second * second, first * second])
-    mean_a, mean_b, square_a, square_b, product = _local_mean(moments, window).unbind()
+    means = gaussian_means(moments, axes=first.ndim - 2, window=window, sigma=SIGMA)
+    mean_a, mean_b, square_a, square_b, product = means.unbind()
     luminance, contrast = (LUMINANCE_CONSTANT * data_range) ** 2, (CONTRAST_CONSTANT * data_range) ** 2
     covariance = product - mean_a * mean_b
     variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b
     similarity = (2 * mean_a * mean_b + luminance) * (2 * covariance + contrast)
-    return (similarity / ((mean_a * mean_a + mean_b * mean_b + luminance) * (variances + contrast))).mean()
-
-
-def _local_mean(images: Tensor, window: int) -> Tensor:
-    # Shifted sums: ten times as fast as a depthwise convolution on a CPU, and autocast leaves their precision alone.
-    for axis in range(3, images.ndim):
-        weights = _gaussian(min(window, images.shape[axis] - 1 + images.shape[axis] % 2))
-        size = images.shape[axis] - len(weights) + 1
-        images = sum(weight * images.narrow(axis, start, size) for start, weight in enumerate(weights))
-    return images
-
-
-def _gaussian(window: int) -> list[float]:
-    distances = torch.arange(window, dtype=torch.float64) - window // 2
-    return torch.softmax(-(distances**2) / (2 * SIGMA**2), dim=0).tolist()
+    values = similarity / ((mean_a * mean_a + mean_b * mean_b + luminance) * (variances + contrast))
+    return values.flatten(2).mean(dim=-1)

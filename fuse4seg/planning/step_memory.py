@@ -16,7 +16,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
-from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.losses.fusion import WITHOUT_LABELS
 from fuse4seg.planning.half_precision import HalfPrecision
 from fuse4seg.planning.live_bytes import LiveBytes, count_bytes
 from fuse4seg.planning.memory_target import GIGABYTE
@@ -152,7 +152,7 @@ def _bilevel_step(levels: Levels, training: Training, estimator: str, *, outputs
 
 
 def _fusion_step(levels: Levels, training: Training) -> Move:
-    step = levels.fusion_step(FusionLossWeights(), autocast=_precision(training))
+    step = levels.fusion_step(WITHOUT_LABELS, autocast=_precision(training))
     return lambda batch, _targets: step.move(batch)
 
 

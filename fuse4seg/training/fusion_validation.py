@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fuse4seg.inference.fuse_image import fuse_whole_image
-from fuse4seg.losses.intensity import intensity_loss
-from fuse4seg.losses.texture import texture_loss
+from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST, image_losses
 from fuse4seg.progress import progress
 from fuse4seg.training.pretraining import mean_of
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def fusion_losses_of_fold(trainer: Fuse4SegTrainer) -> dict[str, float]:
-    """Mean intensity and texture loss of the validation cases, each fused whole, as f4s_predict fuses it.
+    """Mean of each loss between images, trained or not, over the validation cases, each fused whole, as f4s_predict fuses it.
 
     Args:
         trainer: Initialised.
@@ -40,5 +39,5 @@ def _losses(model: FuseThenSegment, channels: Tensor, patch_size: list[int], dev
     flat = len(patch_size) == 2
     image, whole = (part.transpose(0, 1) if flat else part.unsqueeze(0) for part in (fused, channels))
     sources, _ = model.window(whole.to(device))
-    return {"intensity": float(intensity_loss(image.to(device), sources)),
-            "texture": float(texture_loss(image.to(device), sources))}
+    parts = image_losses(image.to(device), sources, [*OF_THE_STRONGEST, *OF_EACH])
+    return {name: float(part) for name, part in parts.items()}

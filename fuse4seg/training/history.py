@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,10 +10,11 @@ import numpy as np
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from fuse4seg.files import written_whole
+from fuse4seg.losses.fusion import FusionLossWeights
 
 #: Kept beside nnU-Net's own entries; NaN where an epoch has none (a fusion loss of weight 0, no ratio).
-BILEVEL_ENTRIES = ("upper", "lower", "auxiliary", "fusion", "intensity", "texture", "decomposition", "adversarial",
-                   "discriminator", "ratio", "leader_lrs")
+FUSION_LOSSES = tuple(part.name for part in fields(FusionLossWeights))
+BILEVEL_ENTRIES = ("upper", "lower", "auxiliary", "fusion", *FUSION_LOSSES, "discriminator", "ratio", "leader_lrs")
 
 
 class History(LocalLogger):
@@ -32,8 +34,7 @@ class History(LocalLogger):
         """Draw progress.png: segmentation losses and Dice, fusion losses, the ratio r, and the learning rates."""
         figure, axes = plt.subplots(2, 2, figsize=(12, 8), constrained_layout=True)
         self._draw_segmentation(axes[0, 0])
-        self._draw(axes[0, 1], ("fusion", "intensity", "texture", "decomposition", "adversarial", "discriminator"),
-                   "fusion losses (unweighted parts)")
+        self._draw(axes[0, 1], ("fusion", *FUSION_LOSSES, "discriminator"), "fusion losses (unweighted parts)")
         self._draw(axes[1, 0], ("ratio",), "Gauss-Newton ratio r")
         self._draw(axes[1, 1], ("lrs", "leader_lrs"), "learning rates of follower and leader")
         with written_whole(Path(output_folder) / "progress.png") as temporary:

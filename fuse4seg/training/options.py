@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fuse4seg.errors import OptionError
-from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.losses.fusion import WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.hypergradients import ESTIMATORS
 from fuse4seg.training.pretraining import PretrainingWeights
@@ -64,6 +64,11 @@ class TrainingOptions:
             raise OptionError("--hypergradient", f"unknown estimator {self.bilevel.hypergradient}. "
                                                  f"Choose one of: {', '.join(ESTIMATORS)}.")
 
+    @classmethod
+    def without_labels(cls) -> TrainingOptions:
+        """Defaults for a dataset of images alone."""
+        return cls(bilevel=BilevelSettings(losses=WITHOUT_LABELS))
+
     @property
     def validation_iterations(self) -> int:
         """Validation batches per epoch, in nnU-Net's proportion."""
@@ -114,28 +119,45 @@ class TrainingOptions:
         """These options with what was chosen; None keeps an entry.
 
         Args:
-            fusion_losses: Parts of the fusion loss to keep, at their default weights; the others get 0.
+            fusion_losses: Parts of the fusion loss to keep, each as NAME or NAME=WEIGHT; the others get 0. A name alone gives
+                the part's default weight; where that is 0, its default weight without labels.
             pretraining_losses: The same for what pre-training adds to the content loss.
             chosen: Options and the bi-level step's entries by their own names.
+
+        Raises:
+            OptionError: There is no such part, or its weight is none.
         """
         given = {name: value for name, value in chosen.items() if value is not None}
         of_step = {entry.name: given.pop(entry.name) for entry in fields(BilevelSettings) if entry.name in given}
         if fusion_losses is not None:
-            of_step["losses"] = FusionLossWeights(**_only(fusion_losses, FusionLossWeights(), flag="--fusion_losses"))
+            defaults = {name: weight or asdict(WITHOUT_LABELS)[name] for name, weight in asdict(FusionLossWeights()).items()}
+            of_step["losses"] = FusionLossWeights(**_only(fusion_losses, defaults, flag="--fusion_losses"))
         if pretraining_losses is not None:
-            given["pretraining"] = PretrainingWeights(**_only(pretraining_losses, PretrainingWeights(),
-                                                              flag="--pretraining_losses"))
+            weights = _only(pretraining_losses, asdict(PretrainingWeights()), flag="--pretraining_losses")
+            given["pretraining"] = PretrainingWeights(**weights)
         return replace(self, **given, bilevel=replace(self.bilevel, **of_step))
 
 
-def _only(parts: Sequence[str], weights: FusionLossWeights | PretrainingWeights, *, flag: str) -> dict[str, float]:
-    """The weights of these parts; 0 for all others, and for all if the only part is "none".
+def _only(parts: Sequence[str], defaults: dict[str, float], *, flag: str) -> dict[str, float]:
+    """The weights of these parts, NAME or NAME=WEIGHT; 0 for all others, and for all if the only part is "none".
 
     Raises:
-        OptionError: There is no such part.
+        OptionError: There is no such part, or its weight is none.
     """
-    known = asdict(weights)
-    kept = set() if list(parts) == ["none"] else set(parts)
-    if unknown := sorted(kept - known.keys()):
-        raise OptionError(flag, f"unknown loss {unknown[0]}. Choose from: {', '.join(known)}; or none.")
-    return {name: weight if name in kept else 0.0 for name, weight in known.items()}
+    kept: dict[str, float] = {}
+    for part in [] if list(parts) == ["none"] else parts:
+        name, given, weight = part.partition("=")
+        if name not in defaults:
+            raise OptionError(flag, f"unknown loss {name}. Choose from: {', '.join(defaults)}; or none.")
+        kept[name] = _weight(part, weight, flag=flag) if given else defaults[name]
+    return {name: kept.get(name, 0.0) for name in defaults}
+
+
+def _weight(part: str, text: str, *, flag: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise OptionError(flag, f"{part} gives no weight. Write it as {part.partition('=')[0]}=0.5, with a number from 0 on.")
+    return weight

@@ -102,10 +102,11 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     _require_fold(training, name, plans)
     folder = data_root(RESULTS) / name / f"{training.trainer}__{training.plans}__{training.configuration}"
     checkpoint = _find_checkpoint(folder / f"fold_{training.fold}", resume=resume, validate_only=validate_only)
-    options = _choose_options(checkpoint, chosen or {})
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
+    labelled = bool(foreground_classes(dataset_json))
+    options = _choose_options(checkpoint, chosen or {}, TrainingOptions() if labelled else TrainingOptions.without_labels())
     options.require_fit(len(channel_names(dataset_json)))
-    if not foreground_classes(dataset_json):
+    if not labelled:
         options.require_no_task()
     trainer_class = _trainer_class(training.trainer)
     make_writable_folder(folder / f"fold_{training.fold}")
@@ -197,10 +198,10 @@ def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Path
     return None
 
 
-def _choose_options(checkpoint: Path | None, chosen: dict[str, Any]) -> TrainingOptions:
+def _choose_options(checkpoint: Path | None, chosen: dict[str, Any], defaults: TrainingOptions) -> TrainingOptions:
     """Defaults with what was chosen; a checkpoint's own options cannot be changed."""
     if checkpoint is None:
-        return TrainingOptions().changed(**chosen)
+        return defaults.changed(**chosen)
     trained = TrainingOptions.from_plain(load_checkpoint(checkpoint).get("options", {}))
     wanted = trained.changed(**chosen)
     if wanted != trained:

@@ -61,7 +61,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         with logged_prints():
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.logger.local_logger = History()
-        self.options = TrainingOptions()
+        self.options = TrainingOptions() if self.segments else TrainingOptions.without_labels()
         self.save_every = 1  # nnU-Net's 50 would cost a cluster job that is cut short up to 50 epochs
         self.levels: Levels | None = None
         self.bilevel_step: BilevelStep | None = None

@@ -9,11 +9,17 @@ import pytest
 import torch
 
 from fuse4seg.losses.adversarial import generator_loss
+from fuse4seg.losses.correlation import correlation_loss
 from fuse4seg.losses.decomposition import decomposition_loss
-from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
+from fuse4seg.losses.edges import edge_loss
+from fuse4seg.losses.fidelity import fidelity_loss
+from fuse4seg.losses.fusion import WITHOUT_LABELS, FusionLossWeights, fusion_loss, image_losses
 from fuse4seg.losses.intensity import intensity_loss
+from fuse4seg.losses.structure import structure_loss
 from fuse4seg.losses.texture import texture_loss
 
+#: A weight of its own for each part.
+ALL = FusionLossWeights(2, 3, 0.5, 0.25, 4, 0.75, 0.125, 0.375)
 PARTS = [field.name for field in fields(FusionLossWeights)]
 
 
@@ -30,14 +36,15 @@ def fusion() -> dict[str, torch.Tensor]:
 
 class TestFusionLoss:
     def test_is_the_weighted_sum_of_its_parts(self, fusion: dict[str, torch.Tensor]) -> None:
-        total, parts = fusion_loss(**fusion, weights=FusionLossWeights(2, 3, 0.5, 0.25))
-        expected = {"intensity": intensity_loss(fusion["fused"], fusion["sources"]),
-                    "texture": texture_loss(fusion["fused"], fusion["sources"]),
+        total, parts = fusion_loss(**fusion, weights=ALL)
+        images = fusion["fused"], fusion["sources"]
+        expected = {"intensity": intensity_loss(*images), "texture": texture_loss(*images),
                     "decomposition": decomposition_loss(fusion["low"], fusion["high"]),
-                    "adversarial": generator_loss(fusion["logits"])}
+                    "adversarial": generator_loss(fusion["logits"]), "edges": edge_loss(*images),
+                    "structure": structure_loss(*images), "fidelity": fidelity_loss(*images),
+                    "correlation": correlation_loss(*images)}
         assert parts == expected
-        summed = sum(weight * expected[name] for name, weight in zip(PARTS, (2, 3, 0.5, 0.25), strict=True))
-        torch.testing.assert_close(total, summed)
+        torch.testing.assert_close(total, sum(getattr(ALL, name) * part for name, part in expected.items()))
 
     def test_parts_carry_no_gradient_and_the_total_does(self, fusion: dict[str, torch.Tensor]) -> None:
         total, parts = fusion_loss(**fusion, weights=FusionLossWeights())
@@ -47,7 +54,7 @@ class TestFusionLoss:
 
     @pytest.mark.parametrize("left_out", PARTS)
     def test_leaves_out_a_part_of_weight_zero(self, fusion: dict[str, torch.Tensor], left_out: str) -> None:
-        weights = FusionLossWeights(**{**asdict(FusionLossWeights()), left_out: 0})
+        weights = FusionLossWeights(**{**asdict(ALL), left_out: 0})
         _, parts = fusion_loss(**fusion, weights=weights)
         assert set(parts) == set(PARTS) - {left_out}
 
@@ -64,14 +71,13 @@ class TestFusionLoss:
     @pytest.mark.parametrize("present", [[True, False, True], [False, True, False]])
     def test_holds_the_fused_image_to_the_modalities_that_are_there(self, fusion: dict[str, torch.Tensor],
                                                                     present: list[bool]) -> None:
-        """Zeros in the place of absent ones are as good as nothing, because intensities and edges are never below 0."""
         zeroed = fusion["sources"] * torch.tensor(present).view(1, 3, 1, 1)
-        found = fusion_loss(**{**fusion, "sources": zeroed}, weights=FusionLossWeights(), present=torch.tensor([present]))
+        found = fusion_loss(**{**fusion, "sources": zeroed}, weights=ALL, present=torch.tensor([present]))
         alone = {name: fusion[name][:, present] for name in ("sources", "low", "high")}
-        expected = fusion_loss(**{**fusion, **alone}, weights=FusionLossWeights())
+        expected = fusion_loss(**{**fusion, **alone}, weights=ALL)
         torch.testing.assert_close(found[0], expected[0])
         for name in PARTS:
-            torch.testing.assert_close(found[1][name], expected[1][name])
+            torch.testing.assert_close(found[1][name], expected[1][name], atol=1e-6, rtol=1e-5)
 
     def test_is_zero_when_all_weights_are(self, fusion: dict[str, torch.Tensor]) -> None:
         total, parts = fusion_loss(**fusion, weights=FusionLossWeights(0, 0, 0, 0))
@@ -85,7 +91,22 @@ class TestFusionLoss:
         assert total == 0
 
 
+class TestImageLosses:
+    def test_gives_the_parts_asked_for_unweighted(self, fusion: dict[str, torch.Tensor]) -> None:
+        images = fusion["fused"], fusion["sources"]
+        assert image_losses(*images, ["structure", "edges", "adversarial"]) == {
+            "edges": edge_loss(*images), "structure": structure_loss(*images)}
+
+
 class TestFusionLossWeights:
+    def test_are_the_paper_s_parts_by_default(self) -> None:
+        assert {name for name, weight in asdict(FusionLossWeights()).items() if weight} == {
+            "intensity", "texture", "decomposition", "adversarial"}
+
+    def test_without_labels_ask_for_what_can_be_seen_in_the_image(self, fusion: dict[str, torch.Tensor]) -> None:
+        _, parts = fusion_loss(**fusion, weights=WITHOUT_LABELS)
+        assert set(parts) == {"decomposition", "edges", "structure", "fidelity", "correlation"}
+
     @pytest.mark.parametrize("part", PARTS)
     @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
     def test_refuses_a_weight_that_is_no_weight(self, part: str, weight: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fuse4seg.errors import OptionError
-from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.losses.fusion import WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.training.options import TrainingOptions
@@ -101,14 +101,28 @@ class TestChanged:
         assert changed.pretraining == PretrainingWeights(adversarial=0)
         assert changed.bilevel.fusion_weight == 0.3
 
+    def test_gives_a_loss_the_weight_it_has_by_default_without_labels(self) -> None:
+        changed = CHOSEN.changed(fusion_losses=["intensity", "structure"])
+        assert changed.bilevel.losses == FusionLossWeights(1, 0, 0, 0, structure=WITHOUT_LABELS.structure)
+
+    def test_takes_weights(self) -> None:
+        changed = CHOSEN.changed(fusion_losses=["texture=0.5", "structure=2", "edges"], pretraining_losses=["adversarial=0.1"])
+        assert changed.bilevel.losses == FusionLossWeights(0, 0.5, 0, 0, edges=WITHOUT_LABELS.edges, structure=2)
+        assert changed.pretraining == PretrainingWeights(decomposition=0, adversarial=0.1)
+
+    @pytest.mark.parametrize("part", ["texture=", "texture=much", "texture=-1", "texture=nan", "texture=inf", "texture=1=2"])
+    def test_refuses_a_weight_that_is_none(self, part: str) -> None:
+        with pytest.raises(OptionError, match=f"^--fusion_losses: {part} gives no weight. Write it as texture=0.5"):
+            CHOSEN.changed(fusion_losses=[part])
+
     def test_leaves_all_losses_out_that_can_be(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["none"], pretraining_losses=["none"])
         assert changed.bilevel.losses == FusionLossWeights(0, 0, 0, 0)
         assert changed.pretraining == PretrainingWeights(0, 0)
 
     @pytest.mark.parametrize(("name", "losses", "known"), [
-        ("fusion_losses", ["texture", "ssim"], "intensity, texture, decomposition, adversarial; or none"),
-        ("fusion_losses", ["none", "texture"], "intensity, texture, decomposition, adversarial; or none"),
+        ("fusion_losses", ["texture", "psnr"], "intensity, texture, .*; or none"),
+        ("fusion_losses", ["none", "texture"], "intensity, texture, .*; or none"),
         ("pretraining_losses", ["content"], "adversarial, decomposition; or none")])
     def test_refuses_unknown_losses_by_their_flag(self, name: str, losses: list[str], known: str) -> None:
         with pytest.raises(OptionError, match=f"^--{name}: unknown loss .*Choose from: {known}"):
@@ -124,6 +138,10 @@ class TestChanged:
 
 
 class TestWithoutATask:
+    def test_trains_what_can_be_seen_in_the_image(self) -> None:
+        assert TrainingOptions.without_labels() == TrainingOptions(bilevel=BilevelSettings(losses=WITHOUT_LABELS))
+        TrainingOptions.without_labels().require_no_task()
+
     @pytest.mark.parametrize("chosen", [{}, {"hypergradient": "joint"}, {"auxiliary_weight": 0}, {"epochs": 3},
                                         {"fusion_losses": ["texture"]}, {"hessian_products": 9}])
     def test_accepts_what_concerns_the_fusion(self, chosen: dict[str, Any]) -> None:
