@@ -12,7 +12,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py
 README = ROOT / "README.md"
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "predict", "fuse", "evaluate", "evaluate_fusion",
-            "build_brats_fuse", "demo")
+            "compare", "build_brats_fuse", "demo")
 
 setup(
     name="fuse4seg",

@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from stock_nnunet import stock_plans
-
+    from fuse4seg.comparison.stock_nnunet import stock_plans
     from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
     from fuse4seg.training.run import choose_device
 

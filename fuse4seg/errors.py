@@ -143,6 +143,15 @@ class FaultyCasesError(Fuse4SegError):
         super().__init__("\n".join([*lines, f"{len(lines)} faulty case(s), listed above, are not in the result."]))
 
 
+class FaultyTrainingsError(Fuse4SegError):
+    """Some trainings of a comparison failed; the others are done. One line per training, naming its log."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        lines = list(faults)
+        super().__init__("\n".join([*lines, f"{len(lines)} training(s), listed above, failed. Mend the cause and run the same "
+                                            "command again: it goes on where these ended."]))
+
+
 class FaultyImageError(Fuse4SegError):
     """A case whose images cannot be used: geometry, NaN or constant intensities."""
 

@@ -1,0 +1,92 @@
+"""f4s_compare: our method beside stock nnU-Net, single modalities, fixed fusions and its own ablations."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.comparison.rows import USUAL
+from fuse4seg.errors import OptionError
+from fuse4seg.plans import PLANS_NAME
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser("Train and score several ways to segment a dataset under equal splits, plan, width and budget. "
+                         "A second run trains and scores only what is missing.",
+                         example="f4s_compare 502 2d -o comparison --rows stacked fixed fuse4seg --seeds 0 1 2")
+    parser.add_argument("dataset", help="dataset id or name; planned and preprocessed")
+    parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
+    parser.add_argument("-o", dest="output", type=Path, required=True, help="folder of trainings, scores and comparison.json")
+    parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
+    parser.add_argument("--rows", nargs="*", default=list(USUAL), metavar="ROW",
+                        help="stacked, a modality's name, max, mean, wavelet, fuse4seg, fused+sources, an ablation; or a group: "
+                             f"singles, fixed, ablations (default: {' '.join(USUAL)})")
+    parser.add_argument("--images", nargs="+", default=[], metavar="NAME=FOLDER",
+                        help="further rows: nnU-Net on images that another method fused, one per training case")
+    parser.add_argument("--variant", action="append", default=[], metavar="NAME=FLAGS",
+                        help='further row: fuse4seg with flags of f4s_train, as "lambda0.5=--fusion_weight 0.5"; may be repeated')
+    parser.add_argument("--folds", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--epochs", type=int, default=10, help="of each training (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=100, help="per epoch (default: %(default)s)")
+    parser.add_argument("--pretrain_epochs", type=int, default=2, help="of ours (default: %(default)s)")
+    parser.add_argument("--devices", nargs="+", metavar="DEVICE",
+                        help="cpu, cuda, cuda:1, ...: one training at a time on each; name one twice for two at a time "
+                             "(default: a GPU where there is one)")
+    parser.add_argument("--report", type=Path, help="also write the tables and their reading as a Markdown page")
+    return run_command(_run, parser, arguments)
+
+
+def pairs(words: Sequence[str], flag: str) -> dict[str, str]:
+    """NAME=VALUE words.
+
+    Raises:
+        OptionError: One has no name or no value.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not name or not value:
+            raise OptionError(flag, f"{word!r} is not NAME=VALUE. Give the row's name, an equals sign, and what it is.")
+        if name in found:
+            raise OptionError(flag, f"{name} is there twice. Give each row a name of its own.")
+        found[name] = value
+    return found
+
+
+def _run(options: argparse.Namespace) -> None:
+    images, variants = pairs(options.images, "--images"), pairs(options.variant, "--variant")
+    from fuse4seg.comparison.compare import Comparison, compare
+    from fuse4seg.comparison.report import format_markdown, format_text, fusion_table, reading, segmentation_table
+    from fuse4seg.comparison.rows import choose_rows
+    from fuse4seg.comparison.trainings import Budget
+    from fuse4seg.datasets.raw import channel_names, read_dataset_json
+    from fuse4seg.errors import FaultyTrainingsError
+    from fuse4seg.files import make_writable_folder, written_whole
+    from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
+    from fuse4seg.training.run import choose_device
+
+    name = dataset_name(options.dataset, variables=(PREPROCESSED,))
+    modalities = channel_names(read_dataset_json(data_root(PREPROCESSED) / name))
+    rows = choose_rows(options.rows, modalities=modalities, images={row: Path(folder) for row, folder in images.items()},
+                       variants=variants)
+    devices = options.devices or [choose_device(None).type]
+    for device in devices:
+        choose_device(device.partition(":")[0])
+    budget = Budget(options.epochs, options.iterations, options.pretrain_epochs)
+    command = shlex.join(["f4s_compare", *sys.argv[1:]])
+    result, faults = compare(Comparison(name, options.configuration, options.plans, options.output, rows, options.folds,
+                                        options.seeds, budget, devices, command))
+    print(format_text([segmentation_table(result["results"]), fusion_table(result["results"], result["trivial"])]))
+    print("\n" + "\n".join(reading(result)))
+    if options.report:
+        make_writable_folder(options.report.absolute().parent)
+        with written_whole(options.report) as temporary:
+            temporary.write_text(format_markdown(result))
+    if faults:
+        raise FaultyTrainingsError(faults)

@@ -1,0 +1,151 @@
+"""Each row's own preprocessed dataset: same cases, labels, splits, patch and batch, with other channels or another network."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from fuse4seg.comparison.rows import Row
+from fuse4seg.datasets.grey_images import WHITE
+from fuse4seg.datasets.images import find_reader, read_image
+from fuse4seg.datasets.raw import channel_names
+from fuse4seg.errors import FaultyImageError, UnpairedCasesError
+from fuse4seg.files import read_json, write_json
+from fuse4seg.inference.fusion_rules import fuse_by_rule
+from fuse4seg.progress import progress
+
+DONE = "complete.json"
+#: Makes the normalised channel (1, Z, Y, X) of a case from its name, its preprocessed channels (C, Z, Y, X), its properties, and
+#: a mask (1, Z, Y, X) of what counts for normalisation, None for all.
+Make = Callable[[str, np.ndarray, dict[str, Any], np.ndarray | None], np.ndarray]
+
+
+def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], configuration: str) -> None:
+    """Make a preprocessed dataset for one row, or keep the one that is whole.
+
+    Args:
+        row: Which.
+        source: The dataset's preprocessed folder.
+        target: The row's; labels and, where they stay the same, channels are links to the source's.
+        plans: Of the dataset, ours.
+        configuration: The one to be trained.
+
+    Raises:
+        UnpairedCasesError, FaultyImageError: A folder of fused images does not fit the dataset.
+    """
+    if (target / DONE).is_file():
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    dataset_json = read_json(source / "dataset.json", FileNotFoundError)
+    manager = PlansManager(copy.deepcopy(plans)).get_configuration(configuration)
+    for name in ("dataset_fingerprint.json", "splits_final.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    (target / "gt_segmentations").symlink_to((source / "gt_segmentations").absolute(), target_is_directory=True)
+    data = source / manager.data_identifier
+    if row.source is None:
+        (target / manager.data_identifier).symlink_to(data.absolute(), target_is_directory=True)
+        write_json(dataset_json, target / "dataset.json")
+    else:
+        write_json({**dataset_json, "channel_names": {"0": row.name}}, target / "dataset.json")
+        make = _maker(row.source, dataset_json, manager, plans["transpose_forward"])
+        write_one_channel(data, target / manager.data_identifier, make, manager, doing=f"preparing {row.name}")
+    write_json(_plans_of(row, plans), target / f"{plans['plans_name']}.json")
+    write_json(row.to_plain(), target / DONE)
+
+
+def windows_of(plans: dict[str, Any], configuration: str) -> np.ndarray:
+    """What each channel is cut to before it is fused, in preprocessed intensities, shape (N, 2)."""
+    architecture = PlansManager(copy.deepcopy(plans)).get_configuration(configuration).network_arch_init_kwargs
+    return np.array(architecture["windows"], dtype=np.float64)
+
+
+def as_grey(channels: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Channels (N, ...) in 0..255, as the fusion network sees them in 0..1."""
+    low, high = (windows[:, side].reshape(-1, *[1] * (channels.ndim - 1)) for side in range(2))
+    return np.clip((channels - low) / (high - low), 0, 1) * WHITE
+
+
+def write_one_channel(source: Path, target: Path, make: Make, configuration: ConfigurationManager, *, doing: str) -> None:
+    """Preprocessed cases with the one channel that ``make`` makes, in the chunks of the source."""
+    target.mkdir()
+    dataset = nnUNetDatasetBlosc2(str(source))
+    for case in progress(list(dataset.identifiers), doing, unit="case"):
+        data, labels, _, properties = dataset.load_case(case)
+        # nnU-Net marks what is outside the image, where it cropped to it, with -1.
+        inside = labels[:] >= 0 if configuration.use_mask_for_norm[0] else None
+        layout = {"chunks": (1, *data.chunks[1:]), "blocks": (1, *data.blocks[1:]), "chunks_seg": labels.chunks,
+                  "blocks_seg": labels.blocks}
+        channels = make(case, data[:], properties, inside).astype(np.float32)
+        nnUNetDatasetBlosc2.save_case(channels, labels[:], properties, str(target / case), **layout)
+
+
+def standardised(channels: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
+    """Zero mean and unit variance, as nnU-Net normalises; with a mask inside of it, and 0 outside."""
+    voxels = channels if inside is None else channels[inside]
+    scaled = (channels - voxels.mean()) / max(float(voxels.std()), 1e-8)
+    return scaled if inside is None else np.where(inside, scaled, 0)
+
+
+def _maker(source: tuple[str, int | str], dataset_json: dict[str, Any], manager: ConfigurationManager,
+           transpose: Sequence[int]) -> Make:
+    kind, which = source
+    windows = np.array(manager.network_arch_init_kwargs["windows"], dtype=np.float64)
+    count = len(channel_names(dataset_json))
+    if kind == "modality":
+        return lambda _case, channels, _properties, _inside: channels[int(which):int(which) + 1]
+    if kind == "rule":
+        return lambda _case, channels, _properties, inside: standardised(
+            fuse_by_rule(list(as_grey(channels[:count], windows)), str(which))[None], inside)
+    return _of_folder(Path(which), dataset_json, manager, transpose)
+
+
+def _of_folder(folder: Path, dataset_json: dict[str, Any], manager: ConfigurationManager, transpose: Sequence[int]) -> Make:
+    """Images of the cases' own grids, transposed, cropped and resampled as the cases were."""
+    ending = dataset_json["file_ending"]
+
+    def make(case: str, channels: np.ndarray, properties: dict[str, Any], inside: np.ndarray | None) -> np.ndarray:
+        path = folder / f"{case}{ending}"
+        if not path.is_file():
+            raise UnpairedCasesError(f"{folder} has no image {path.name}. Fuse every training case.")
+        voxels = read_image(path, find_reader(dataset_json, [path])).voxels.transpose(0, *(axis + 1 for axis in transpose))
+        if tuple(voxels.shape[1:]) != tuple(properties["shape_before_cropping"]):
+            raise FaultyImageError(case, f"{path} has shape {voxels.shape[1:]}, the case {properties['shape_before_cropping']}. "
+                                         "Give the fused image on the grid of its sources.")
+        cropped = voxels[(slice(None), *(slice(*bounds) for bounds in properties["bbox_used_for_cropping"]))]
+        spacing = [properties["spacing"][axis] for axis in transpose]
+        wanted = [*spacing[:len(spacing) - len(manager.spacing)], *manager.spacing]
+        resampled = manager.resampling_fn_data(cropped.astype(np.float32), channels.shape[1:], spacing, wanted)
+        return standardised(np.asarray(resampled), inside)
+
+    return make
+
+
+def _plans_of(row: Row, plans: dict[str, Any]) -> dict[str, Any]:
+    changed = copy.deepcopy(plans)
+    for configuration in changed["configurations"].values():
+        if row.source is not None:
+            for entry in ("normalization_schemes", "use_mask_for_norm"):
+                if entry in configuration:
+                    configuration[entry] = configuration[entry][:1]
+        if row.network and "architecture" in configuration:
+            arguments = configuration["architecture"]["arch_kwargs"]
+            for name, value in row.network.items():
+                arguments[name] = {**(arguments.get(name) or {}), **value} if isinstance(value, dict) else value
+    return changed
+
+
+def environment_of(target: Path, results: Path) -> dict[str, str]:
+    """Environment of a process that trains on the dataset folder ``target`` into ``results``."""
+    kept = {name: value for name, value in os.environ.items() if name != "F4S_ROOT"}
+    return {**kept, "nnUNet_raw": str(target.parent), "nnUNet_preprocessed": str(target.parent), "nnUNet_results": str(results)}
+

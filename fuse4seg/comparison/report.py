@@ -1,0 +1,182 @@
+"""The tables of a comparison, from what its trainings scored: as text for a terminal, as Markdown for a page."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fuse4seg.comparison.rows import METHOD, PEER
+from fuse4seg.evaluation.bootstrap import PairedTest, paired_test
+from fuse4seg.evaluation.fusion_metrics import METRICS
+from fuse4seg.evaluation.table import format_table
+
+#: Columns of the table of segmentations: name, and factor of the value in the JSON.
+SEGMENTATION = ("Dice", "IoU", "HD95")
+Result = dict[str, Any]
+Table = tuple[list[str], list[list[str]]]
+
+
+def segmentation_table(results: Sequence[Result]) -> Table:
+    """A row per row of the comparison: means over the trainings, their standard deviation, and the difference to stacked nnU-Net.
+
+    The difference is that of the cases' mean foreground Dice, averaged over the seeds, with its 95 % bootstrap interval and the p
+    of a signed-rank test over the cases.
+    """
+    header = ["row", "runs", "Dice", "mIoU", "HD95 (mm)", f"Dice less {PEER}", "p", "s/iteration", "s/case", "parameters"]
+    rows = []
+    for name, trials in _by_row(results).items():
+        means = [trial["segmentation"]["foreground_mean"] for trial in trials]
+        scores = [_spread(_known(mean[metric] for mean in means)) for metric in SEGMENTATION]
+        test = difference(results, name, PEER) if name != PEER else None
+        rows.append([name, str(len(trials)), *scores, *_shown(test),
+                     *(f"{statistics.median(trial[cost] for trial in trials):.2f}"
+                       for cost in ("seconds_per_iteration", "seconds_per_case")),
+                     f"{trials[0]['parameters'] / 1e6:.2f} M"])
+    return header, rows
+
+
+def fusion_table(results: Sequence[Result], trivial: Sequence[dict[str, Any]]) -> Table:
+    """A row per row that has fused images, and the trivial ones: each metric's mean over the trainings.
+
+    Args:
+        results: Of the trainings.
+        trivial: Of each fold, scores by the names of the trivial rows.
+    """
+    fused = {name: [trial["fusion"]["mean"] for trial in trials if "fusion" in trial]
+             for name, trials in _by_row(results).items()}
+    for fold in trivial:
+        for name, found in fold.items():
+            fused.setdefault(name, []).append(found["mean"])
+    fused = {name: means for name, means in fused.items() if means}
+    metrics = list(next(iter(fused.values()))[0]) if fused else [*METRICS]
+    rows = [[name, *(_number(_mean(_known(mean[metric] for mean in means)), 3) for metric in metrics)]
+            for name, means in fused.items()]
+    return ["row", *metrics], rows
+
+
+def convergence(results: Sequence[Result]) -> dict[str, float]:
+    """For each row of ours, the iterations to the pseudo Dice that stacked nnU-Net ends with, over nnU-Net's; infinite if never.
+
+    Both are the mean over folds and seeds of the validation batches' Dice, smoothed over three epochs; stage 1 counts.
+    """
+    rows = _by_row(results)
+    curves = {name: _smoothed([trial["pseudo_dice"] for trial in trials]) for name, trials in rows.items()}
+    if PEER not in curves:
+        return {}
+    aim, epochs = curves[PEER][-1], len(curves[PEER])
+    found = {}
+    for name in curves:
+        if rows[name][0]["ours"]:
+            reached = next((epoch for epoch, value in enumerate(curves[name], 1) if value >= aim), math.inf)
+            found[name] = (reached + rows[name][0]["pretrain_epochs"]) / epochs
+    return found
+
+
+def difference(results: Sequence[Result], one: str, other: str) -> PairedTest | None:
+    """Mean foreground Dice of two rows case by case; None where they share no case."""
+    rows = _by_row(results)
+    first, second = (_case_means(rows.get(name, [])) for name in (one, other))
+    shared = sorted(first.keys() & second.keys())
+    return paired_test([first[case] for case in shared], [second[case] for case in shared]) if shared else None
+
+
+def format_text(tables: Iterable[Table]) -> str:
+    """For a terminal."""
+    return "\n\n".join(format_table(header, rows) for header, rows in tables if rows)
+
+
+def format_markdown(comparison: dict[str, Any]) -> str:
+    """A page of its own: conditions, command, tables, and what is told apart."""
+    results, budget = comparison["results"], comparison["budget"]
+    patch, iterations = " x ".join(map(str, comparison["patch_size"])), budget["iterations"]
+    made_by = f"{comparison['machine']}, {comparison['versions']}"
+    conditions = (f"Dataset {comparison['dataset']}, configuration {comparison['configuration']}, plans {comparison['plans']} "
+                  f"(patch {patch}, batch {comparison['batch_size']}), folds {_listed(comparison['folds'])}, seeds "
+                  f"{_listed(comparison['seeds'])}; {budget['epochs']} x {iterations} iterations, ours after "
+                  f"{budget['pretrain_epochs']} x {iterations} of pre-training. {made_by}.")
+    parts = [f"# Comparison: {comparison['dataset']}, {comparison['configuration']}", conditions, f"    {comparison['command']}",
+             "## Segmentation", _as_markdown(segmentation_table(results)),
+             "Means over the trainings, ± their standard deviation. Difference to stacked nnU-Net over cases: mean, 95 % "
+             "bootstrap interval, and p of a signed-rank test."]
+    header, rows = fusion_table(results, comparison["trivial"])
+    if rows:
+        parts += ["## Fused images", _as_markdown((header, rows)),
+                  "Slices of the validation cases that hold foreground; grey 0..255, not stretched, MI in nats; sources as the "
+                  "fusion network sees them. Of more than two sources, the mean over pairs."]
+    parts += ["## Reading", *(f"- {line}" for line in reading(comparison))]
+    return "\n\n".join(part for part in parts if not part.startswith("- ")) + "\n\n" + "\n".join(
+        part for part in parts if part.startswith("- ")) + "\n"
+
+
+def reading(comparison: dict[str, Any]) -> list[str]:
+    """What holds and what does not, in plain words."""
+    results = comparison["results"]
+    lines = []
+    others = [name for name in _by_row(results) if name not in (METHOD, PEER)]
+    for other in [PEER, *others]:
+        if (test := difference(results, METHOD, other)) is not None:
+            low, high = test.interval
+            verdict = "higher" if low > 0 else "lower" if high < 0 else "not told apart"
+            lines.append(f"Dice of {METHOD} less {other}, cases: {test.pairs}: {_shown(test)[0]}: {verdict}.")
+    for name, ratio in convergence(results).items():
+        reached = "never" if math.isinf(ratio) else f"after {ratio:.2f} of its iterations, stage 1 counted"
+        lines.append(f"{name} reaches the pseudo Dice of {PEER} {reached}.")
+    return lines
+
+
+def _by_row(results: Sequence[Result]) -> dict[str, list[Result]]:
+    rows: dict[str, list[Result]] = {}
+    for result in results:
+        rows.setdefault(result["name"], []).append(result)
+    return rows
+
+
+def _case_means(trials: Sequence[Result]) -> dict[str, float]:
+    """Mean foreground Dice of each case over its trainings; classes that a case lacks are left out."""
+    values: dict[str, list[float]] = {}
+    for trial in trials:
+        for case, classes in trial["segmentation"]["cases"].items():
+            values.setdefault(case, []).append(_mean(_known(scores["Dice"] for scores in classes.values())))
+    return {case: _mean(means) for case, means in values.items()}
+
+
+def _smoothed(curves: Sequence[Sequence[float]]) -> list[float]:
+    mean = [statistics.fmean(values) for values in zip(*curves, strict=False)]
+    return [statistics.fmean(mean[max(0, epoch - 2):epoch + 1]) for epoch in range(len(mean))]
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and not math.isnan(value)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return _number(_mean(values), 3) + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _number(value: float, decimals: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def _shown(test: PairedTest | None) -> list[str]:
+    if test is None:
+        return ["-", "-"]
+    low, high = test.interval
+    interval = "" if math.isnan(low) else f" ({low:+.3f} to {high:+.3f})"
+    return [f"{test.difference:+.3f}{interval}", _number(test.p, 3)]
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _as_markdown(table: Table) -> str:
+    header, rows = table
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])

@@ -1,0 +1,152 @@
+"""The trainings of a comparison: one process each, on one or several devices, each taken up where it was cut short."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from fuse4seg.comparison.prepared_data import environment_of
+from fuse4seg.comparison.rows import Row
+from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
+from fuse4seg.progress import progress
+
+TRAIN_OURS = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
+#: Names of our trainer and of nnU-Net's.
+TRAINERS = {True: "Fuse4SegTrainer", False: "nnUNetTrainer"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every training gets; ours spends ``pretrain_epochs`` on stage 1 besides, which is part of its cost and is reported."""
+
+    epochs: int = 10
+    iterations: int = 100
+    pretrain_epochs: int = 2
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a row.
+
+    Attributes:
+        row: Which.
+        fold: Of nnU-Net's splits.
+        seed: Of this training.
+        dataset: Full name.
+        configuration: Such as 2d.
+        plans: Their name.
+        output: Folder of the comparison.
+        budget: What it gets.
+    """
+
+    row: Row
+    fold: int
+    seed: int
+    dataset: str
+    configuration: str
+    plans: str
+    output: Path
+    budget: Budget
+
+    @property
+    def place(self) -> Path:
+        """Folder of this training's results and log."""
+        return self.output / "trainings" / self.row.name / f"fold{self.fold}_seed{self.seed}"
+
+    @property
+    def data(self) -> Path:
+        """The row's preprocessed dataset."""
+        return self.output / "data" / self.row.name / self.dataset
+
+    @property
+    def model(self) -> Path:
+        """Folder Trainer__Plans__configuration."""
+        plans = self.plans if self.row.ours else STOCK_PLANS
+        return self.place / self.dataset / f"{TRAINERS[self.row.ours]}__{plans}__{self.configuration}"
+
+    @property
+    def fold_folder(self) -> Path:
+        """With checkpoints and the validation."""
+        return self.model / f"fold_{self.fold}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is trained and validated."""
+        return (self.fold_folder / "validation" / "summary.json").is_file()
+
+    def command(self, device: str) -> list[str]:
+        """Words of the training's process."""
+        budget = ["--epochs", self.budget.epochs, "--iterations", self.budget.iterations, "--seed", self.seed, "-p", self.plans,
+                  "-device", device, "--c"]
+        if not self.row.ours:
+            program: list[Any] = ["-m", "fuse4seg.comparison.stock_nnunet"]
+        else:
+            program = ["-c", TRAIN_OURS]
+            # A row's own flags come last, and so go over the budget's.
+            budget += ["--pretrain_epochs", self.budget.pretrain_epochs, *self.row.flags]
+        return [sys.executable, *program, *map(str, [self.dataset, self.configuration, self.fold, *budget])]
+
+
+def run_trials(trials: Sequence[Trial], *, devices: Sequence[str]) -> list[str]:
+    """Run what is not finished, as many at a time as there are devices.
+
+    Args:
+        trials: In the order wanted.
+        devices: "cpu", "mps", "cuda" or "cuda:1"; one named twice takes two trainings at a time.
+
+    Returns:
+        One line for each training that failed, naming its log; the others are done.
+    """
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    waiting = [trial for trial in trials if not trial.finished]
+    faults = []
+    with ThreadPoolExecutor(len(devices)) as pool:
+        running = {pool.submit(_run, trial, free): trial for trial in waiting}
+        try:
+            for done in progress(as_completed(running), "training", unit="training", total=len(waiting)):
+                if done.result() != 0:
+                    trial = running[done]
+                    faults.append(f"{trial.row.name}, fold {trial.fold}, seed {trial.seed}: {last_line(trial.place / 'log.txt')}")
+        except KeyboardInterrupt:
+            # The processes get the terminal's Ctrl-C, too; what has not begun must not begin.
+            pool.shutdown(cancel_futures=True)
+            raise
+    return faults
+
+
+def _run(trial: Trial, free: SimpleQueue[str]) -> int:
+    device = free.get()
+    try:
+        trial.place.mkdir(parents=True, exist_ok=True)
+        kind, _, number = device.partition(":")
+        environment = environment_of(trial.data, trial.place)
+        if number:
+            environment["CUDA_VISIBLE_DEVICES"] = number
+        with (trial.place / "log.txt").open("a") as log:
+            return subprocess.run(trial.command(kind), env=environment, stdout=log, stderr=log, check=False).returncode
+    finally:
+        free.put(device)
+
+
+def last_line(log: Path) -> str:
+    """What a log says about its end, and where it is: our own error, else the first exception, else the last line."""
+    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines() if log.is_file() else []
+    said = [line.strip() for line in lines if line.strip()]
+    ours = [line for line in said if line.startswith("error: ")]
+    raised = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    # An exception in the training takes augmentation's threads with it, whose own come after.
+    last = [*ours[-1:], *raised[:1], *said[-1:], "ended without a word"][0]
+    return f"{last} ({log})"

@@ -1,0 +1,121 @@
+"""A whole comparison by its command: stock nnU-Net, a fixed fusion and ours trained, scored, reported, and taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from fuse4seg.cli.compare import main
+from fuse4seg.comparison.prepared_data import as_grey, windows_of
+from fuse4seg.comparison.scores import with_margin
+from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
+
+DATASET = "Dataset990_Phantom"
+HARDLY = ["--epochs", "2", "--iterations", "2", "--pretrain_epochs", "1", "--devices", "cpu"]
+ROWS = ["--rows", "stacked", "max", "fuse4seg"]
+
+
+def run(root: Path, output: Path, *words: str) -> int:
+    with mock.patch.dict(os.environ):
+        return main(["990", "2d", "--root", str(root), "-o", str(output), *HARDLY, *words])
+
+
+@pytest.fixture(scope="module")
+def compared(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished comparison."""
+    output = tmp_path_factory.mktemp("compared") / "comparison"
+    assert run(planned_phantom, output, *ROWS, "--report", str(output / "report.md")) == 0
+    return output
+
+
+@pytest.fixture
+def result(compared: Path) -> dict[str, Any]:
+    return json.loads((compared / "comparison.json").read_text())
+
+
+@pytest.mark.slow
+class TestCompare:
+    def test_scores_every_row_on_the_same_cases(self, result: dict[str, Any]) -> None:
+        assert [found["name"] for found in result["results"]] == ["stacked", "max", "fuse4seg"]
+        cases = [sorted(found["segmentation"]["cases"]) for found in result["results"]]
+        assert cases[0] == cases[1] == cases[2]
+        assert len(cases[0]) == 1
+
+    def test_gives_all_rows_the_same_segmentation_network(self, compared: Path, result: dict[str, Any]) -> None:
+        """They differ in the first convolution's channels (3 x 3 x 8 each), and ours has the fusion network beside."""
+        stacked, fixed, ours = (found["parameters"] for found in result["results"])
+        assert stacked - fixed == 3 * 3 * 3 * 8
+        assert ours > fixed
+        for name in ("stacked", "max"):
+            log, = (compared / "trainings" / name).rglob("training_log.json")
+            assert len(json.loads(log.read_text())["mean_fg_dice"]) == 2
+
+    def test_scores_fused_images_as_the_metrics_do(self, planned_phantom: Path, result: dict[str, Any]) -> None:
+        """Of the voxelwise maximum, computed here, on the slices that hold foreground."""
+        _, fixed, ours = result["results"]
+        (case, found), = fixed["fusion"]["cases"].items()
+        source = planned_phantom / "nnUNet_preprocessed" / DATASET
+        plans = json.loads((source / "Fuse4SegPlans.json").read_text())
+        data, labels, _, _ = nnUNetDatasetBlosc2(str(source / "nnUNetPlans_2d")).load_case(case)
+        held = (labels[0] > 0).any(axis=(1, 2))
+        sources = with_margin(as_grey(data[:], windows_of(plans, "2d"))[:, held])
+        expected = fusion_metrics(sources.max(axis=0), list(sources))
+        assert {name: found[name] for name in METRICS} == pytest.approx(expected)
+        assert result["trivial"][0]["maximum"]["cases"][case] == pytest.approx(found)
+        assert ours["fusion"]["mean"].keys() == found.keys()
+        assert np.mean([found[f"SSIM to {name}"] for name in ("T1", "T1ce", "T2", "FLAIR")]) == pytest.approx(found["SSIM"] / 2)
+
+    def test_trains_and_scores_nothing_twice(self, planned_phantom: Path, compared: Path, result: dict[str, Any]) -> None:
+        before = {path: path.stat().st_mtime_ns for path in compared.rglob("*") if path.is_file()}
+        assert run(planned_phantom, compared, *ROWS) == 0
+        changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+        assert changed <= {"comparison.json", "conditions.json"}
+        assert json.loads((compared / "comparison.json").read_text())["results"] == result["results"]
+
+    def test_refuses_other_conditions_in_the_same_folder(self, planned_phantom: Path, compared: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(planned_phantom, compared, *ROWS, "--epochs", "3") == 1
+        assert "holds a comparison with budget" in capsys.readouterr().err
+
+    def test_writes_a_page_with_its_command(self, compared: Path) -> None:
+        page = (compared / "report.md").read_text()
+        assert "| fuse4seg | 1 |" in page
+        assert "## Fused images" in page
+
+    def test_names_what_failed_and_does_the_rest(self, planned_phantom: Path, compared: Path, result: dict[str, Any],
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(planned_phantom, compared, *ROWS, "--variant", "bad=--fusion_weight -1") == 1
+        said = capsys.readouterr().err
+        assert "bad, fold 0, seed 0: error: --fusion_weight" in said
+        assert "Traceback" not in said
+        assert len(json.loads((compared / "comparison.json").read_text())["results"]) == len(result["results"])
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(("words", "said"), [
+        (["--rows", "median"], "--rows: unknown row median"),
+        (["--images", "film"], "--images: 'film' is not NAME=VALUE"),
+        (["--variant", "a=--seed 1", "--variant", "a=--seed 2"], "--variant: a is there twice"),
+        (["-p", "NoPlans"], "NoPlans"),
+        (["--devices", "cuda:0"], "-device cuda is not available")])
+    def test_are_told_in_one_line_before_anything_is_written(self, planned_phantom: Path, tmp_path: Path, words: list[str],
+                                                             said: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(planned_phantom, tmp_path / "out", *words) == 1
+        error = capsys.readouterr().err.strip()
+        assert said in error
+        assert len(error.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_of_a_configuration_that_is_not_planned(self, planned_phantom: Path, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+        with mock.patch.dict(os.environ):
+            assert main(["990", "4d", "--root", str(planned_phantom), "-o", str(tmp_path / "out")]) == 1
+        assert "has no configuration 4d" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()

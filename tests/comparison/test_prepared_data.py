@@ -1,0 +1,133 @@
+"""Data of a comparison's rows: the same cases and labels, other channels, and plans that fit them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from fuse4seg.comparison.prepared_data import as_grey, environment_of, prepare_row, standardised, windows_of
+from fuse4seg.comparison.rows import OWN, Row
+from fuse4seg.errors import FaultyImageError, UnpairedCasesError
+
+DATASET = "Dataset990_Phantom"
+IDENTIFIER = "nnUNetPlans_2d"
+
+
+@pytest.fixture
+def source(planned_phantom: Path) -> Path:
+    return planned_phantom / "nnUNet_preprocessed" / DATASET
+
+
+@pytest.fixture
+def plans(source: Path) -> dict[str, Any]:
+    return json.loads((source / "Fuse4SegPlans.json").read_text())
+
+
+def case_of(folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any], str]:
+    dataset = nnUNetDatasetBlosc2(str(folder / IDENTIFIER))
+    case = sorted(dataset.identifiers)[0]
+    data, labels, _, properties = dataset.load_case(case)
+    return data[:], labels[:], properties, case
+
+
+class TestPrepareRow:
+    def test_of_a_modality_keeps_it_and_the_labels(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
+        prepare_row(Row("T2", source=("modality", 2)), source, tmp_path / "T2", plans=plans, configuration="2d")
+        channels, labels, properties, case = case_of(source)
+        found, found_labels, found_properties, _ = case_of(tmp_path / "T2")
+        np.testing.assert_array_equal(found, channels[2:3])
+        np.testing.assert_array_equal(found_labels, labels)
+        assert found_properties["class_locations"].keys() == properties["class_locations"].keys()
+        assert (tmp_path / "T2" / "gt_segmentations" / f"{case}.nii.gz").is_file()
+
+    def test_of_a_rule_fuses_what_the_network_would_see(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
+        prepare_row(Row("max", source=("rule", "max")), source, tmp_path / "max", plans=plans, configuration="2d")
+        channels = case_of(source)[0]
+        low, high = windows_of(plans, "2d").T.reshape(2, -1, 1, 1, 1)
+        brightest = np.clip((channels - low) / (high - low), 0, 1).max(axis=0)
+        found = case_of(tmp_path / "max")[0][0]
+        np.testing.assert_allclose(found, (brightest - brightest.mean()) / brightest.std(), atol=1e-4)
+
+    def test_trims_what_the_plans_say_per_channel(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
+        prepare_row(Row("max", source=("rule", "max")), source, tmp_path / "max", plans=plans, configuration="2d")
+        found = json.loads((tmp_path / "max" / "Fuse4SegPlans.json").read_text())["configurations"]["2d"]
+        assert found["normalization_schemes"] == plans["configurations"]["2d"]["normalization_schemes"][:1]
+        assert len(found["use_mask_for_norm"]) == 1
+        assert found["patch_size"] == plans["configurations"]["2d"]["patch_size"]
+        assert json.loads((tmp_path / "max" / "dataset.json").read_text())["channel_names"] == {"0": "max"}
+
+    def test_of_another_network_links_the_data_and_changes_the_plans(self, source: Path, plans: dict[str, Any],
+                                                                     tmp_path: Path) -> None:
+        prepare_row(OWN["no_cross_attention"], source, tmp_path / "row", plans=plans, configuration="2d")
+        assert (tmp_path / "row" / IDENTIFIER).resolve() == (source / IDENTIFIER).resolve()
+        found = json.loads((tmp_path / "row" / "Fuse4SegPlans.json").read_text())
+        arguments = found["configurations"]["2d"]["architecture"]["arch_kwargs"]
+        before = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+        assert arguments == {**before, "fusion": {**before["fusion"], "cross_attention": False}}
+
+    def test_keeps_what_is_whole_and_makes_anew_what_is_not(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
+        row, target = Row("T1", source=("modality", 0)), tmp_path / "T1"
+        prepare_row(row, source, target, plans=plans, configuration="2d")
+        (target / "dataset.json").unlink()
+        prepare_row(row, source, target, plans=plans, configuration="2d")
+        assert not (target / "dataset.json").exists()
+        (target / "complete.json").unlink()
+        prepare_row(row, source, target, plans=plans, configuration="2d")
+        assert (target / "dataset.json").is_file()
+
+    def test_of_a_folder_crops_and_resamples_as_the_cases_were(self, planned_phantom: Path, source: Path,
+                                                               plans: dict[str, Any], tmp_path: Path) -> None:
+        """The raw images of one channel, given as if they were fused, come out as that channel."""
+        raw = planned_phantom / "nnUNet_raw" / DATASET / "imagesTr"
+        (tmp_path / "fused").mkdir()
+        for path in raw.glob("*_0001.nii.gz"):
+            (tmp_path / "fused" / path.name.replace("_0001", "")).symlink_to(path)
+        row = Row("FILM", source=("folder", str(tmp_path / "fused")))
+        prepare_row(row, source, tmp_path / "FILM", plans=plans, configuration="2d")
+        found, expected = case_of(tmp_path / "FILM")[0][0], case_of(source)[0][1]
+        assert found.shape == expected.shape
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+
+    def test_of_a_folder_that_lacks_a_case_is_refused(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "fused").mkdir()
+        with pytest.raises(UnpairedCasesError, match="Fuse every training case"):
+            prepare_row(Row("FILM", source=("folder", str(tmp_path / "fused"))), source, tmp_path / "FILM", plans=plans,
+                        configuration="2d")
+
+    def test_of_a_folder_on_another_grid_is_refused(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "fused").mkdir()
+        for case in nnUNetDatasetBlosc2(str(source / IDENTIFIER)).identifiers:
+            sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5, 6), np.float32)), tmp_path / "fused" / f"{case}.nii.gz")
+        with pytest.raises(FaultyImageError, match="on the grid of its sources"):
+            prepare_row(Row("FILM", source=("folder", str(tmp_path / "fused"))), source, tmp_path / "FILM", plans=plans,
+                        configuration="2d")
+
+
+class TestGrey:
+    def test_cuts_to_the_windows(self) -> None:
+        channels = np.array([-3.0, -1, 0, 1, 5]).reshape(1, 5)
+        np.testing.assert_allclose(as_grey(channels, np.array([[-1.0, 1.0]])), [[0, 0, 127.5, 255, 255]])
+
+
+class TestStandardised:
+    def test_has_zero_mean_and_unit_variance_inside_and_zeros_outside(self) -> None:
+        random = np.random.default_rng(0)
+        channels, inside = random.random((1, 4, 8, 8)), random.random((1, 4, 8, 8)) > 0.5
+        found = standardised(channels, inside)
+        assert found[inside].mean() == pytest.approx(0, abs=1e-6)
+        assert found[inside].std() == pytest.approx(1, abs=1e-6)
+        assert not found[~inside].any()
+
+
+class TestEnvironment:
+    def test_points_at_the_row_alone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("F4S_ROOT", "elsewhere")
+        found = environment_of(tmp_path / "row" / DATASET, tmp_path / "results")
+        assert "F4S_ROOT" not in found
+        assert (found["nnUNet_preprocessed"], found["nnUNet_results"]) == (str(tmp_path / "row"), str(tmp_path / "results"))

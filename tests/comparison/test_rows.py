@@ -1,0 +1,60 @@
+"""Rows of a comparison: what their names stand for, and names that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fuse4seg.cli.train import main as train
+from fuse4seg.comparison.rows import ABLATIONS, FIXED, METHOD, OWN, PEER, USUAL, Row, choose_rows
+from fuse4seg.errors import OptionError
+from fuse4seg.training.options import TrainingOptions
+
+MODALITIES = ("T1", "FLAIR")
+
+
+class TestChooseRows:
+    def test_gives_the_usual_ones_in_order(self) -> None:
+        names = [row.name for row in choose_rows(USUAL, modalities=MODALITIES)]
+        assert names == [PEER, *MODALITIES, *FIXED, METHOD]
+
+    def test_knows_what_each_is_made_from(self) -> None:
+        stacked, single, rule, method = choose_rows([PEER, "FLAIR", "wavelet", METHOD], modalities=MODALITIES)
+        assert (stacked.source, single.source, rule.source) == (None, ("modality", 1), ("rule", "wavelet"))
+        assert [row.ours for row in (stacked, single, rule, method)] == [False, False, False, True]
+
+    def test_adds_images_of_others_and_variants_of_ours(self) -> None:
+        images, variant = choose_rows([], modalities=MODALITIES, images={"FILM": Path("film")},
+                                      variants={"half": "--fusion_weight 0.5 --seed 3"})
+        assert images == Row("FILM", source=("folder", "film"))
+        assert variant == Row("half", ours=True, flags=("--fusion_weight", "0.5", "--seed", "3"))
+
+    @pytest.mark.parametrize(("names", "said"), [(["median"], "unknown row median. Choose from: stacked, T1, FLAIR, max"),
+                                                 (["max", "fixed"], "max is there twice")])
+    def test_refuses(self, names: list[str], said: str) -> None:
+        with pytest.raises(OptionError, match=f"^--rows: {said}"):
+            choose_rows(names, modalities=MODALITIES)
+
+    @pytest.mark.parametrize("name", ["a/b", ".hidden", "..", ""])
+    def test_refuses_names_that_are_no_folder(self, name: str) -> None:
+        with pytest.raises(OptionError, match="cannot be the name of a folder"):
+            choose_rows([], modalities=MODALITIES, variants={name: "--seed 1"})
+
+
+class TestOwnRows:
+    def test_have_flags_that_training_takes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Argparse exits with 2 for what it does not know; help comes last and ends well."""
+        for row in OWN.values():
+            with pytest.raises(SystemExit) as ended:
+                train(["501", "2d", "0", *row.flags, "--help"])
+            assert ended.value.code == 0, row.name
+        capsys.readouterr()
+
+    def test_without_adversarial_loss_keep_the_others(self) -> None:
+        _, *kept = ABLATIONS["no_adversarial"].flags
+        losses = TrainingOptions().changed(fusion_losses=kept).bilevel.losses
+        usual = TrainingOptions().bilevel.losses
+        assert losses.adversarial == 0
+        assert (losses.intensity, losses.texture, losses.decomposition) == (
+            usual.intensity, usual.texture, usual.decomposition)

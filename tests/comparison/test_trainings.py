@@ -1,0 +1,99 @@
+"""Trainings of a comparison: their commands, devices, failures, and what is not done twice."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fuse4seg.comparison.rows import Row
+from fuse4seg.comparison.trainings import Budget, Trial, last_line, run_trials
+
+
+def trial(output: Path, name: str = "fuse4seg", *, ours: bool = True, flags: tuple[str, ...] = (), seed: int = 0) -> Trial:
+    return Trial(Row(name, ours=ours, flags=flags), 1, seed, "Dataset990_Phantom", "2d", "Fuse4SegPlans", output, Budget(3, 4, 2))
+
+
+def finish(done: Trial) -> None:
+    folder = done.fold_folder / "validation"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("{}")
+
+
+class TestTrial:
+    def test_of_ours_gives_the_row_s_flags_the_last_word(self, tmp_path: Path) -> None:
+        words = trial(tmp_path, flags=("--pretrain_epochs", "0")).command("cpu")
+        assert words[-4:] == ["--pretrain_epochs", "2", "--pretrain_epochs", "0"]
+        assert words[3:6] == ["Dataset990_Phantom", "2d", "1"]
+        assert {"--c", "--seed", "--epochs", "--iterations"} <= set(words)
+
+    def test_of_stock_nnunet_has_no_flags_of_ours(self, tmp_path: Path) -> None:
+        words = trial(tmp_path, "stacked", ours=False).command("cpu")
+        assert "fuse4seg.comparison.stock_nnunet" in words
+        assert "--pretrain_epochs" not in words
+
+    def test_is_finished_when_it_is_validated(self, tmp_path: Path) -> None:
+        one = trial(tmp_path)
+        assert not one.finished
+        finish(one)
+        assert one.finished
+
+    def test_has_a_place_of_its_own(self, tmp_path: Path) -> None:
+        places = {trial(tmp_path, name, seed=seed).place for name in ("a", "b") for seed in (0, 1)}
+        assert len(places) == 4
+
+
+class Processes:
+    """Stands in for subprocess.run; notes what runs when, on which device."""
+
+    def __init__(self, status: dict[str, int] | None = None) -> None:
+        self.status, self.devices, self.now, self.most, self.lock = status or {}, [], 0, 0, threading.Lock()
+
+    def __call__(self, words: list[str], *, env: dict[str, str], **_: Any) -> SimpleNamespace:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.devices.append((words[words.index("-device") + 1], env.get("CUDA_VISIBLE_DEVICES")))
+        time.sleep(0.05)
+        with self.lock:
+            self.now -= 1
+        return SimpleNamespace(returncode=next((code for name, code in self.status.items() if name in env["nnUNet_results"]), 0))
+
+
+class TestRunTrials:
+    def test_runs_what_is_not_finished(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(subprocess, "run", processes := Processes())
+        trials = [trial(tmp_path, name) for name in ("a", "b", "c")]
+        finish(trials[1])
+        assert run_trials(trials, devices=["cpu"]) == []
+        assert processes.devices == [("cpu", None)] * 2
+
+    def test_runs_one_at_a_time_on_each_device(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(subprocess, "run", processes := Processes())
+        run_trials([trial(tmp_path, seed=seed) for seed in range(6)], devices=["cuda:0", "cuda:3"])
+        assert processes.most == 2
+        assert set(processes.devices) == {("cuda", "0"), ("cuda", "3")}
+
+    def test_does_the_others_where_one_fails_and_says_why(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(subprocess, "run", Processes({"/b/": 1}))
+        trials = [trial(tmp_path, name) for name in ("a", "b", "c")]
+        trials[1].place.mkdir(parents=True)
+        (trials[1].place / "log.txt").write_text("training\nerror: the GPU is full.\n")
+        faults = run_trials(trials, devices=["cpu"])
+        assert len(faults) == 1
+        assert faults[0].startswith("b, fold 1, seed 0: error: the GPU is full. (")
+
+
+class TestLastLine:
+    @pytest.mark.parametrize(("log", "said"), [
+        ("a bar\rerror: no.\n", "error: no."), ("Traceback\nValueError: bad\nThread-1\nEOFError\n", "ValueError: bad"),
+        ("last words\n\n", "last words"), ("", "ended without a word")])
+    def test_is_what_explains_the_end(self, tmp_path: Path, log: str, said: str) -> None:
+        (tmp_path / "log.txt").write_text(log)
+        assert last_line(tmp_path / "log.txt").startswith(f"{said} (")
