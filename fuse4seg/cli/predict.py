@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from fuse4seg.cli.command import make_parser, run_command
@@ -27,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
     parser.add_argument("--save_attention", action="store_true", help="also write attention/CASE_MODALITY")
     parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
+    parser.add_argument("--save_probabilities", action="store_true", help="also write CASE.npz and CASE.pkl, as nnU-Net does")
+    parser.add_argument("--continue_prediction", action="store_true",
+                        help="leave the cases alone that an earlier run with the same model and options has finished")
+    parser.add_argument("-num_parts", type=int, default=1, help="parts that the cases are divided into (default: 1)")
+    parser.add_argument("-part_id", type=int, default=0, help="which part is predicted here, from 0 on (default: 0)")
     parser.add_argument("--allow_missing", action="store_true",
                         help="also predict cases that lack channels, and list these in missing_modalities.json")
     return run_command(_run, parser, arguments)
@@ -37,15 +43,24 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.inference.models import find_model
     from fuse4seg.inference.predict_folder import Wanted, predict_folder
     from fuse4seg.inference.predictor import load_predictor
+    from fuse4seg.inference.run_record import describe_run, open_record
     from fuse4seg.training.run import choose_device
 
     if not 0 < options.step_size <= 1:
         raise OptionError("-step_size", f"must be above 0 and at most 1, got {options.step_size}. The default is 0.5.")
+    if not 0 <= options.part_id < options.num_parts:
+        raise OptionError("-part_id", f"must be one of 0 to num_parts - 1, got {options.part_id} of {options.num_parts}.")
     model = find_model(dataset=options.dataset, configuration=options.configuration, plans=options.plans,
                        trainer=options.trainer, folds=options.folds and tuple(options.folds), checkpoint=options.checkpoint)
+    device = choose_device(options.device)
     predictor = load_predictor(model.folder, folds=model.folds, checkpoint=options.checkpoint,
-                               device=choose_device(options.device), use_mirroring=not options.disable_tta,
+                               device=device, use_mirroring=not options.disable_tta,
                                tile_step_size=options.step_size, want_attention=options.save_attention or options.save_panels)
-    predict_folder(predictor, options.images, options.output, folds=model.folds,
-                   wanted=Wanted(attention=options.save_attention, panels=options.save_panels),
-                   allow_missing=options.allow_missing)
+    wanted = Wanted(options.save_attention, options.save_panels, options.save_probabilities)
+    run = describe_run(model.folder, folds=model.folds, checkpoint=options.checkpoint, device=str(device), options={
+        **asdict(wanted), "mirroring": not options.disable_tta, "step_size": options.step_size,
+        "allow_missing": options.allow_missing})
+    part = options.part_id, options.num_parts
+    record = open_record(options.output, run, resume=options.continue_prediction, part=part)
+    predict_folder(predictor, options.images, options.output, folds=model.folds, wanted=wanted,
+                   allow_missing=options.allow_missing, record=record, part=part)

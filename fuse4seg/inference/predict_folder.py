@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from torch import Tensor
 
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.integrity import require_sound_images
-from fuse4seg.datasets.raw import Case, channel_names, foreground_classes, list_cases
-from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, channel_names, foreground_classes, list_cases, require_channels
+from fuse4seg.errors import FaultyCasesError, FaultyImageError, Fuse4SegError, UnwritableFolderError
+from fuse4seg.files import make_writable_folder, write_json, written_whole
 from fuse4seg.inference.export import image_written_whole, to_input_space, write_image
 from fuse4seg.inference.fuse_image import WholeImage
 from fuse4seg.inference.panel import write_panel
 from fuse4seg.inference.predictor import Fuse4SegPredictor
 from fuse4seg.inference.preprocess_case import found_files, preprocess_case
+from fuse4seg.inference.run_record import RunRecord
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
 
@@ -38,11 +43,13 @@ class Wanted:
 
     attention: bool = False
     panels: bool = False
+    probabilities: bool = False
 
 
 def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, folds: tuple[int | str, ...],
-                   wanted: Wanted = Wanted(), allow_missing: bool = False) -> list[Path]:
-    """Predict every case of a folder; all inputs are checked before the first is predicted.
+                   wanted: Wanted = Wanted(), allow_missing: bool = False, record: RunRecord | None = None,
+                   part: tuple[int, int] = (0, 1)) -> list[Path]:
+    """Predict every case of a folder. All inputs are checked before the first is predicted, and faulty ones left out.
 
     Args:
         predictor: From ``load_predictor``.
@@ -52,33 +59,87 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
         folds: Names of the predictor's sets of weights; with several, each has its fused image in fused/fold_<n>/.
         wanted: Further outputs.
         allow_missing: Also predict cases that lack modalities; the log and missing_modalities.json in ``output`` name these.
+        record: Knows the cases that are done already, and is told of every further one.
+        part: This part's number, from 0, and how many there are: every so manieth case is predicted.
 
     Returns:
-        The written segmentations; none from a model that was trained without labels.
+        The segmentations of this part; none from a model that was trained without labels.
 
     Raises:
-        FolderNotFoundError, EmptyFolderError, MissingModalityError, SurplusChannelError, FaultyImageError,
-        UnreadableImageError: The input.
+        FolderNotFoundError, EmptyFolderError, SurplusChannelError: The folder.
+        FaultyCasesError: Some cases could not be predicted; the others were.
+        MissingModalityError, FaultyImageError, UnreadableImageError: The only case could not be predicted; nothing was written.
         UnwritableFolderError: The output.
     """
     dataset_json = predictor.dataset_json
-    cases = list_cases(images, channels=channel_names(dataset_json), file_ending=dataset_json["file_ending"],
-                       allow_missing=allow_missing)
-    reader = find_reader(dataset_json, found_files(next(iter(cases.values()))))
-    for case in cases.values():
-        require_sound_images(replace(case, images=found_files(case)), reader)
+    names, ending = channel_names(dataset_json), dataset_json["file_ending"]
+    every = list(list_cases(images, channels=names, file_ending=ending, allow_missing=True).values())
+    cases = every[part[0]::part[1]]
+    done = [case for case in cases if record and record.is_done(case.name, found_files(case), output)]
+    faults = {case.name: fault for case in cases if case not in done
+              and (fault := _fault(case, dataset_json, allow_missing=allow_missing))}
+    todo = [case for case in cases if case not in done and case.name not in faults]
+    if faults and not todo and not done:
+        raise FaultyCasesError(map(str, faults.values())) if len(faults) > 1 else next(iter(faults.values()))
     make_writable_folder(output)
-    _report_missing(predictor, list(cases.values()), output)
+    sound = [case for case in every if case.name not in faults and (allow_missing or all(case.found))]
+    _report_missing(predictor, sound, output)
     # As nnU-Net leaves them: evaluation reads labels and file ending from here.
     write_json(dataset_json, output / "dataset.json")
     write_json(predictor.plans_manager.plans, output / "plans.json")
-    if not foreground_classes(dataset_json):
+    segments = bool(foreground_classes(dataset_json))
+    if not segments:
         log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
     if wanted.attention and predictor.network.fusion.cross_attention is None:
         log.warning("this model has no cross-attention: there are no attention maps to write")
-    written = [_predict_case(predictor, case, output, folds, wanted)
-               for case in progress(list(cases.values()), "predicting", unit="case")]
-    return [path for path in written if path is not None]
+    if done:
+        log.info("%d of %d cases are predicted already", len(done), len(cases))
+    for name, fault in faults.items():
+        _note_failed(record, name, fault)
+    for case in progress(todo, "predicting", unit="case"):
+        if (fault := _try_case(predictor, case, output, folds, wanted, record)) is not None:
+            faults[case.name] = fault
+            _note_failed(record, case.name, fault)
+    if faults:
+        raise FaultyCasesError(map(str, faults.values()))
+    return [output / f"{case.name}{ending}" for case in cases] if segments else []
+
+
+def _fault(case: Case, dataset_json: dict[str, Any], *, allow_missing: bool) -> Fuse4SegError | None:
+    """Why a case cannot be predicted; None where its images are sound."""
+    try:
+        if not allow_missing:
+            require_channels(case, channel_names(dataset_json), mend=PREDICT_ANYWAY)
+        found = found_files(case)
+        require_sound_images(replace(case, images=found), find_reader(dataset_json, found))
+    except Fuse4SegError as error:
+        return error
+    return None
+
+
+def _try_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds: tuple[int | str, ...], wanted: Wanted,
+              record: RunRecord | None) -> Fuse4SegError | None:
+    """Predict a case; gives back what is wrong with it, and raises what is wrong with the place it is written to."""
+    begin = time.perf_counter()
+    try:
+        written = _predict_case(predictor, case, output, folds, wanted)
+    except UnwritableFolderError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError):
+        return FaultyImageError(case.name, "there was not enough memory for it. Close other programs, use -device cpu, or "
+                                           "predict it on a larger machine.")
+    except Fuse4SegError as error:
+        return error
+    if record is not None:
+        absent = [name for name, there in zip(channel_names(predictor.dataset_json), case.found, strict=True) if not there]
+        record.note_done(case.name, found_files(case), written, output=output, seconds=time.perf_counter() - begin,
+                         absent=absent)
+    return None
+
+
+def _note_failed(record: RunRecord | None, case: str, fault: Fuse4SegError) -> None:
+    if record is not None:
+        record.note_failed(case, str(fault))
 
 
 def _report_missing(predictor: Fuse4SegPredictor, cases: Sequence[Case], output: Path) -> None:
@@ -99,24 +160,43 @@ def _report_missing(predictor: Fuse4SegPredictor, cases: Sequence[Case], output:
 
 
 def _predict_case(predictor: Fuse4SegPredictor, case: Case, output: Path, folds: tuple[int | str, ...],
-                  wanted: Wanted) -> Path | None:
+                  wanted: Wanted) -> list[Path]:
+    """Everything that is written of a case, in the order of writing."""
     channels, properties = preprocess_case(predictor, case)
     with logged_prints():
-        segmentation = _segment(predictor, channels, properties)
+        segmentation, probabilities = _segment(predictor, channels, properties, wanted)
+    written: list[Path] = []
     for fold, seen in zip(folds, predictor.seen, strict=True):
         place = f"fold_{fold}" if len(folds) > 1 else ""
-        _export_seen(predictor, case, seen, output, place, properties, segmentation, wanted)
-    return None if segmentation is None else _export_segmentation(predictor, case, output, properties, segmentation)
+        written += _export_seen(predictor, case, seen, output, place, properties, segmentation, wanted)
+    if segmentation is None:
+        return written
+    if wanted.probabilities:
+        written += _export_probabilities(case, output, properties, probabilities)
+    return [*written, _export_segmentation(predictor, case, output, properties, segmentation)]
 
 
-def _segment(predictor: Fuse4SegPredictor, channels: Tensor, properties: dict[str, Any]) -> np.ndarray | None:
-    """Labels in the input's geometry; None from a model without labels, which only fuses."""
+def _segment(predictor: Fuse4SegPredictor, channels: Tensor, properties: dict[str, Any],
+             wanted: Wanted) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Labels and, if wanted, probabilities (K, *S) in the input's geometry; no labels from a model that only fuses."""
     if not foreground_classes(predictor.dataset_json):
         predictor.fuse_preprocessed_data(channels)
-        return None
+        return None, None
     logits = predictor.predict_logits_from_preprocessed_data(channels)
-    return convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties)
+    found = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties,
+        return_probabilities=wanted.probabilities)
+    return found if wanted.probabilities else (found, None)
+
+
+def _export_probabilities(case: Case, output: Path, properties: dict[str, Any], probabilities: np.ndarray) -> list[Path]:
+    """As nnU-Net writes them, for its ensembling: CASE.npz and CASE.pkl."""
+    arrays, geometry = output / f"{case.name}.npz", output / f"{case.name}.pkl"
+    with written_whole(arrays) as temporary:
+        np.savez_compressed(temporary, probabilities=probabilities)
+    with written_whole(geometry) as temporary:
+        save_pickle(properties, str(temporary))
+    return [arrays, geometry]
 
 
 def _export_segmentation(predictor: Fuse4SegPredictor, case: Case, output: Path, properties: dict[str, Any],
@@ -133,12 +213,13 @@ def _export_segmentation(predictor: Fuse4SegPredictor, case: Case, output: Path,
 
 
 def _export_seen(predictor: Fuse4SegPredictor, case: Case, seen: WholeImage, output: Path, place: str,
-                 properties: dict[str, Any], segmentation: np.ndarray | None, wanted: Wanted) -> None:
-    """Write what the follower saw, and what the leader looked at."""
+                 properties: dict[str, Any], segmentation: np.ndarray | None, wanted: Wanted) -> list[Path]:
+    """Write what the follower saw, and what the leader looked at; returns the files."""
     ending = predictor.dataset_json["file_ending"]
     space = {"plans": predictor.plans_manager, "configuration": predictor.configuration_manager}
     fused = to_input_space(seen.fused, properties, **space)[0]
-    write_image(fused, make_writable_folder(output / "fused" / place) / f"{case.name}{ending}", properties)
+    written = [make_writable_folder(output / "fused" / place) / f"{case.name}{ending}"]
+    write_image(fused, written[0], properties)
     names, reference = channel_names(predictor.dataset_json), predictor.network.fusion.reference
     there = [index for index, found in enumerate(case.found) if found]
     attention: dict[int, np.ndarray] = {}
@@ -149,14 +230,17 @@ def _export_seen(predictor: Fuse4SegPredictor, case: Case, seen: WholeImage, out
     if wanted.attention:
         for index, heat in attention.items():
             folder = make_writable_folder(output / "attention" / place)
-            write_image(heat, folder / f"{case.name}_{names[index]}{ending}", properties)
+            written.append(folder / f"{case.name}_{names[index]}{ending}")
+            write_image(heat, written[-1], properties)
     if wanted.panels:
         with logged_prints():
             sources, _ = predictor.plans_manager.image_reader_writer_class().read_images([str(p) for p in found_files(case)])
-        write_panel(make_writable_folder(output / "panels" / place) / f"{case.name}.png", sources=sources,
+        written.append(make_writable_folder(output / "panels" / place) / f"{case.name}.png")
+        write_panel(written[-1], sources=sources,
                     names=[names[index] for index in there], fused=fused, segmentation=segmentation,
                     attention={there.index(index): heat for index, heat in attention.items()},
                     asking=names[reference] if reference in there else MEAN)
+    return written
 
 
 def _volumes(segmentation: np.ndarray, dataset_json: dict[str, Any]) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +74,12 @@ def voxels(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(read(path))
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file but the record, which holds times."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and path.name != "run.json"}
+
+
 def assert_same_place(path: Path, original: Path) -> None:
     found, wanted = read(path), read(original)
     assert found.GetSize() == wanted.GetSize()
@@ -82,7 +91,7 @@ class TestPredict:
     def test_writes_what_was_promised_and_nothing_else(self, predicted: Path) -> None:
         files = {str(path.relative_to(predicted)) for path in predicted.rglob("*") if path.is_file()}
         assert files == {"phantom_005.nii.gz", "fused/phantom_005.nii.gz", "panels/phantom_005.png", "dataset.json",
-                         "plans.json", *(f"attention/phantom_005_{name}.nii.gz" for name in CHANNELS[1:])}
+                         "plans.json", "run.json", *(f"attention/phantom_005_{name}.nii.gz" for name in CHANNELS[1:])}
 
     def test_keeps_the_inputs_geometry(self, predicted: Path, images: Path) -> None:
         for path in predicted.rglob("*.nii.gz"):
@@ -126,17 +135,14 @@ class TestPredict:
     def test_repeats_byte_for_byte(self, predicted: Path, images: Path, trained_phantom: Path, tmp_path: Path) -> None:
         assert main(["-i", str(images), "-o", str(tmp_path), "--root", str(trained_phantom), "-device", "cpu",
                      "--save_attention", "--save_panels"]) == 0
-        found, wanted = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-                         for folder in (tmp_path, predicted))
-        assert found.keys() == wanted.keys()
-        assert [name for name in wanted if found[name] != wanted[name]] == []
+        assert contents(tmp_path) == contents(predicted)
 
     def test_takes_nnunets_flags(self, predicted: Path, images: Path, trained_phantom: Path, tmp_path: Path) -> None:
         assert main(["-i", str(images), "-o", str(tmp_path / "out"), "--root", str(trained_phantom), "-d", "990", "-c", "2d",
                      "-f", "0", "-p", "Fuse4SegPlans", "-tr", "Fuse4SegTrainer", "-chk", "checkpoint_best.pth", "-device",
                      "cpu", "-step_size", "1", "--disable_tta"]) == 0
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"phantom_005.nii.gz", "fused", "dataset.json",
-                                                                      "plans.json"}
+                                                                      "plans.json", "run.json"}
 
     @pytest.mark.parametrize("name", ["a.b", "1_2_3", "with.dots_and_0001", "Müller-7"])
     def test_keeps_odd_case_names(self, name: str, predicted: Path, case: Path, trained_phantom: Path,
@@ -200,10 +206,7 @@ class TestMissingModalities:
                                           capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["-i", str(images), "-o", str(tmp_path), "--root", str(trained_phantom), "-device", "cpu",
                      "--save_attention", "--save_panels", "--allow_missing"]) == 0
-        found, wanted = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-                         for folder in (tmp_path, predicted))
-        assert found.keys() == wanted.keys()
-        assert [name for name in wanted if found[name] != wanted[name]] == []
+        assert contents(tmp_path) == contents(predicted)
         assert "lacks" not in capsys.readouterr().err
 
     @pytest.mark.parametrize("flags", [(), ("--allow_missing",)])
@@ -244,6 +247,64 @@ class TestMissingModalities:
     def test_are_not_all_of_them(self, refused: Refused, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         assert f"{tmp_path / 'empty'} holds no file *.nii.gz" in refused(tmp_path / "empty", "--allow_missing")
+
+
+class TestContinue:
+    COMMAND = "import sys; from fuse4seg.cli.predict import main; sys.exit(main())"
+
+    @pytest.fixture
+    def three(self, case: Path) -> Path:
+        """The case under three names."""
+        for path in list(case.iterdir()):
+            for name in ("a", "b"):
+                shutil.copy(path, case / path.name.replace("phantom_005", name))
+        return case
+
+    def flags(self, images: Path, output: Path, root: Path) -> list[str]:
+        return ["-i", str(images), "-o", str(output), "--root", str(root), "-device", "cpu", "--continue_prediction"]
+
+    @pytest.mark.slow
+    def test_after_kills_gives_what_an_undisturbed_run_gives(self, three: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+        assert main(self.flags(three, undisturbed, trained_phantom)) == 0
+        random, kills = np.random.default_rng(0), 0
+        while True:
+            run = subprocess.Popen([sys.executable, "-c", self.COMMAND, *self.flags(three, killed, trained_phantom)],
+                                   stderr=subprocess.DEVNULL)
+            # Loading torch and the model takes seconds of which nothing could be lost: killed once something is there.
+            files = len(contents(killed)) if killed.exists() else 0
+            while run.poll() is None and not (killed.exists() and len(contents(killed)) > files):
+                time.sleep(0.01)
+            if run.poll() is not None:
+                break
+            time.sleep(random.uniform(0, 0.5))
+            run.kill()
+            run.wait()
+            kills += 1
+        assert run.returncode == 0
+        assert kills
+        # What a kill left half-written has a name that nothing reads.
+        assert {path: data for path, data in contents(killed).items() if ".partial." not in path.name} == contents(undisturbed)
+
+    def test_refuses_other_options(self, predicted: Path, images: Path, trained_phantom: Path,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+        before = contents(predicted)
+        assert main([*self.flags(images, predicted, trained_phantom), "--disable_tta"]) == 1
+        assert f"error: --continue_prediction: {predicted / 'run.json'} was made with options" in capsys.readouterr().err
+        assert contents(predicted) == before
+
+    def test_does_the_sound_cases_of_a_folder(self, three: Path, trained_phantom: Path, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+        (three / "b_0001.nii.gz").write_bytes((three / "b_0001.nii.gz").read_bytes()[:2000])
+        assert main([*self.flags(three, tmp_path / "out", trained_phantom), "--disable_tta"]) == 1
+        *_, fault, summary = capsys.readouterr().err.strip().splitlines()
+        assert f"{three / 'b_0001.nii.gz'} cannot be read" in fault
+        assert summary.startswith("1 faulty case")
+        assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz", "phantom_005.nii.gz"}
+        record = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert {name: entry["status"] for name, entry in record["cases"].items()} == {
+            "a": "done", "b": "failed", "phantom_005": "done"}
+        assert record["made_by"]["options"]["mirroring"] is False
 
 
 class TestRefusedInput:
@@ -365,6 +426,10 @@ class TestRefusedFlags:
     @pytest.mark.parametrize("step", ["0", "-0.5", "1.5", "nan"])
     def test_of_a_step_that_leaves_gaps(self, refused: Refused, images: Path, step: str) -> None:
         assert "error: -step_size: " in refused(images, "-step_size", step)
+
+    @pytest.mark.parametrize("part", ["2", "-1"])
+    def test_of_a_part_that_is_none(self, part: str, refused: Refused, images: Path) -> None:
+        assert "-part_id: must be one of 0 to num_parts - 1" in refused(images, "-num_parts", "2", "-part_id", part)
 
     @pytest.mark.parametrize("flags", [["-f", "-1"], ["-f", "first"], ["--no_such_flag"], ["-device", "tpu"], ["--save_att"]])
     def test_that_argparse_knows_to_be_wrong(self, flags: list[str], images: Path, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import SimpleITK as sitk
 import tifffile
 import torch
 
-from fuse4seg.errors import FaultyImageError
+from fuse4seg.errors import FaultyCasesError
 from fuse4seg.inference.predict_folder import Wanted, predict_folder
 from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
+from fuse4seg.inference.run_record import RunRecord
 
 
 @pytest.fixture
@@ -36,6 +37,12 @@ def load(trained_model: Path) -> Callable[..., Fuse4SegPredictor]:
                               want_attention=want_attention)
 
     return load_folds
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> RunRecord:
+    (tmp_path / "out").mkdir()
+    return RunRecord(tmp_path / "out" / "run.json", {})
 
 
 def voxels(path: Path) -> np.ndarray:
@@ -134,10 +141,60 @@ class TestPredictFolder:
                            if name != "background")
         assert f"first: {counts}" in caplog.text
 
-    def test_checks_the_last_case_before_it_predicts_the_first(self, images: Path, tmp_path: Path,
-                                                               load: Callable[..., Fuse4SegPredictor]) -> None:
+    def test_leaves_a_faulty_case_out_and_says_so(self, images: Path, tmp_path: Path, load: Callable[..., Fuse4SegPredictor],
+                                                  record: RunRecord) -> None:
         faulty = images / "second_0003.nii.gz"
         sitk.WriteImage(sitk.ReadImage(str(faulty)) * 0, str(faulty))
-        with pytest.raises(FaultyImageError, match=f"case second: {faulty} is constant"):
+        with pytest.raises(FaultyCasesError, match=f"case second: {faulty} is constant.*\n1 faulty case"):
+            predict_folder(load(0), images, tmp_path / "out", folds=(0,), record=record)
+        assert (tmp_path / "out" / "first.nii.gz").is_file()
+        assert not list((tmp_path / "out").rglob("second*"))
+        assert {name: case["status"] for name, case in record.cases.items()} == {"first": "done", "second": "failed"}
+
+    def test_leaves_a_case_out_that_memory_does_not_hold(self, images: Path, tmp_path: Path, record: RunRecord,
+                                                         load: Callable[..., Fuse4SegPredictor]) -> None:
+        predictor = load(0)
+        whole, calls = predictor.predict_logits_from_preprocessed_data, []
+
+        def too_much(channels: torch.Tensor) -> torch.Tensor:
+            calls.append(channels)
+            if len(calls) == 1:
+                raise torch.OutOfMemoryError
+            return whole(channels)
+
+        predictor.predict_logits_from_preprocessed_data = too_much
+        with pytest.raises(FaultyCasesError, match="case first: there was not enough memory"):
+            predict_folder(predictor, images, tmp_path / "out", folds=(0,), record=record)
+        assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["second.nii.gz"]
+
+    def test_writes_nothing_where_no_case_is_sound(self, images: Path, tmp_path: Path,
+                                                   load: Callable[..., Fuse4SegPredictor]) -> None:
+        for path in images.glob("*_0003.nii.gz"):
+            path.unlink()
+        with pytest.raises(FaultyCasesError, match="2 faulty case"):
             predict_folder(load(0), images, tmp_path / "out", folds=(0,))
         assert not (tmp_path / "out").exists()
+
+    def test_does_nothing_twice(self, images: Path, tmp_path: Path, load: Callable[..., Fuse4SegPredictor], record: RunRecord,
+                                caplog: pytest.LogCaptureFixture) -> None:
+        written = predict_folder(load(0), images, tmp_path / "out", folds=(0,), record=record)
+        before = [path.stat().st_mtime_ns for path in written]
+        written[0].unlink()
+        with caplog.at_level("INFO"):
+            assert predict_folder(load(0), images, tmp_path / "out", folds=(0,), record=record) == written
+        assert "1 of 2 cases are predicted already" in caplog.text
+        assert written[0].stat().st_mtime_ns > before[1] == written[1].stat().st_mtime_ns
+        np.testing.assert_array_equal(*map(voxels, written))
+
+    def test_in_parts_predicts_every_case_once(self, images: Path, tmp_path: Path,
+                                               load: Callable[..., Fuse4SegPredictor]) -> None:
+        parts = [predict_folder(load(0), images, tmp_path / "out", folds=(0,), part=(number, 3)) for number in range(3)]
+        assert [[path.name for path in part] for part in parts] == [["first.nii.gz"], ["second.nii.gz"], []]
+
+    def test_gives_probabilities_that_the_segmentation_is_the_largest_of(self, images: Path, tmp_path: Path,
+                                                                         load: Callable[..., Fuse4SegPredictor]) -> None:
+        path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=Wanted(probabilities=True))
+        probabilities = np.load(tmp_path / "out" / "first.npz")["probabilities"]
+        np.testing.assert_array_equal(probabilities.argmax(axis=0), voxels(path))
+        np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-3)
+        assert (tmp_path / "out" / "first.pkl").is_file()

@@ -1,0 +1,105 @@
+"""What a folder of predictions was made with, and how far it got: run.json, by which an interrupted run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fuse4seg.datasets.fused_record import checksum
+from fuse4seg.errors import OptionError, UnreadableRecordError
+from fuse4seg.files import read_json, write_json
+
+RUN = "run.json"
+#: What must be the same for outputs of two runs to lie in one folder; device and library versions are only told.
+DECISIVE = ("model", "folds", "checkpoint", "weights", "options")
+
+
+@dataclass
+class RunRecord:
+    """A run and what became of its cases; written after every case.
+
+    Attributes:
+        path: The file.
+        made_by: Model, weights, options, device, versions, in plain data.
+        cases: By name: ``status`` (done, failed), seconds, checksums of the sources, outputs or the reason.
+    """
+
+    path: Path
+    made_by: dict[str, Any]
+    cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def is_done(self, case: str, sources: Sequence[Path], output: Path) -> bool:
+        """Whether the case's outputs are there, and were made from these files as they are now."""
+        known = self.cases.get(case, {})
+        return (known.get("status") == "done" and all((output / name).is_file() for name in known["outputs"])
+                and known["sources"] == _checksums(sources))
+
+    def note_done(self, case: str, sources: Sequence[Path], outputs: Iterable[Path], *, output: Path, seconds: float,
+                  absent: Sequence[str] = ()) -> None:
+        """Write that a case is predicted, once its files are whole.
+
+        Raises:
+            UnwritableFolderError: The operating system refused to write.
+        """
+        self.cases[case] = {"status": "done", "seconds": round(seconds, 3), "sources": _checksums(sources),
+                            "outputs": sorted(str(path.relative_to(output)) for path in outputs), "absent": list(absent)}
+        self.write()
+
+    def note_failed(self, case: str, reason: str) -> None:
+        """Write that a case could not be predicted, and why."""
+        self.cases[case] = {"status": "failed", "reason": reason}
+        self.write()
+
+    def write(self) -> None:
+        """Write it, whole or not at all."""
+        write_json({"made_by": self.made_by, "cases": self.cases}, self.path)
+
+
+def open_record(output: Path, made_by: dict[str, Any], *, resume: bool, part: tuple[int, int] = (0, 1)) -> RunRecord:
+    """Record of a run, with what an earlier one has done if it is to be resumed.
+
+    Args:
+        output: Folder of predictions; need not be there.
+        made_by: From :func:`describe_run`.
+        resume: Take an earlier run's cases over.
+        part: This part's number, from 0, and how many there are; each has a record of its own.
+
+    Raises:
+        UnreadableRecordError: The earlier record cannot be read.
+        OptionError: It was made with another model or other options.
+    """
+    number, parts = part
+    path = output / (RUN if parts == 1 else f"run_{number}_of_{parts}.json")
+    if not (resume and path.is_file()):
+        return RunRecord(path, made_by)
+    content = read_json(path, UnreadableRecordError)
+    if not isinstance(content, dict) or not all(isinstance(content.get(entry), dict) for entry in ("made_by", "cases")):
+        raise UnreadableRecordError(path)
+    for entry in DECISIVE:
+        if content["made_by"].get(entry) != made_by[entry]:
+            raise OptionError("--continue_prediction", f"{path} was made with {entry} {content['made_by'].get(entry)}, not "
+                                                       f"{made_by[entry]}. Predict into another folder.")
+    return RunRecord(path, made_by, content["cases"])
+
+
+def describe_run(model: Path, *, folds: Sequence[int | str], checkpoint: str, device: str,
+                 options: dict[str, Any]) -> dict[str, Any]:
+    """What decides about the outputs, and what they were made on.
+
+    Args:
+        model: Folder Trainer__Plans__configuration.
+        folds: Whose weights are averaged.
+        checkpoint: File in each fold.
+        device: Where it computes.
+        options: Of the prediction, in plain data.
+    """
+    return {"model": model.name, "folds": list(folds), "checkpoint": checkpoint,
+            "weights": [checksum(model / f"fold_{fold}" / checkpoint) for fold in folds], "options": options, "device": device,
+            "versions": {name: version(name) for name in ("fuse4seg", "torch", "nnunetv2", "numpy", "SimpleITK")}}
+
+
+def _checksums(sources: Sequence[Path]) -> dict[str, str]:
+    return {path.name: checksum(path) for path in sources}
