@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     parser.add_argument("-step_size", type=float, default=0.5, help="step of the windows, as a part of the patch")
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
+    parser.add_argument("--precision", default="auto", help="of the segmentation network: float32, float16, bfloat16, or auto, "
+                                                            "the fastest that the device has (default)")
     parser.add_argument("--save_attention", action="store_true", help="also write attention/CASE_MODALITY")
     parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
     parser.add_argument("--save_probabilities", action="store_true", help="also write CASE.npz and CASE.pkl, as nnU-Net does")
@@ -55,11 +57,12 @@ def _run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     predictor = load_predictor(model.folder, folds=model.folds, checkpoint=options.checkpoint,
                                device=device, use_mirroring=not options.disable_tta,
-                               tile_step_size=options.step_size, want_attention=options.save_attention or options.save_panels)
+                               tile_step_size=options.step_size, want_attention=options.save_attention or options.save_panels,
+                               precision=options.precision)
     wanted = Wanted(options.save_attention, options.save_panels, options.save_probabilities)
     run = describe_run(model.folder, folds=model.folds, checkpoint=options.checkpoint, device=str(device), options={
         **asdict(wanted), "mirroring": not options.disable_tta, "step_size": options.step_size,
-        "allow_missing": options.allow_missing})
+        "allow_missing": options.allow_missing, "precision": str(predictor.precision).removeprefix("torch.")})
     part = options.part_id, options.num_parts
     record = open_record(options.output, run, resume=options.continue_prediction, part=part)
     predict_folder(predictor, options.images, options.output, folds=model.folds, wanted=wanted,

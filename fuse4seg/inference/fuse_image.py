@@ -33,6 +33,15 @@ class WholeImage(NamedTuple):
     attention: Tensor | None
 
 
+def joined(blocks: Sequence[WholeImage]) -> WholeImage:
+    """One image of blocks of slices along Z."""
+    if len(blocks) == 1:
+        return blocks[0]
+    fused, *further = (None if parts[0] is None else torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))
+    shown, attention = further
+    return WholeImage(fused, fused if blocks[0].shown is blocks[0].fused else shown, attention)
+
+
 @torch.inference_mode()
 def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Sequence[int], device: torch.device,
                      present: Sequence[bool] | None = None, want_attention: bool = False) -> WholeImage:

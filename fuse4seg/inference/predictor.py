@@ -15,10 +15,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from fuse4seg.errors import CheckpointError, OptionError
-from fuse4seg.inference.fuse_image import WholeImage, fuse_whole_image
+from fuse4seg.inference.fuse_image import WholeImage, fuse_whole_image, joined
+from fuse4seg.inference.precision import AUTO, choose_precision
+from fuse4seg.inference.sliding_window import segment_windows
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans
+
+#: Voxels of slices that a 2D model works on at a time.
+VOXELS_IN_BLOCK = 2**21
 
 
 class Fuse4SegPredictor(nnUNetPredictor):
@@ -28,14 +33,15 @@ class Fuse4SegPredictor(nnUNetPredictor):
         seen: What the follower saw since the last :meth:`forget`, one entry per set of weights.
         present: Which modalities the case at hand has; None for all, also after :meth:`forget`.
         want_attention: Keep attention maps, too.
+        precision: Of the follower; the leader computes in float32.
         modality_dropout: That of the training; of several sets of weights the least.
     """
 
     def __init__(self, *, device: torch.device, use_mirroring: bool = True, tile_step_size: float = 0.5,
-                 want_attention: bool = False) -> None:
+                 want_attention: bool = False, precision: torch.dtype = torch.float32) -> None:
         with logged_prints():
             super().__init__(tile_step_size=tile_step_size, use_mirroring=use_mirroring, device=device, allow_tqdm=False)
-        self.want_attention = want_attention
+        self.want_attention, self.precision = want_attention, precision
         self.seen: list[WholeImage] = []
         self.present: tuple[bool, ...] | None = None
         self.modality_dropout = 0.0
@@ -53,13 +59,36 @@ class Fuse4SegPredictor(nnUNetPredictor):
         orientation: on real cases the follower understood their mirror images badly (Dice .31 instead of .68).
         """
         model = self.network.to(self.device).eval()
-        self.seen.append(self._fuse(model, input_image, want_attention=self.want_attention))
-        logits = self._segment(model, self.seen[-1].shown, input_image)
-        mirrored = self._mirrored_axes(input_image)
+        if self.precision != torch.float32 and len(self.configuration_manager.patch_size) == 2:
+            model.segmentation.to(memory_format=torch.channels_last)
+        blocks = input_image.split(self._slices_at_once(input_image), dim=1)
+        seen: list[WholeImage] = []
+        logits, start = None, 0
+        for block in blocks:
+            part = self._segment_block(model, block, seen)
+            if logits is None:
+                # Half precision, as nnU-Net keeps them: whole cases are large.
+                logits = torch.empty(len(part), *input_image.shape[1:], dtype=torch.half)
+            logits[:, start:start + block.shape[1]] = part
+            start += block.shape[1]
+        self.seen.append(joined(seen))
+        return logits
+
+    def _segment_block(self, model: FuseThenSegment, block: Tensor, seen: list[WholeImage]) -> Tensor:
+        """Logits (classes, Z, Y, X), float32, of a block that nothing outside of it bears on; adds to ``seen`` what was seen."""
+        seen.append(self._fuse(model, block, want_attention=self.want_attention))
+        logits = self._segment(model, seen[-1].shown, block)
+        mirrored = self._mirrored_axes(block)
         for axes in mirrored:
-            copy = input_image.flip(axes)
+            copy = block.flip(axes)
             logits += self._segment(model, self._fuse(model, copy, want_attention=False).shown, copy).flip(axes)
         return logits / (1 + len(mirrored))
+
+    def _slices_at_once(self, image: Tensor) -> int:
+        """Slices in a block, to bound memory: a 2D model sees each by itself, a 3D model the whole volume."""
+        if len(self.configuration_manager.patch_size) == 3:
+            return image.shape[1]
+        return max(1, VOXELS_IN_BLOCK // image[0, 0].numel())
 
     @torch.inference_mode()
     def fuse_preprocessed_data(self, image: Tensor) -> None:
@@ -81,17 +110,15 @@ class Fuse4SegPredictor(nnUNetPredictor):
                                 present=self.present, want_attention=want_attention)
 
     def _segment(self, model: FuseThenSegment, shown: Tensor, image: Tensor) -> Tensor:
-        """nnU-Net's sliding window with the follower alone, unmirrored."""
-        mirroring, self.use_mirroring, self.network = self.use_mirroring, False, model.segmentation
-        try:
-            return super().predict_sliding_window_return_logits(torch.cat([shown, image[model.modalities:]]))
-        finally:
-            self.use_mirroring, self.network = mirroring, model
+        """The follower alone, in windows, unmirrored."""
+        return segment_windows(model.segmentation, torch.cat([shown, image[model.modalities:]]),
+                               patch_size=self.configuration_manager.patch_size, step_size=self.tile_step_size,
+                               device=self.device, precision=self.precision)
 
 
 def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth",
                    device: torch.device, use_mirroring: bool = True, tile_step_size: float = 0.5,
-                   want_attention: bool = False) -> Fuse4SegPredictor:
+                   want_attention: bool = False, precision: str = AUTO) -> Fuse4SegPredictor:
     """Load trained weights without running any code that a checkpoint might hold.
 
     Args:
@@ -102,10 +129,12 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
         use_mirroring: Average over mirrored copies, as nnU-Net does.
         tile_step_size: Step of the windows as a part of the patch, above 0, at most 1.
         want_attention: Keep attention maps.
+        precision: Of the segmentation network, see :func:`~fuse4seg.inference.precision.choose_precision`. The fusion network
+            computes in float32.
 
     Raises:
         CheckpointNotFoundError, CheckpointError: A fold has no usable checkpoint.
-        OptionError: The model needs the labels of another stage.
+        OptionError: The model needs the labels of another stage, or the device lacks the precision.
     """
     plans = PlansManager(load_json(str(model_folder / "plans.json")))
     dataset_json = load_json(str(model_folder / "dataset.json"))
@@ -124,7 +153,7 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
     parameters = [state["network_weights"] for state in states]
     _require_fit(network, parameters, model_folder, folds, checkpoint)
     predictor = Fuse4SegPredictor(device=device, use_mirroring=use_mirroring, tile_step_size=tile_step_size,
-                                  want_attention=want_attention)
+                                  want_attention=want_attention, precision=choose_precision(precision, device))
     predictor.manual_initialization(network, plans, configuration, parameters, dataset_json, states[0]["trainer_name"],
                                     states[0]["inference_allowed_mirroring_axes"])
     predictor.modality_dropout = min(state.get("options", {}).get("modality_dropout", 0.0) for state in states)

@@ -11,6 +11,7 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
+from fuse4seg.inference.precision import AUTO, choose_precision
 from fuse4seg.inference.predictor import Fuse4SegPredictor
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
@@ -32,7 +33,7 @@ def validate_fold(trainer: Fuse4SegTrainer, *, save_probabilities: bool = False)
     _, cases = trainer.do_split()
     folder = Path(trainer.output_folder) / "validation"
     folder.mkdir(exist_ok=True)
-    predictor = Fuse4SegPredictor(device=trainer.device)
+    predictor = Fuse4SegPredictor(device=trainer.device, precision=choose_precision(AUTO, trainer.device))
     predictor.manual_initialization(trainer.network, trainer.plans_manager, trainer.configuration_manager, None,
                                     trainer.dataset_json, type(trainer).__name__, trainer.inference_allowed_mirroring_axes)
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)

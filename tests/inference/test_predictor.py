@@ -11,6 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from fuse4seg.errors import CheckpointError, CheckpointNotFoundError
 from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
+from fuse4seg.inference.sliding_window import segment_windows
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 MakeModel = Callable[..., FuseThenSegment]
@@ -35,7 +36,24 @@ class TestPredictor:
         predictor = make_predictor(model, axes=axes, mirror=False)
         logits = predictor.predict_sliding_window_return_logits(CHANNELS)
         assert logits.shape == (4, *CHANNELS.shape[1:])
-        assert torch.equal(logits, stock_logits(predictor, model.segmentation, predictor.seen[-1].fused))
+        fused = predictor.seen[-1].fused
+        again = segment_windows(model.segmentation, fused, patch_size=[16] * axes, step_size=0.5, device=predictor.device,
+                                precision=torch.float32)
+        assert torch.equal(logits, again.half())
+        # nnU-Net adds up in half precision.
+        torch.testing.assert_close(logits, stock_logits(predictor, model.segmentation, fused), atol=0.05, rtol=0)
+
+    def test_in_blocks_of_slices_is_the_same(self, make_model: MakeModel, make_predictor: MakePredictor,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = make_predictor(make_model(), mirror=True, want_attention=True)
+        logits = whole.predict_sliding_window_return_logits(CHANNELS)
+        monkeypatch.setattr("fuse4seg.inference.predictor.VOXELS_IN_BLOCK", 3 * CHANNELS[0, 0].numel())
+        blocks = make_predictor(make_model(), mirror=True, want_attention=True)
+        torch.testing.assert_close(blocks.predict_sliding_window_return_logits(CHANNELS), logits, atol=2e-3, rtol=0)
+        (found,), (wanted,) = blocks.seen, whole.seen
+        assert found.shown is found.fused
+        torch.testing.assert_close(found.fused, wanted.fused)
+        torch.testing.assert_close(found.attention, wanted.attention)
 
     @pytest.mark.parametrize(("axes", "copies"), [(2, [(), (2,), (3,), (2, 3)]),
                                                   (3, [(), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)])])
@@ -74,7 +92,7 @@ class TestPredictor:
         model, channels = make_model(), CHANNELS[..., :16, :16]
         predictor = make_predictor(model)
         torch.testing.assert_close(predictor.predict_sliding_window_return_logits(channels),
-                                   stock_logits(predictor, model, channels), atol=2e-2, rtol=0)
+                                   stock_logits(predictor, model, channels), atol=0.05, rtol=0)
 
     def test_sees_one_image_per_set_of_weights_and_averages_their_logits(self, make_model: MakeModel,
                                                                          make_predictor: MakePredictor) -> None:

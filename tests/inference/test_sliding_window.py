@@ -1,0 +1,76 @@
+"""Windows in batches: against a loop over single windows, and what is computed only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from torch import nn
+
+from fuse4seg.inference.precision import has_bfloat16
+from fuse4seg.inference.sliding_window import segment_windows
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+
+MakeModel = Callable[..., FuseThenSegment]
+CPU = torch.device("cpu")
+
+
+def image_of(*shape: int) -> torch.Tensor:
+    return torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def reference(network: nn.Module, image: torch.Tensor, patch: list[int], step: float) -> torch.Tensor:
+    """One window after the other in float32; the image is no smaller than the patch."""
+    flat = len(patch) == 2
+    images = image.transpose(0, 1) if flat else image[None]
+    weight = compute_gaussian(tuple(patch), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=CPU)
+    total, weights = torch.zeros(len(images), 4, *images.shape[2:]), torch.zeros(images.shape[2:])
+    for corner in product(*compute_steps_for_sliding_window(images.shape[2:], tuple(patch), step)):
+        window = tuple(slice(start, start + extent) for start, extent in zip(corner, patch, strict=True))
+        for index, part in enumerate(images):
+            total[(index, slice(None), *window)] += network(part[None][(..., *window)])[0] * weight
+        weights[window] += weight
+    found = total / weights
+    return found.transpose(0, 1) if flat else found[0]
+
+
+class TestSegmentWindows:
+    @pytest.mark.parametrize(("shape", "patch"), [((5, 40, 21), [16, 16]), ((5, 16, 16), [16, 16]),
+                                                  ((20, 40, 21), [16, 16, 16])])
+    @pytest.mark.parametrize("step", [0.5, 1.0])
+    def test_is_a_loop_over_single_windows(self, make_model: MakeModel, shape: tuple[int, ...], patch: list[int],
+                                           step: float) -> None:
+        network, image = make_model(len(patch)).segmentation, image_of(*shape)
+        found = segment_windows(network, image, patch_size=patch, step_size=step, device=CPU, precision=torch.float32)
+        torch.testing.assert_close(found, reference(network, image, patch, step), atol=1e-4, rtol=1e-4)
+
+    def test_of_an_image_smaller_than_the_patch_is_that_of_the_padded_one(self, make_model: MakeModel) -> None:
+        network, image = make_model().segmentation, image_of(3, 10, 13)
+        padded = torch.zeros(1, 3, 16, 16)
+        padded[..., 3:13, 1:14] = image
+        arguments = {"patch_size": [16, 16], "step_size": 0.5, "device": CPU, "precision": torch.float32}
+        found, whole = (segment_windows(network, part, **arguments) for part in (image, padded))
+        torch.testing.assert_close(found, whole[..., 3:13, 1:14])
+
+    def test_segments_one_empty_window_for_all_of_them(self, make_model: MakeModel) -> None:
+        network, image = make_model().segmentation, image_of(40, 16, 16)
+        image[:, 3:38] = 0
+        seen: list[torch.Tensor] = []
+        hook = network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        arguments = {"patch_size": [16, 16], "step_size": 0.5, "device": CPU, "precision": torch.float32}
+        found = segment_windows(network, image, **arguments)
+        hook.remove()
+        assert sum(len(batch) for batch in seen) == 5 + 1
+        torch.testing.assert_close(found, reference(network, image, [16, 16], 0.5), atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
+    def test_in_bfloat16_is_close_to_float32(self, make_model: MakeModel) -> None:
+        network, image = make_model().segmentation, image_of(5, 40, 21)
+        found, exact = (segment_windows(network, image, patch_size=[16, 16], step_size=0.5, device=CPU, precision=precision)
+                        for precision in (torch.bfloat16, torch.float32))
+        assert found.dtype == torch.float32
+        assert 0 < (found - exact).abs().mean() < 0.02 * exact.std()
