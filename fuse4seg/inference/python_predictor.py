@@ -1,0 +1,162 @@
+"""Prediction from Python: arrays or files of one case in, arrays with their geometry out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+from fuse4seg.datasets.images import find_reader
+from fuse4seg.datasets.integrity import require_sound_images
+from fuse4seg.datasets.raw import Case, channel_names, foreground_classes
+from fuse4seg.errors import FaultyImageError, MissingModalityError
+from fuse4seg.inference.export import to_input_space
+from fuse4seg.inference.models import model_in
+from fuse4seg.inference.precision import AUTO
+from fuse4seg.inference.predictor import load_predictor
+from fuse4seg.inference.preprocess_case import preprocess_case
+from fuse4seg.nnunet_output import logged_prints
+
+#: What a case of arrays is called in messages.
+UNNAMED = "given as arrays"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was made of one case, on the grid of its input.
+
+    Attributes:
+        segmentation: Label values, shape (Z, Y, X); None from a model without labels.
+        fused: In [0, 1], float32, shape (Z, Y, X); of several folds their mean.
+        probabilities: float32, shape (classes, Z, Y, X), where asked for.
+        spacing: Millimetres along Z, Y, X.
+        properties: nnU-Net's, with the reader's geometry of files (origin, direction).
+    """
+
+    segmentation: np.ndarray | None
+    fused: np.ndarray
+    probabilities: np.ndarray | None
+    spacing: tuple[float, ...]
+    properties: dict[str, Any]
+
+
+class Predictor:
+    """A trained model, loaded once.
+
+    Args:
+        model: Folder Trainer__Plans__configuration.
+        folds: Whose logits are averaged; None for all trained ones.
+        checkpoint: File in each fold.
+        device: Where to compute; None for a GPU where there is one.
+        mirroring: Average over mirrored copies.
+        step_size: Of the windows, as a part of the patch.
+        precision: Of the segmentation network, see :func:`~fuse4seg.inference.precision.choose_precision`.
+
+    Raises:
+        ModelNotFoundError, CheckpointError: There is no such model, or it cannot be read.
+        OptionError: The device lacks the precision.
+
+    Example:
+        >>> from fuse4seg import Predictor  # doctest: +SKIP
+        >>> Predictor("Fuse4SegTrainer__Fuse4SegPlans__2d").predict(["a_0000.nii.gz", "a_0001.nii.gz"])  # doctest: +SKIP
+    """
+
+    def __init__(self, model: Path | str, *, folds: Sequence[int | str] | None = None,
+                 checkpoint: str = "checkpoint_final.pth", device: torch.device | str | None = None, mirroring: bool = True,
+                 step_size: float = 0.5, precision: str = AUTO) -> None:
+        found = model_in(Path(model), folds=None if folds is None else tuple(folds), checkpoint=checkpoint)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._predictor = load_predictor(found.folder, folds=found.folds, checkpoint=checkpoint, device=place,
+                                         use_mirroring=mirroring, tile_step_size=step_size, precision=precision)
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the channels, in the order that :meth:`predict` takes them."""
+        return channel_names(self._predictor.dataset_json)
+
+    def predict(self, images: Sequence[Path | str | np.ndarray | None], *, spacing: Sequence[float] | None = None,
+                probabilities: bool = False) -> Prediction:
+        """Fuse and segment one case.
+
+        Args:
+            images: One for each modality, in their order: all files, or all arrays of one shape (Z, Y, X); None for an absent
+                modality, but not for all.
+            spacing: Of arrays, millimetres along Z, Y, X; files have their own.
+            probabilities: Also give these.
+
+        Raises:
+            MissingModalityError: A file does not exist.
+            FaultyImageError, UnreadableImageError: Shapes or geometries differ, or an image is constant or not finite.
+            ValueError: There are more or fewer images than modalities, files are mixed with arrays, or a spacing is missing, or
+                given for files.
+        """
+        present = self._require_modalities(images)
+        given = [image for image in images if image is not None]
+        if all(isinstance(image, np.ndarray) for image in given):
+            channels, properties = self._of_arrays(images, present, spacing)
+        elif any(isinstance(image, np.ndarray) for image in given) or spacing is not None:
+            raise ValueError("give all modalities as files, or all as arrays with their spacing")
+        else:
+            channels, properties = self._of_files([None if image is None else Path(image) for image in images])
+        return self._predict(channels, properties, probabilities=probabilities)
+
+    def _require_modalities(self, images: Sequence[object]) -> tuple[bool, ...]:
+        names = self.modalities
+        if len(images) != len(names) or all(image is None for image in images):
+            raise ValueError(f"the model fuses {', '.join(names)}: give one image for each, None for an absent one, "
+                             f"and one at least; got {len(images)}")
+        return tuple(image is not None for image in images)
+
+    def _of_files(self, images: Sequence[Path | None]) -> tuple[torch.Tensor, dict[str, Any]]:
+        for name, image in zip(self.modalities, images, strict=True):
+            if image is not None and not image.is_file():
+                raise MissingModalityError(image.name, name, image, "Give None for an absent modality.")
+        there = [image for image in images if image is not None]
+        require_sound_images(Case(there[0].name, tuple(there)), find_reader(self._predictor.dataset_json, there))
+        # A file that is not there stands for an absent modality.
+        case = Case(there[0].name, tuple(image or there[0].with_name(f".absent_{number}") for number, image in enumerate(images)))
+        return preprocess_case(self._predictor, case)
+
+    def _of_arrays(self, images: Sequence[np.ndarray | None], present: tuple[bool, ...],
+                   spacing: Sequence[float] | None) -> tuple[torch.Tensor, dict[str, Any]]:
+        there = [image for image in images if image is not None]
+        if spacing is None or len(spacing) != 3 or not all(step > 0 for step in spacing):
+            raise ValueError("arrays need their spacing, three lengths in millimetres along Z, Y, X")
+        for name, image in zip(self.modalities, images, strict=True):
+            if image is None:
+                continue
+            if image.ndim != 3 or image.shape != there[0].shape:
+                raise FaultyImageError(UNNAMED, f"{name} has shape {image.shape}, not (Z, Y, X) as the others. Resample it.")
+            if not np.isfinite(image).all() or image.min() == image.max():
+                raise FaultyImageError(UNNAMED, f"{name} is constant, or holds NaN or infinite intensities. Replace them.")
+        predictor = self._predictor
+        predictor.forget()
+        predictor.present = None if all(present) else present
+        stacked = np.stack([there[0] if image is None else image for image in images]).astype(np.float32)
+        properties: dict[str, Any] = {"spacing": [float(step) for step in spacing]}
+        preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
+        with logged_prints():
+            channels, _, properties = preprocessor.run_case_npy(stacked, None, properties, predictor.plans_manager,
+                                                                predictor.configuration_manager, predictor.dataset_json)
+        return torch.from_numpy(channels), properties
+
+    def _predict(self, channels: torch.Tensor, properties: dict[str, Any], *, probabilities: bool) -> Prediction:
+        predictor = self._predictor
+        space = {"plans": predictor.plans_manager, "configuration": predictor.configuration_manager}
+        labels = shares = None
+        with logged_prints():
+            if foreground_classes(predictor.dataset_json):
+                logits = predictor.predict_logits_from_preprocessed_data(channels)
+                found = convert_predicted_logits_to_segmentation_with_correct_shape(
+                    logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties,
+                    return_probabilities=probabilities)
+                labels, shares = found if probabilities else (found, None)
+            else:
+                predictor.fuse_preprocessed_data(channels)
+        fused = torch.stack([seen.fused for seen in predictor.seen]).mean(dim=0)
+        return Prediction(labels, to_input_space(fused, properties, **space)[0], shares, tuple(properties["spacing"]), properties)

@@ -1,0 +1,107 @@
+"""Prediction from Python: what the command gives, from files and from arrays, and mistakes told apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import fuse4seg
+from fuse4seg.cli.predict import main
+from fuse4seg.errors import FaultyImageError, MissingModalityError, ModelNotFoundError
+
+
+@pytest.fixture(scope="module")
+def files(trained_phantom: Path) -> list[Path]:
+    return sorted((trained_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs").iterdir())
+
+
+@pytest.fixture(scope="module")
+def predictor(trained_model: Path) -> fuse4seg.Predictor:
+    return fuse4seg.Predictor(trained_model, device="cpu", mirroring=False)
+
+
+def voxels(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+class TestPredictor:
+    @pytest.mark.parametrize("absent", [None, 2])
+    def test_gives_what_the_command_writes(self, predictor: fuse4seg.Predictor, files: list[Path], trained_phantom: Path,
+                                           tmp_path: Path, absent: int | None) -> None:
+        (tmp_path / "images").mkdir()
+        given = [None if number == absent else path for number, path in enumerate(files)]
+        for path in filter(None, given):
+            (tmp_path / "images" / path.name).symlink_to(path)
+        assert main(["-i", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "--root", str(trained_phantom), "-device",
+                     "cpu", "--disable_tta", "--allow_missing"]) == 0
+        found = predictor.predict(given)
+        np.testing.assert_array_equal(found.segmentation, voxels(tmp_path / "out" / "phantom_005.nii.gz"))
+        np.testing.assert_array_equal(found.fused, voxels(tmp_path / "out" / "fused" / "phantom_005.nii.gz"))
+        assert found.probabilities is None
+
+    @pytest.mark.parametrize("absent", [None, 0])
+    def test_gives_of_arrays_what_it_gives_of_files(self, predictor: fuse4seg.Predictor, files: list[Path],
+                                                    absent: int | None) -> None:
+        paths = [None if number == absent else path for number, path in enumerate(files)]
+        of_files = predictor.predict(paths)
+        of_arrays = predictor.predict([None if path is None else voxels(path) for path in paths], spacing=of_files.spacing)
+        np.testing.assert_array_equal(of_arrays.segmentation, of_files.segmentation)
+        np.testing.assert_array_equal(of_arrays.fused, of_files.fused)
+        assert of_arrays.spacing == of_files.spacing == (1, 1, 1)
+
+    def test_gives_probabilities_on_request(self, predictor: fuse4seg.Predictor, files: list[Path]) -> None:
+        found = predictor.predict(files, probabilities=True)
+        np.testing.assert_array_equal(found.probabilities.argmax(axis=0), found.segmentation)
+
+    def test_knows_its_modalities(self, predictor: fuse4seg.Predictor) -> None:
+        assert predictor.modalities == ["T1", "T1ce", "T2", "FLAIR"]
+
+
+class TestMistakes:
+    def test_of_the_model(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelNotFoundError, match="no trained model"):
+            fuse4seg.Predictor(tmp_path)
+
+    @pytest.mark.parametrize("count", [0, 3, 5])
+    def test_of_the_number_of_images(self, predictor: fuse4seg.Predictor, files: list[Path], count: int) -> None:
+        with pytest.raises(ValueError, match=f"the model fuses T1, T1ce, T2, FLAIR: give one image for each.* got {count}"):
+            predictor.predict((files * 2)[:count])
+
+    def test_of_nothing_but_absent_modalities(self, predictor: fuse4seg.Predictor) -> None:
+        with pytest.raises(ValueError, match="and one at least"):
+            predictor.predict([None] * 4)
+
+    def test_of_a_file_that_is_not_there(self, predictor: fuse4seg.Predictor, files: list[Path], tmp_path: Path) -> None:
+        with pytest.raises(MissingModalityError, match="T2"):
+            predictor.predict([*files[:2], tmp_path / "none.nii.gz", files[3]])
+
+    def test_of_arrays_that_do_not_fit(self, predictor: fuse4seg.Predictor, files: list[Path]) -> None:
+        arrays = [voxels(path) for path in files]
+        with pytest.raises(FaultyImageError, match="T1ce has shape"):
+            predictor.predict([arrays[0], arrays[1][1:], *arrays[2:]], spacing=(1, 1, 1))
+        with pytest.raises(FaultyImageError, match="T2 is constant"):
+            predictor.predict([*arrays[:2], np.zeros_like(arrays[2]), arrays[3]], spacing=(1, 1, 1))
+
+    @pytest.mark.parametrize("spacing", [None, (1, 1), (1, 1, 0)])
+    def test_of_the_spacing(self, predictor: fuse4seg.Predictor, files: list[Path], spacing: tuple[float, ...] | None) -> None:
+        with pytest.raises(ValueError, match="spacing"):
+            predictor.predict([voxels(path) for path in files], spacing=spacing)
+
+    def test_of_files_among_arrays(self, predictor: fuse4seg.Predictor, files: list[Path]) -> None:
+        with pytest.raises(ValueError, match="all modalities as files, or all as arrays"):
+            predictor.predict([voxels(files[0]), *files[1:]])
+
+
+def test_importing_the_package_loads_neither_torch_nor_nnunet() -> None:
+    code = "import sys, fuse4seg; print([name for name in ('torch', 'nnunetv2', 'numpy') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'predict'"):
+        _ = fuse4seg.predict
