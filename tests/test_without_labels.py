@@ -69,6 +69,10 @@ class TestPlanning:
         assert ours == raw | {"labels": {"background": 0}}
         assert not (planned / "nnUNet_preprocessed" / DATASET / "gt_segmentations").exists()
 
+    def test_lets_the_gate_mix_in_the_sum_of_the_sources(self, planned: Path) -> None:
+        plans = json.loads((planned / "nnUNet_preprocessed" / DATASET / "Fuse4SegPlans.json").read_text())
+        assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["with_sum"] is True
+
     def test_says_so_in_one_line(self, planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shutil.copytree(planned, tmp_path / "roots")
         assert run(plan_and_preprocess, tmp_path / "roots", "-d", "990", *SMALL, "--no_pp", "-np", "1") == 0

@@ -26,7 +26,7 @@ class Fused(NamedTuple):
 
     Attributes:
         image: Fused image in [0, 1], shape (B, 1, *S).
-        gates: Shares of the N sources and, last, of the painted image, shape (B, N + 1, *S).
+        gates: Shares of the N sources, of their sum if it is mixed in, and of the painted image, shape (B, N + 1 or 2, *S).
         low, high: Features of every modality, shapes (B, N, C, *s) and (B, N, c, *t).
         base, detail: Features fused per frequency, before the decoder, shapes (B, C, *s) and (B, c, *t).
         decoded: Features that the image was painted from, shape (B, c, *t).
@@ -60,6 +60,7 @@ class FusionNetwork(nn.Module):
         transformers: Lite-Transformer blocks of the low-frequency stream.
         reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
+        with_sum: The gate can also mix in the sources' sum, cut at 1: brighter than any of them.
 
     Raises:
         ValueError: ``reference`` is no index of a modality.
@@ -69,7 +70,7 @@ class FusionNetwork(nn.Module):
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
-                 reference: int = 0, cross_attention: bool = True) -> None:
+                 reference: int = 0, cross_attention: bool = True, with_sum: bool = False) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
@@ -87,7 +88,8 @@ class FusionNetwork(nn.Module):
         attends = cross_attention and modalities > 1
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
-        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride)
+        self.with_sum = with_sum
+        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, made=2 if with_sum else 1)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 
@@ -127,7 +129,8 @@ class FusionNetwork(nn.Module):
             base = base + context
         painted, decoded = self.decoder(base, detail)
         gates = self.gate(decoded, high, padded, present=present)
-        image = (gates * torch.cat([padded, painted], dim=1)).sum(dim=1, keepdim=True)
+        bright = [padded.sum(dim=1, keepdim=True).clamp(max=1)] if self.with_sum else []
+        image = (gates * torch.cat([padded, *bright, painted], dim=1)).sum(dim=1, keepdim=True)
         return Fused(image[(..., *size)], gates[(..., *size)], low, high, base, detail, decoded, attention)
 
     def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:

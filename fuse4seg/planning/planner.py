@@ -280,7 +280,9 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def _fusion_arguments(self) -> dict[str, Any]:
         """What the plans say to :class:`FusionNetwork`."""
-        return {"reference": self.reference, "cross_attention": self.options.cross_attention}
+        # Where fusion is all that is trained, its losses ask for more than any mixture of the sources (method.md).
+        alone = {} if self.labelled else {"with_sum": True}
+        return {"reference": self.reference, "cross_attention": self.options.cross_attention, **alone}
 
     def _custom_configurations(self, planned: dict[str, Any]) -> dict[str, Any]:
         custom = {name: configuration for name, configuration in self.old_plans["configurations"].items()

@@ -16,11 +16,12 @@ Images = Callable[..., torch.Tensor]
 
 
 def fusion(modalities: int = 2, *, strides: list[list[int]] | None = None, axes: int = 2,
-           reference: int = 0) -> FusionNetwork:
+           reference: int = 0, with_sum: bool = False) -> FusionNetwork:
     torch.manual_seed(0)
     strides = strides or [[1] * axes, [2] * axes, [2] * axes]
     network = FusionNetwork(modalities, conv_op=nn.Conv2d if axes == 2 else nn.Conv3d, strides=strides,
-                            detail_features=4, base_features=8, couplings=1, transformers=1, reference=reference)
+                            detail_features=4, base_features=8, couplings=1, transformers=1, reference=reference,
+                            with_sum=with_sum)
     network.initialise()
     return network
 
@@ -70,6 +71,20 @@ class TestForward:
         torch.testing.assert_close(fused.gates.sum(dim=1), torch.ones(2, 8, 8))
         assert painted.min() >= -1e-3
         assert painted.max() <= 1 + 1e-3
+
+    def test_with_sum_can_be_brighter_than_every_source(self, random_images: Images) -> None:
+        network, sources = fusion(2, with_sum=True), random_images(2, 2, 8, 8)
+        # The sum's share alone: scores of the four voxels that a place of the features stands for.
+        nn.init.constant_(network.gate.painted.bias[:4], 50.0)
+        image = network(sources).image
+        torch.testing.assert_close(image, sources.sum(dim=1, keepdim=True).clamp(max=1), atol=1e-4, rtol=0)
+        assert (image >= sources.amax(dim=1, keepdim=True) - 1e-4).all()
+
+    def test_with_sum_starts_near_the_mean_as_well(self, random_images: Images) -> None:
+        sources = random_images(2, 2, 40, 32)
+        image = fusion(2, with_sum=True)(sources).image
+        assert (image - sources.mean(dim=1, keepdim=True)).abs().mean() < 0.07
+        assert image.max() <= 1 + 1e-6
 
     @pytest.mark.parametrize("modalities", [2, 3, 4])
     @pytest.mark.parametrize("size", [(40, 32), (12, 16, 8)])
