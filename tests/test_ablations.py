@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,6 +15,7 @@ import SimpleITK as sitk
 import torch
 
 from fuse4seg.cli import plan_experiment, predict, train
+from fuse4seg.losses.fusion import FusionLossWeights
 
 pytestmark = pytest.mark.slow
 DATASET = "Dataset990_Phantom"
@@ -85,7 +87,9 @@ def test_losses_can_be_left_out_of_either_stage(root: Path, flags: list[str], st
     _, checkpoint, _ = run(root, planning=[], training=flags)
     options = checkpoint["options"]
     assert {name for name, weight in options["pretraining"].items() if not weight} == stage_1
-    assert {name for name, weight in options["bilevel"]["losses"].items() if not weight} == stage_2
+    usual = asdict(FusionLossWeights())
+    assert {name for name, weight in options["bilevel"]["losses"].items() if not weight and usual[name]} == stage_2
+    assert not any(weight for name, weight in options["bilevel"]["losses"].items() if not usual[name])
     logged = checkpoint["logging"]
     assert ("discriminator" in capsys.readouterr().err) == ("adversarial" not in stage_1)
     for name in ("intensity", "texture", "decomposition", "adversarial"):

@@ -130,7 +130,7 @@ class TestStockPrediction:
         """Fusing window by window, as stock nnU-Net does, and slice by slice are the same where a slice is a window."""
         predict_with_stock(stock, images, tmp_path / "stock", fold=0, trainer="Fuse4SegTrainer")
         assert predict.main(["-i", str(images), "-o", str(tmp_path / "ours"), "--root", str(root), "-device", "cpu",
-                             "--disable_tta"]) == 0
+                             "--disable_tta", "--precision", "float32"]) == 0
         segmentations = [tmp_path / by / "phantom_005.nii.gz" for by in ("stock", "ours")]
         assert_same_place(segmentations[0], images / "phantom_005_0000.nii.gz")
         assert agreement(*segmentations) >= 0.999
@@ -149,7 +149,7 @@ class TestStockTraining:
 
         predict_with_stock(stock, images, tmp_path / "stock", fold="all", trainer="HurriedTrainer")
         assert predict.main(["-i", str(images), "-o", str(tmp_path / "ours"), "--root", str(root), "-device", "cpu", "-tr",
-                             "HurriedTrainer", "-f", "all", "--disable_tta"]) == 0
+                             "HurriedTrainer", "-f", "all", "--disable_tta", "--precision", "float32"]) == 0
         assert agreement(*(tmp_path / by / "phantom_005.nii.gz" for by in ("stock", "ours"))) >= 0.999
 
     def test_goes_on_where_ours_stopped(self, stock: Callable[..., None], root: Path) -> None:
