@@ -12,7 +12,7 @@ from fuse4seg.evaluation.bootstrap import PairedTest, paired_test
 from fuse4seg.evaluation.fusion_metrics import METRICS
 from fuse4seg.evaluation.table import format_table
 
-#: Columns of the table of segmentations: name, and factor of the value in the JSON.
+#: Metrics in the table of segmentations.
 SEGMENTATION = ("Dice", "IoU", "HD95")
 Result = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
@@ -105,9 +105,8 @@ def format_markdown(comparison: dict[str, Any]) -> str:
         parts += ["## Fused images", _as_markdown((header, rows)),
                   "Slices of the validation cases that hold foreground; grey 0..255, not stretched, MI in nats; sources as the "
                   "fusion network sees them. Of more than two sources, the mean over pairs."]
-    parts += ["## Reading", *(f"- {line}" for line in reading(comparison))]
-    return "\n\n".join(part for part in parts if not part.startswith("- ")) + "\n\n" + "\n".join(
-        part for part in parts if part.startswith("- ")) + "\n"
+    parts += ["## Reading", "\n".join(f"- {line}" for line in reading(comparison))]
+    return "\n\n".join(parts) + "\n"
 
 
 def reading(comparison: dict[str, Any]) -> list[str]:

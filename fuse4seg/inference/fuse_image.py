@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from torch import Tensor
 from torch.nn import functional
 
+from fuse4seg.inference.tiles import blend_tiles
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, follower_channels
 
 #: Voxels fused in one pass of a 2D model, to bound memory.
@@ -63,35 +62,13 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     chunk = max(1, VOXELS_AT_ONCE // (images[0, 0].numel() * model.modalities)) if flat else 1
     padded, inside = pad_nd_image(images, tuple(patch_size), "constant", {"value": 0}, return_slicer=True)
     further = 0 if model.follower_input == "fused" else follower_channels(model.fusion, model.follower_input)
-    parts = [_fuse_tiled(model, part.to(device), patch_size, present, want_attention) for part in padded.split(chunk)]
-    joined = torch.cat(parts)[(slice(None), slice(None), *inside[2:])]
-    joined = joined.transpose(0, 1) if flat else joined.squeeze(0)
-    fused, shown, maps = joined[:1], joined[1:1 + further], joined[1 + further:]
+    # Windows overlap by half, as nnU-Net lays them.
+    parts = [blend_tiles(part.to(device), lambda window: _fuse_tile(model, window, present, want_attention), tile=patch_size)
+             for part in padded.split(chunk)]
+    seen = torch.cat(parts)[(slice(None), slice(None), *inside[2:])]
+    seen = seen.transpose(0, 1) if flat else seen.squeeze(0)
+    fused, shown, maps = seen[:1], seen[1:1 + further], seen[1 + further:]
     return WholeImage(fused, shown if further else fused, maps if len(maps) else None)
-
-
-def _fuse_tiled(model: FuseThenSegment, images: Tensor, patch_size: Sequence[int], present: Sequence[bool] | None,
-                want_attention: bool) -> Tensor:
-    """Fused image, what else the follower sees, and attention maps as channels (B, K, *S), blended where tiles overlap."""
-    size, tile = images.shape[2:], list(patch_size)
-    if tile == list(size):
-        return _fuse_tile(model, images, present, want_attention).cpu()
-    weight = compute_gaussian(tuple(tile), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32,
-                              device=torch.device("cpu"))
-    total, weights = None, torch.zeros(size)
-    for window in _windows(size, tile):
-        seen = _fuse_tile(model, images[(..., *window)], present, want_attention).cpu()
-        total = torch.zeros(*seen.shape[:2], *size) if total is None else total
-        total[(..., *window)] += seen * weight
-        weights[window] += weight
-    return total / weights
-
-
-def _windows(size: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """Half-overlapping windows that cover the image, as nnU-Net lays them."""
-    steps = compute_steps_for_sliding_window(tuple(size), tuple(tile), 0.5)
-    for corner in product(*steps):
-        yield tuple(slice(start, start + extent) for start, extent in zip(corner, tile, strict=True))
 
 
 def _fuse_tile(model: FuseThenSegment, images: Tensor, present: Sequence[bool] | None, want_attention: bool) -> Tensor:
@@ -106,4 +83,4 @@ def _fuse_tile(model: FuseThenSegment, images: Tensor, present: Sequence[bool] |
         places = len(answering) * seen.fused.attention[0, 0].numel()
         mode = "bilinear" if images.ndim == 4 else "trilinear"
         channels.append(functional.interpolate(seen.fused.attention.float() * places, size=images.shape[2:], mode=mode))
-    return torch.cat([part.float() for part in channels], dim=1)
+    return torch.cat([part.float() for part in channels], dim=1).cpu()

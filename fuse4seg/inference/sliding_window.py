@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 from math import prod
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from torch import Tensor, nn
+
+from fuse4seg.inference.tiles import blend_tiles
 
 #: Voxels of windows in one pass on a CPU, where more at a time gain nothing.
 VOXELS_ON_CPU = 2**18
@@ -35,33 +35,15 @@ def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[i
     Returns:
         float32 on the CPU, shape (classes, Z, Y, X).
 
-    Source: nnU-Net's sliding window (Isensee et al., 2021): half-overlapping windows, Gaussian weights of 1/8 of the patch.
+    Source: nnU-Net's sliding window, see :func:`~fuse4seg.inference.tiles.blend_tiles`.
     """
     flat = len(patch_size) == 2
     images = image.transpose(0, 1) if flat else image.unsqueeze(0)
     padded, inside = pad_nd_image(images, tuple(patch_size), "constant", {"value": 0}, return_slicer=True)
-    windows = list(_windows(padded.shape[2:], patch_size, step_size))
-    weight = compute_gaussian(tuple(patch_size), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32,
-                              device=torch.device("cpu"))
-    total = weights = None
-    for window in windows:
-        logits = _segment_batch(network, padded[(..., *window)], device=device, precision=precision)
-        if len(windows) == 1:
-            total = logits
-            break
-        if total is None:
-            total, weights = logits.new_zeros(*logits.shape[:2], *padded.shape[2:]), torch.zeros(padded.shape[2:])
-        total[(..., *window)] += logits * weight
-        weights[window] += weight
-    if weights is not None:
-        total /= weights
+    total = blend_tiles(padded, lambda window: _segment_batch(network, window, device=device, precision=precision),
+                        tile=patch_size, step_size=step_size)
     found = total[(slice(None), slice(None), *inside[2:])]
     return found.transpose(0, 1) if flat else found.squeeze(0)
-
-
-def _windows(size: Sequence[int], tile: Sequence[int], step_size: float) -> Iterator[tuple[slice, ...]]:
-    for corner in product(*compute_steps_for_sliding_window(tuple(size), tuple(tile), step_size)):
-        yield tuple(slice(start, start + extent) for start, extent in zip(corner, tile, strict=True))
 
 
 def _segment_batch(network: nn.Module, images: Tensor, *, device: torch.device, precision: torch.dtype) -> Tensor:
