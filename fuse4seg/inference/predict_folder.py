@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from torch import Tensor
 
@@ -76,8 +77,9 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
     every = list(list_cases(images, channels=names, file_ending=ending, allow_missing=True).values())
     cases = every[part[0]::part[1]]
     done = [case for case in cases if record and record.is_done(case.name, found_files(case), output)]
+    reader = find_reader(dataset_json, (path for case in every for path in found_files(case)))
     faults = {case.name: fault for case in cases if case not in done
-              and (fault := _fault(case, dataset_json, allow_missing=allow_missing))}
+              and (fault := _fault(case, names, reader, allow_missing=allow_missing))}
     todo = [case for case in cases if case not in done and case.name not in faults]
     if faults and not todo and not done:
         raise FaultyCasesError(map(str, faults.values())) if len(faults) > 1 else next(iter(faults.values()))
@@ -105,13 +107,13 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
     return [output / f"{case.name}{ending}" for case in cases] if segments else []
 
 
-def _fault(case: Case, dataset_json: dict[str, Any], *, allow_missing: bool) -> Fuse4SegError | None:
+def _fault(case: Case, channels: Sequence[str], reader: type[BaseReaderWriter], *,
+           allow_missing: bool) -> Fuse4SegError | None:
     """Why a case cannot be predicted; None where its images are sound."""
     try:
         if not allow_missing:
-            require_channels(case, channel_names(dataset_json), mend=PREDICT_ANYWAY)
-        found = found_files(case)
-        require_sound_images(replace(case, images=found), find_reader(dataset_json, found))
+            require_channels(case, channels, mend=PREDICT_ANYWAY)
+        require_sound_images(replace(case, images=found_files(case)), reader)
     except Fuse4SegError as error:
         return error
     return None
