@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +14,6 @@ import SimpleITK as sitk
 import torch
 
 from fuse4seg.cli import plan_experiment, predict, train
-from fuse4seg.losses.fusion import FusionLossWeights
 
 pytestmark = pytest.mark.slow
 DATASET = "Dataset990_Phantom"
@@ -78,22 +76,20 @@ def test_another_modality_can_be_the_reference(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("flags", "stage_1", "stage_2"), [
-    (["--pretraining_losses", "decomposition"], {"adversarial"}, set()),
-    (["--fusion_losses", "intensity", "texture", "decomposition"], set(), {"adversarial"}),
-    (["--fusion_losses", "texture", "decomposition", "--pretraining_losses", "none"], {"adversarial", "decomposition"},
-     {"adversarial", "intensity"})])
-def test_losses_can_be_left_out_of_either_stage(root: Path, flags: list[str], stage_1: set[str], stage_2: set[str],
-                                                capsys: pytest.CaptureFixture[str]) -> None:
+    (["--pretraining_losses", "decomposition"], {"decomposition"}, {"edges", "structure"}),
+    (["--fusion_losses", "intensity", "texture", "decomposition", "adversarial"], {"decomposition", "adversarial"},
+     {"intensity", "texture", "decomposition", "adversarial"}),
+    (["--fusion_losses", "texture", "decomposition", "--pretraining_losses", "none"], set(), {"texture", "decomposition"})])
+def test_losses_can_be_chosen_for_either_stage(root: Path, flags: list[str], stage_1: set[str], stage_2: set[str],
+                                               capsys: pytest.CaptureFixture[str]) -> None:
     _, checkpoint, _ = run(root, planning=[], training=flags)
     options = checkpoint["options"]
-    assert {name for name, weight in options["pretraining"].items() if not weight} == stage_1
-    usual = asdict(FusionLossWeights())
-    assert {name for name, weight in options["bilevel"]["losses"].items() if not weight and usual[name]} == stage_2
-    assert not any(weight for name, weight in options["bilevel"]["losses"].items() if not usual[name])
+    assert {name for name, weight in options["pretraining"].items() if weight} == stage_1
+    assert {name for name, weight in options["bilevel"]["losses"].items() if weight} == stage_2
     logged = checkpoint["logging"]
-    assert ("discriminator" in capsys.readouterr().err) == ("adversarial" not in stage_1)
-    for name in ("intensity", "texture", "decomposition", "adversarial"):
-        assert (logged.get(name, [float("nan")])[-1] == pytest.approx(float("nan"), nan_ok=True)) == (name in stage_2)
+    assert ("discriminator" in capsys.readouterr().err) == ("adversarial" in stage_1)
+    for name in ("intensity", "texture", "decomposition", "adversarial", "edges", "structure"):
+        assert (logged.get(name, [float("nan")])[-1] == pytest.approx(float("nan"), nan_ok=True)) == (name not in stage_2)
 
 
 @pytest.mark.parametrize("estimator", ["unrolled", "neumann", "cg"])

@@ -10,7 +10,7 @@ from fuse4seg.cli.command import make_parser, run_command
 #: Flags that become training options.
 PRETRAINING_CHOICES = ("pretrain_epochs", "iterations", "seed", "pretraining_losses")
 CHOICES = (*PRETRAINING_CHOICES, "epochs", "hypergradient", "hessian_products", "fusion_weight", "fusion_losses",
-           "auxiliary_weight", "modality_dropout")
+           "auxiliary_weight", "mirror_fused", "modality_dropout")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                                             "(default: 0.1); more of it: closer to the sources")
     parser.add_argument("--hessian_products", type=int, metavar="K", help="of neumann and cg (default: 5)")
     parser.add_argument("--fusion_losses", nargs="+", metavar="LOSS",
-                        help="parts of the fusion loss, each as NAME or NAME=WEIGHT (default: intensity texture decomposition "
-                             "adversarial; without labels: decomposition edges structure fidelity correlation), or none")
+                        help="parts of the fusion loss, each as NAME or NAME=WEIGHT (default: edges structure; without labels: "
+                             "decomposition edges structure fidelity correlation; the paper's: intensity texture decomposition "
+                             "adversarial), or none")
     parser.add_argument("--auxiliary_head", type=float, dest="auxiliary_weight", metavar="WEIGHT",
-                        help="part of a segmentation head on the leader's features, for training only (default: 0.5; 0: none)")
+                        help="part of a segmentation head on the leader's features, for training only (default: 1; 0: none)")
+    parser.add_argument("--no_fused_mirroring", action="store_const", const=False, dest="mirror_fused",
+                        help="always show the segmentation network the fused image as it lies; prediction then fuses every "
+                             "mirrored copy anew")
     parser.add_argument("--modality_dropout", type=float, metavar="P",
                         help="probability that a sample goes without a modality in cooperative training, for models that "
                              "predict cases which lack some (default: 0)")

@@ -45,9 +45,11 @@ ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row("embedding", ours=True, network={"follower_input": "embedding"}),
     Row("no_pretraining", ours=True, flags=("--pretrain_epochs", "0")),
     Row("no_adversarial_pretraining", ours=True, flags=("--pretraining_losses", "decomposition")),
-    Row("no_adversarial", ours=True, flags=("--fusion_losses", "intensity", "texture", "decomposition")),
+    Row("paper_losses", ours=True, flags=("--fusion_losses", "intensity", "texture", "decomposition", "adversarial")),
     Row("no_cross_attention", ours=True, network={"fusion": {"cross_attention": False}}),
-    Row("texture_alone", ours=True, flags=("--fusion_losses", "texture", "decomposition")),
+    Row("no_context", ours=True, network={"fusion": {"context": False}}),
+    Row("no_fused_mirroring", ours=True, flags=("--no_fused_mirroring",)),
+    Row("structure_alone", ours=True, flags=("--fusion_losses", "structure")),
     Row("no_auxiliary_head", ours=True, flags=("--auxiliary_head", "0")),
 )})
 OWN: Mapping[str, Row] = MappingProxyType({

@@ -25,18 +25,18 @@ OF_EACH = {"structure": structure_loss, "fidelity": fidelity_loss, "correlation"
 
 @dataclass(frozen=True)
 class FusionLossWeights:
-    """Weight of each part of the fusion loss; 0 leaves the part out. The defaults are the paper's parts.
+    """Weight of each part of the fusion loss; 0 leaves the part out. The defaults are for training with labels.
 
     Raises:
         ValueError: A weight is negative, infinite or not a number.
     """
 
-    intensity: float = 1.0
-    texture: float = 5.0
-    decomposition: float = 0.1
-    adversarial: float = 0.01
-    edges: float = 0.0
-    structure: float = 0.0
+    intensity: float = 0.0
+    texture: float = 0.0
+    decomposition: float = 0.0
+    adversarial: float = 0.0
+    edges: float = 2.0
+    structure: float = 1.0
     fidelity: float = 0.0
     correlation: float = 0.0
 
@@ -46,8 +46,10 @@ class FusionLossWeights:
                 raise ValueError(f"the weight of the {part} loss must be 0 or more, got {weight}")
 
 
+#: The paper's parts, and the intensity loss beside them (method.md, "Two stages").
+PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, structure=0)
 #: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
-WITHOUT_LABELS = FusionLossWeights(intensity=0, texture=0, adversarial=0, edges=5, structure=1, fidelity=0.5, correlation=0.2)
+WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=5, structure=1, fidelity=0.5, correlation=0.2)
 
 
 def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fuse4seg.networks.fusion import Fused, FusionNetwork
+from fuse4seg.networks.mirror import mirrored
 from fuse4seg.networks.presence import checked_presence, fill_absent
 from fuse4seg.networks.window import IntensityWindow
 
@@ -115,15 +116,19 @@ class FuseThenSegment(nn.Module):
                  for features in (seen.fused.base, seen.fused.detail)]
         return torch.cat(whole, dim=1) * seen.inside
 
-    def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None) -> Tensor | list[Tensor]:
+    def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,
+                flips: Tensor | None = None) -> Tensor | list[Tensor]:
         """Logits of what :meth:`fuse` gave; a list under deep supervision.
 
         Args:
             seen: From :meth:`fuse`.
             weights: Parameters by their names in the follower, in place of its own.
+            flips: The follower sees a sample, and answers, mirrored along the axes where this is True, bool of shape
+                (B, axes); None mirrors nothing.
         """
         shown = self.shown(seen)
         channels = torch.cat([shown, seen.extra], dim=1) if seen.extra.shape[1] else shown
+        channels = channels if flips is None else mirrored(channels, flips)
         # nnU-Net's U-Net holds its encoder twice. Tying would put the weights in along both ways and leave them there.
         return functional_call(self.segmentation, dict(weights or {}), (channels,), tie_weights=False)
 

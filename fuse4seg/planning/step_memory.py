@@ -33,7 +33,7 @@ ANY_RATE = 1e-3
 STAND_IN = {"cg": ("neumann", 2)}
 
 #: A step on a batch and its labels.
-Move = Callable[[Tensor, list[Tensor]], object]
+Move = Callable[[Tensor, list[Tensor], Tensor], object]
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
         batch = torch.empty(batch_size, training.channels, *patch_size)
         targets = [torch.empty(batch_size, 1, *size, dtype=torch.int16)
                    for size in _output_sizes(patch_size, architecture["arch_kwargs"]["strides"])]
+        flips = torch.empty(batch_size, len(patch_size), dtype=torch.bool)
     estimator, vectors = STAND_IN.get(training.hypergradient, (training.hypergradient, 0))
     levels = _build(architecture, training)
     first = levels.pretraining_step(PretrainingWeights(), rate=ANY_RATE)
@@ -117,7 +118,7 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
     optimisers = [levels.leader.optimiser, levels.discriminator_optimiser]
     if training.labelled:
         optimisers.append(levels.follower.optimiser)
-    stage_2 = _alive(partial(step, batch, targets), optimisers, [*_tensors(levels), batch, *targets])
+    stage_2 = _alive(partial(step, batch, targets, flips), optimisers, [*_tensors(levels), batch, *targets, flips])
     return StepMemory(parameters=_bytes(_tensors(levels)), optimisers=stage_2.live, batch=_bytes([batch, *targets]),
                       stage_1=stage_1.peak,
                       stage_2=stage_2.peak - stage_2.live + vectors * _bytes(levels.follower.parameters))
@@ -147,13 +148,14 @@ def _bilevel_step(levels: Levels, training: Training, estimator: str, *, outputs
     weights = [0.5**index for index in range(outputs)]
     if outputs > 1:
         weights[-1] = 0.0
-    return levels.bilevel_step(DeepSupervisionWrapper(loss, weights), BilevelSettings(hypergradient=estimator),
-                               loss_at_one_resolution=loss, autocast=_precision(training)).move
+    step = levels.bilevel_step(DeepSupervisionWrapper(loss, weights), BilevelSettings(hypergradient=estimator),
+                               loss_at_one_resolution=loss, autocast=_precision(training))
+    return lambda batch, targets, flips: step.move(batch, targets, flips=flips)
 
 
 def _fusion_step(levels: Levels, training: Training) -> Move:
     step = levels.fusion_step(WITHOUT_LABELS, autocast=_precision(training))
-    return lambda batch, _targets: step.move(batch)
+    return lambda batch, _targets, _flips: step.move(batch)
 
 
 def _precision(training: Training) -> Callable[[], object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -14,15 +15,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fuse4seg.losses.adversarial import discriminator_loss
 from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen
+from fuse4seg.networks.mirror import mirrored
 from fuse4seg.training.auxiliary import AuxiliaryLoss
 from fuse4seg.training.hypergradients import (
     DEFAULT_DAMPING,
     ESTIMATORS,
     NEEDS_FULL_PRECISION,
-    NEEDS_LOWER_LEADER_GRAPH,
     SECOND_ORDER,
     Hypergradient,
     Response,
+    joint_of_halves,
 )
 
 Targets = Tensor | list[Tensor]
@@ -49,25 +51,46 @@ class BilevelSettings:
         auxiliary_weight: Of the auxiliary head's loss in the leader's objective; 0 leaves the head out.
         hessian_products: Of ``neumann`` and ``cg``.
         curvature_damping: Of ``cg``.
+        mirror_fused: Training shows the follower the fused image mirrored at random, which leaves the leader no pattern that
+            depends on orientation, and lets prediction mirror the fused image instead of fusing every mirrored copy.
     """
 
     hypergradient: str = "joint"
-    fusion_weight: float = 0.1
+    fusion_weight: float = 0.05
     losses: FusionLossWeights = field(default_factory=FusionLossWeights)
     damping: float = DEFAULT_DAMPING
-    auxiliary_weight: float = 0.5
+    auxiliary_weight: float = 1.0
     hessian_products: int = Response.products
     curvature_damping: float = Response.curvature_damping
+    mirror_fused: bool = True
 
 
-def half(batch: Tensor, targets: Targets, *, offset: int, present: Tensor | None = None) -> tuple[Tensor, Targets, Tensor | None]:
-    """Every other sample from ``offset`` (0 or 1) on: its input, its labels, and which modalities it has.
+class Half(NamedTuple):
+    """The samples of one level; attributes as :meth:`BilevelStep.__call__` takes them."""
+
+    batch: Tensor
+    targets: Targets
+    present: Tensor | None = None
+    flips: Tensor | None = None
+
+    @property
+    def seen_targets(self) -> Targets:
+        """The labels as the follower sees them: mirrored with its input."""
+        if self.flips is None:
+            return self.targets
+        if isinstance(self.targets, list):
+            return [mirrored(target, self.flips) for target in self.targets]
+        return mirrored(self.targets, self.flips)
+
+
+def half(whole: Half, *, offset: int) -> Half:
+    """Every other sample from ``offset`` (0 or 1) on.
 
     Interleaved, because nnU-Net puts the samples that surely hold foreground at the end of a batch.
     """
     chosen = slice(offset, None, 2)
-    chosen_targets = [target[chosen] for target in targets] if isinstance(targets, list) else targets[chosen]
-    return batch[chosen], chosen_targets, None if present is None else present[chosen]
+    return Half(*([entry[chosen] for entry in part] if isinstance(part, list) else None if part is None else part[chosen]
+                  for part in whole))
 
 
 class BilevelStep:
@@ -95,46 +118,56 @@ class BilevelStep:
         self.leader, self.follower = leader, follower
         self.follower_names = [name for name, _ in model.segmentation.named_parameters()]
         self.settings = settings or BilevelSettings()
-        self.estimate = ESTIMATORS[self.settings.hypergradient]
+        self.whole_batch = self.settings.hypergradient == "joint"
+        self.estimate = joint_of_halves if self.whole_batch else ESTIMATORS[self.settings.hypergradient]
         self.discriminators = discriminators if self.settings.losses.adversarial else None
         self.discriminator_optimiser = discriminator_optimiser
         self.auxiliary = auxiliary if self.settings.auxiliary_weight else None
         self.scaler, self.autocast = scaler, autocast
 
-    def __call__(self, batch: Tensor, targets: Targets, present: Tensor | None = None) -> dict[str, float]:
+    def __call__(self, batch: Tensor, targets: Targets, present: Tensor | None = None,
+                 flips: Tensor | None = None) -> dict[str, float]:
         """Move leader, follower and discriminators once.
 
         Args:
             batch: Normalised input (B, C, *S), B at least 2: the two levels need disjoint halves.
             targets: Labels as nnU-Net's loss takes them.
             present: True where a sample has a modality, bool of shape (B, N), one at least in each sample; None for all.
+            flips: True where the follower sees a sample's fused image mirrored, bool of shape (B, axes); None mirrors nothing.
 
         Returns:
             Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one. The upper
             loss of ``unrolled`` is that after the follower's step.
         """
-        return {name: float(value) for name, value in self.move(batch, targets, present).items()}
+        return {name: float(value) for name, value in self.move(batch, targets, present, flips).items()}
 
-    def move(self, batch: Tensor, targets: Targets, present: Tensor | None = None) -> dict[str, Tensor]:
+    def move(self, batch: Tensor, targets: Targets, present: Tensor | None = None,
+             flips: Tensor | None = None) -> dict[str, Tensor]:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
-        upper_batch, upper_targets, upper_present = half(batch, targets, offset=1, present=present)
-        lower_batch, lower_targets, lower_present = half(batch, targets, offset=0, present=present)
+        above, below = (half(Half(batch, targets, present, flips), offset=offset) for offset in (1, 0))
         with self._precision():
-            seen = self.model.fuse(upper_batch, present=upper_present)
-            own, report = self._own_objective(seen, upper_targets)
-            with nullcontext() if self.settings.hypergradient in NEEDS_LOWER_LEADER_GRAPH else torch.no_grad():
-                seen_below = self.model.fuse(lower_batch, present=lower_present)
+            seen = self.model.fuse(above.batch, present=above.present)
+            own, report = self._own_objective(seen, above.targets)
+
+        @cache
+        def fused_below() -> tuple[Seen, Tensor | float]:
+            # Only now: one half's graph at a time, where the upper one's is no longer needed.
+            with self._precision():
+                found = self.model.fuse(below.batch, present=below.present)
+                return found, self._own_objective(found, below.targets)[0] if self.whole_batch else 0.0
+
         scale = self.scaler.get_scale() if self.scaler is not None else 1.0
 
         def upper(parameters: Sequence[Tensor]) -> Tensor:
-            task = self._task(seen, upper_targets, parameters)
+            task = self._task(seen, above, parameters)
             report.setdefault("upper", task.detach())
             return (task + own) * scale
 
         def lower(parameters: Sequence[Tensor]) -> Tensor:
-            task = self._task(seen_below, lower_targets, parameters)
+            seen_below, own_below = fused_below()
+            task = self._task(seen_below, below, parameters)
             report.setdefault("lower", task.detach())
-            return task * scale
+            return (task + own_below) * scale
 
         hypergradient = self.estimate(upper, lower, leader=self.leader.parameters, follower=self.follower.parameters,
                                       response=self._response(scale))
@@ -158,13 +191,14 @@ class BilevelStep:
             objective = objective + self.settings.auxiliary_weight * report["auxiliary"]
         return objective, report
 
-    def _task(self, seen: Seen, targets: Targets, parameters: Sequence[Tensor]) -> Tensor:
+    def _task(self, seen: Seen, samples: Half, parameters: Sequence[Tensor]) -> Tensor:
         """Segmentation loss of the follower with these parameters."""
         # Attention's fast kernels cannot be differentiated twice.
         kernels = (sdpa_kernel(SDPBackend.MATH) if self.settings.hypergradient in SECOND_ORDER else nullcontext())
         with self._precision(), kernels:
-            logits = self.model.segment(seen, weights=dict(zip(self.follower_names, parameters, strict=True)))
-            return self.segmentation_loss(logits, targets)
+            weights = dict(zip(self.follower_names, parameters, strict=True))
+            logits = self.model.segment(seen, weights=weights, flips=samples.flips)
+            return self.segmentation_loss(logits, samples.seen_targets)
 
     def _response(self, scale: float) -> Response:
         return Response(damping=self.settings.damping, rate=self.follower.optimiser.param_groups[0]["lr"],

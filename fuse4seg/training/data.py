@@ -6,7 +6,7 @@ import itertools
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fuse4seg.errors import WorkerDiedError
 
 Batch = dict[str, Any]
-#: Sets the draw of absent modalities apart from the batch's own draws, which it leaves as they are.
-DROPOUT = 1
+#: Set the draws of absent modalities and of flips apart from the batch's own draws, which they leave as they are.
+DROPOUT, FLIPS = 1, 2
 
 
 @contextmanager
@@ -50,17 +50,19 @@ class SeededBatches(Dataset[Batch]):
         stream: Tells streams of one training apart (pre-training, training, validation).
         modalities: How many there are, before a cascade's channels.
         modality_dropout: Probability that a sample goes without a modality, in [0, 1).
+        flip_axes: Axes of the patch along which the follower sees every other sample mirrored, chosen at random.
     """
 
     def __init__(self, loader: nnUNetDataLoader, *, seed: int, stream: int, modalities: int = 1,
-                 modality_dropout: float = 0.0) -> None:
+                 modality_dropout: float = 0.0, flip_axes: Sequence[int] = ()) -> None:
         self.loader, self.seed, self.stream = loader, seed, stream
-        self.modalities, self.modality_dropout = modalities, modality_dropout
+        self.modalities, self.modality_dropout, self.flip_axes = modalities, modality_dropout, tuple(flip_axes)
 
     def __getitem__(self, index: int) -> Batch:
         """One batch: data (B, N, *S), target (a list under deep supervision), keys (case names).
 
         With modality dropout also present: True where a sample keeps a modality, bool of shape (B, N). The data stay whole.
+        With axes to flip also flips: True where the follower is to see a sample mirrored, bool of shape (B, axes of the patch).
         """
         with seeded(self.seed, self.stream, index):
             batch = self.loader.generate_train_batch()
@@ -68,6 +70,9 @@ class SeededBatches(Dataset[Batch]):
             random_numbers = np.random.default_rng((self.seed, self.stream, index, DROPOUT))
             batch["present"] = draw_present(random_numbers, len(batch["data"]), modalities=self.modalities,
                                             dropout=self.modality_dropout)
+        if self.flip_axes:
+            random_numbers = np.random.default_rng((self.seed, self.stream, index, FLIPS))
+            batch["flips"] = draw_flips(random_numbers, len(batch["data"]), axes=batch["data"].ndim - 2, chosen=self.flip_axes)
         return batch
 
 
@@ -158,6 +163,16 @@ def draw_present(random_numbers: np.random.Generator, samples: int, *, modalitie
     present = random_numbers.random((samples, modalities)) >= dropout
     survivors = np.arange(modalities) == random_numbers.integers(modalities, size=(samples, 1))
     return torch.from_numpy(np.where(present.any(axis=1, keepdims=True), present, survivors))
+
+
+def draw_flips(random_numbers: np.random.Generator, samples: int, *, axes: int, chosen: Sequence[int]) -> torch.Tensor:
+    """Each sample flipped along each of the ``chosen`` axes with probability 1/2, by itself.
+
+    Returns:
+        Bool of shape (samples, axes), False for axes that are not chosen.
+    """
+    flips = random_numbers.random((samples, axes)) < 0.5
+    return torch.from_numpy(flips & np.isin(np.arange(axes), chosen))
 
 
 def without_intensity_changes(transform: BasicTransform) -> BasicTransform:

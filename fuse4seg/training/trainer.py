@@ -141,9 +141,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def _stream(self, loader: nnUNetDataLoader, stream: int, start: int) -> BatchStream:
         workers = max(1, get_allowed_n_proc_DA())
-        dropout = self.options.modality_dropout if stream == TRAIN_STREAM else 0.0
+        training = stream == TRAIN_STREAM
+        flip_axes = (self.inference_allowed_mirroring_axes or ()) if training and self.options.bilevel.mirror_fused else ()
         batches = SeededBatches(loader, seed=self.options.seed, stream=stream, modalities=self.network.modalities,
-                                modality_dropout=dropout)
+                                modality_dropout=self.options.modality_dropout if training else 0.0,
+                                flip_axes=flip_axes if self.segments else ())
         return BatchStream(batches, start=start, workers=workers if stream != VALIDATION_STREAM else max(1, workers // 4),
                            pin_memory=self.device.type == "cuda")
 
@@ -289,7 +291,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
         target = batch["target"]
         targets = ([part.to(self.device, non_blocking=True) for part in target] if isinstance(target, list)
                    else target.to(self.device, non_blocking=True))
-        report = self.bilevel_step(batch["data"].to(self.device, non_blocking=True), targets, batch.get("present"))
+        present, flips = (part if part is None else part.to(self.device, non_blocking=True)
+                          for part in (batch.get("present"), batch.get("flips")))
+        report = self.bilevel_step(batch["data"].to(self.device, non_blocking=True), targets, present, flips)
         return {"loss": (report["upper"] + report["lower"]) / 2, **report}
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, float]]) -> None:

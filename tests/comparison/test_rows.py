@@ -9,6 +9,7 @@ import pytest
 from fuse4seg.cli.train import main as train
 from fuse4seg.comparison.rows import ABLATIONS, FIXED, METHOD, OWN, PEER, USUAL, Row, choose_rows
 from fuse4seg.errors import OptionError
+from fuse4seg.losses.fusion import PAPER
 from fuse4seg.training.options import TrainingOptions
 
 MODALITIES = ("T1", "FLAIR")
@@ -51,10 +52,6 @@ class TestOwnRows:
             assert ended.value.code == 0, row.name
         capsys.readouterr()
 
-    def test_without_adversarial_loss_keep_the_others(self) -> None:
-        _, *kept = ABLATIONS["no_adversarial"].flags
-        losses = TrainingOptions().changed(fusion_losses=kept).bilevel.losses
-        usual = TrainingOptions().bilevel.losses
-        assert losses.adversarial == 0
-        assert (losses.intensity, losses.texture, losses.decomposition) == (
-            usual.intensity, usual.texture, usual.decomposition)
+    def test_with_the_paper_s_losses_train_on_these_alone(self) -> None:
+        _, *named = ABLATIONS["paper_losses"].flags
+        assert TrainingOptions().changed(fusion_losses=named).bilevel.losses == PAPER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from fuse4seg.losses.correlation import correlation_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.edges import edge_loss
 from fuse4seg.losses.fidelity import fidelity_loss
-from fuse4seg.losses.fusion import WITHOUT_LABELS, FusionLossWeights, fusion_loss, image_losses
+from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights, fusion_loss, image_losses
 from fuse4seg.losses.intensity import intensity_loss
 from fuse4seg.losses.structure import structure_loss
 from fuse4seg.losses.texture import texture_loss
@@ -61,11 +61,11 @@ class TestFusionLoss:
     def test_does_not_compute_a_part_of_weight_zero(self, fusion: dict[str, torch.Tensor]) -> None:
         nothing = torch.full((1, 3, 1, 1, 1), math.nan)
         without_features = {**fusion, "low": nothing, "high": nothing}
-        total, _ = fusion_loss(**without_features, weights=FusionLossWeights(decomposition=0))
+        total, _ = fusion_loss(**without_features, weights=replace(ALL, decomposition=0))
         assert total.isfinite()
 
     def test_leaves_out_the_adversarial_part_without_discriminators(self, fusion: dict[str, torch.Tensor]) -> None:
-        _, parts = fusion_loss(**{**fusion, "logits": None}, weights=FusionLossWeights())
+        _, parts = fusion_loss(**{**fusion, "logits": None}, weights=PAPER)
         assert set(parts) == {"intensity", "texture", "decomposition"}
 
     @pytest.mark.parametrize("present", [[True, False, True], [False, True, False]])
@@ -80,7 +80,7 @@ class TestFusionLoss:
             torch.testing.assert_close(found[1][name], expected[1][name], atol=1e-6, rtol=1e-5)
 
     def test_is_zero_when_all_weights_are(self, fusion: dict[str, torch.Tensor]) -> None:
-        total, parts = fusion_loss(**fusion, weights=FusionLossWeights(0, 0, 0, 0))
+        total, parts = fusion_loss(**fusion, weights=FusionLossWeights(**dict.fromkeys(PARTS, 0.0)))
         assert (total.item(), parts) == (0, {})
 
     def test_works_on_volumes_of_one_modality(self) -> None:
@@ -99,9 +99,10 @@ class TestImageLosses:
 
 
 class TestFusionLossWeights:
-    def test_are_the_paper_s_parts_by_default(self) -> None:
-        assert {name for name, weight in asdict(FusionLossWeights()).items() if weight} == {
-            "intensity", "texture", "decomposition", "adversarial"}
+    @pytest.mark.parametrize(("weights", "parts"), [
+        (FusionLossWeights(), {"edges", "structure"}), (PAPER, {"intensity", "texture", "decomposition", "adversarial"})])
+    def test_ask_for_these_parts(self, weights: FusionLossWeights, parts: set[str]) -> None:
+        assert {name for name, weight in asdict(weights).items() if weight} == parts
 
     def test_without_labels_ask_for_what_can_be_seen_in_the_image(self, fusion: dict[str, torch.Tensor]) -> None:
         _, parts = fusion_loss(**fusion, weights=WITHOUT_LABELS)

@@ -70,9 +70,10 @@ class TestCountMemory:
         batch = torch.randn(BATCH, 2, *PATCH)
         targets = [torch.randint(CLASSES, (BATCH, 1, *size), dtype=torch.int16) for size in ((32, 48), (16, 24))]
         known = [value for module in levels.modules() for value in (*module.parameters(), *module.buffers())]
-        with LiveBytes([*known, batch, *targets]) as real:
-            step.move(batch, targets)
-            step.move(batch, targets)
+        flips = torch.rand(BATCH, 2) < 0.5
+        with LiveBytes([*known, batch, *targets, flips]) as real:
+            step.move(batch, targets, flips=flips)
+            step.move(batch, targets, flips=flips)
         counted = count_memory(planned, PATCH, BATCH, Training(2, CLASSES, hypergradient=hypergradient, mixed_precision=False))
         assert (counted.optimisers, counted.optimisers + counted.stage_2) == (real.live, real.peak)
 

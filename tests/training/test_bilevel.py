@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -16,13 +17,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fuse4seg.losses.adversarial import discriminator_loss, generator_loss
-from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
+from fuse4seg.losses.fusion import PAPER, fusion_loss
 from fuse4seg.networks.auxiliary_head import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.training import hypergradients
 from fuse4seg.training.auxiliary import AuxiliaryLoss
-from fuse4seg.training.bilevel import MAX_NORM, BilevelSettings, BilevelStep, Level, half, move_discriminators
+from fuse4seg.training.bilevel import MAX_NORM, BilevelSettings, BilevelStep, Half, Level, half, move_discriminators
 from fuse4seg.training.hypergradients import ESTIMATORS
 
 MakeModel = Callable[..., FuseThenSegment]
@@ -46,6 +47,7 @@ def step_of(model: FuseThenSegment, *, leader_rate: float = 1e-3, follower_rate:
             loss: Callable[..., torch.Tensor] = cross_entropy, discriminators: nn.ModuleList | None = None,
             auxiliary: AuxiliaryLoss | None = None, scaler: torch.amp.GradScaler | None = None, autocast: Any = None,
             **settings: Any) -> BilevelStep:
+    settings = {"losses": PAPER, "auxiliary_weight": 0.5, **settings}
     of_the_head = list(auxiliary.head.parameters()) if auxiliary is not None else []
     levels = [Level(parameters, RecordingSGD(parameters, lr=rate, momentum=0.9))
               for parameters, rate in (([*model.fusion.parameters(), *of_the_head], leader_rate),
@@ -84,28 +86,44 @@ def gradient_of(loss: torch.Tensor, module: nn.Module) -> tuple[torch.Tensor, ..
 def fusion_objective(model: FuseThenSegment, batch: torch.Tensor) -> torch.Tensor:
     seen = model.fuse(batch)
     return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=None,
-                       weights=FusionLossWeights())[0]
+                       weights=PAPER)[0]
 
 
 class TestHalf:
     @pytest.mark.parametrize("size", [2, 3, 4, 7])
     def test_the_two_are_disjoint_interleaved_and_all_there_is(self, size: int) -> None:
         batch = torch.arange(size).view(size, 1)
-        present = batch % 3 > 0
-        (lower, lower_targets, lower_present), (upper, upper_targets, upper_present) = (
-            half(batch, batch + 100, offset=offset, present=present) for offset in (0, 1))
-        assert lower.flatten().tolist() == list(range(0, size, 2))
-        assert upper.flatten().tolist() == list(range(1, size, 2))
-        assert torch.equal(lower_targets, lower + 100)
-        assert torch.equal(upper_targets, upper + 100)
-        assert torch.equal(lower_present, lower % 3 > 0)
-        assert torch.equal(upper_present, upper % 3 > 0)
+        whole = Half(batch, batch + 100, present=batch % 3 > 0, flips=batch % 5 > 2)
+        lower, upper = (half(whole, offset=offset) for offset in (0, 1))
+        assert lower.batch.flatten().tolist() == list(range(0, size, 2))
+        assert upper.batch.flatten().tolist() == list(range(1, size, 2))
+        for part in (lower, upper):
+            assert torch.equal(part.targets, part.batch + 100)
+            assert torch.equal(part.present, part.batch % 3 > 0)
+            assert torch.equal(part.flips, part.batch % 5 > 2)
 
     def test_splits_every_resolution_of_deep_supervision(self) -> None:
         targets = [torch.arange(4), torch.arange(4) + 10]
-        _, split, present = half(torch.rand(4, 1), targets, offset=1)
-        assert present is None
-        assert [part.tolist() for part in split] == [[1, 3], [11, 13]]
+        split = half(Half(torch.rand(4, 1), targets), offset=1)
+        assert split.present is None
+        assert split.flips is None
+        assert [part.tolist() for part in split.targets] == [[1, 3], [11, 13]]
+
+
+class TestFlips:
+    def test_follower_sees_fused_image_and_labels_mirrored(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                                           targets: torch.Tensor) -> None:
+        model, flips = tiny_model(), torch.tensor([[False, True], [True, False]]).repeat(2, 1)
+        with torch.no_grad():
+            lower, upper = (cross_entropy(model.segmentation(model.fuse(batch[offset::2]).fused.image.flip(axis)),
+                                          targets[offset::2].flip(axis - 1)).item() for offset, axis in ((0, 3), (1, 2)))
+        report = step_of(model, loss=with_channel)(batch, targets[:, None], flips=flips)
+        assert (report["lower"], report["upper"]) == pytest.approx((lower, upper), rel=1e-5)
+
+    def test_every_resolution_of_the_labels_is_mirrored(self) -> None:
+        labels = [torch.rand(2, 1, 4, 4), torch.rand(2, 1, 2, 2)]
+        seen = Half(torch.rand(2, 1, 4, 4), labels, flips=torch.tensor([[True, True]] * 2)).seen_targets
+        assert all(torch.equal(part, whole.flip(2, 3)) for part, whole in zip(seen, labels, strict=True))
 
 
 class TestReport:
@@ -240,28 +258,28 @@ class TestGradients:
         return tuple(first - second for first, second in zip(direct, indirect, strict=True))
 
     @pytest.mark.parametrize("fusion_weight", [0, 0.1, 2.0])
-    def test_joint_leader_gets_the_upper_objective_s(self, fusion_weight: float, tiny_model: MakeModel,
-                                                     batch: torch.Tensor, targets: torch.Tensor) -> None:
+    def test_joint_leader_gets_the_objective_of_both_halves(self, fusion_weight: float, tiny_model: MakeModel,
+                                                            batch: torch.Tensor, targets: torch.Tensor) -> None:
         model = tiny_model()
-        objective = cross_entropy(model(batch[1::2]), targets[1::2]) + fusion_weight * fusion_objective(model, batch[1::2])
-        expected = gradient_of(objective, model.fusion)
+        halves = [gradient_of(cross_entropy(model(batch[offset::2]), targets[offset::2])
+                              + fusion_weight * fusion_objective(model, batch[offset::2]), model.fusion) for offset in (0, 1)]
         step = step_of(model, fusion_weight=fusion_weight)
         step(batch, targets)
-        assert_same(step.leader.optimiser.given, expected)
+        assert_same(step.leader.optimiser.given, tuple((lower + upper) / 2 for lower, upper in zip(*halves, strict=True)))
 
-    def test_lower_half_leaves_no_trace_in_a_joint_leader(self, tiny_model: MakeModel, batch: torch.Tensor,
-                                                          targets: torch.Tensor) -> None:
-        other, other_targets = batch.clone(), targets.clone()
-        other[0::2], other_targets[0::2] = -other[0::2], 1 - other_targets[0::2]
-        given = {}
-        for hypergradient in ESTIMATORS:
-            steps = [step_of(tiny_model(), hypergradient=hypergradient) for _ in range(2)]
-            steps[0](batch, targets)
-            steps[1](other, other_targets)
-            given[hypergradient] = [step.leader.optimiser.given for step in steps]
-        for hypergradient, pairs in given.items():
-            without_trace = all(torch.equal(*pair) for pair in zip(*pairs, strict=True))
-            assert without_trace == (hypergradient == "joint")
+    @every_estimator
+    def test_both_halves_bear_on_the_leader(self, hypergradient: str, tiny_model: MakeModel, batch: torch.Tensor,
+                                            targets: torch.Tensor) -> None:
+        given = []
+        for changed in (None, 0, 1):
+            other, other_targets = batch.clone(), targets.clone()
+            if changed is not None:
+                other[changed::2], other_targets[changed::2] = -batch[changed::2], 1 - targets[changed::2]
+            step = step_of(tiny_model(), hypergradient=hypergradient)
+            step(other, other_targets)
+            given.append(step.leader.optimiser.given)
+        for one, other in product(given, given):
+            assert (one is other) == all(map(torch.equal, one, other))
 
     def test_equal_halves_leave_a_gauss_newton_leader_the_fusion_losses_alone(
             self, tiny_model: MakeModel, batch: torch.Tensor, targets: torch.Tensor) -> None:
@@ -307,8 +325,9 @@ class TestAuxiliaryHead:
     def test_adds_its_loss_to_the_leader_s_objective_and_to_no_other(self, hypergradient: str, tiny_model: MakeModel,
                                                                      batch: torch.Tensor, targets: torch.Tensor) -> None:
         labels, model, auxiliary = targets[:, None], tiny_model(), auxiliary_loss()
-        loss = auxiliary(model.fuse(batch[1::2]).fused.decoded, labels[1::2])
-        extra = gradient_of(0.7 * loss, nn.ModuleList([model.fusion, auxiliary.head]))
+        loss, other = (auxiliary(model.fuse(batch[offset::2]).fused.decoded, labels[offset::2]) for offset in (1, 0))
+        of_the_leader = (loss + other) / 2 if hypergradient == "joint" else loss
+        extra = gradient_of(0.7 * of_the_leader, nn.ModuleList([model.fusion, auxiliary.head]))
         helped = step_of(model, loss=with_channel, hypergradient=hypergradient, auxiliary=auxiliary, auxiliary_weight=0.7)
         alone = step_of(tiny_model(), loss=with_channel, hypergradient=hypergradient)
         alone(batch, labels)
@@ -458,7 +477,7 @@ class TestDiscriminators:
         given = []
         for adversarial in (0.01, 5.0):
             step = step_of(tiny_model(), discriminators=self.discriminators(), fusion_weight=1.0,
-                           losses=FusionLossWeights(adversarial=adversarial))
+                           losses=replace(PAPER, adversarial=adversarial))
             step(batch, targets)
             given.append(step.leader.optimiser.given)
         assert not all(torch.allclose(*pair, rtol=1e-3) for pair in zip(*given, strict=True))
@@ -468,7 +487,7 @@ class TestDiscriminators:
         discriminators = self.discriminators().train()
         before = {name: weight.clone() for name, weight in discriminators.state_dict().items()}
         report = step_of(tiny_model(), discriminators=discriminators,
-                         losses=FusionLossWeights(adversarial=0))(batch, targets)
+                         losses=replace(PAPER, adversarial=0))(batch, targets)
         assert not {"adversarial", "discriminator"} & set(report)
         assert all(torch.equal(weight, before[name]) for name, weight in discriminators.state_dict().items())
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.losses.fusion import PAPER, FusionLossWeights
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.levels import Levels, build_levels
@@ -56,9 +56,9 @@ class TestSteps:
         def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return cross_entropy(logits, labels[:, 0].long())
 
-        bilevel = levels.bilevel_step(loss, BilevelSettings(), loss_at_one_resolution=loss)
+        bilevel = levels.bilevel_step(loss, BilevelSettings(losses=PAPER), loss_at_one_resolution=loss)
         assert moved_by(levels, lambda: bilevel(batch, targets)) == {"fusion", "segmentation", "auxiliary head", "discriminators"}
         pretraining = levels.pretraining_step(PretrainingWeights(), rate=1e-3)
         assert moved_by(levels, lambda: pretraining(batch)) == {"fusion", "discriminators"}
-        fusion = levels.fusion_step(FusionLossWeights(adversarial=0))
+        fusion = levels.fusion_step(FusionLossWeights())
         assert moved_by(levels, lambda: fusion(batch)) == {"fusion"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fuse4seg.errors import OptionError
-from fuse4seg.losses.fusion import WITHOUT_LABELS, FusionLossWeights
+from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.training.options import TrainingOptions
@@ -97,17 +98,17 @@ class TestChanged:
 
     def test_keeps_the_named_losses_at_their_default_weights(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["decomposition", "texture"], pretraining_losses=["decomposition"])
-        assert changed.bilevel.losses == FusionLossWeights(intensity=0, adversarial=0)
+        assert changed.bilevel.losses == replace(PAPER, intensity=0, adversarial=0)
         assert changed.pretraining == PretrainingWeights(adversarial=0)
         assert changed.bilevel.fusion_weight == 0.3
 
-    def test_gives_a_loss_the_weight_it_has_by_default_without_labels(self) -> None:
-        changed = CHOSEN.changed(fusion_losses=["intensity", "structure"])
-        assert changed.bilevel.losses == FusionLossWeights(1, 0, 0, 0, structure=WITHOUT_LABELS.structure)
+    def test_gives_a_loss_that_is_not_used_by_default_its_weight_in_the_paper_or_without_labels(self) -> None:
+        losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "fidelity"]).bilevel.losses
+        assert losses == FusionLossWeights(intensity=PAPER.intensity, structure=0, fidelity=WITHOUT_LABELS.fidelity)
 
     def test_takes_weights(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["texture=0.5", "structure=2", "edges"], pretraining_losses=["adversarial=0.1"])
-        assert changed.bilevel.losses == FusionLossWeights(0, 0.5, 0, 0, edges=WITHOUT_LABELS.edges, structure=2)
+        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2)
         assert changed.pretraining == PretrainingWeights(decomposition=0, adversarial=0.1)
 
     @pytest.mark.parametrize("part", ["texture=", "texture=much", "texture=-1", "texture=nan", "texture=inf", "texture=1=2"])
@@ -117,7 +118,7 @@ class TestChanged:
 
     def test_leaves_all_losses_out_that_can_be(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["none"], pretraining_losses=["none"])
-        assert changed.bilevel.losses == FusionLossWeights(0, 0, 0, 0)
+        assert changed.bilevel.losses == FusionLossWeights(edges=0, structure=0)
         assert changed.pretraining == PretrainingWeights(0, 0)
 
     @pytest.mark.parametrize(("name", "losses", "known"), [
@@ -149,7 +150,7 @@ class TestWithoutATask:
 
     @pytest.mark.parametrize(("chosen", "said"), [
         ({"hypergradient": "unrolled"}, "--hypergradient: unrolled means nothing"),
-        ({"auxiliary_weight": 1.0}, "--auxiliary_head: 1.0 means nothing"),
+        ({"auxiliary_weight": 0.5}, "--auxiliary_head: 0.5 means nothing"),
         ({"fusion_weight": 0.0}, "--fusion_weight: 0.0 means nothing"),
         ({"fusion_losses": ["none"]}, "--fusion_losses: none leaves nothing to train")])
     def test_refuses_what_needs_labels(self, chosen: dict[str, Any], said: str) -> None:
