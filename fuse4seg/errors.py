@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from signal import Signals
 
 
 class Fuse4SegError(Exception):
@@ -263,6 +264,25 @@ class UnpairedCasesError(Fuse4SegError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
+
+
+class TrainingRunningError(Fuse4SegError):
+    """Another process trains in the same fold's folder."""
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        super().__init__(f"{folder} is in use by {holder}. Wait until that training ends, or train another fold.")
+
+
+class TrainingStoppedError(Fuse4SegError):
+    """A training ended early because a signal asked it to; everything is saved.
+
+    Attributes:
+        status: What the command exits with, as shells count it: 128 and the signal's number.
+    """
+
+    def __init__(self, signal: Signals, saved: Path) -> None:
+        super().__init__(f"stopped by {signal.name}; everything is saved in {saved}. Go on with f4s_train --c.")
+        self.status = 128 + signal
 
 
 class WorkerDiedError(Fuse4SegError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import struct
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.errors import CheckpointError, CheckpointNotFoundError
 from fuse4seg.files import written_whole
+
+log = logging.getLogger(__name__)
 
 #: What plain data are made of; their subclasses would need code to be loaded.
 PLAIN = (type(None), bool, int, float, str, bytes)
@@ -49,15 +53,26 @@ def to_plain(value: Any) -> Any:
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
 
 
-def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+def previous_of(path: Path) -> Path:
+    """Where the checkpoint goes that ``path`` replaces."""
+    return path.with_name(f"{path.stem}_previous{path.suffix}")
+
+
+def save_checkpoint(content: dict[str, Any], path: Path, *, keep_previous: bool = False) -> None:
     """Write ``content`` as plain data, whole or not at all.
+
+    Args:
+        content: To write.
+        path: File to write it to.
+        keep_previous: Rename the file that is there instead of replacing it.
 
     Raises:
         UnwritableFolderError: The operating system refused to write.
         TypeError: A value has no plain form.
     """
     plain = to_plain(content)
-    with written_whole(path) as temporary, temporary.open("wb") as stream:
+    previous = previous_of(path) if keep_previous else None
+    with written_whole(path, previous=previous) as temporary, temporary.open("wb") as stream:
         try:
             torch.save(plain, stream)
         except RuntimeError as error:
@@ -132,3 +147,28 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(path, f"damaged, or not plain data ({reason})") from error
+
+
+def load_first_sound(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]]:
+    """Read the first of several checkpoints that is not damaged, on the CPU; a warning names those that are.
+
+    Args:
+        paths: At least one, most wanted first; all of them are there.
+
+    Returns:
+        Which one it is, and its content.
+
+    Raises:
+        CheckpointError: All are damaged; it names the first.
+    """
+    damaged: list[CheckpointError] = []
+    for path in paths:
+        try:
+            state = load_checkpoint(path)
+        except CheckpointError as error:
+            damaged.append(error)
+            continue
+        for error in damaged:
+            log.warning("%s. Going on from %s instead.", error, path)
+        return path, state
+    raise damaged[0]

@@ -14,10 +14,14 @@ import torch
 from matplotlib import pyplot as plt
 
 from fuse4seg.cli.train import main
-from fuse4seg.errors import NonFiniteLossError
+from fuse4seg.errors import CheckpointError, NonFiniteLossError, OptionError
 from fuse4seg.training.data import SeededBatches
+from fuse4seg.training.epoch import Epoch
+from fuse4seg.training.loaders import TRAIN_STREAM, batch_makers
+from fuse4seg.training.pretraining import PretrainingStep
 from fuse4seg.training.run import Training, make_trainer, pretrain, train
-from fuse4seg.training.trainer import PRETRAINED, PRETRAINING_LATEST, TRAIN_STREAM, Fuse4SegTrainer
+from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
+from fuse4seg.training.trainer import Fuse4SegTrainer
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
@@ -45,20 +49,20 @@ def assert_same_training(fold: Path, other: Path) -> None:
                                 {name: torch.as_tensor(value) for name, value in state.items()})
     for entry, values in wanted["logging"].items():
         if "timestamps" not in entry:
-            # nnU-Net's moving average is a float32 until it has been in a checkpoint.
-            np.testing.assert_allclose(found["logging"][entry], values, rtol=1e-6 if "ema" in entry else 0, err_msg=entry)
+            np.testing.assert_array_equal(found["logging"][entry], values, err_msg=entry)
+    assert found["_best_ema"] == wanted["_best_ema"]
 
 
 def interrupt(patch: pytest.MonkeyPatch, stage: str, *, epoch: int) -> None:
     """Press Ctrl-C at the beginning of an epoch."""
-    undisturbed = getattr(Fuse4SegTrainer, stage)
+    undisturbed = Epoch.run
 
-    def disturbed(trainer: Fuse4SegTrainer, *arguments: Any) -> Any:
-        if epoch in arguments:
+    def disturbed(self: Epoch, *arguments: Any, **options: Any) -> None:
+        if (self.stage, self.number) == (stage, epoch):
             raise KeyboardInterrupt
-        return undisturbed(trainer, *arguments)
+        undisturbed(self, *arguments, **options)
 
-    patch.setattr(Fuse4SegTrainer, stage, disturbed)
+    patch.setattr(Epoch, "run", disturbed)
 
 
 class TestTraining:
@@ -120,7 +124,7 @@ class TestTraining:
             trainer = make_trainer(FOLD_0, chosen={"seed": seed})
             trainer.initialize()
             weights.append(torch.cat([value.flatten() for value in trainer.network.parameters()]))
-            maker = SeededBatches(trainer._batch_makers()[0], seed=seed, stream=TRAIN_STREAM)
+            maker = SeededBatches(batch_makers(trainer)[0], seed=seed, stream=TRAIN_STREAM)
             batches.append(maker[0]["data"])
         assert torch.equal(weights[0], weights[1])
         assert not torch.equal(weights[0], weights[2])
@@ -182,7 +186,7 @@ class TestPretraining:
                                           monkeypatch: pytest.MonkeyPatch) -> None:
         (own_results / MODEL / "fold_0").mkdir(parents=True)
         shutil.copy(trained_model / "fold_0" / PRETRAINED, own_results / MODEL / "fold_0")
-        interrupt(monkeypatch, "_train_epoch", epoch=0)
+        interrupt(monkeypatch, "training", epoch=0)
         trainer = make_trainer(FOLD_0, chosen={**self.CHOSEN, "epochs": 1})
         with pytest.raises(KeyboardInterrupt):
             trainer.run_training()
@@ -193,7 +197,7 @@ class TestPretraining:
         """Begun by f4s_train, finished as f4s_pretrain does: what stage 2 was asked for does not matter to stage 1."""
         fold = own_results / MODEL / "fold_0"
         with monkeypatch.context() as patch:
-            interrupt(patch, "_pretraining_epoch", epoch=1)
+            interrupt(patch, "pre-training", epoch=1)
             assert main(training_flags) == 130
         assert load(fold / PRETRAINING_LATEST)["epochs_done"] == 1
         assert not (fold / PRETRAINED).exists()
@@ -203,13 +207,43 @@ class TestPretraining:
         assert_same_weights(finished["discriminators"], undisturbed["discriminators"])
         assert not (fold / PRETRAINING_LATEST).exists()
 
-    def test_interrupted_with_other_options_starts_anew(self, trained_model: Path, own_results: Path) -> None:
+    def begin(self, fold: Path, monkeypatch: pytest.MonkeyPatch, **chosen: int) -> None:
+        """Interrupt stage 1 after an epoch."""
+        with monkeypatch.context() as patch:
+            interrupt(patch, "pre-training", epoch=1)
+            with pytest.raises(KeyboardInterrupt):
+                train(FOLD_0, chosen={**self.CHOSEN, **chosen})
+        assert load(fold / PRETRAINING_LATEST)["epochs_done"] == 1
+
+    @pytest.mark.parametrize(("chosen", "flag"), [({"seed": 1}, "--seed"), ({"iterations": 1}, "--iterations"),
+                                                  ({"pretraining_losses": ["none"]}, "--pretraining_losses")])
+    def test_interrupted_is_not_lost_to_other_options(self, own_results: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      chosen: dict[str, Any], flag: str) -> None:
         fold = own_results / MODEL / "fold_0"
-        fold.mkdir(parents=True)
-        shutil.copy(trained_model / "fold_0" / PRETRAINED, fold / PRETRAINING_LATEST)
-        state = load(pretrain(FOLD_0, chosen={"pretrain_epochs": 1, "iterations": 1, "seed": 1}))
-        assert state["options"]["seed"] == 1
-        assert state["epochs_done"] == 1
+        self.begin(fold, monkeypatch)
+        before = (fold / PRETRAINING_LATEST).read_bytes()
+        for resume in (False, True):
+            with pytest.raises(OptionError, match=f"^{flag}: differs from what {fold / PRETRAINING_LATEST} was trained with"):
+                train(FOLD_0, chosen={**self.CHOSEN, **chosen}, resume=resume)
+        assert (fold / PRETRAINING_LATEST).read_bytes() == before
+
+    def test_interrupted_goes_on_by_c_with_the_options_it_began_with(self, own_results: Path,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+        fold = own_results / MODEL / "fold_0"
+        self.begin(fold, monkeypatch, seed=3, epochs=7)
+        trainer = make_trainer(FOLD_0, resume=True)
+        assert (trainer.options.seed, trainer.options.epochs, trainer.options.pretrain_epochs) == (3, 7, 2)
+        trainer.run_pretraining()
+        assert load(fold / PRETRAINED)["options"]["seed"] == 3
+
+    def test_interrupted_is_refused_under_other_plans(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fold = own_results / MODEL / "fold_0"
+        self.begin(fold, monkeypatch)
+        state = load(fold / PRETRAINING_LATEST)
+        state["init_args"]["plans"]["configurations"]["2d"]["batch_size"] = 2
+        torch.save(state, fold / PRETRAINING_LATEST)
+        with pytest.raises(CheckpointError, match=f"{PRETRAINING_LATEST}: does not fit these plans: batch_size of 2d differs"):
+            train(FOLD_0, chosen=self.CHOSEN)
 
 
 class TestInterruptedTraining:
@@ -228,7 +262,7 @@ class TestInterruptedTraining:
 
         with monkeypatch.context() as patch:
             patch.setattr(Fuse4SegTrainer, "initialize", initialize_and_save_often)
-            interrupt(patch, "_train_epoch", epoch=1)
+            interrupt(patch, "training", epoch=1)
             assert main(training_flags) == 130
         for name in {"checkpoint_latest.pth", "checkpoint_best.pth"} - {left}:
             (fold / name).unlink()
@@ -261,7 +295,7 @@ class TestModalityDropout:
         fold.mkdir()
         shutil.copy(undisturbed / PRETRAINED, fold)
         with monkeypatch.context() as patch:
-            interrupt(patch, "_train_epoch", epoch=1)
+            interrupt(patch, "training", epoch=1)
             assert main(self.FLAGS) == 130
         assert main([*self.FLAGS, "--c"]) == 0
         assert_same_training(fold, undisturbed)
@@ -308,7 +342,7 @@ class TestNonFiniteLoss:
         assert not (own_results / MODEL / "fold_0" / "checkpoint_final.pth").exists()
 
     def test_stops_pretraining_too(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fuse4seg.training.trainer.PretrainingStep.__call__", lambda *_: {"total": float("inf")})
+        monkeypatch.setattr(PretrainingStep, "__call__", lambda *_: {"total": float("inf")})
         with pytest.raises(NonFiniteLossError, match="pre-training, epoch 0, with the cases phantom"):
             pretrain(FOLD_0, chosen={"pretrain_epochs": 1, "iterations": 1})
         assert not list((own_results / MODEL / "fold_0").glob("*.pth"))

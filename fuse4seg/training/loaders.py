@@ -1,0 +1,61 @@
+"""The streams of batches of a training, drawn and augmented as by nnU-Net."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from fuse4seg.datasets.raw import foreground_classes
+from fuse4seg.training.data import BatchStream, SeededBatches, foreground_share, without_intensity_changes
+
+if TYPE_CHECKING:
+    from fuse4seg.training.trainer import Fuse4SegTrainer
+
+#: Streams of random batches within one training.
+TRAIN_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM = range(3)
+
+
+def batch_stream(trainer: Fuse4SegTrainer, loader: nnUNetDataLoader, *, stream: int, start: int) -> BatchStream:
+    """Seeded batches in background processes.
+
+    Args:
+        trainer: Initialised.
+        loader: Makes the batches.
+        stream: Which of the training's streams.
+        start: Number of the first batch.
+    """
+    dropout = trainer.options.modality_dropout if stream == TRAIN_STREAM else 0.0
+    batches = SeededBatches(loader, seed=trainer.options.seed, stream=stream, modalities=trainer.network.modalities,
+                            modality_dropout=dropout)
+    return BatchStream(batches, start=start, workers=workers_of(stream), pin_memory=trainer.device.type == "cuda")
+
+
+def workers_of(stream: int) -> int:
+    """Background processes of a stream: nnU-Net's number, a quarter of it for validation, at least 1."""
+    workers = max(1, get_allowed_n_proc_DA())
+    return workers if stream != VALIDATION_STREAM else max(1, workers // 4)
+
+
+def batch_makers(trainer: Fuse4SegTrainer) -> tuple[nnUNetDataLoader, nnUNetDataLoader]:
+    """nnU-Net's data loaders of training and validation, with its sampling and augmentation."""
+    trainer.dataset_class = trainer.dataset_class or infer_dataset_class(trainer.preprocessed_dataset_folder)
+    configuration, manager = trainer.configuration_manager, trainer.label_manager
+    patch, scales = configuration.patch_size, trainer._get_deep_supervision_scales()
+    rotation, dummy_2d, initial_patch, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    labels = {"is_cascaded": trainer.is_cascaded, "foreground_labels": manager.foreground_labels,
+              "regions": manager.foreground_regions if manager.has_regions else None, "ignore_label": manager.ignore_label}
+    augmented = trainer.get_training_transforms(patch, rotation, scales, mirror_axes, dummy_2d,
+                                                use_mask_for_norm=configuration.use_mask_for_norm, **labels)
+    if not foreground_classes(trainer.dataset_json):
+        augmented = without_intensity_changes(augmented)
+    plain = trainer.get_validation_transforms(scales, **labels)
+    train, validation = trainer.get_tr_and_val_datasets()
+    make = partial(nnUNetDataLoader, final_patch_size=patch, label_manager=manager,
+                   probabilistic_oversampling=trainer.probabilistic_oversampling)
+    share, size = trainer.oversample_foreground_percent, trainer.batch_size
+    return (make(train, size, initial_patch, transforms=augmented, oversample_foreground_percent=foreground_share(size, share)),
+            make(validation, size, patch, transforms=plain, oversample_foreground_percent=share))
