@@ -208,10 +208,21 @@ class TestFinishedTraining:
         chosen = {"epochs": 2, "pretrain_epochs": 2, "iterations": 2, "seed": 0, "hypergradient": "joint"}
         assert make_trainer(FOLD_0, chosen=chosen, resume=True).options.epochs == 2
 
-    def test_that_is_damaged_is_named(self, trained: Path) -> None:
+    def test_that_is_damaged_gives_way_to_the_best_checkpoint(self, trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+        final, best = trained / "checkpoint_final.pth", trained / "checkpoint_best.pth"
+        epoch = torch.load(best, weights_only=True)["current_epoch"]
+        final.write_bytes(final.read_bytes()[:-100])
+        assert make_trainer(FOLD_0, resume=True).current_epoch == epoch
+        assert f"{final}: damaged" in caplog.text
+        assert f"Going on from {best} instead" in caplog.text
+
+    def test_that_is_damaged_is_named_where_there_is_no_other(self, trained: Path) -> None:
         checkpoint = trained / "checkpoint_final.pth"
         checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-        with pytest.raises(CheckpointError, match=str(checkpoint)):
+        with pytest.raises(CheckpointError, match=f"^{checkpoint}: damaged"):
+            make_trainer(FOLD_0, validate_only=True)
+        (trained / "checkpoint_best.pth").unlink()
+        with pytest.raises(CheckpointError, match=f"^{checkpoint}: damaged"):
             make_trainer(FOLD_0, resume=True)
 
     def test_of_another_network_is_named(self, trained: Path) -> None:
