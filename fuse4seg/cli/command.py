@@ -90,14 +90,14 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
         last_words, status = "interrupted", INTERRUPTED
     except Terminated:
         last_words, status = "terminated", TERMINATED
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        last_words, status = f"error: {UnwritableFolderError(_place(error), error.strerror)}", FAILED
     except BrokenPipeError:
         # The reader of our output went away (for example `| head`); that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        last_words, status = f"error: {UnwritableFolderError(_place(error), error.strerror)}", FAILED
     # Not before: a progress bar lives as long as the error that ended it, and draws itself once more when it goes.
     print(last_words, file=sys.stderr)
     return status
