@@ -292,6 +292,13 @@ class WorkerDiedError(Fuse4SegError):
         super().__init__(f"a background process died while {doing}, most likely for want of memory. {mend}")
 
 
+class NotEnoughMemoryError(Fuse4SegError):
+    """A task needs more memory than is free, which is known before it starts."""
+
+    def __init__(self, task: str, *, needed: int, free: int, where: str, mend: str) -> None:
+        super().__init__(f"{task} needs at least {needed / 1e9:.3g} GB of {where}, of which {free / 1e9:.3g} GB are free. {mend}")
+
+
 class NonFiniteLossError(Fuse4SegError):
     """Training met a loss that is NaN or infinite."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,18 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from fuse4seg.datasets.raw import is_labelled, read_dataset_json, read_raw_dataset_json, training_cases
-from fuse4seg.errors import ConfigurationNotFoundError, FaultyImageError, UnwritableFolderError, WorkerDiedError
+from fuse4seg.errors import (
+    ConfigurationNotFoundError,
+    FaultyImageError,
+    FingerprintNotFoundError,
+    UnwritableFolderError,
+    WorkerDiedError,
+)
 from fuse4seg.files import make_writable_folder, written_whole
+from fuse4seg.free_memory import free_memory, require_memory
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
+from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
 from fuse4seg.planning.one_pass import NotStoredError, OnePassPreprocessor
 from fuse4seg.planning.unlabelled import UnlabelledPreprocessor
 from fuse4seg.plans import PLANS_NAME, read_plans
@@ -30,6 +40,7 @@ logger = logging.getLogger(__name__)
 #: What is preprocessed unless the user chooses; the cascade's second stage uses the data of 3d_fullres.
 DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 REFERENCES = "gt_segmentations"
+CHANNEL_BYTES = 4
 
 
 def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configurations: Sequence[str] | None = None,
@@ -45,6 +56,7 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     Raises:
         PlansNotFoundError: The dataset has no such plans.
         ConfigurationNotFoundError: The plans lack one of ``configurations``.
+        NotEnoughMemoryError: So many cases at a time do not fit into the memory.
         WorkerDiedError: A process ended without an answer.
         FaultyImageError: A case cannot be preprocessed.
         UnwritableFolderError: The operating system refused to write. In each of these cases, earlier data stay as they were.
@@ -58,6 +70,8 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     plans = PlansManager(read_plans(plans_file))
     chosen = choose_configurations(configurations, plans, plans_file=plans_file)
     make_writable_folder(preprocessed)
+    with suppress(FingerprintNotFoundError):  # plans may have come without one
+        _require_memory(read_fingerprint(preprocessed / FINGERPRINT_FILE), plans, chosen, processes=processes)
     by_class: dict[type[DefaultPreprocessor], list[str]] = {}
     for configuration in chosen:
         preprocessor = plans.get_configuration(configuration).preprocessor_class
@@ -84,6 +98,29 @@ def choose_configurations(wanted: Sequence[str] | None, plans: PlansManager, *, 
     for name in names:
         by_folder.setdefault(plans.get_configuration(name).data_identifier, name)
     return list(by_folder.values())
+
+
+def _require_memory(fingerprint: dict[str, Any], plans: PlansManager, configurations: Sequence[str], *, processes: int) -> None:
+    """Make sure that as many of the largest case as there are processes find room, before and after resampling.
+
+    Raises:
+        NotEnoughMemoryError: They do not; it says how many processes would be few enough.
+    """
+    channels = len(fingerprint[WINDOWS])
+    largest = max(channels * CHANNEL_BYTES * (math.prod(shape) + resampled_voxels(shape, spacing, plans, name))
+                  for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
+                  for name in configurations)
+    fitting = (free_memory() or 0) // largest
+    require_memory(processes * largest, task=f"preprocessing with {processes} processes",
+                   mend=f"Use -np {fitting}." if fitting else "End other programs, or preprocess on a larger machine.")
+
+
+def resampled_voxels(shape: Sequence[int], spacing: Sequence[float], plans: PlansManager, configuration: str) -> int:
+    """Voxels of a case after resampling; 2D configurations leave the slices where they are."""
+    order = plans.transpose_forward
+    current = [spacing[axis] for axis in order]
+    target = [current[0], *plans.get_configuration(configuration).spacing][-3:]
+    return math.prod(round(shape[axis] * now / then) for axis, now, then in zip(order, current, target, strict=True))
 
 
 def _preprocess_group(dataset: str, configurations: Sequence[str], *, preprocessor: DefaultPreprocessor, plans: PlansManager,

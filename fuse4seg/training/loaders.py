@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,16 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.datasets.raw import foreground_classes
-from fuse4seg.training.data import BatchStream, SeededBatches, foreground_share, without_intensity_changes
+from fuse4seg.free_memory import require_memory, require_shared_memory
+from fuse4seg.training.data import PREFETCHED, BatchStream, SeededBatches, foreground_share, without_intensity_changes
 
 if TYPE_CHECKING:
     from fuse4seg.training.trainer import Fuse4SegTrainer
 
 #: Streams of random batches within one training.
 TRAIN_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM = range(3)
+#: float32 and int16, as nnU-Net hands them over.
+CHANNEL_BYTES, LABEL_BYTES = 4, 2
 
 
 def batch_stream(trainer: Fuse4SegTrainer, loader: nnUNetDataLoader, *, stream: int, start: int) -> BatchStream:
@@ -59,3 +63,25 @@ def batch_makers(trainer: Fuse4SegTrainer) -> tuple[nnUNetDataLoader, nnUNetData
     share, size = trainer.oversample_foreground_percent, trainer.batch_size
     return (make(train, size, initial_patch, transforms=augmented, oversample_foreground_percent=foreground_share(size, share)),
             make(validation, size, patch, transforms=plain, oversample_foreground_percent=share))
+
+
+def require_memory_for_batches(trainer: Fuse4SegTrainer) -> None:
+    """Make sure, before any of them starts, that what the background processes prepare ahead finds room.
+
+    While the training validates or saves, they fill what they may; without room, the system kills them.
+
+    Raises:
+        NotEnoughMemoryError: /dev/shm or the memory is too small.
+    """
+    workers = workers_of(TRAIN_STREAM) + workers_of(VALIDATION_STREAM)
+    voxels = trainer.batch_size * math.prod(trainer.configuration_manager.patch_size)
+    needed = workers * PREFETCHED * voxels * (CHANNEL_BYTES * trainer.num_input_channels + LABEL_BYTES)
+    task = f"preparing batches in {workers} processes"
+    require_shared_memory(needed, task=task, mend="Give a container more (docker run --shm-size=2g), or use fewer processes "
+                                                  "(nnUNet_n_proc_DA=1).")
+    if trainer.device.type == "cpu":
+        # Parameters, gradients, and two moments of Adam or one of SGD; activations come on top.
+        needed += 3 * sum(weight.nbytes for weight in trainer.network.parameters())
+    require_memory(needed, task=f"training with {workers} processes for batches",
+                   mend="End other programs, use fewer processes (nnUNet_n_proc_DA=1), or plan smaller batches "
+                        "(f4s_plan_experiment --max_batch_size).")

@@ -33,7 +33,7 @@ from fuse4seg.training.fusion_step import FusionStep
 from fuse4seg.training.fusion_validation import fusion_losses_of_fold
 from fuse4seg.training.history import History
 from fuse4seg.training.levels import Levels, build_levels
-from fuse4seg.training.loaders import TRAIN_STREAM, VALIDATION_STREAM, batch_makers, batch_stream
+from fuse4seg.training.loaders import TRAIN_STREAM, VALIDATION_STREAM, batch_makers, batch_stream, require_memory_for_batches
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import mean_of
 from fuse4seg.training.random_states import seed_all, set_random_states
@@ -178,6 +178,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
             return
         with locked(Path(self.output_folder)), stop_requests() as self.stop:
             remove_partial_files(Path(self.output_folder))
+            require_memory_for_batches(self)
             try:
                 yield
             finally:

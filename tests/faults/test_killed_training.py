@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,52 +40,6 @@ def differences(found: Any, wanted: Any, where: str = "") -> list[str]:
     return [] if same else [where]
 
 
-class Child:
-    """Work in a process of its own, forked so that it need not import everything again; its output goes to a file.
-
-    Its background processes share its process group and are ended with the object.
-    """
-
-    def __init__(self, work: Callable[[], int], log: Path) -> None:
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._work(work, log)
-
-    def _work(self, work: Callable[[], int], log: Path) -> None:
-        status = 99
-        try:
-            os.setsid()
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            for descriptor in (1, 2):
-                os.dup2(output, descriptor)
-            sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
-            status = work()
-        except BaseException:  # noqa: BLE001 (the process ends here, whatever it was)
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-
-    def ended(self) -> int | None:
-        """Exit status, negative for a signal; None while it runs."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if pid else None
-
-    def wait(self, seconds: float) -> int | None:
-        """Exit status; None if it still runs after so many seconds."""
-        until = time.monotonic() + seconds
-        while (status := self.ended()) is None and time.monotonic() < until:
-            time.sleep(0.005)
-        return status
-
-    def end_group(self) -> None:
-        """End what it left running."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-
-
 class Ended(NamedTuple):
     """How a training ended.
 
@@ -107,8 +59,8 @@ class Ended(NamedTuple):
 class Trainings:
     """Runs of the same seeded training, each in a results root of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, start: Callable[..., Any]) -> None:
+        self.folder, self._start = folder, start
         self.seconds = self.run("undisturbed", PACES[0]).seconds
         self.wanted = {name: self.load("undisturbed", name) for name in ("checkpoint_final.pth", "pretrained.pth")}
 
@@ -132,7 +84,7 @@ class Trainings:
             return main([*FLAGS, *words])
 
         begin = time.monotonic()
-        child = Child(work, log)
+        child = self._start(work, log)
         try:
             status = child.wait(after) if number is not None else None
             if number is not None and status is None:
@@ -151,12 +103,10 @@ class Trainings:
 
 
 @pytest.fixture(scope="module")
-def trainings(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
+def trainings(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory,
+              start_process: Callable[..., Any]) -> Trainings:
     """An undisturbed training to compare with."""
-    import fuse4seg.training.run  # noqa: F401 (what every process would import)
-
-    assert torch.get_num_threads() == 1 or os.environ.get("OMP_NUM_THREADS") == "1", "threads do not survive a fork"
-    return Trainings(tmp_path_factory.mktemp("killed"))
+    return Trainings(tmp_path_factory.mktemp("killed"), start_process)
 
 
 class Tally:
@@ -242,7 +192,7 @@ class TestStop:
 
 
 class TestSecondTraining:
-    def test_is_refused_while_the_first_lives(self, trainings: Trainings) -> None:
+    def test_is_refused_while_the_first_lives(self, trainings: Trainings, start_process: Callable[..., Any]) -> None:
         def second() -> int:
             until = time.monotonic() + 60
             while not (trainings.fold("twice") / "training.lock").exists() and time.monotonic() < until:
@@ -253,7 +203,7 @@ class TestSecondTraining:
             return main(FLAGS)
 
         log = trainings.folder / "second.txt"
-        refused = Child(second, log)
+        refused = start_process(second, log)
         first = trainings.run("twice", PACES[1])
         assert refused.wait(60) == 1
         assert log.read_text().startswith(f"error: {trainings.fold('twice')} is in use by process ")
