@@ -38,6 +38,32 @@ ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PHANTOM_ID, PHANTOM_CASES, PHANTOM_SHAPE = 990, 5, (32, 48, 40)
 
 
+def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+    if where.endswith("_timestamps']") or where == "['init_args']":
+        return []
+    import torch
+
+    if isinstance(wanted, dict):
+        names = [*wanted, *(found.keys() - wanted.keys())]
+        return [line for name in names for line in _differences(found.get(name), wanted.get(name), f"{where}[{name!r}]")]
+    if isinstance(wanted, (list, tuple)):
+        if len(found) != len(wanted):
+            return [f"{where} has {len(found)} entries, not {len(wanted)}"]
+        return [line for index, pair in enumerate(zip(found, wanted, strict=True))
+                for line in _differences(*pair, f"{where}[{index}]")]
+    if isinstance(wanted, torch.Tensor):
+        same = found.dtype == wanted.dtype and torch.equal(found, wanted)
+    else:
+        same = found == wanted or (found != found and wanted != wanted)
+    return [] if same else [where]
+
+
+@pytest.fixture(scope="session")
+def differences() -> Callable[[Any, Any], list[str]]:
+    """Function that says where two checkpoints differ, bit for bit; times of day, and whether it was a resume, may."""
+    return _differences
+
+
 class Child:
     """Work in a process of its own, forked so that it need not import everything again; its output goes to a file.
 

@@ -8,6 +8,7 @@ import pydoc
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,13 +128,18 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def print_to_log_file(self, *args: object, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """nnU-Net's messages go to the log file, and to the log at debug level."""
-        super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
+        self._append_to_log_file(*args, add_timestamp=add_timestamp)
         log.debug(" ".join(map(str, args)))
 
     def say(self, message: str) -> None:
         """Log ``message`` where a user sees it, and in the log file."""
-        super().print_to_log_file(message, also_print_to_console=False)
+        self._append_to_log_file(message)
         log.info(message)
+
+    def _append_to_log_file(self, *words: object, add_timestamp: bool = True) -> None:
+        # nnU-Net waits for seconds when a full disk lets no line through; a checkpoint that fails there says so itself.
+        with contextlib.suppress(OSError), Path(self.log_file).open("a") as stream:
+            print(*[f"{datetime.now()}:"] * add_timestamp, *words, file=stream)
 
     # ------------------------------------------------------------------ data
 

@@ -21,25 +21,6 @@ FOLD = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d", "fold_0"
 SAVED = ("checkpoint_final.pth", "checkpoint_latest.pth", "pretrained.pth", "pretraining_latest.pth")
 
 
-def differences(found: Any, wanted: Any, where: str = "") -> list[str]:
-    """Where plain data differ, bit for bit; times of day, and whether it was a resume, may."""
-    if where.endswith("_timestamps']") or where == "['init_args']":
-        return []
-    if isinstance(wanted, dict):
-        names = [*wanted, *(found.keys() - wanted.keys())]
-        return [line for name in names for line in differences(found.get(name), wanted.get(name), f"{where}[{name!r}]")]
-    if isinstance(wanted, (list, tuple)):
-        if len(found) != len(wanted):
-            return [f"{where} has {len(found)} entries, not {len(wanted)}"]
-        return [line for index, pair in enumerate(zip(found, wanted, strict=True))
-                for line in differences(*pair, f"{where}[{index}]")]
-    if isinstance(wanted, torch.Tensor):
-        same = found.dtype == wanted.dtype and torch.equal(found, wanted)
-    else:
-        same = found == wanted or (found != found and wanted != wanted)
-    return [] if same else [where]
-
-
 class Ended(NamedTuple):
     """How a training ended.
 
@@ -59,8 +40,8 @@ class Ended(NamedTuple):
 class Trainings:
     """Runs of the same seeded training, each in a results root of its own."""
 
-    def __init__(self, folder: Path, start: Callable[..., Any]) -> None:
-        self.folder, self._start = folder, start
+    def __init__(self, folder: Path, start: Callable[..., Any], differences: Callable[[Any, Any], list[str]]) -> None:
+        self.folder, self._start, self._differences = folder, start, differences
         self.seconds = self.run("undisturbed", PACES[0]).seconds
         self.wanted = {name: self.load("undisturbed", name) for name in ("checkpoint_final.pth", "pretrained.pth")}
 
@@ -99,14 +80,15 @@ class Trainings:
 
     def equal(self, name: str) -> list[str]:
         """Where the end of a training differs from that of the undisturbed one."""
-        return [f"{file}{line}" for file, wanted in self.wanted.items() for line in differences(self.load(name, file), wanted)]
+        return [f"{file}{line}" for file, wanted in self.wanted.items()
+                for line in self._differences(self.load(name, file), wanted)]
 
 
 @pytest.fixture(scope="module")
 def trainings(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory,
-              start_process: Callable[..., Any]) -> Trainings:
+              start_process: Callable[..., Any], differences: Callable[[Any, Any], list[str]]) -> Trainings:
     """An undisturbed training to compare with."""
-    return Trainings(tmp_path_factory.mktemp("killed"), start_process)
+    return Trainings(tmp_path_factory.mktemp("killed"), start_process, differences)
 
 
 class Tally:
