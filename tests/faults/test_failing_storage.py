@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import json
 import os
 import random
 import resource
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,3 +222,135 @@ def limited(work: Work, size: int) -> Work:
         return work()
 
     return run
+
+
+NEW_MOUNTS, NEW_USERS = 0x00020000, 0x10000000
+CANNOT_MOUNT = 77
+
+
+class SmallDisk:
+    """Work on a disk of a few megabytes, a tmpfs that no other process sees.
+
+    Args:
+        place: Empty folder that becomes the disk.
+        fill: Puts there what was there before.
+        work: Is done once with the disk nearly full, and once more, where ``again``, when there is room.
+        again: Whether it is.
+    """
+
+    def __init__(self, place: Path, fill: Callable[[], object], work: Work, *, again: bool = False) -> None:
+        self.place, self.fill, self.work, self.again = place, fill, work, again
+        self.report = place.with_name(f"{place.name}.json")
+
+    def __call__(self, free: int) -> Work:
+        """The work where so many bytes are free; leaves a report, and with ``again`` a copy of the disk, beside the place."""
+
+        def run() -> int:
+            if not self._mount():
+                return CANNOT_MOUNT
+            self.fill()
+            before = content(self.place)
+            filler = self.place / "filler"
+            with filler.open("wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, max(1, shutil.disk_usage(self.place).free - free))
+            status = self.work()
+            filler.unlink()
+            after = content(self.place)
+            self.report.write_text(json.dumps({"before": before, "after": after}))
+            if self.again and status != 0:
+                assert self.work() == 0, "not even with room"
+                shutil.copytree(self.place, self.place.with_name("copy"), dirs_exist_ok=True)
+            return status
+
+        return run
+
+    def _mount(self) -> bool:
+        libc = ctypes.CDLL(None, use_errno=True)
+        user = os.getuid()
+        if libc.unshare(NEW_MOUNTS | (NEW_USERS if user else 0)) != 0:
+            return False
+        if user:
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        mounts = (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", "size=64m", "tmpfs", str(self.place)])
+        return all(subprocess.run(["mount", *words], check=False).returncode == 0 for words in mounts)
+
+
+class TestSmallDisk:
+    """A disk that is really full, at a random place of what is written."""
+
+    def run(self, disk: SmallDisk, start_process: StartProcess, times: int, *, most_free: int, seed: int,
+            kept: Callable[[str], bool], check: Callable[[], list[str]] = list) -> list[str]:
+        """Work until it has failed so many times for want of room; gives a line for each time that something was wrong."""
+        draws, faults, failures = random.Random(seed), [], 0
+        log = disk.place.with_name("log.txt")
+        while failures < times:
+            log.unlink(missing_ok=True)
+            shutil.rmtree(disk.place.with_name("copy"), ignore_errors=True)
+            free = draws.randrange(most_free)
+            status, said = ended(start_process, disk(free), log)
+            if status == CANNOT_MOUNT:
+                pytest.skip("no file system may be mounted here")
+            if status == 0:
+                continue
+            failures += 1
+            report = json.loads(disk.report.read_text()) if status == 1 else {"before": {}, "after": {}}
+            lost = [name for name, digest in report["before"].items() if kept(name) and report["after"].get(name) != digest]
+            half = [name for name in report["after"] if "partial" in name]
+            errors = [line for line in said.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+            wrong = [f"status {status}"] * (status != 1) + lost + half + check()
+            if wrong or len(errors) != 1 or "Traceback" in said:
+                faults.append(f"{free} bytes free: {wrong[:3]}, {said[-1500:]}")
+        return faults
+
+    @pytest.mark.faults
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_during_checkpoints(self, stage: int, interrupted: dict[int, Path], training_flags: list[str],
+                                undisturbed: dict[str, Any], differences: Differences, start_process: StartProcess,
+                                tmp_path: Path, record_figure: Callable[..., None]) -> None:
+        place = tmp_path / "results"
+        place.mkdir()
+        disk = SmallDisk(place, lambda: shutil.copytree(interrupted[stage], place, dirs_exist_ok=True),
+                         resume(training_flags, place), again=True)
+        size = (interrupted[stage] / FOLD / LATEST[stage]).stat().st_size
+        latest = (LATEST[stage], previous_of(Path(LATEST[stage])).name)
+        # A run may save once and then fail; what was the latest is then the one before.
+        faults = self.run(disk, start_process, 10, most_free=2 * size, seed=stage, kept=lambda name: not name.endswith(latest),
+                          check=lambda: wrong_end(place.with_name("copy"), undisturbed, differences))
+        record_figure(f"disk full during checkpoints of stage {stage}: one line, resumed with room: equal", target="10 of 10",
+                      measured=f"{10 - len(faults)} of 10")
+        assert faults == []
+
+    @pytest.mark.faults
+    def test_during_preprocessing(self, planned_phantom: Path, start_process: StartProcess, tmp_path: Path,
+                                  record_figure: Callable[..., None]) -> None:
+        place = tmp_path / "nnUNet_preprocessed"
+        place.mkdir()
+        words = ["-d", "990", "-c", "2d", "-np", "2"]
+
+        def work() -> int:
+            os.environ["nnUNet_preprocessed"] = str(place)
+            os.environ["nnUNet_raw"] = str(planned_phantom / "nnUNet_raw")
+            return preprocess.main(words)
+
+        source = planned_phantom / "nnUNet_preprocessed"
+        size = sum(path.stat().st_size for path in (source / DATASET / "nnUNetPlans_2d").iterdir())
+        disk = SmallDisk(place, lambda: shutil.copytree(source, place, dirs_exist_ok=True), work)
+        faults = self.run(disk, start_process, 5, most_free=size, seed=5, kept=lambda _: True)
+        record_figure("disk full during preprocessing: one line, earlier data intact", target="5 of 5",
+                      measured=f"{5 - len(faults)} of 5")
+        assert faults == []
+
+    @pytest.mark.faults
+    def test_during_prediction(self, trained_phantom: Path, start_process: StartProcess, tmp_path: Path,
+                               record_figure: Callable[..., None]) -> None:
+        place = tmp_path / "out"
+        place.mkdir()
+        images = trained_phantom / "nnUNet_raw" / DATASET / "imagesTs"
+        words = ["-i", str(images), "-o", str(place), "-device", "cpu", "--root", str(trained_phantom), "--save_attention",
+                 "--save_panels", "--save_probabilities"]
+        disk = SmallDisk(place, lambda: (place / "earlier.nii.gz").write_bytes(b"earlier"), lambda: predict.main(words))
+        faults = self.run(disk, start_process, 20, most_free=400_000, seed=6, kept=lambda _: True)
+        record_figure("disk full during prediction: one line, earlier files intact, none half-written", target="20 of 20",
+                      measured=f"{20 - len(faults)} of 20")
+        assert faults == []
