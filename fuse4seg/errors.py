@@ -164,7 +164,7 @@ class UnwritableFolderError(Fuse4SegError):
     """Output cannot be written to the folder that was named."""
 
     def __init__(self, folder: Path, reason: str) -> None:
-        super().__init__(f"cannot write to {folder} ({reason}). Choose another folder or change its permissions.")
+        super().__init__(f"cannot write to {folder} ({reason}). Free space, choose another folder, or change its permissions.")
 
 
 class NoForegroundError(Fuse4SegError):

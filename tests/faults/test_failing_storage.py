@@ -183,8 +183,8 @@ class TestFullDisk:
             limit = (results / FOLD / LATEST[stage]).stat().st_size // 2
             go_on = resume(training_flags, results)
             status, log = ended(start_process, limited(go_on, limit), tmp_path / "log.txt")
-            assert (status, error_line(log)) == (1, f"error: cannot write to {results / FOLD} (File too large). Choose another "
-                                                    f"folder or change its permissions."), log
+            assert (status, error_line(log)) == (1, f"error: cannot write to {results / FOLD} (File too large). Free space, "
+                                                    f"choose another folder, or change its permissions."), log
             after = content(results)
             assert {name: after[name] for name in before if name.endswith(".pth")} == {
                 name: digest for name, digest in before.items() if name.endswith(".pth")}

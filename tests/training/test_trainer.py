@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ from matplotlib import pyplot as plt
 
 from fuse4seg.cli.train import main
 from fuse4seg.errors import CheckpointError, NonFiniteLossError, OptionError
+from fuse4seg.training.checkpoint import save_checkpoint
 from fuse4seg.training.data import SeededBatches
 from fuse4seg.training.epoch import Epoch
 from fuse4seg.training.loaders import TRAIN_STREAM, batch_makers
 from fuse4seg.training.pretraining import PretrainingStep
 from fuse4seg.training.run import Training, make_trainer, pretrain, train
+from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
-from fuse4seg.training.trainer import Fuse4SegTrainer
+from fuse4seg.training.trainer import LATEST, Fuse4SegTrainer
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
@@ -280,6 +284,91 @@ class TestInterruptedTraining:
         assert_same_training(own_results / MODEL / "fold_0", trained_model / "fold_0")
 
 
+class TestStop:
+    """SIGTERM in the middle of a step."""
+
+    def stop_in(self, patch: pytest.MonkeyPatch, owner: type, name: str, *, call: int) -> None:
+        """Send it at the beginning of a method's call of that number."""
+        undisturbed, calls = getattr(owner, name), []
+
+        def stopped(*arguments: Any) -> Any:
+            calls.append(arguments)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return undisturbed(*arguments)
+
+        patch.setattr(owner, name, stopped)
+
+    @pytest.mark.parametrize(("owner", "name", "call", "file", "epochs", "iterations"), [
+        (PretrainingStep, "__call__", 3, PRETRAINING_LATEST, 1, 1), (Fuse4SegTrainer, "train_step", 1, LATEST, 0, 1),
+        (Fuse4SegTrainer, "train_step", 4, LATEST, 1, 2), (Fuse4SegTrainer, "validation_step", 2, LATEST, 1, 2)])
+    def test_finishes_the_step_saves_and_goes_on_as_if_nothing_had_been(
+            self, owner: type, name: str, call: int, file: str, epochs: int, iterations: int, trained_model: Path,
+            own_results: Path, training_flags: list[str], monkeypatch: pytest.MonkeyPatch,
+            capsys: pytest.CaptureFixture[str]) -> None:
+        fold = own_results / MODEL / "fold_0"
+        with monkeypatch.context() as patch:
+            self.stop_in(patch, owner, name, call=call)
+            assert main(training_flags) == 143
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"stopped by SIGTERM; everything is saved in {fold / file}. Go on with f4s_train --c.")
+        state = load(fold / file)
+        assert (state.get("epochs_done", state.get("current_epoch")), len(state["reports"])) == (epochs, iterations)
+        assert not list(fold.glob("*.lock"))
+
+        make_trainer(FOLD_0, resume=True).run_training()
+        assert_same_training(fold, trained_model / "fold_0")
+
+    def test_after_the_last_iteration_leaves_the_validation_to_the_resume(self, own_results: Path, training_flags: list[str],
+                                                                          trained_model: Path,
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+        fold = own_results / MODEL / "fold_0"
+        with monkeypatch.context() as patch:
+            self.stop_in(patch, Fuse4SegTrainer, "on_train_end", call=1)
+            assert main(training_flags) == 143
+        assert_same_training(fold, trained_model / "fold_0")
+        assert not (fold / "validation").exists()
+
+
+class TestPace:
+    def test_of_epochs_and_minutes_is_kept_in_both_stages(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        saved: list[tuple[str, int, int]] = []
+
+        def note(state: dict[str, Any], path: Path, **_: Any) -> None:
+            saved.append((path.name, state.get("epochs_done", state.get("current_epoch")), len(state["reports"])))
+            save_checkpoint(state, path)
+
+        for module in ("trainer", "stage_1"):
+            monkeypatch.setattr(f"fuse4seg.training.{module}.save_checkpoint", note)
+        chosen = {"pretrain_epochs": 3, "epochs": 3, "iterations": 2}
+        make_trainer(FOLD_0, chosen=chosen, save_every=SaveEvery(epochs=2, minutes=math.inf)).run_training()
+        assert [entry for entry in saved if entry[0] != "checkpoint_best.pth"] == [
+            (PRETRAINING_LATEST, 2, 0), (PRETRAINED, 3, 0), (LATEST, 2, 0), ("checkpoint_final.pth", 3, 0)]
+        saved.clear()
+        shutil.rmtree(own_results)
+        make_trainer(FOLD_0, chosen={**chosen, "epochs": 1, "pretrain_epochs": 1},
+                     save_every=SaveEvery(epochs=2, minutes=1e-9)).run_training()
+        assert [entry for entry in saved if entry[0] != "checkpoint_best.pth"] == [
+            (PRETRAINING_LATEST, 0, 1), (PRETRAINING_LATEST, 0, 2), (PRETRAINED, 1, 0),
+            (LATEST, 0, 1), (LATEST, 0, 2), (LATEST, 0, 2), ("checkpoint_final.pth", 1, 0)]
+
+
+class TestBestCheckpoint:
+    def test_is_not_replaced_by_a_worse_one_after_a_resume(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first epoch is the best; the latest checkpoint, from which the second goes on, has to know."""
+        scores = iter([0.9, 0.1])
+        monkeypatch.setattr(Fuse4SegTrainer, "on_validation_epoch_end", lambda trainer, _outputs: [
+            trainer.logger.log(name, value, trainer.current_epoch)
+            for name, value in (("mean_fg_dice", next(scores)), ("dice_per_class_or_region", []), ("val_losses", 1.0))])
+        chosen = {**HARDLY, "epochs": 2}
+        with monkeypatch.context() as patch:
+            interrupt(patch, "training", epoch=1)
+            with pytest.raises(KeyboardInterrupt):
+                train(FOLD_0, chosen=chosen)
+        make_trainer(FOLD_0, resume=True).run_training()
+        assert load(own_results / MODEL / "fold_0" / "checkpoint_best.pth")["current_epoch"] == 1
+
+
 class TestModalityDropout:
     FLAGS = ["990", "2d", "0", "--pretrain_epochs", "1", "--epochs", "2", "--iterations", "2", "--modality_dropout", "0.5",
              "-device", "cpu"]
@@ -340,6 +429,29 @@ class TestNonFiniteLoss:
         assert kept["current_epoch"] == 1
         assert all(bool(torch.isfinite(value).all()) for value in kept["network_weights"].values())
         assert not (own_results / MODEL / "fold_0" / "checkpoint_final.pth").exists()
+
+    @pytest.mark.parametrize(("owner", "name"), [(PretrainingStep, "__call__"), (Fuse4SegTrainer, "train_step")])
+    def test_of_a_step_whose_gradients_were_none_saves_nothing(self, owner: type, name: str, own_results: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its own loss is finite: it would be found out by the next step, after the weights were saved as the last good ones."""
+        undisturbed, calls = getattr(owner, name), []
+
+        def spoil(self: Any, *arguments: Any) -> dict[str, float]:
+            report = undisturbed(self, *arguments)
+            calls.append(report)
+            if len(calls) == 2:
+                model = self.network if isinstance(self, Fuse4SegTrainer) else self.model
+                next(model.fusion.parameters()).data.fill_(torch.nan)
+            return report
+
+        monkeypatch.setattr(owner, name, spoil)
+        with pytest.raises(NonFiniteLossError, match=r"training, epoch 1, with the cases phantom_00\d, phantom_00\d"):
+            train(FOLD_0, chosen={"pretrain_epochs": 3, "epochs": 3, "iterations": 1})
+        assert all(np.isfinite(list(report.values())).all() for report in calls)
+        file, weights = (PRETRAINING_LATEST, "fusion") if owner is PretrainingStep else (LATEST, "network_weights")
+        kept = load(own_results / MODEL / "fold_0" / file)
+        assert all(bool(torch.isfinite(value).all()) for value in kept[weights].values())
+        assert kept.get("epochs_done", kept.get("current_epoch")) == 1
 
     def test_stops_pretraining_too(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(PretrainingStep, "__call__", lambda *_: {"total": float("inf")})
