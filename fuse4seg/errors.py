@@ -11,6 +11,10 @@ class Fuse4SegError(Exception):
     """Base of all failures that a command answers with its message alone and exit status 1."""
 
 
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT."""
+
+
 class RootNotSetError(Fuse4SegError):
     """One of nnU-Net's three data roots is unknown."""
 

@@ -15,16 +15,12 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from fuse4seg.errors import Fuse4SegError, TrainingStoppedError, UnwritableFolderError
+from fuse4seg.errors import Fuse4SegError, Terminated, TrainingStoppedError, UnwritableFolderError
 from fuse4seg.paths import prepare_environment, set_roots
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 #: What a full disk, a quota or a limit of file sizes answers; nnU-Net writes some files for us.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Terminated(BaseException):
-    """SIGTERM, as KeyboardInterrupt is SIGINT."""
 
 
 @contextmanager

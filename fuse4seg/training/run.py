@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -25,7 +25,7 @@ from fuse4seg.errors import (
     PlansNotFoundError,
     TrainingExistsError,
 )
-from fuse4seg.files import make_writable_folder
+from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 #: nnU-Net's cross-validation.
 SPLITS = 5
+SPLITS_FILE = "splits_final.json"
 #: Options whose flag has another name.
 FLAGS = {"auxiliary_weight": "--auxiliary_head"}
 #: Most wanted first.
@@ -126,6 +127,7 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
         options.require_no_task()
     trainer_class = _trainer_class(training.trainer)
     make_writable_folder(fold)
+    _write_splits(training, data_root(PREPROCESSED) / name, plans)
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
                             device)
     # A user's trainer may come with options of its own; what was chosen on the command line goes over them.
@@ -188,18 +190,43 @@ def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:
     if training.fold == "all":
         return
     folder = data_root(PREPROCESSED) / name
-    splits = folder / "splits_final.json"
-    count = len(json.loads(splits.read_text())) if splits.is_file() else SPLITS
+    splits = folder / SPLITS_FILE
+    count = len(_read_splits(splits)) if splits.is_file() else SPLITS
     if int(training.fold) >= count:
         # nnU-Net would draw another split at random, and say so in its log alone.
         raise FoldError(f"{name} has no fold {training.fold}. Train one of 0 to {count - 1}, or all.")
     if splits.is_file():
         return
-    data = folder / PlansManager(dict(plans)).get_configuration(training.configuration).data_identifier
-    cases = infer_dataset_class(str(data)).get_identifiers(str(data))
+    cases = _preprocessed_cases(training, folder, plans)
     if len(cases) < SPLITS:
         raise FoldError(f"{name} has {len(cases)} training cases, too few for {SPLITS} folds. "
                         f"Train fold all, or write {splits}.")
+
+
+def _preprocessed_cases(training: Training, folder: Path, plans: dict[str, Any]) -> list[str]:
+    data = folder / PlansManager(dict(plans)).get_configuration(training.configuration).data_identifier
+    return sorted(infer_dataset_class(str(data)).get_identifiers(str(data)))
+
+
+def _read_splits(path: Path) -> list[dict[str, list[str]]]:
+    """Folds, each with the names of its training and validation cases.
+
+    Raises:
+        FoldError: The file is damaged, or holds something else.
+    """
+    content = read_json(path, lambda where, problem="is missing": FoldError(f"{where} {problem}. Correct it, or remove it."))
+    sound = isinstance(content, list) and all(isinstance(fold, dict) and isinstance(fold.get(part), list)
+                                              for fold in content for part in ("train", "val"))
+    if not sound:
+        raise FoldError(f'{path} is no list of folds, each with "train" and "val". Correct it, or remove it: the first training '
+                        f"then writes nnU-Net's.")
+    return content
+
+
+def _write_splits(training: Training, folder: Path, plans: dict[str, Any]) -> None:
+    """Write nnU-Net's split, where there is none, as nnU-Net would, but whole."""
+    if training.fold != "all" and not (folder / SPLITS_FILE).is_file():
+        write_json(generate_crossval_split(_preprocessed_cases(training, folder, plans)), folder / SPLITS_FILE)
 
 
 def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Found | None:
