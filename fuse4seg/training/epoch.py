@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fuse4seg.errors import NonFiniteLossError, WorkerDiedError
+from fuse4seg.errors import NonFiniteLossError
 from fuse4seg.progress import progress
 from fuse4seg.training.data import Batch
 from fuse4seg.training.saving import MidEpoch
@@ -45,7 +45,9 @@ class Epoch:
         doing = f"{self.stage} {self.number + 1}/{epochs}"
         with progress(range(len(self.reports), iterations), doing, leave=False) as bar:
             for _ in bar:
-                report = step(self._next(batches, mid_epoch))
+                batch = mid_epoch.draw(batches)
+                self.cases = list(map(str, batch["keys"]))
+                report = step(batch)
                 # The ratio may be anything; it does not stop a training.
                 if not np.isfinite([value for name, value in report.items() if name != "ratio"]).all():
                     raise self.non_finite()
@@ -61,13 +63,3 @@ class Epoch:
     def non_finite(self) -> NonFiniteLossError:
         """What to raise where the last batch made numbers that are none."""
         return NonFiniteLossError(self.stage, self.number, self.cases)
-
-    def _next(self, batches: Iterator[Batch], mid_epoch: MidEpoch) -> Batch:
-        try:
-            batch = next(batches)
-        except WorkerDiedError:
-            if mid_epoch.stop.comes():
-                mid_epoch.after_iteration()
-            raise
-        self.cases = list(map(str, batch["keys"]))
-        return batch

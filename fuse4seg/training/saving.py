@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuse4seg.errors import OptionError, TrainingStoppedError
+from fuse4seg.errors import OptionError, TrainingStoppedError, WorkerDiedError
+from fuse4seg.training.data import Batch
 from fuse4seg.training.stopping import StopRequest
 
 MINUTES = "min"
@@ -76,3 +77,17 @@ class MidEpoch:
         if time.monotonic() - self._since >= self._minutes * 60:
             self._save()
             self.is_saved()
+
+    def draw(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch.
+
+        Raises:
+            TrainingStoppedError: There is none because a scheduler's signal ended the background processes along with us.
+            WorkerDiedError: A background process was killed by itself.
+        """
+        try:
+            return next(batches)
+        except WorkerDiedError:
+            if self.stop.comes():
+                self.after_iteration()
+            raise

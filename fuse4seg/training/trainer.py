@@ -183,9 +183,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
             yield
             return
         with locked(Path(self.output_folder)), stop_requests() as self.stop:
-            remove_partial_files(Path(self.output_folder))
-            require_memory_for_batches(self)
             try:
+                remove_partial_files(Path(self.output_folder))
+                require_memory_for_batches(self)
                 yield
             finally:
                 self.stop = None
@@ -202,16 +202,13 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         with self._undisturbed():
-            if self._is_new():
+            if self.current_epoch == 0 and not self.epoch.reports:
                 self.run_pretraining()
                 if self.pretrained_file.is_file() and self.options.pretrain_epochs:
                     take_up_leader(self, self.pretrained_file, load_checkpoint(self.pretrained_file))
             self._run_stage_2()
             if self.stop.signal is not None:
                 raise TrainingStoppedError(self.stop.signal, Path(self.output_folder) / FINAL)
-
-    def _is_new(self) -> bool:
-        return self.current_epoch == 0 and not self.epoch.reports
 
     def _run_stage_2(self) -> None:
         self.on_train_start()
@@ -253,7 +250,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def _validate_epoch(self) -> list[dict[str, Any]]:
         outputs = []
         for _ in range(self.num_val_iterations_per_epoch):
-            outputs.append(self.validation_step(next(self.dataloader_val)))
+            outputs.append(self.validation_step(self._mid_epoch.draw(self.dataloader_val)))
             self._mid_epoch.after_iteration()
         return outputs
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fuse4seg.errors import OptionError, TrainingStoppedError
+from fuse4seg.errors import OptionError, TrainingStoppedError, WorkerDiedError
 from fuse4seg.training import saving
 from fuse4seg.training.saving import MidEpoch, SaveEvery
 from fuse4seg.training.stopping import StopRequest
@@ -55,3 +56,27 @@ class TestMidEpoch:
         with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM; everything is saved in latest.pth") as caught:
             mid_epoch.after_iteration()
         assert caught.value.status == 143
+
+
+class TestDraw:
+    """A background process that is gone, by itself or by the same signal."""
+
+    def batches(self) -> Iterator[dict[str, int]]:
+        yield {"number": 0}
+        raise WorkerDiedError("preparing batches")
+
+    def test_gives_batches_and_names_a_death(self) -> None:
+        mid_epoch, batches = MidEpoch(lambda: Path("latest.pth"), minutes=math.inf, stop=StopRequest()), self.batches()
+        assert mid_epoch.draw(batches) == {"number": 0}
+        with pytest.raises(WorkerDiedError):
+            mid_epoch.draw(batches)
+
+    def test_saves_where_the_death_is_part_of_a_stop(self) -> None:
+        saved: list[Path] = []
+        mid_epoch = MidEpoch(lambda: saved.append(Path("latest.pth")) or saved[0], minutes=math.inf,
+                             stop=StopRequest(signal.SIGTERM))
+        batches = self.batches()
+        mid_epoch.draw(batches)
+        with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM"):
+            mid_epoch.draw(batches)
+        assert saved == [Path("latest.pth")]
