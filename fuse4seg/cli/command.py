@@ -8,36 +8,23 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fuse4seg.errors import Fuse4SegError, Terminated, TrainingStoppedError, UnwritableFolderError
 from fuse4seg.paths import prepare_environment, set_roots
+from fuse4seg.signals import handled
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 #: What a full disk, a quota or a limit of file sizes answers; nnU-Net writes some files for us.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@contextmanager
-def _terminated_in_order() -> Iterator[None]:
-    """Within the block, SIGTERM cleans up like Ctrl-C: no temporary file stays behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(_number: int, _frame: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+def _terminate(_number: int, _frame: object) -> None:
+    """Clean up after SIGTERM like after Ctrl-C: no temporary file stays behind."""
+    raise Terminated
 
 
 def _place(error: OSError) -> Path:
@@ -76,7 +63,7 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
     try:
         set_roots(options.root)
         prepare_environment()
-        with logging_redirect_tqdm(), _terminated_in_order():
+        with logging_redirect_tqdm(), handled(_terminate, (signal.SIGTERM,)):
             return action(options) or OK
     except TrainingStoppedError as stopped:
         last_words, status = str(stopped), stopped.status

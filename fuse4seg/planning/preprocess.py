@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -15,9 +15,8 @@ from typing import Any
 
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from fuse4seg.datasets.raw import is_labelled, read_dataset_json, read_raw_dataset_json, training_cases
+from fuse4seg.datasets.raw import Case, is_labelled, read_dataset_json, read_raw_dataset_json, training_cases
 from fuse4seg.errors import (
     ConfigurationNotFoundError,
     FaultyImageError,
@@ -64,8 +63,8 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     name = dataset_name(dataset, variables=(RAW,))
     raw, preprocessed = data_root(RAW) / name, data_root(PREPROCESSED) / name
     description = read_raw_dataset_json(raw)
-    labels = {f"{case}{description['file_ending']}": found.label
-              for case, found in training_cases(raw, description).items() if found.label is not None}
+    cases = training_cases(raw, description)
+    labels = {f"{name}{description['file_ending']}": case.label for name, case in cases.items() if case.label is not None}
     plans_file = preprocessed / f"{plans_name}.json"
     plans = PlansManager(read_plans(plans_file))
     chosen = choose_configurations(configurations, plans, plans_file=plans_file)
@@ -78,7 +77,7 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
         by_class.setdefault(preprocessor if is_labelled(raw, description) else UnlabelledPreprocessor, []).append(configuration)
     for preprocessor, group in by_class.items():
         logger.info("preprocessing %s for %s", name, ", ".join(group))
-        _preprocess_group(name, group, preprocessor=preprocessor(verbose=False), plans=plans, processes=processes)
+        _preprocess_group(preprocessed, cases, group, preprocessor=preprocessor(verbose=False), plans=plans, processes=processes)
     if labels:
         _copy_labels(labels, make_writable_folder(preprocessed / REFERENCES))
 
@@ -123,10 +122,9 @@ def resampled_voxels(shape: Sequence[int], spacing: Sequence[float], plans: Plan
     return math.prod(round(shape[axis] * now / then) for axis, now, then in zip(order, current, target, strict=True))
 
 
-def _preprocess_group(dataset: str, configurations: Sequence[str], *, preprocessor: DefaultPreprocessor, plans: PlansManager,
-                      processes: int) -> None:
+def _preprocess_group(base: Path, cases: Mapping[str, Case], configurations: Sequence[str], *,
+                      preprocessor: DefaultPreprocessor, plans: PlansManager, processes: int) -> None:
     """Preprocess for all configurations in one pass over the cases; data that are there already are replaced at the end."""
-    base = data_root(PREPROCESSED) / dataset
     chosen = {base / plan.data_identifier: plan for plan in map(plans.get_configuration, configurations)}
     unfinished = {folder.with_name(f".partial.{folder.name}"): plan for folder, plan in chosen.items()}
     try:
@@ -136,10 +134,9 @@ def _preprocess_group(dataset: str, configurations: Sequence[str], *, preprocess
         (first, plan), *further = unfinished.items()
         one_pass = OnePassPreprocessor(preprocessor, dict(further))
         description = read_dataset_json(base)
-        cases = get_filenames_of_train_images_and_targets(str(data_root(RAW) / dataset), description)
-        _run_all(one_pass, {name: (str(first / name), case["images"], case["label"], plans, plan, description)
-                            for name, case in cases.items()}, task=f"preprocessing {', '.join(configurations)}",
-                 processes=processes)
+        arguments = {name: (str(first / name), list(map(str, case.images)), case.label and str(case.label), plans, plan,
+                            description) for name, case in cases.items()}
+        _run_all(one_pass, arguments, task=f"preprocessing {', '.join(configurations)}", processes=processes)
         for made, folder in zip(unfinished, chosen, strict=True):
             _replace_folder(made, folder)
     finally:

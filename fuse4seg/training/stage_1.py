@@ -66,6 +66,7 @@ class Stage1:
             self._set_rates()
             self.epoch.run(batches, self._step, iterations=options.iterations, epochs=options.pretrain_epochs, shown="total",
                            mid_epoch=mid_epoch)
+            require_finite_weights(trainer.levels, self.epoch)
             report = ", ".join(f"{name} {value:.4f}" for name, value in mean_of(self.epoch.reports).items())
             trainer.say(f"pre-training epoch {self.epoch.number}: {report}")
             self.epoch.advance()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+from fuse4seg.signals import handled
 
 #: What schedulers send before they kill, and what Ctrl-C sends.
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -35,17 +36,9 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Within the block, the first SIGTERM or SIGINT is only noted; a second one does what it did before.
 
-    Python handles signals in the main thread; elsewhere nothing is noted.
+    Python handles signals in the main thread alone; elsewhere nothing is noted.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in STOPPING}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
     def note(number: int, _frame: object) -> None:
         request.signal = signal.Signals(number)
@@ -53,9 +46,5 @@ def stop_requests() -> Iterator[StopRequest]:
         with suppress(OSError):
             os.write(2, NOTED)  # not through the log, which the signal may have interrupted in the middle of a line
 
-    for number in STOPPING:
-        signal.signal(number, note)
-    try:
+    with handled(note, STOPPING) as restore:
         yield request
-    finally:
-        restore()
