@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ from fuse4seg.training.state import require_finite_weights
 
 if TYPE_CHECKING:
     from fuse4seg.training.trainer import Fuse4SegTrainer
-
-log = logging.getLogger(__name__)
 
 PRETRAINED = "pretrained.pth"
 PRETRAINING_LATEST = "pretraining_latest.pth"
