@@ -18,10 +18,11 @@ endif
 # This checkout comes first, even where the environment holds another one.
 HERE := PYTHONPATH="$(CURDIR)" PATH="$(BIN):$$PATH"
 
-.PHONY: help demo test bench lint venv
+.PHONY: help demo test faults bench lint venv
 help:
 	@echo "make demo   phantom, planning, training, prediction and evaluation, into demo/"
-	@echo "make test   the whole test suite"
+	@echo "make test   the whole test suite, but for the long forms of the fault tests"
+	@echo "make faults the long forms: kills, full disks, damaged and hostile files, and a table of what they show"
 	@echo "make bench  speed and memory beside nnU-Net's on a phantom, into bench/"
 	@echo "make lint   ruff"
 	@echo "make venv   only set up the environment (here: $(BIN))"
@@ -30,7 +31,10 @@ demo: $(READY)
 	$(HERE) "$(BIN)/f4s_demo" -o demo
 
 test: $(READY)
-	$(HERE) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m "" -n $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
+	$(HERE) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m "not faults" -n $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
+
+faults: $(READY)
+	$(HERE) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m faults tests/faults -n $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
 
 # Ratios to a peer in the same run.
 BENCH := $(HERE) "$(BIN)/python" benchmarks

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from signal import Signals
 
 
 class Fuse4SegError(Exception):
     """Base of all failures that a command answers with its message alone and exit status 1."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT."""
 
 
 class RootNotSetError(Fuse4SegError):
@@ -163,7 +168,7 @@ class UnwritableFolderError(Fuse4SegError):
     """Output cannot be written to the folder that was named."""
 
     def __init__(self, folder: Path, reason: str) -> None:
-        super().__init__(f"cannot write to {folder} ({reason}). Choose another folder or change its permissions.")
+        super().__init__(f"cannot write to {folder} ({reason}). Free space, choose another folder, or change its permissions.")
 
 
 class NoForegroundError(Fuse4SegError):
@@ -265,11 +270,37 @@ class UnpairedCasesError(Fuse4SegError):
         super().__init__(problem)
 
 
+class TrainingRunningError(Fuse4SegError):
+    """Another process trains in the same fold's folder."""
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        super().__init__(f"{folder} is in use by {holder}. Wait until that training ends, or train another fold.")
+
+
+class TrainingStoppedError(Fuse4SegError):
+    """A training ended early because a signal asked it to; everything is saved.
+
+    Attributes:
+        status: What the command exits with, as shells count it: 128 and the signal's number.
+    """
+
+    def __init__(self, signal: Signals, saved: Path) -> None:
+        super().__init__(f"stopped by {signal.name}; everything is saved in {saved}. Go on with f4s_train --c.")
+        self.status = 128 + signal
+
+
 class WorkerDiedError(Fuse4SegError):
     """A background process ended without an answer."""
 
     def __init__(self, doing: str, *, mend: str = "Use fewer processes (-np 1).") -> None:
         super().__init__(f"a background process died while {doing}, most likely for want of memory. {mend}")
+
+
+class NotEnoughMemoryError(Fuse4SegError):
+    """A task needs more memory than is free, which is known before it starts."""
+
+    def __init__(self, task: str, *, needed: int, free: int, where: str, mend: str) -> None:
+        super().__init__(f"{task} needs at least {needed / 1e9:.3g} GB of {where}, of which {free / 1e9:.3g} GB are free. {mend}")
 
 
 class NonFiniteLossError(Fuse4SegError):

@@ -13,13 +13,14 @@ from fuse4seg.errors import Fuse4SegError, UnwritableFolderError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it to ``path`` when the block succeeds, delete it when it fails.
 
     The temporary name keeps the file's ending, because image writers choose their format by it.
 
     Args:
         path: Final path. Its folder must exist.
+        previous: Where the file goes that is replaced; if None, it is lost. A kill between the two renames leaves it there alone.
 
     Raises:
         UnwritableFolderError: The operating system refused to write or rename.
@@ -29,11 +30,31 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise UnwritableFolderError(path.parent, error.strerror or str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a loss of power, where folders can be opened for that."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Delete what killed processes left unfinished in ``folder``, where none is writing."""
+    for left in folder.glob(".*.partial.*"):
+        left.unlink()
 
 
 def read_json(path: Path, error: Callable[..., Fuse4SegError]) -> Any:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -32,6 +36,86 @@ FUSION = {"detail_features": 4, "base_features": 8, "couplings": 1, "transformer
 
 ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PHANTOM_ID, PHANTOM_CASES, PHANTOM_SHAPE = 990, 5, (32, 48, 40)
+
+
+def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+    if where.endswith("_timestamps']") or where == "['init_args']":
+        return []
+    import torch
+
+    if isinstance(wanted, dict):
+        names = [*wanted, *(found.keys() - wanted.keys())]
+        return [line for name in names for line in _differences(found.get(name), wanted.get(name), f"{where}[{name!r}]")]
+    if isinstance(wanted, (list, tuple)):
+        if len(found) != len(wanted):
+            return [f"{where} has {len(found)} entries, not {len(wanted)}"]
+        return [line for index, pair in enumerate(zip(found, wanted, strict=True))
+                for line in _differences(*pair, f"{where}[{index}]")]
+    if isinstance(wanted, torch.Tensor):
+        same = found.dtype == wanted.dtype and torch.equal(found, wanted)
+    else:
+        same = found == wanted or (found != found and wanted != wanted)
+    return [] if same else [where]
+
+
+@pytest.fixture(scope="session")
+def differences() -> Callable[[Any, Any], list[str]]:
+    """Function that says where two checkpoints differ, bit for bit; times of day, and whether it was a resume, may."""
+    return _differences
+
+
+class Child:
+    """Work in a process of its own, forked so that it need not import everything again; its output goes to a file.
+
+    Its background processes share its process group and are ended with the object.
+    """
+
+    def __init__(self, work: Callable[[], int], log: Path) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._work(work, log)
+
+    def _work(self, work: Callable[[], int], log: Path) -> None:
+        status = 99
+        try:
+            os.setsid()
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            for descriptor in (1, 2):
+                os.dup2(output, descriptor)
+            sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
+            status = work()
+        except BaseException:  # noqa: BLE001 (the process ends here, whatever it was)
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def ended(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def wait(self, seconds: float) -> int | None:
+        """Exit status; None if it still runs after so many seconds."""
+        until = time.monotonic() + seconds
+        while (status := self.ended()) is None and time.monotonic() < until:
+            time.sleep(0.005)
+        return status
+
+    def end_group(self) -> None:
+        """End what it left running."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+
+@pytest.fixture(scope="session")
+def start_process() -> Callable[[Callable[[], int], Path], Child]:
+    """Function that starts work in a process of its own; give it the work and a file for its output."""
+    import fuse4seg.training.run  # noqa: F401 (what every process would import)
+
+    return Child
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from fuse4seg.errors import PlansNotFoundError, UnwritableFolderError
-from fuse4seg.files import make_writable_folder, read_json, write_json, written_whole
+from fuse4seg.files import make_writable_folder, read_json, remove_partial_files, write_json, written_whole
 
 
 class TestWrittenWhole:
@@ -50,6 +51,26 @@ class TestWrittenWhole:
             write_half()
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_keeps_the_file_that_it_replaces_if_asked(self, tmp_path: Path) -> None:
+        path, previous = tmp_path / "latest.txt", tmp_path / "previous.txt"
+        for content in ("first", "second", "third"):
+            with written_whole(path, previous=previous) as temporary:
+                temporary.write_text(content)
+        assert (path.read_text(), previous.read_text()) == ("third", "second")
+        with pytest.raises(ValueError), written_whole(path, previous=previous):  # noqa: PT011 (it is this test's own)
+            raise ValueError
+        assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"latest.txt": "third", "previous.txt": "second"}
+
+    def test_syncs_the_content_before_the_rename_and_the_folder_after(self, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a loss of power would leave is an old or a new file, never an empty one."""
+        path, synced = tmp_path / "latest.txt", []
+        monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(
+            (os.path.samestat(os.fstat(descriptor), tmp_path.stat()), path.exists())))
+        with written_whole(path) as temporary:
+            temporary.write_text("new")
+        assert synced == [(False, False), (True, True)]
 
     def test_refusal_of_the_system_names_folder_and_reason(self, tmp_path: Path) -> None:
         with (pytest.raises(UnwritableFolderError, match=r"nowhere \(No such file or directory\)"),
@@ -112,3 +133,13 @@ class TestMakeWritableFolder:
             pytest.skip("no /proc here")
         with pytest.raises(UnwritableFolderError, match="cannot write to /proc/self"):
             make_writable_folder(Path("/proc/self"))
+
+
+class TestRemovePartialFiles:
+    def test_removes_what_a_killed_process_left_and_nothing_else(self, tmp_path: Path) -> None:
+        with written_whole(tmp_path / "model.pth") as temporary:
+            temporary.write_text("whole")
+        temporary.write_text("half")
+        (tmp_path / ".hidden").touch()
+        remove_partial_files(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"model.pth", ".hidden"}

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from fuse4seg.errors import Fuse4SegError
+from fuse4seg.errors import Fuse4SegError, Terminated, TrainingStoppedError, UnwritableFolderError
 from fuse4seg.paths import prepare_environment, set_roots
+from fuse4seg.signals import handled
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
+OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
+#: What a full disk, a quota or a limit of file sizes answers; nnU-Net writes some files for us.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    """Clean up after SIGTERM like after Ctrl-C: no temporary file stays behind."""
+    raise Terminated
+
+
+def _place(error: OSError) -> Path:
+    """The folder of what could not be written, where the system says."""
+    return Path(error.filename).parent if isinstance(error.filename, str) else Path.cwd()
 
 
 def make_parser(description: str, *, example: str) -> argparse.ArgumentParser:
@@ -37,7 +52,8 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
         arguments: Words after the command's name; those of the process if left out.
 
     Returns:
-        0 when done, 1 after a failure that was explained on stderr, 130 after Ctrl-C. argparse itself exits with 2.
+        0 when done, 1 after a failure that was explained on stderr, 130 after Ctrl-C, 143 after SIGTERM. argparse itself exits
+        with 2.
     """
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s",
@@ -47,16 +63,24 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
     try:
         set_roots(options.root)
         prepare_environment()
-        with logging_redirect_tqdm():
+        with logging_redirect_tqdm(), handled(_terminate, (signal.SIGTERM,)):
             return action(options) or OK
+    except TrainingStoppedError as stopped:
+        last_words, status = str(stopped), stopped.status
     except Fuse4SegError as error:
         last_words, status = f"error: {error}", FAILED
     except KeyboardInterrupt:
         last_words, status = "interrupted", INTERRUPTED
+    except Terminated:
+        last_words, status = "terminated", TERMINATED
     except BrokenPipeError:
         # The reader of our output went away (for example `| head`); that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        last_words, status = f"error: {UnwritableFolderError(_place(error), error.strerror)}", FAILED
     # Not before: a progress bar lives as long as the error that ended it, and draws itself once more when it goes.
     print(last_words, file=sys.stderr)
     return status

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.cli.train import PRETRAINING_CHOICES, add_training_arguments
+from fuse4seg.cli.train import PRETRAINING_CHOICES, add_training_arguments, save_every
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,9 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    often = save_every(options)
     from fuse4seg.training.run import Training, pretrain
 
     chosen = {name: getattr(options, name) for name in PRETRAINING_CHOICES}
     written = pretrain(Training(options.dataset, options.configuration, options.fold, options.plans, options.trainer,
-                                options.device), chosen=chosen)
+                                options.device), chosen=chosen, save_every=often)
     logging.getLogger(__name__).info("pre-trained: %s", written)

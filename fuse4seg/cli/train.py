@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fuse4seg.cli.command import make_parser, run_command
+
+if TYPE_CHECKING:
+    from fuse4seg.training.saving import SaveEvery
 
 #: Flags that become training options.
 PRETRAINING_CHOICES = ("pretrain_epochs", "iterations", "seed", "pretraining_losses")
@@ -26,6 +30,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")
     parser.add_argument("--pretraining_losses", nargs="+", metavar="LOSS",
                         help="what pre-training adds to the content loss (default: adversarial decomposition), or none")
+    parser.add_argument("--save_every", nargs="+", metavar="N",
+                        help="save after so many epochs (5), after so many minutes (30min), or both (default: 1 30min)")
 
 
 def fold(text: str) -> int | str:
@@ -58,14 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="probability that a sample goes without a modality in cooperative training, for models that "
                              "predict cases which lack some (default: 0)")
     stage = parser.add_mutually_exclusive_group()
-    stage.add_argument("--c", action="store_true", help="go on with the latest checkpoint")
+    stage.add_argument("--c", action="store_true", help="go on where the training was left, in whichever stage")
     stage.add_argument("--val", action="store_true", help="only validate a finished training")
     return run_command(_run, parser, arguments)
 
 
+def save_every(options: argparse.Namespace) -> SaveEvery | None:
+    """What --save_every says, None without it."""
+    from fuse4seg.training.saving import SaveEvery
+
+    return SaveEvery.from_words(options.save_every) if options.save_every else None
+
+
 def _run(options: argparse.Namespace) -> None:
+    often = save_every(options)
     from fuse4seg.training.run import Training, train
 
     chosen = {name: getattr(options, name) for name in CHOICES}
     train(Training(options.dataset, options.configuration, options.fold, options.plans, options.trainer, options.device),
-          chosen=chosen, resume=options.c, validate_only=options.val)
+          chosen=chosen, resume=options.c, validate_only=options.val, save_every=often)

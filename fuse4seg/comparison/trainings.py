@@ -15,6 +15,7 @@ from typing import Any
 from fuse4seg.comparison.prepared_data import environment_of
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
+from fuse4seg.errors import Terminated
 from fuse4seg.progress import progress
 
 TRAIN_OURS = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
@@ -112,9 +113,10 @@ def run_trials(trials: Sequence[Trial], *, devices: Sequence[str]) -> list[str]:
     for device in devices:
         free.put(device)
     waiting = [trial for trial in trials if not trial.finished]
-    faults = []
+    faults: list[str] = []
+    processes: list[subprocess.Popen] = []
     with ThreadPoolExecutor(len(devices)) as pool:
-        running = {pool.submit(_run, trial, free): trial for trial in waiting}
+        running = {pool.submit(_run, trial, free, processes): trial for trial in waiting}
         try:
             for done in progress(as_completed(running), "training", unit="training", total=len(waiting)):
                 if done.result() != 0:
@@ -124,10 +126,15 @@ def run_trials(trials: Sequence[Trial], *, devices: Sequence[str]) -> list[str]:
             # The processes get the terminal's Ctrl-C, too; what has not begun must not begin.
             pool.shutdown(cancel_futures=True)
             raise
+        except Terminated:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()  # a training of ours saves first; those that have ended do not mind
+            raise
     return faults
 
 
-def _run(trial: Trial, free: SimpleQueue[str]) -> int:
+def _run(trial: Trial, free: SimpleQueue[str], processes: list[subprocess.Popen]) -> int:
     device = free.get()
     try:
         trial.place.mkdir(parents=True, exist_ok=True)
@@ -136,7 +143,8 @@ def _run(trial: Trial, free: SimpleQueue[str]) -> int:
         if number:
             environment["CUDA_VISIBLE_DEVICES"] = number
         with (trial.place / "log.txt").open("a") as log:
-            return subprocess.run(trial.command(kind), env=environment, stdout=log, stderr=log, check=False).returncode
+            processes.append(process := subprocess.Popen(trial.command(kind), env=environment, stdout=log, stderr=log))
+            return process.wait()
     finally:
         free.put(device)
 

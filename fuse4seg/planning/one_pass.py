@@ -29,6 +29,10 @@ class Case(NamedTuple):
     properties: dict[str, Any]
 
 
+class NotStoredError(Exception):
+    """A preprocessed case could not be written, and why; its one argument travels between processes."""
+
+
 class OnePassPreprocessor(DefaultPreprocessor):
     """nnU-Net's run over the cases, for several configurations: what they share of a case is computed once.
 
@@ -47,11 +51,21 @@ class OnePassPreprocessor(DefaultPreprocessor):
     def run_case_save(self, output_filename_truncated: str, image_files: Sequence[str], seg_file: str | None,
                       plans_manager: PlansManager, configuration_manager: ConfigurationManager,
                       dataset_json: dict[str, Any] | str) -> None:
-        """Preprocess a case for every configuration, each into its folder; arguments as nnU-Net gives them."""
+        """Preprocess a case for every configuration, each into its folder; arguments as nnU-Net gives them.
+
+        Raises:
+            NotStoredError: The operating system refused to write.
+        """
         first = Path(output_filename_truncated)
         folders = {first.parent: configuration_manager, **self.further}
         for folder, configuration in folders.items():
-            super().run_case_save(str(folder / first.name), image_files, seg_file, plans_manager, configuration, dataset_json)
+            arguments = image_files, seg_file, plans_manager, configuration, dataset_json
+            self.run_case(*arguments)  # what fails here is a matter of the images
+            try:
+                super().run_case_save(str(folder / first.name), *arguments)
+            except (OSError, RuntimeError) as error:
+                raise NotStoredError(error.strerror if isinstance(error, OSError) else
+                                     "blosc2 could not write, as on a full disk") from error
         self._done.clear()
 
     def run_case(self, image_files: Sequence[str], seg_file: str | None, plans_manager: PlansManager,

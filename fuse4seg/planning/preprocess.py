@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.datasets.raw import is_labelled, read_raw_dataset_json, training_cases
-from fuse4seg.errors import ConfigurationNotFoundError, WorkerDiedError
+from fuse4seg.datasets.raw import Case, is_labelled, read_dataset_json, read_raw_dataset_json, training_cases
+from fuse4seg.errors import (
+    ConfigurationNotFoundError,
+    FaultyImageError,
+    FingerprintNotFoundError,
+    UnwritableFolderError,
+    WorkerDiedError,
+)
 from fuse4seg.files import make_writable_folder, written_whole
+from fuse4seg.free_memory import free_memory, require_memory
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
-from fuse4seg.planning.one_pass import OnePassPreprocessor
+from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
+from fuse4seg.planning.one_pass import NotStoredError, OnePassPreprocessor
 from fuse4seg.planning.unlabelled import UnlabelledPreprocessor
 from fuse4seg.plans import PLANS_NAME, read_plans
+from fuse4seg.progress import progress
 
 logger = logging.getLogger(__name__)
 
 #: What is preprocessed unless the user chooses; the cascade's second stage uses the data of 3d_fullres.
 DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 REFERENCES = "gt_segmentations"
+CHANNEL_BYTES = 4
 
 
 def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configurations: Sequence[str] | None = None,
@@ -41,26 +55,29 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     Raises:
         PlansNotFoundError: The dataset has no such plans.
         ConfigurationNotFoundError: The plans lack one of ``configurations``.
+        NotEnoughMemoryError: So many cases at a time do not fit into the memory.
         WorkerDiedError: A process ended without an answer.
+        FaultyImageError: A case cannot be preprocessed.
+        UnwritableFolderError: The operating system refused to write. In each of these cases, earlier data stay as they were.
     """
     name = dataset_name(dataset, variables=(RAW,))
     raw, preprocessed = data_root(RAW) / name, data_root(PREPROCESSED) / name
     description = read_raw_dataset_json(raw)
-    labels = {f"{case}{description['file_ending']}": found.label
-              for case, found in training_cases(raw, description).items() if found.label is not None}
+    cases = training_cases(raw, description)
+    labels = {f"{name}{description['file_ending']}": case.label for name, case in cases.items() if case.label is not None}
     plans_file = preprocessed / f"{plans_name}.json"
     plans = PlansManager(read_plans(plans_file))
     chosen = choose_configurations(configurations, plans, plans_file=plans_file)
     make_writable_folder(preprocessed)
+    with suppress(FingerprintNotFoundError):  # plans may have come without one
+        _require_memory(read_fingerprint(preprocessed / FINGERPRINT_FILE), plans, chosen, processes=processes)
     by_class: dict[type[DefaultPreprocessor], list[str]] = {}
     for configuration in chosen:
         preprocessor = plans.get_configuration(configuration).preprocessor_class
         by_class.setdefault(preprocessor if is_labelled(raw, description) else UnlabelledPreprocessor, []).append(configuration)
     for preprocessor, group in by_class.items():
         logger.info("preprocessing %s for %s", name, ", ".join(group))
-        with _worker_death(f"preprocessing {', '.join(group)}"):
-            _preprocess_group(name, group, preprocessor=preprocessor(verbose=False), plans=plans, plans_name=plans_name,
-                              processes=processes)
+        _preprocess_group(preprocessed, cases, group, preprocessor=preprocessor(verbose=False), plans=plans, processes=processes)
     if labels:
         _copy_labels(labels, make_writable_folder(preprocessed / REFERENCES))
 
@@ -82,30 +99,87 @@ def choose_configurations(wanted: Sequence[str] | None, plans: PlansManager, *, 
     return list(by_folder.values())
 
 
-def _preprocess_group(dataset: str, configurations: Sequence[str], *, preprocessor: DefaultPreprocessor, plans: PlansManager,
-                      plans_name: str, processes: int) -> None:
-    """Preprocess for all configurations in one pass over the cases; data that are there already are removed, as by nnU-Net."""
-    folders = {data_root(PREPROCESSED) / dataset / plan.data_identifier: plan
-               for plan in map(plans.get_configuration, configurations[1:])}
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-        make_writable_folder(folder)
-    one_pass = OnePassPreprocessor(preprocessor, folders)
-    # In a log file, each update of nnU-Net's bar is a line to scroll past.
-    one_pass.show_progress_bar = sys.stderr.isatty()
-    with logged_prints():
-        one_pass.run(dataset, configurations[0], plans_name, num_processes=processes)
+def _require_memory(fingerprint: dict[str, Any], plans: PlansManager, configurations: Sequence[str], *, processes: int) -> None:
+    """Make sure that as many of the largest case as there are processes find room, before and after resampling.
+
+    Raises:
+        NotEnoughMemoryError: They do not; it says how many processes would be few enough.
+    """
+    channels = len(fingerprint[WINDOWS])
+    largest = max(channels * CHANNEL_BYTES * (math.prod(shape) + resampled_voxels(shape, spacing, plans, name))
+                  for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
+                  for name in configurations)
+    fitting = (free_memory() or 0) // largest
+    require_memory(processes * largest, task=f"preprocessing with {processes} processes",
+                   mend=f"Use -np {fitting}." if fitting else "End other programs, or preprocess on a larger machine.")
 
 
-@contextmanager
-def _worker_death(task: str) -> Iterator[None]:
-    """Name the death of one of nnU-Net's processes, for which it has no class of its own."""
+def resampled_voxels(shape: Sequence[int], spacing: Sequence[float], plans: PlansManager, configuration: str) -> int:
+    """Voxels of a case after resampling; 2D configurations leave the slices where they are."""
+    order = plans.transpose_forward
+    current = [spacing[axis] for axis in order]
+    target = [current[0], *plans.get_configuration(configuration).spacing][-3:]
+    return math.prod(round(shape[axis] * now / then) for axis, now, then in zip(order, current, target, strict=True))
+
+
+def _preprocess_group(base: Path, cases: Mapping[str, Case], configurations: Sequence[str], *,
+                      preprocessor: DefaultPreprocessor, plans: PlansManager, processes: int) -> None:
+    """Preprocess for all configurations in one pass over the cases; data that are there already are replaced at the end."""
+    chosen = {base / plan.data_identifier: plan for plan in map(plans.get_configuration, configurations)}
+    unfinished = {folder.with_name(f".partial.{folder.name}"): plan for folder, plan in chosen.items()}
     try:
-        yield
-    except RuntimeError as error:
-        if "background" not in str(error):
-            raise
-        raise WorkerDiedError(task) from error
+        for folder in unfinished:
+            shutil.rmtree(folder, ignore_errors=True)  # a killed run's
+            make_writable_folder(folder)
+        (first, plan), *further = unfinished.items()
+        one_pass = OnePassPreprocessor(preprocessor, dict(further))
+        description = read_dataset_json(base)
+        arguments = {name: (str(first / name), list(map(str, case.images)), case.label and str(case.label), plans, plan,
+                            description) for name, case in cases.items()}
+        _run_all(one_pass, arguments, task=f"preprocessing {', '.join(configurations)}", processes=processes)
+        for made, folder in zip(unfinished, chosen, strict=True):
+            _replace_folder(made, folder)
+    finally:
+        for folder in unfinished:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_all(one_pass: OnePassPreprocessor, arguments: dict[str, tuple[Any, ...]], *, task: str, processes: int) -> None:
+    """Preprocess and store cases, given by their names, in background processes.
+
+    Raises:
+        WorkerDiedError, FaultyImageError, UnwritableFolderError: The first thing that went wrong.
+    """
+    with ProcessPoolExecutor(min(processes, len(arguments)), mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_run_quietly, one_pass, case): name for name, case in arguments.items()}
+        try:
+            for future in progress(as_completed(futures), "preprocessing", unit="case", total=len(futures)):
+                future.result()
+        except BrokenProcessPool as error:
+            raise WorkerDiedError(task) from error
+        except NotStoredError as error:
+            raise UnwritableFolderError(Path(arguments[futures[future]][0]).parent.parent, str(error)) from error
+        # Readers and nnU-Net's preprocessor have no common base for what they raise on a case that they cannot use.
+        except (AssertionError, OSError, RuntimeError, ValueError) as error:
+            problem = " ".join(str(error).split())
+            raise FaultyImageError(futures[future], f"{problem}. Mend or remove it.") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _run_quietly(one_pass: OnePassPreprocessor, case: tuple[Any, ...]) -> None:
+    with logged_prints():
+        one_pass.run_case_save(*case)
+
+
+def _replace_folder(made: Path, folder: Path) -> None:
+    """Put a folder in the place of one that may be there, so that at no time half of either is in that place."""
+    old = folder.with_name(f".old.{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    made.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _copy_labels(labels: dict[str, Path], folder: Path) -> None:

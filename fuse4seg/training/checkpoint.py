@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import os
 import pickle
 import struct
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,11 +20,18 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from fuse4seg.errors import CheckpointError, CheckpointNotFoundError
 from fuse4seg.files import written_whole
 
+log = logging.getLogger(__name__)
+
 #: What plain data are made of; their subclasses would need code to be loaded.
 PLAIN = (type(None), bool, int, float, str, bytes)
 #: What reading a damaged or malicious file can end in.
 UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, EOFError, RuntimeError, LookupError,
               ValueError, TypeError, AttributeError)
+
+#: An archive's last record, the length of its comment without one, and the comment that seals a checkpoint.
+END, NO_COMMENT, SEAL = b"PK\x05\x06", b"\0\0", b"SHA-256 of what stands before: "
+SEAL_LENGTH = len(SEAL) + 64
+BLOCK = 1 << 20
 
 MEND = "Use the plans it was trained with."
 #: Entries of a configuration that a training depends on.
@@ -49,20 +60,33 @@ def to_plain(value: Any) -> Any:
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
 
 
-def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+def previous_of(path: Path) -> Path:
+    """Where the checkpoint goes that ``path`` replaces."""
+    return path.with_name(f"{path.stem}_previous{path.suffix}")
+
+
+def save_checkpoint(content: dict[str, Any], path: Path, *, keep_previous: bool = False) -> None:
     """Write ``content`` as plain data, whole or not at all.
+
+    Args:
+        content: To write.
+        path: File to write it to.
+        keep_previous: Rename the file that is there instead of replacing it.
 
     Raises:
         UnwritableFolderError: The operating system refused to write.
         TypeError: A value has no plain form.
     """
     plain = to_plain(content)
-    with written_whole(path) as temporary, temporary.open("wb") as stream:
+    previous = previous_of(path) if keep_previous else None
+    with written_whole(path, previous=previous) as temporary, temporary.open("wb") as stream:
         try:
             torch.save(plain, stream)
         except RuntimeError as error:
             # On a full disk PyTorch complains on top of the operating system.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        stream.flush()
+        _seal(temporary)
 
 
 def require_same_plans(state: dict[str, Any], path: Path, plans: dict[str, Any]) -> None:
@@ -97,18 +121,63 @@ def _plain_configuration(plans: dict[str, Any], configuration: str) -> dict[str,
     return json.loads(json.dumps(PlansManager(dict(plans)).get_configuration(configuration).configuration))
 
 
-def _check_sums(path: Path) -> None:
-    """Compare every record with its checksum; PyTorch writes them but never looks, and loads a flipped bit as a weight.
+def _seal(path: Path) -> None:
+    """Append the SHA-256 of a whole checkpoint as its archive's comment, where readers of archives look past it."""
+    with path.open("r+b") as stream:
+        stream.seek(-len(NO_COMMENT), os.SEEK_END)
+        stream.write(SEAL_LENGTH.to_bytes(2, "little"))
+        stream.flush()
+        stream.seek(0)
+        digest = _digest(stream, path.stat().st_size)
+        stream.write(SEAL + digest)
+
+
+def _digest(stream: BinaryIO, size: int) -> bytes:
+    """SHA-256 of the next ``size`` bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    while size > 0 and (block := stream.read(min(size, BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest.hexdigest().encode()
+
+
+def _check(path: Path) -> None:
+    """Compare a checkpoint with its checksum; PyTorch never looks, and loads a flipped bit as a weight.
+
+    Ours are sealed as a whole, so that no byte can change. In others, each record has a checksum of its own.
 
     Raises:
-        zipfile.BadZipFile: A record is damaged, or the file is no archive.
+        zipfile.BadZipFile: It is damaged, or no archive.
     """
     with zipfile.ZipFile(path) as archive:
         # PyTorch writes plain records alone. A compressed one could unpack to any size, and a folder would be read as noise.
         odd = [entry.filename for entry in archive.infolist() if entry.compress_type or entry.external_attr]
-        damaged = odd[0] if odd else archive.testzip()
+        sealed = _is_sealed(path)
+        damaged = odd[0] if odd else None if sealed else archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"record {damaged} does not match its checksum or its kind")
+    if not sealed:
+        return
+    with path.open("rb") as stream:
+        digest = _digest(stream, path.stat().st_size - SEAL_LENGTH)
+        if stream.read() != SEAL + digest:
+            raise zipfile.BadZipFile("it does not match its checksum")
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether the file ends with a seal.
+
+    Raises:
+        zipfile.BadZipFile: It ends neither with a seal nor as an archive without one.
+    """
+    with path.open("rb") as stream:
+        stream.seek(-min(path.stat().st_size, len(END) + 18 + SEAL_LENGTH), os.SEEK_END)
+        last = stream.read()
+    if last.startswith(END) and last[20:22] == SEAL_LENGTH.to_bytes(2, "little"):
+        return True
+    if last[-22:].startswith(END) and last.endswith(NO_COMMENT):
+        return False
+    raise zipfile.BadZipFile("its end is damaged")
 
 
 def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",
@@ -127,8 +196,33 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",
     if not path.is_file():
         raise CheckpointNotFoundError(path, mend)
     try:
-        _check_sums(path)
+        _check(path)
         return torch.load(path, map_location=device, weights_only=True)
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(path, f"damaged, or not plain data ({reason})") from error
+
+
+def load_first_sound(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]]:
+    """Read the first of several checkpoints that is not damaged, on the CPU; a warning names those that are.
+
+    Args:
+        paths: At least one, most wanted first; all of them are there.
+
+    Returns:
+        Which one it is, and its content.
+
+    Raises:
+        CheckpointError: All are damaged; it names the first.
+    """
+    damaged: list[CheckpointError] = []
+    for path in paths:
+        try:
+            state = load_checkpoint(path)
+        except CheckpointError as error:
+            damaged.append(error)
+            continue
+        for error in damaged:
+            log.warning("%s. Going on from %s instead.", error, path)
+        return path, state
+    raise damaged[0]

@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fuse4seg.errors import WorkerDiedError
 
 Batch = dict[str, Any]
+#: Batches that each background process prepares ahead.
+PREFETCHED = 3
 #: Set the draws of absent modalities and of flips apart from the batch's own draws, which they leave as they are.
 DROPOUT, FLIPS = 1, 2
 
@@ -90,6 +92,11 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
+def _leave_interrupts_to_the_main_process(_worker: int) -> None:
+    """A terminal sends Ctrl-C to all processes; the training still needs its batch, and ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def _signals_left_alone() -> Iterator[None]:
     """Take PyTorch's handler of dead workers away again.
@@ -126,7 +133,8 @@ class BatchStream:
 
     def __init__(self, batches: SeededBatches, *, start: int = 0, workers: int = 0, pin_memory: bool = False) -> None:
         loader = DataLoader(batches, batch_size=None, sampler=_From(start), num_workers=workers, collate_fn=_as_it_is,
-                            prefetch_factor=3 if workers else None, pin_memory=pin_memory)
+                            prefetch_factor=PREFETCHED if workers else None, pin_memory=pin_memory,
+                            worker_init_fn=_leave_interrupts_to_the_main_process)
         with _signals_left_alone():
             self._iterator = iter(loader)
         self._workers = workers

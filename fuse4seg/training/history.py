@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +12,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from fuse4seg.files import written_whole
 from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.training.checkpoint import to_plain
 
 #: Kept beside nnU-Net's own entries; NaN where an epoch has none (a fusion loss of weight 0, no ratio).
 FUSION_LOSSES = tuple(part.name for part in fields(FusionLossWeights))
@@ -24,6 +26,11 @@ class History(LocalLogger):
         super().__init__(verbose=False)
         for entry in BILEVEL_ENTRIES:
             self.my_fantastic_logging[entry] = []
+
+    def log(self, key: str, value: Any, epoch: int) -> None:
+        """Log an epoch's value, as it would come out of a checkpoint; that of an epoch which was taken up again is replaced."""
+        values = self.my_fantastic_logging[key]
+        values[epoch:] = [to_plain(value)]
 
     def log_epoch(self, report: dict[str, float], epoch: int) -> None:
         """Log an epoch's mean of every bi-level entry."""

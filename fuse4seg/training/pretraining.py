@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,6 @@ from fuse4seg.losses.content import content_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.training.bilevel import MAX_NORM, move_discriminators
-from fuse4seg.training.data import Batch
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,3 @@ class PretrainingStep:
 def mean_of(reports: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each entry over an epoch's reports, which all have the same entries."""
     return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
-
-
-def draw(batches: Iterator[Batch], *, device: torch.device) -> tuple[Batch, Tensor]:
-    """The next batch, and its input on ``device``."""
-    batch = next(batches)
-    return batch, batch["data"].to(device, non_blocking=True)

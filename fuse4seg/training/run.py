@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.datasets.raw import channel_names, foreground_classes, read_dataset_json
 from fuse4seg.errors import (
-    CheckpointNotFoundError,
     ConfigurationNotFoundError,
     DeviceUnavailableError,
     FoldError,
@@ -26,22 +25,34 @@ from fuse4seg.errors import (
     PlansNotFoundError,
     TrainingExistsError,
 )
-from fuse4seg.files import make_writable_folder
+from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
-from fuse4seg.training.checkpoint import load_checkpoint
+from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
+from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.hypergradients import ESTIMATORS
 from fuse4seg.training.options import TrainingOptions
-from fuse4seg.training.trainer import Fuse4SegTrainer
+from fuse4seg.training.saving import SaveEvery
+from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
+from fuse4seg.training.trainer import BEST, FINAL, LATEST, Fuse4SegTrainer
 
 log = logging.getLogger(__name__)
 
 #: nnU-Net's cross-validation.
 SPLITS = 5
+SPLITS_FILE = "splits_final.json"
 #: Options whose flag has another name.
 FLAGS = {"auxiliary_weight": "--auxiliary_head"}
 #: Most wanted first.
-RESUMABLE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+RESUMABLE = (FINAL, LATEST, previous_of(Path(LATEST)).name, BEST)
+STAGE_1 = (PRETRAINED, PRETRAINING_LATEST, previous_of(Path(PRETRAINING_LATEST)).name)
+
+
+class Found(NamedTuple):
+    """A checkpoint, and what is in it."""
+
+    path: Path
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class Training:
 
 
 def train(training: Training, *, chosen: dict[str, Any] | None = None, resume: bool = False,
-          validate_only: bool = False) -> None:
+          validate_only: bool = False, save_every: SaveEvery | None = None) -> None:
     """Both stages, then nnU-Net's validation of the fold.
 
     Args:
@@ -74,20 +85,22 @@ def train(training: Training, *, chosen: dict[str, Any] | None = None, resume: b
         chosen: Options the user set, by the names that TrainingOptions.changed takes; None values are defaults.
         resume: Go on with the latest checkpoint.
         validate_only: Validate the finished training.
+        save_every: How often the latest checkpoint is written; the trainer's own if None.
 
     Raises:
+        TrainingStoppedError: A signal asked it to stop; everything is saved.
         Fuse4SegError: Whatever does not fit; nothing has been written then.
     """
-    trainer = make_trainer(training, chosen=chosen, resume=resume, validate_only=validate_only)
+    trainer = make_trainer(training, chosen=chosen, resume=resume, validate_only=validate_only, save_every=save_every)
     if not validate_only:
         trainer.run_training()
     trainer.perform_actual_validation()
 
 
-def pretrain(training: Training, *, chosen: dict[str, Any] | None = None) -> Path:
-    """Stage 1 alone; returns the file it leaves."""
+def pretrain(training: Training, *, chosen: dict[str, Any] | None = None, save_every: SaveEvery | None = None) -> Path:
+    """Stage 1 alone, from where it was left; returns the file it leaves."""
     if (chosen or {}).get("pretrain_epochs") != 0:  # before make_trainer makes folders
-        trainer = make_trainer(training, chosen=chosen, resume=True)
+        trainer = make_trainer(training, chosen=chosen, resume=True, save_every=save_every)
         if trainer.options.pretrain_epochs:
             trainer.run_pretraining()
             return trainer.pretrained_file
@@ -95,28 +108,35 @@ def pretrain(training: Training, *, chosen: dict[str, Any] | None = None) -> Pat
 
 
 def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, resume: bool = False,
-                 validate_only: bool = False) -> Fuse4SegTrainer:
+                 validate_only: bool = False, save_every: SaveEvery | None = None) -> Fuse4SegTrainer:
     """A trainer ready to run, with its checkpoint loaded where one is wanted."""
     device = choose_device(training.device)
     name, plans = _load_plans(training)
     _require_fold(training, name, plans)
     folder = data_root(RESULTS) / name / f"{training.trainer}__{training.plans}__{training.configuration}"
-    checkpoint = _find_checkpoint(folder / f"fold_{training.fold}", resume=resume, validate_only=validate_only)
+    fold = folder / f"fold_{training.fold}"
+    require_unlocked(fold)
+    checkpoint = _find_checkpoint(fold, resume=resume, validate_only=validate_only)
+    stage_1 = _find_stage_1(fold) if resume and checkpoint is None else None
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     labelled = bool(foreground_classes(dataset_json))
-    options = _choose_options(checkpoint, chosen or {}, TrainingOptions() if labelled else TrainingOptions.without_labels())
+    defaults = TrainingOptions() if labelled else TrainingOptions.without_labels()
+    options = _choose_options(checkpoint, stage_1, chosen or {}, defaults)
     options.require_fit(len(channel_names(dataset_json)))
     if not labelled:
         options.require_no_task()
     trainer_class = _trainer_class(training.trainer)
-    make_writable_folder(folder / f"fold_{training.fold}")
+    make_writable_folder(fold)
+    _write_splits(training, data_root(PREPROCESSED) / name, plans)
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
                             device)
     # A user's trainer may come with options of its own; what was chosen on the command line goes over them.
-    trainer.options = trainer.options.changed(**(chosen or {})) if checkpoint is None else options
+    trainer.options = options if checkpoint or stage_1 else trainer.options.changed(**(chosen or {}))
+    if save_every is not None:
+        trainer.set_save_every(save_every)
     _warn_of_unplanned_memory(plans, trainer.options)
     if checkpoint is not None:
-        trainer.load_checkpoint(str(checkpoint))
+        trainer.take_up(checkpoint.state, checkpoint.path)
     return trainer
 
 
@@ -170,47 +190,80 @@ def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:
     if training.fold == "all":
         return
     folder = data_root(PREPROCESSED) / name
-    splits = folder / "splits_final.json"
-    count = len(json.loads(splits.read_text())) if splits.is_file() else SPLITS
+    splits = folder / SPLITS_FILE
+    count = len(_read_splits(splits)) if splits.is_file() else SPLITS
     if int(training.fold) >= count:
         # nnU-Net would draw another split at random, and say so in its log alone.
         raise FoldError(f"{name} has no fold {training.fold}. Train one of 0 to {count - 1}, or all.")
     if splits.is_file():
         return
-    data = folder / PlansManager(dict(plans)).get_configuration(training.configuration).data_identifier
-    cases = infer_dataset_class(str(data)).get_identifiers(str(data))
+    cases = _preprocessed_cases(training, folder, plans)
     if len(cases) < SPLITS:
         raise FoldError(f"{name} has {len(cases)} training cases, too few for {SPLITS} folds. "
                         f"Train fold all, or write {splits}.")
 
 
-def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Path | None:
-    """The checkpoint to load, None to start anew."""
+def _preprocessed_cases(training: Training, folder: Path, plans: dict[str, Any]) -> list[str]:
+    data = folder / PlansManager(dict(plans)).get_configuration(training.configuration).data_identifier
+    return sorted(infer_dataset_class(str(data)).get_identifiers(str(data)))
+
+
+def _read_splits(path: Path) -> list[dict[str, list[str]]]:
+    """Folds, each with the names of its training and validation cases.
+
+    Raises:
+        FoldError: The file is damaged, or holds something else.
+    """
+    content = read_json(path, lambda where, problem="is missing": FoldError(f"{where} {problem}. Correct it, or remove it."))
+    sound = isinstance(content, list) and all(isinstance(fold, dict) and isinstance(fold.get(part), list)
+                                              for fold in content for part in ("train", "val"))
+    if not sound:
+        raise FoldError(f'{path} is no list of folds, each with "train" and "val". Correct it, or remove it: the first training '
+                        f"then writes nnU-Net's.")
+    return content
+
+
+def _write_splits(training: Training, folder: Path, plans: dict[str, Any]) -> None:
+    """Write nnU-Net's split, where there is none, as nnU-Net would, but whole."""
+    if training.fold != "all" and not (folder / SPLITS_FILE).is_file():
+        write_json(generate_crossval_split(_preprocessed_cases(training, folder, plans)), folder / SPLITS_FILE)
+
+
+def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Found | None:
+    """The checkpoint of stage 2 to go on from, None to start anew. A damaged one is passed over, but not by a validation."""
     present = [folder / name for name in RESUMABLE if (folder / name).is_file()]
     if validate_only:
-        if folder / RESUMABLE[0] not in present:
-            raise CheckpointNotFoundError(folder / RESUMABLE[0], "Finish the training first.")
-        return present[0]
-    if resume:
-        return present[0] if present else None
-    if present:
+        return Found(folder / FINAL, load_checkpoint(folder / FINAL, mend="Finish the training first."))
+    if present and not resume:
         raise TrainingExistsError(folder)
-    return None
+    return Found(*load_first_sound(present)) if present else None
 
 
-def _choose_options(checkpoint: Path | None, chosen: dict[str, Any], defaults: TrainingOptions) -> TrainingOptions:
-    """Defaults with what was chosen; a checkpoint's own options cannot be changed."""
-    if checkpoint is None:
+def _find_stage_1(folder: Path) -> Found | None:
+    """What an interrupted or finished stage 1 left; None if it has not begun."""
+    present = [folder / name for name in STAGE_1 if (folder / name).is_file()]
+    return Found(*load_first_sound(present)) if present else None
+
+
+def _choose_options(checkpoint: Found | None, stage_1: Found | None, chosen: dict[str, Any],
+                    defaults: TrainingOptions) -> TrainingOptions:
+    """Defaults, or what the training began with, with what was chosen.
+
+    Raises:
+        OptionError: What was chosen is not what it has been trained with so far.
+    """
+    begun = checkpoint or stage_1
+    if begun is None:
         return defaults.changed(**chosen)
-    trained = TrainingOptions.from_plain(load_checkpoint(checkpoint).get("options", {}))
+    trained = TrainingOptions.from_plain(begun.state.get("options", {}))
     wanted = trained.changed(**chosen)
-    if wanted != trained:
+    if checkpoint is not None and wanted != trained:
         differing = next(name for name, value in chosen.items() if value is not None
                          and trained.changed(**{name: value}) != trained)
         asked = chosen[differing] if isinstance(chosen[differing], (str, int, float)) else " ".join(chosen[differing])
-        problem = f"{asked} differs from what {checkpoint} was trained with."
+        problem = f"{asked} differs from what {checkpoint.path} was trained with."
         raise OptionError(FLAGS.get(differing, f"--{differing}"), f"{problem} Leave it out, or train anew elsewhere.")
-    return trained
+    return wanted
 
 
 def _trainer_class(name: str) -> type[Fuse4SegTrainer]:

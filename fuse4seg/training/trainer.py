@@ -5,45 +5,51 @@ from __future__ import annotations
 import contextlib
 import logging
 import pydoc
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.datasets.raw import foreground_classes
-from fuse4seg.errors import CheckpointError, ForeignPlansError, NonFiniteLossError, OptionError
+from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, TrainingStoppedError
+from fuse4seg.files import remove_partial_files, write_json, written_whole
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
-from fuse4seg.progress import progress
 from fuse4seg.training.bilevel import BilevelStep
-from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans, save_checkpoint, to_plain
-from fuse4seg.training.data import Batch, BatchStream, SeededBatches, foreground_share, without_intensity_changes, without_timing
+from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
+from fuse4seg.training.data import Batch, BatchStream, without_timing
+from fuse4seg.training.epoch import Epoch
+from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.fusion_step import FusionStep
 from fuse4seg.training.fusion_validation import fusion_losses_of_fold
 from fuse4seg.training.history import History
 from fuse4seg.training.levels import Levels, build_levels
+from fuse4seg.training.loaders import TRAIN_STREAM, VALIDATION_STREAM, batch_makers, batch_stream, require_memory_for_batches
 from fuse4seg.training.options import TrainingOptions
-from fuse4seg.training.pretraining import PretrainingStep, draw, mean_of
+from fuse4seg.training.pretraining import mean_of
+from fuse4seg.training.random_states import seed_all, set_random_states
+from fuse4seg.training.saving import MidEpoch, SaveEvery
 from fuse4seg.training.schedule import polynomial_rate, set_rate
+from fuse4seg.training.stage_1 import PRETRAINED, Stage1, differing_option, take_up_leader
+from fuse4seg.training.state import require_finite_weights, take_up_training, training_state
+from fuse4seg.training.stopping import StopRequest, stop_requests
 from fuse4seg.training.validation import validate_fold
 
 log = logging.getLogger(__name__)
 
-PRETRAINED = "pretrained.pth"
-PRETRAINING_LATEST = "pretraining_latest.pth"
-#: Streams of random batches within one training.
-TRAIN_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM = range(3)
-#: Options that stage 1 depends on.
-PRETRAINING_OPTIONS = ("pretrain_epochs", "iterations", "seed", "pretraining", "leader_learning_rate")
+LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
+FINGERPRINT = "dataset_fingerprint.json"
+STAGE = 2
 
 
 class Fuse4SegTrainer(nnUNetTrainer):
@@ -62,10 +68,17 @@ class Fuse4SegTrainer(nnUNetTrainer):
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.logger.local_logger = History()
         self.options = TrainingOptions() if self.segments else TrainingOptions.without_labels()
-        self.save_every = 1  # nnU-Net's 50 would cost a cluster job that is cut short up to 50 epochs
+        self.set_save_every(SaveEvery())
+        self.epoch = Epoch("training", 0, [])
+        self.stop: StopRequest | None = None
+        self._random_states: dict[str, Any] | None = None
         self.levels: Levels | None = None
         self.bilevel_step: BilevelStep | None = None
         self.fusion_step: FusionStep | None = None
+
+    def set_save_every(self, often: SaveEvery) -> None:
+        """Choose when the latest checkpoint is written; nnU-Net's 50 epochs would be lost with a job that is cut short."""
+        self.save_every, self.save_every_minutes = often.epochs, often.minutes
 
     @property
     def segments(self) -> bool:
@@ -113,18 +126,20 @@ class Fuse4SegTrainer(nnUNetTrainer):
         """Never: the two levels call parts of the network, which a compiled whole does not serve."""
         return False
 
-    def plot_network_architecture(self) -> None:
-        """Left out: nnU-Net's drawing library no longer works."""
-
     def print_to_log_file(self, *args: object, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """nnU-Net's messages go to the log file, and to the log at debug level."""
-        super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
+        self._append_to_log_file(*args, add_timestamp=add_timestamp)
         log.debug(" ".join(map(str, args)))
 
-    def _say(self, message: str) -> None:
+    def say(self, message: str) -> None:
         """Log ``message`` where a user sees it, and in the log file."""
-        super().print_to_log_file(message, also_print_to_console=False)
+        self._append_to_log_file(message)
         log.info(message)
+
+    def _append_to_log_file(self, *words: object, add_timestamp: bool = True) -> None:
+        # nnU-Net waits for seconds when a full disk lets no line through; a checkpoint that fails there says so itself.
+        with contextlib.suppress(OSError), Path(self.log_file).open("a") as stream:
+            print(*[f"{datetime.now()}:"] * add_timestamp, *words, file=stream)
 
     # ------------------------------------------------------------------ data
 
@@ -134,41 +149,12 @@ class Fuse4SegTrainer(nnUNetTrainer):
         return without_timing(nnUNetTrainer.get_training_transforms(*args, **kwargs))
 
     def get_dataloaders(self) -> tuple[BatchStream, BatchStream]:
-        """Seeded streams of training and validation batches that go on where the current epoch starts."""
-        train, validation = self._batch_makers()
-        return (self._stream(train, TRAIN_STREAM, self.current_epoch * self.num_iterations_per_epoch),
-                self._stream(validation, VALIDATION_STREAM, self.current_epoch * self.num_val_iterations_per_epoch))
-
-    def _stream(self, loader: nnUNetDataLoader, stream: int, start: int) -> BatchStream:
-        workers = max(1, get_allowed_n_proc_DA())
-        training = stream == TRAIN_STREAM
-        flip_axes = (self.inference_allowed_mirroring_axes or ()) if training and self.options.bilevel.mirror_fused else ()
-        batches = SeededBatches(loader, seed=self.options.seed, stream=stream, modalities=self.network.modalities,
-                                modality_dropout=self.options.modality_dropout if training else 0.0,
-                                flip_axes=flip_axes if self.segments else ())
-        return BatchStream(batches, start=start, workers=workers if stream != VALIDATION_STREAM else max(1, workers // 4),
-                           pin_memory=self.device.type == "cuda")
-
-    def _batch_makers(self) -> tuple[nnUNetDataLoader, nnUNetDataLoader]:
-        """nnU-Net's data loaders, with its sampling and augmentation."""
-        self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
-        patch, scales = self.configuration_manager.patch_size, self._get_deep_supervision_scales()
-        rotation, dummy_2d, initial_patch, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        labels = {"is_cascaded": self.is_cascaded, "foreground_labels": self.label_manager.foreground_labels,
-                  "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
-                  "ignore_label": self.label_manager.ignore_label}
-        augmented = self.get_training_transforms(patch, rotation, scales, mirror_axes, dummy_2d,
-                                                 use_mask_for_norm=self.configuration_manager.use_mask_for_norm, **labels)
-        if not foreground_classes(self.dataset_json):
-            augmented = without_intensity_changes(augmented)
-        plain = self.get_validation_transforms(scales, **labels)
-        train, validation = self.get_tr_and_val_datasets()
-        make = partial(nnUNetDataLoader, final_patch_size=patch, label_manager=self.label_manager,
-                       probabilistic_oversampling=self.probabilistic_oversampling)
-        share = self.oversample_foreground_percent
-        return (make(train, self.batch_size, initial_patch, transforms=augmented,
-                     oversample_foreground_percent=foreground_share(self.batch_size, share)),
-                make(validation, self.batch_size, patch, transforms=plain, oversample_foreground_percent=share))
+        """Seeded streams of training and validation batches that go on where the training was left."""
+        train, validation = batch_makers(self)
+        done = self.current_epoch * self.num_iterations_per_epoch + len(self.epoch.reports)
+        return (batch_stream(self, train, stream=TRAIN_STREAM, start=done),
+                batch_stream(self, validation, stream=VALIDATION_STREAM,
+                             start=self.current_epoch * self.num_val_iterations_per_epoch))
 
     # --------------------------------------------------------------- stage 1
 
@@ -181,100 +167,92 @@ class Fuse4SegTrainer(nnUNetTrainer):
         """Stage 1 alone (Eq. 9-12), unless it is already there; an interrupted one goes on."""
         if not self.was_initialized:
             self.initialize()
-        if self.pretrained_file.is_file():
-            self._say(f"pre-training is already there: {self.pretrained_file}")
-            if not self._begun_alike(self.pretrained_file):
-                log.warning("%s was made with other options than asked for. Delete it to pre-train anew.", self.pretrained_file)
-        elif self.options.pretrain_epochs:
-            self._pretrain()
+        with self._undisturbed():
+            if self.pretrained_file.is_file():
+                self.say(f"pre-training is already there: {self.pretrained_file}")
+                if differing_option(load_checkpoint(self.pretrained_file), self.options.to_plain()):
+                    log.warning("%s was made with other options than asked for. Delete it to pre-train anew.",
+                                self.pretrained_file)
+            elif self.options.pretrain_epochs:
+                Stage1(self).run()
 
-    def _pretrain(self) -> None:
-        latest = Path(self.output_folder) / PRETRAINING_LATEST
-        step = self.levels.pretraining_step(self.options.pretraining, rate=self.options.leader_learning_rate)
-        first = self._resume_pretraining(latest, step.optimiser)
-        epochs, iterations = self.options.pretrain_epochs, self.options.iterations
-        batches = self._stream(self._batch_makers()[0], PRETRAIN_STREAM, first * iterations)
-        self.network.train()
-        for epoch in range(first, epochs):
-            for moved in (step.optimiser, step.discriminator_optimiser):
-                set_rate(moved, polynomial_rate(self.options.leader_learning_rate, epoch, epochs=epochs))
-            report = self._pretraining_epoch(step, batches, epoch)
-            self._say(f"pre-training epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in report.items()))
-            save_checkpoint(self._pretraining_state(step.optimiser, epoch + 1), latest)
-        latest.replace(self.pretrained_file)
-
-    def _pretraining_epoch(self, step: PretrainingStep, batches: BatchStream, epoch: int) -> dict[str, float]:
-        reports = []
-        doing = f"pre-training {epoch + 1}/{self.options.pretrain_epochs}"
-        with progress(range(self.options.iterations), doing, leave=False) as bar:
-            for _ in bar:
-                batch, data = draw(batches, device=self.device)
-                reports.append(step(data))
-                self._refuse_non_finite(reports[-1], "pre-training", epoch, batch)
-                bar.set_postfix({"loss": f"{reports[-1]['total']:.4f}"}, refresh=False)
-        return mean_of(reports)
-
-    def _pretraining_state(self, optimiser: torch.optim.Optimizer, epochs_done: int) -> dict[str, Any]:
-        return {"fusion": self.network.fusion.state_dict(), "discriminators": self.levels.discriminators.state_dict(),
-                "optimiser": optimiser.state_dict(), "epochs_done": epochs_done, "options": self.options.to_plain(),
-                "discriminator_optimiser": self.levels.discriminator_optimiser.state_dict()}
-
-    def _resume_pretraining(self, latest: Path, optimiser: torch.optim.Optimizer) -> int:
-        """Take an interrupted stage 1 of the same options up again; returns the epoch to go on with."""
-        if not latest.is_file() or not self._begun_alike(latest):
-            return 0
-        state = self._load_pretrained(latest)
-        optimiser.load_state_dict(state["optimiser"])
-        self._say(f"pre-training goes on with epoch {state['epochs_done']}")
-        return state["epochs_done"]
-
-    def _begun_alike(self, path: Path) -> bool:
-        """Whether stage 1's file was made with the options of this training."""
-        begun, wanted = load_checkpoint(path).get("options", {}), to_plain(self.options.to_plain())
-        return all(begun.get(name) == wanted[name] for name in PRETRAINING_OPTIONS)
-
-    def _load_pretrained(self, path: Path) -> dict[str, Any]:
-        state = load_checkpoint(path, device=self.device)
-        try:
-            self.network.fusion.load_state_dict(state["fusion"])
-            self.levels.discriminators.load_state_dict(state["discriminators"])
-            self.levels.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(path, "does not fit these plans. Delete it to pre-train anew.") from error
-        return state
+    @contextlib.contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Keep other trainings out of the fold's folder, and hold signals back until an iteration is done."""
+        if self.stop is not None:  # stage 1 of a whole training
+            yield
+            return
+        with locked(Path(self.output_folder)), stop_requests() as self.stop:
+            try:
+                remove_partial_files(Path(self.output_folder))
+                require_memory_for_batches(self)
+                yield
+            finally:
+                self.stop = None
 
     # --------------------------------------------------------------- stage 2
 
     def run_training(self) -> None:
-        """Both stages, checkpoints and pictures; stage 1 only if it is not there yet."""
+        """Both stages, checkpoints and pictures; stage 1 only if it is not there yet.
+
+        Raises:
+            TrainingStoppedError: A signal asked it to stop; everything is saved.
+            TrainingRunningError: Another process trains in the same folder.
+        """
         if not self.was_initialized:
             self.initialize()
-        if self.current_epoch == 0:
-            self.run_pretraining()
-            if self.pretrained_file.is_file() and self.options.pretrain_epochs:
-                self._load_pretrained(self.pretrained_file)
+        with self._undisturbed():
+            if self.current_epoch == 0 and not self.epoch.reports:
+                self.run_pretraining()
+                if self.pretrained_file.is_file() and self.options.pretrain_epochs:
+                    take_up_leader(self, self.pretrained_file, load_checkpoint(self.pretrained_file))
+            self._run_stage_2()
+            if self.stop.signal is not None:
+                raise TrainingStoppedError(self.stop.signal, Path(self.output_folder) / FINAL)
+
+    def _run_stage_2(self) -> None:
         self.on_train_start()
+        if self._random_states is None:
+            seed_all(self.options.seed, STAGE)
+        else:
+            set_random_states(self._random_states, self.device)
+        self._mid_epoch = MidEpoch(self.save_mid_epoch, minutes=self.save_every_minutes, stop=self.stop)
         for epoch in range(self.current_epoch, self.num_epochs):
             self.on_epoch_start()
             self.on_train_epoch_start()
             self.on_train_epoch_end(self._train_epoch(epoch))
             with torch.no_grad():
                 self.on_validation_epoch_start()
-                self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val))
-                                              for _ in range(self.num_val_iterations_per_epoch)])
+                self.on_validation_epoch_end(self._validate_epoch())
             self.on_epoch_end()
         self.on_train_end()
 
+    def on_train_start(self) -> None:
+        """nnU-Net's, with files that appear whole: other folds' models lie beside them."""
+        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        self.print_plans()
+        self.dataset_class.unpack_dataset(self.preprocessed_dataset_folder, overwrite_existing=False,
+                                          num_processes=max(1, round(get_allowed_n_proc_DA() // 2)), verify=True)
+        folder = Path(self.output_folder_base)
+        write_json(self.plans_manager.plans, folder / "plans.json")
+        write_json(self.dataset_json, folder / "dataset.json")
+        with written_whole(folder / FINGERPRINT) as temporary:
+            shutil.copyfile(Path(self.preprocessed_dataset_folder_base) / FINGERPRINT, temporary)
+        self._save_debug_information()
+
     def _train_epoch(self, epoch: int) -> list[dict[str, float]]:
-        reports = []
-        doing = f"training {epoch + 1}/{self.num_epochs}"
-        with progress(range(self.num_iterations_per_epoch), doing, leave=False) as bar:
-            for _ in bar:
-                batch = next(self.dataloader_train)
-                reports.append(self.train_step(batch))
-                self._refuse_non_finite(reports[-1], "training", epoch, batch)
-                bar.set_postfix({"loss": f"{reports[-1]['loss']:.4f}"}, refresh=False)
-        return reports
+        self.epoch.number = epoch
+        self.epoch.run(self.dataloader_train, self.train_step, iterations=self.num_iterations_per_epoch, epochs=self.num_epochs,
+                       shown="loss", mid_epoch=self._mid_epoch)
+        return self.epoch.reports
+
+    def _validate_epoch(self) -> list[dict[str, Any]]:
+        outputs = []
+        for _ in range(self.num_val_iterations_per_epoch):
+            outputs.append(self.validation_step(self._mid_epoch.draw(self.dataloader_val)))
+            self._mid_epoch.after_iteration()
+        return outputs
 
     def on_train_epoch_start(self) -> None:
         """nnU-Net's, and the rates of leader and discriminators."""
@@ -321,27 +299,38 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.logger.log("val_losses", loss, self.current_epoch)
 
     def on_epoch_end(self) -> None:
-        """nnU-Net's, and one line that says how it goes."""
+        """nnU-Net's, with the best checkpoint before the latest one, and one line that says how it goes.
+
+        A resume from a latest checkpoint which did not know that its epoch was the best would keep a worse one as the best.
+        """
         epoch = self.current_epoch
+        self.logger.log("epoch_end_timestamps", time.time(), epoch)
+        self.epoch.reports.clear()
+        ema = self.logger.get_value("ema_fg_dice", step=-1)
+        if self._best_ema is None or ema > self._best_ema:
+            self._best_ema = ema
+            self.save_checkpoint(str(Path(self.output_folder) / BEST))
         super().on_epoch_end()
+        self._mid_epoch.is_saved()
         entries = self.logger.local_logger.my_fantastic_logging
         seconds = entries["epoch_end_timestamps"][-1] - entries["epoch_start_timestamps"][-1]
         dice = ", ".join(f"{value:.3f}" for value in entries["dice_per_class_or_region"][-1])
         shown = [f"{name} {entries[name][-1]:.4f}" for name in ("upper", "lower", "fusion", "ratio")
                  if np.isfinite(entries[name][-1])]
         scored = f"pseudo Dice {dice}" if dice else f"validation fusion {entries['val_losses'][-1]:.4f}"
-        self._say(f"epoch {epoch}: {', '.join(shown)}, {scored}, {seconds:.1f} s")
+        self.say(f"epoch {epoch}: {', '.join(shown)}, {scored}, {seconds:.1f} s")
 
     def on_train_end(self) -> None:
         """nnU-Net's, and the end of the background processes."""
         super().on_train_end()
+        previous_of(Path(self.output_folder) / LATEST).unlink(missing_ok=True)
         self.dataloader_train = self.dataloader_val = None
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation of the fold, through the two passes that prediction makes; without labels its fusion losses."""
         if not self.segments:
             for name, loss in fusion_losses_of_fold(self).items():
-                self._say(f"validation {name} loss: {loss:.4f}")
+                self.say(f"validation {name} loss: {loss:.4f}")
             return
         if self.is_cascaded or self.configuration_manager.next_stage_names:
             # nnU-Net also has to hand this stage's labels to the next one, and does it window by window.
@@ -351,46 +340,51 @@ class Fuse4SegTrainer(nnUNetTrainer):
         summary = validate_fold(self, save_probabilities=save_probabilities)
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         for label, scores in summary["mean"].items():
-            self._say(f"validation Dice of {label}: {scores['Dice']:.4f}")
-        self._say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")
-
-    def _refuse_non_finite(self, report: dict[str, float], stage: str, epoch: int, batch: Batch) -> None:
-        # The ratio may be anything; it does not stop a training.
-        if not np.isfinite([value for name, value in report.items() if name != "ratio"]).all():
-            raise NonFiniteLossError(stage, epoch, map(str, batch["keys"]))
+            self.say(f"validation Dice of {label}: {scores['Dice']:.4f}")
+        self.say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")
 
     # ----------------------------------------------------------- checkpoints
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write everything a resume needs, and what nnU-Net needs to predict, as plain data."""
+        """Write everything a resume needs once the current epoch is done, and what nnU-Net needs to predict, as plain data."""
+        self._save(Path(filename), epochs_done=self.current_epoch + 1, reports=[])
+
+    def save_mid_epoch(self) -> Path:
+        """Write the latest checkpoint in the middle of the current epoch; returns where."""
+        path = Path(self.output_folder) / LATEST
+        self._save(path, epochs_done=self.current_epoch, reports=self.epoch.reports)
+        return path
+
+    def _save(self, path: Path, *, epochs_done: int, reports: list[dict[str, float]]) -> None:
         if self.disable_checkpointing:
             return
-        save_checkpoint({
-            "network_weights": self.network.state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "leader_optimizer_state": self.levels.leader.optimiser.state_dict(),
-            "auxiliary_head": self.levels.auxiliary_head.state_dict(),
-            "discriminators": self.levels.discriminators.state_dict(),
-            "discriminator_optimizer_state": self.levels.discriminator_optimiser.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": self.logger.get_checkpoint(),
-            "_best_ema": self._best_ema,
-            "current_epoch": self.current_epoch + 1,
-            "init_args": self.my_init_kwargs,
-            "trainer_name": type(self).__name__,
-            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            "options": self.options.to_plain(),
-        }, Path(filename))
+        require_finite_weights(self.levels, self.epoch)
+        save_checkpoint(training_state(self, epochs_done=epochs_done, reports=reports), path, keep_previous=path.name == LATEST)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """Take up a checkpoint of ours.
+        """Take up a checkpoint of ours, or its predecessor if it is damaged.
 
         Raises:
             CheckpointNotFoundError, CheckpointError: It is not there, damaged, or of another model.
         """
-        path = Path(filename_or_checkpoint) if not isinstance(filename_or_checkpoint, dict) else Path("checkpoint")
-        state = (filename_or_checkpoint if isinstance(filename_or_checkpoint, dict)
-                 else load_checkpoint(path, device=self.device))
+        if isinstance(filename_or_checkpoint, dict):
+            self.take_up(filename_or_checkpoint, Path("checkpoint"))
+            return
+        path = Path(filename_or_checkpoint)
+        previous = previous_of(path)
+        found, state = load_first_sound([path, previous] if previous.is_file() else [path])
+        self.take_up(state, found)
+
+    def take_up(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from the content of a checkpoint.
+
+        Args:
+            state: The content.
+            path: Where it comes from, for messages.
+
+        Raises:
+            CheckpointError: It is of another model.
+        """
         if "leader_optimizer_state" not in state:
             raise CheckpointError(path, "is no checkpoint of Fuse4Seg. Give one that f4s_train wrote.")
         require_same_plans(state, path, self.plans_manager.plans)
@@ -398,19 +392,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
             self.options = TrainingOptions.from_plain(state["options"])
             self.initialize()
         try:
-            self._take_up(state)
+            take_up_training(self, state)
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(path, "does not fit these plans. Use the plans it was trained with.") from error
-
-    def _take_up(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network_weights"])
-        self.optimizer.load_state_dict(state["optimizer_state"])
-        self.levels.leader.optimiser.load_state_dict(state["leader_optimizer_state"])
-        self.levels.auxiliary_head.load_state_dict(state["auxiliary_head"])
-        self.levels.discriminators.load_state_dict(state["discriminators"])
-        self.levels.discriminator_optimiser.load_state_dict(state["discriminator_optimizer_state"])
-        if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
-            self.grad_scaler.load_state_dict(state["grad_scaler_state"])
-        self.logger.load_checkpoint(state["logging"])
-        self._best_ema, self.current_epoch = state["_best_ema"], state["current_epoch"]
-        self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
+        self.epoch = Epoch("training", self.current_epoch, state.get("reports", []))
+        self._random_states = state.get("random_states")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from nnunetv2.configuration import default_num_processes
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics, label_or_region_to_key
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
+from fuse4seg.files import write_json
 from fuse4seg.inference.precision import AUTO, choose_precision
 from fuse4seg.inference.predictor import Fuse4SegPredictor
-from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
+from fuse4seg.training.checkpoint import to_plain
 
 if TYPE_CHECKING:
     from fuse4seg.training.trainer import Fuse4SegTrainer
@@ -52,9 +54,23 @@ def _score(trainer: Fuse4SegTrainer, folder: Path, cases: Sequence[str]) -> dict
         if path.name.removesuffix(ending) not in cases:
             path.unlink()  # left over from another split: nnU-Net would score it with this one
     labels = trainer.label_manager
-    with logged_prints():
-        return compute_metrics_on_folder(
-            str(Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"), str(folder), str(folder / "summary.json"),
-            trainer.plans_manager.image_reader_writer_class(), ending,
-            labels.foreground_regions if labels.has_regions else labels.foreground_labels, labels.ignore_label,
-            num_processes=default_num_processes, chill=True)
+    classes = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    references = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
+    # One after the other: nnU-Net's own loop over them waits for ever if one of its processes is killed.
+    per_case = [compute_metrics(str(references / path.name), str(path), trainer.plans_manager.image_reader_writer_class(),
+                                classes, labels.ignore_label)
+                for path in progress(sorted(folder.glob(f"*{ending}")), "scoring", unit="case", leave=False)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of a class that no case has is NaN
+        mean = {one: {metric: np.nanmean([case["metrics"][one][metric] for case in per_case])
+                      for metric in per_case[0]["metrics"][one]} for one in classes}
+    foreground = {metric: np.mean([values[metric] for values in mean.values()]) for metric in mean[classes[0]]}
+    summary = to_plain({"foreground_mean": foreground, "mean": mean, "metric_per_case": per_case})
+    write_json({**summary, "mean": _with_text_keys(summary["mean"]),
+                "metric_per_case": [{**case, "metrics": _with_text_keys(case["metrics"])}
+                                    for case in summary["metric_per_case"]]}, folder / "summary.json")
+    return summary
+
+
+def _with_text_keys(by_class: dict[Any, Any]) -> dict[str, Any]:
+    return {label_or_region_to_key(one): values for one, values in by_class.items()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.errors import Fuse4SegError, OptionError
+from fuse4seg.errors import Fuse4SegError, OptionError, TrainingStoppedError
+from fuse4seg.files import written_whole
 
 
 @pytest.fixture
@@ -54,6 +57,39 @@ class TestExitStatus:
     def test_is_130_after_an_interruption(self, parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
         assert run_command(failing(KeyboardInterrupt()), parser, []) == 130
         assert capsys.readouterr().err == "interrupted\n"
+
+    def test_is_143_after_sigterm_which_cleans_up(self, parser: argparse.ArgumentParser, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+
+        def action(_: argparse.Namespace) -> None:
+            with written_whole(tmp_path / "file.txt") as temporary:
+                temporary.touch()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        assert run_command(action, parser, []) == 143
+        assert capsys.readouterr().err == "terminated\n"
+        assert list(tmp_path.iterdir()) == []
+        assert signal.getsignal(signal.SIGTERM) == before
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+    def test_is_that_of_the_signal_after_a_training_was_stopped(self, parser: argparse.ArgumentParser, number: signal.Signals,
+                                                                status: int, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run_command(failing(TrainingStoppedError(number, Path("latest.pth"))), parser, []) == status
+        assert capsys.readouterr().err == (f"stopped by {number.name}; everything is saved in latest.pth. Go on with "
+                                           f"f4s_train --c.\n")
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+    def test_is_1_when_a_library_met_a_full_disk(self, parser: argparse.ArgumentParser, number: int, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+        full = OSError(number, os.strerror(number), str(tmp_path / "file"))
+        assert run_command(failing(full), parser, []) == 1
+        assert capsys.readouterr().err == (f"error: cannot write to {tmp_path} ({os.strerror(number)}). Free space, choose "
+                                           f"another folder, or change its permissions.\n")
+
+    def test_does_not_hide_other_errors_of_the_system(self, parser: argparse.ArgumentParser) -> None:
+        with pytest.raises(FileNotFoundError):
+            run_command(failing(FileNotFoundError(errno.ENOENT, "No such file", "x")), parser, [])
 
     def test_does_not_hide_an_error_of_the_program(self, parser: argparse.ArgumentParser) -> None:
         with pytest.raises(ZeroDivisionError):

@@ -406,7 +406,7 @@ class TestRefusedOutput:
         assert status == 1
         last = capsys.readouterr().err.splitlines()[-1]
         assert last == (f"error: cannot write to {tmp_path / 'fused'} (the disk may be full). "
-                        f"Choose another folder or change its permissions.")
+                        f"Free space, choose another folder, or change its permissions.")
         assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"dataset.json", "plans.json"}
 
     def test_where_a_file_has_the_name_of_a_folder(self, images: Path, trained_phantom: Path, tmp_path: Path,

@@ -153,6 +153,7 @@ class TestRefusedFlags:
         (["2d", "0", "--seed", "-1"], "--seed: must be at least 0"),
         (["2d", "0", "--modality_dropout", "1"], "--modality_dropout: must be a probability from 0 to below 1, got 1.0"),
         (["2d", "0", "--hypergradient", "exact"], "unknown estimator exact. Choose one of: joint, gauss_newton"),
+        (["2d", "0", "--save_every", "0"], "--save_every: 0 is not understood. Give a number of epochs (5), of minutes (30min)"),
         (["2d", "0", "--val"], "Finish the training first"),
     ])
     def test_that_do_not_fit(self, root: Path, refused: Refused, words: list[str], said: str) -> None:
@@ -196,6 +197,7 @@ class TestRefusedPlace:
     def test_that_holds_a_damaged_one(self, trained_root: Path, refused: Refused) -> None:
         checkpoint = trained_root / MODEL / "fold_0" / "checkpoint_final.pth"
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+        (checkpoint.parent / "checkpoint_best.pth").unlink()
         assert f"error: {checkpoint}: damaged" in refused(trained_root, "990", "2d", "0", "--c")
 
     def test_that_cannot_be_written(self, root: Path, refused: Refused) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from fuse4seg.comparison import trainings
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.trainings import Budget, Trial, last_line, run_trials
+from fuse4seg.errors import Terminated
 
 
 def trial(output: Path, name: str = "fuse4seg", *, ours: bool = True, flags: tuple[str, ...] = (), seed: int = 0) -> Trial:
@@ -49,7 +52,7 @@ class TestTrial:
 
 
 class Processes:
-    """Stands in for subprocess.run; notes what runs when, on which device."""
+    """Stands in for subprocess.Popen; notes what runs when, on which device."""
 
     def __init__(self, status: dict[str, int] | None = None) -> None:
         self.status, self.devices, self.now, self.most, self.lock = status or {}, [], 0, 0, threading.Lock()
@@ -59,15 +62,18 @@ class Processes:
             self.now += 1
             self.most = max(self.most, self.now)
             self.devices.append((words[words.index("-device") + 1], env.get("CUDA_VISIBLE_DEVICES")))
+        return SimpleNamespace(wait=lambda: self.wait(env["nnUNet_results"]))
+
+    def wait(self, results: str) -> int:
         time.sleep(0.05)
         with self.lock:
             self.now -= 1
-        return SimpleNamespace(returncode=next((code for name, code in self.status.items() if name in env["nnUNet_results"]), 0))
+        return next((code for name, code in self.status.items() if name in results), 0)
 
 
 class TestRunTrials:
     def test_runs_what_is_not_finished(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(subprocess, "run", processes := Processes())
+        monkeypatch.setattr(subprocess, "Popen", processes := Processes())
         trials = [trial(tmp_path, name) for name in ("a", "b", "c")]
         finish(trials[1])
         assert run_trials(trials, devices=["cpu"]) == []
@@ -75,19 +81,36 @@ class TestRunTrials:
 
     def test_runs_one_at_a_time_on_each_device(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        monkeypatch.setattr(subprocess, "run", processes := Processes())
+        monkeypatch.setattr(subprocess, "Popen", processes := Processes())
         run_trials([trial(tmp_path, seed=seed) for seed in range(6)], devices=["cuda:0", "cuda:3"])
         assert processes.most == 2
         assert set(processes.devices) == {("cuda", "0"), ("cuda", "3")}
 
     def test_does_the_others_where_one_fails_and_says_why(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(subprocess, "run", Processes({"/b/": 1}))
+        monkeypatch.setattr(subprocess, "Popen", Processes({"/b/": 1}))
         trials = [trial(tmp_path, name) for name in ("a", "b", "c")]
         trials[1].place.mkdir(parents=True)
         (trials[1].place / "log.txt").write_text("training\nerror: the GPU is full.\n")
         faults = run_trials(trials, devices=["cpu"])
         assert len(faults) == 1
         assert faults[0].startswith("b, fold 1, seed 0: error: the GPU is full. (")
+
+
+    def test_terminated_ends_what_runs_and_begins_nothing_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        endless = [sys.executable, "-c", "import time; print('running', flush=True); time.sleep(100); print('ended')"]
+        monkeypatch.setattr(Trial, "command", lambda *_: endless)
+        trials = [trial(tmp_path, name) for name in ("a", "b", "c")]
+
+        def interrupted(futures: Any) -> Any:
+            while not (trials[0].place / "log.txt").exists() or not (trials[0].place / "log.txt").read_text():
+                time.sleep(0.01)
+            raise Terminated
+
+        monkeypatch.setattr(trainings, "as_completed", interrupted)
+        with pytest.raises(Terminated):
+            run_trials(trials, devices=["cpu"])
+        assert (trials[0].place / "log.txt").read_text() == "running\n"
+        assert not trials[1].place.exists()
 
 
 class TestLastLine:

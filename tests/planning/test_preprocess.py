@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import blosc2
 import pytest
-from nnunetv2.preprocessing.preprocessors import default_preprocessor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.errors import ConfigurationNotFoundError, PlansNotFoundError, WorkerDiedError
+from fuse4seg.errors import (
+    ConfigurationNotFoundError,
+    FaultyImageError,
+    PlansNotFoundError,
+    UnwritableFolderError,
+    WorkerDiedError,
+)
+from fuse4seg.planning import preprocess as module
 from fuse4seg.planning.planner import plan_experiment
 from fuse4seg.planning.preprocess import choose_configurations, preprocess
 
@@ -23,7 +31,7 @@ PLANS = {"configurations": {"2d": {"data_identifier": "nnUNetPlans_2d", "archite
                             "mine": {"data_identifier": "mine", "architecture": {}}}}
 
 
-def kill_children(_seconds: float) -> None:
+def kill_children() -> None:
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
@@ -62,11 +70,48 @@ class TestPreprocess:
                                          monkeypatch: pytest.MonkeyPatch) -> None:
         make_fingerprinted((24, 40, 36))
         plan_experiment(991)
-        # nnU-Net sleeps while its workers work.
-        monkeypatch.setattr(default_preprocessor, "sleep", kill_children)
+        # What the main process does while its workers work.
+        monkeypatch.setattr(module, "as_completed", lambda futures: kill_children() or as_completed(futures))
 
         with pytest.raises(WorkerDiedError, match="preprocessing 2d"):
             preprocess(991, configurations=["2d"], processes=1)
+
+
+class TestEarlierData:
+    @pytest.fixture
+    def earlier(self, make_fingerprinted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder with the data of an earlier preprocessing; the cases are preprocessed in this process."""
+        monkeypatch.setattr(module, "ProcessPoolExecutor", lambda *_arguments, **_options: ThreadPoolExecutor(1))
+        folder = make_fingerprinted((24, 40, 36)) / "nnUNetPlans_2d"
+        plan_experiment(991)
+        folder.mkdir()
+        (folder / "earlier.pkl").touch()
+        return folder
+
+    def fail(self, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+        def failing(*_arguments: object, **_options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(DefaultPreprocessor, name, failing)
+
+    @pytest.mark.parametrize(("name", "error", "raised"), [
+        ("run_case_save", RuntimeError("Error while creating the NDArray"), UnwritableFolderError),
+        ("run_case_save", OSError(errno.ENOSPC, "No space left on device"), UnwritableFolderError),
+        ("run_case", RuntimeError("not an image"), FaultyImageError)])
+    def test_stay_when_preprocessing_fails(self, earlier: Path, name: str, error: Exception, raised: type[Exception],
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fail(monkeypatch, name, error)
+        with pytest.raises(raised, match=r"^case case0: not an image|^cannot write to .*(full disk|No space left)"):
+            preprocess(991, configurations=["2d"], processes=1)
+        assert [path.name for path in earlier.iterdir()] == ["earlier.pkl"]
+        assert not list(earlier.parent.glob(".*"))
+
+    def test_are_replaced_when_it_succeeds(self, earlier: Path) -> None:
+        (earlier.parent / ".partial.nnUNetPlans_2d").mkdir()
+        (earlier.parent / ".partial.nnUNetPlans_2d" / "left_by_a_kill.pkl").touch()
+        preprocess(991, configurations=["2d"], processes=1)
+        assert {path.name for path in earlier.iterdir()} == {"case0.b2nd", "case0_seg.b2nd", "case0.pkl"}
+        assert not list(earlier.parent.glob(".*"))
 
 
 class TestLabels:
@@ -75,7 +120,7 @@ class TestLabels:
                monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         """The label of the only case and its copy, made."""
         folder = make_fingerprinted((24, 40, 36))
-        monkeypatch.setattr(DefaultPreprocessor, "run", lambda *_arguments, **_options: None)
+        monkeypatch.setattr(module, "_preprocess_group", lambda *_arguments, **_options: None)
         plan_experiment(991)
         preprocess(991, processes=1)
         return [roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr" / "case0.nii.gz",

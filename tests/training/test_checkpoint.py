@@ -7,19 +7,25 @@ import pickle
 import resource
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, UnwritableFolderError
-from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans, save_checkpoint, to_plain
+from fuse4seg.training.checkpoint import (
+    load_checkpoint,
+    load_first_sound,
+    require_same_plans,
+    save_checkpoint,
+    to_plain,
+)
 
 CONTENT = {"weights": {"layer.weight": torch.arange(200.0)}, "epoch": 3, "rate": 1e-3, "names": ["T1", "FLAIR"],
            "best": None, "resumed": True}
@@ -150,28 +156,38 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 class TestBadFile:
     @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
     @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_with_a_flipped_bit_is_refused_or_holds_the_same(self, whole: bytes, tmp_path: Path, position: float,
-                                                             bit: int) -> None:
+    def test_with_a_flipped_bit_is_refused(self, whole: bytes, tmp_path: Path, position: float, bit: int) -> None:
         damaged = bytearray(whole)
         damaged[int(position * len(damaged))] ^= 1 << bit
         path = tmp_path / "model.pth"
         path.write_bytes(damaged)
-        with suppress(CheckpointError):
-            assert same(load_checkpoint(path), CONTENT)
-
-    def test_with_a_changed_weight_is_refused(self, whole: bytes, tmp_path: Path) -> None:
-        weight = np.float32(123).tobytes()
-        assert whole.count(weight) == 1
-        path = tmp_path / "model.pth"
-        path.write_bytes(whole.replace(weight, np.float32(-123).tobytes()))
-        with pytest.raises(CheckpointError, match="record .*/data/0 does not match its checksum"):
+        with pytest.raises(CheckpointError, match="damaged"):
             load_checkpoint(path)
 
-    @pytest.mark.parametrize("part", [0, 0.01, 0.3, 0.9, 0.999])
+    @given(part=st.floats(0, 1, exclude_max=True))
+    @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @example(0.0)
+    @example(0.999)
     def test_that_ends_too_early_is_refused(self, whole: bytes, tmp_path: Path, part: float) -> None:
         path = tmp_path / "model.pth"
         path.write_bytes(whole[:int(part * len(whole))])
         with pytest.raises(CheckpointError, match="damaged"):
+            load_checkpoint(path)
+
+    def test_that_goes_on_after_its_end_is_refused(self, whole: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "model.pth"
+        path.write_bytes(whole + b"more")
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_checkpoint(path)
+
+    def test_of_another_program_with_a_changed_weight_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.pth"
+        torch.save(CONTENT, path)
+        assert same(load_checkpoint(path), CONTENT)
+        weight = np.float32(123).tobytes()
+        assert path.read_bytes().count(weight) == 1
+        path.write_bytes(path.read_bytes().replace(weight, np.float32(-123).tobytes()))
+        with pytest.raises(CheckpointError, match="record .*/data/0 does not match its checksum"):
             load_checkpoint(path)
 
     @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"epoch": 3})])
@@ -202,6 +218,41 @@ class TestBadFile:
     def test_that_is_not_there_is_named_with_the_mend(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(CheckpointNotFoundError, match="does not exist. Run f4s_train."):
             load_checkpoint(tmp_path / name, mend="Run f4s_train.")
+
+
+class TestPreviousCheckpoint:
+    @pytest.fixture
+    def saved_twice(self, tmp_path: Path) -> list[Path]:
+        path = tmp_path / "latest.pth"
+        for epoch in (1, 2, 3):
+            save_checkpoint({"epoch": epoch}, path, keep_previous=True)
+        return [path, tmp_path / "latest_previous.pth"]
+
+    def test_is_kept(self, saved_twice: list[Path]) -> None:
+        assert [load_checkpoint(path)["epoch"] for path in saved_twice] == [3, 2]
+        assert sorted(saved_twice[0].parent.iterdir()) == saved_twice
+
+    def test_is_kept_when_the_disk_is_full(self, saved_twice: list[Path]) -> None:
+        with files_no_larger_than(10_000), pytest.raises(UnwritableFolderError):
+            save_checkpoint({"weights": torch.zeros(100_000)}, saved_twice[0], keep_previous=True)
+        assert [load_checkpoint(path)["epoch"] for path in saved_twice] == [3, 2]
+
+    def test_is_not_used_while_the_latest_is_sound(self, saved_twice: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+        assert load_first_sound(saved_twice) == (saved_twice[0], {"epoch": 3})
+        assert caplog.text == ""
+
+    def test_is_used_with_a_warning_when_the_latest_is_damaged(self, saved_twice: list[Path],
+                                                               caplog: pytest.LogCaptureFixture) -> None:
+        saved_twice[0].write_bytes(saved_twice[0].read_bytes()[:-1])
+        assert load_first_sound(saved_twice) == (saved_twice[1], {"epoch": 2})
+        assert f"{saved_twice[0]}: damaged" in caplog.text
+        assert f"Going on from {saved_twice[1]} instead" in caplog.text
+
+    def test_that_is_damaged_too_is_an_error_about_the_latest(self, saved_twice: list[Path]) -> None:
+        for path in saved_twice:
+            path.write_bytes(b"")
+        with pytest.raises(CheckpointError, match=f"^{saved_twice[0]}: damaged"):
+            load_first_sound(saved_twice)
 
 
 class TestRequireSamePlans:

@@ -13,7 +13,7 @@ from fuse4seg.losses.content import content_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.training.pretraining import PretrainingStep, PretrainingWeights, draw, mean_of
+from fuse4seg.training.pretraining import PretrainingStep, PretrainingWeights, mean_of
 
 MakeModel = Callable[..., FuseThenSegment]
 
@@ -89,9 +89,3 @@ class TestPretrainingStep:
 class TestMeanOf:
     def test_averages_every_entry(self) -> None:
         assert mean_of([{"a": 1.0, "b": 4.0}, {"a": 3.0, "b": 0.0}]) == {"a": 2.0, "b": 2.0}
-
-
-class TestDraw:
-    def test_gives_the_next_batch_and_its_input(self) -> None:
-        batches = iter([{"data": torch.ones(1), "keys": ["a"]}, {"data": torch.zeros(1), "keys": ["b"]}])
-        assert [draw(batches, device=torch.device("cpu"))[0]["keys"] for _ in range(2)] == [["a"], ["b"]]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.model_selection import KFold
 
 from fuse4seg.errors import (
     CheckpointError,
@@ -165,6 +166,20 @@ class TestRefusedTrainings:
 
 
 class TestFold:
+    def test_is_split_off_as_by_nnunet(self, preprocessed: Path) -> None:
+        make_trainer(FOLD_0)
+        ours = json.loads((preprocessed / "splits_final.json").read_text())
+        cases = [f"phantom_{number:03d}" for number in range(5)]
+        folds = [KFold(n_splits=5, shuffle=True, random_state=12345).split(cases)]
+        assert ours == [{part: [cases[index] for index in indices] for part, indices in zip(("train", "val"), fold, strict=True)}
+                        for fold in folds[0]]
+
+    @pytest.mark.parametrize("content", ["", "[", "{}", "3", '[{"train": []}]', '["phantom_000"]'])
+    def test_of_damaged_splits_is_refused(self, preprocessed: Path, content: str) -> None:
+        (preprocessed / "splits_final.json").write_text(content)
+        with pytest.raises(FoldError, match=f"^{preprocessed / 'splits_final.json'} .*Correct it, or remove it"):
+            make_trainer(FOLD_0)
+
     def test_all_needs_no_five_cases(self, preprocessed: Path) -> None:
         data, = preprocessed.glob("*_2d")
         for path in data.glob("phantom_00[1-4]*"):
@@ -208,10 +223,21 @@ class TestFinishedTraining:
         chosen = {"epochs": 2, "pretrain_epochs": 2, "iterations": 2, "seed": 0, "hypergradient": "joint"}
         assert make_trainer(FOLD_0, chosen=chosen, resume=True).options.epochs == 2
 
-    def test_that_is_damaged_is_named(self, trained: Path) -> None:
+    def test_that_is_damaged_gives_way_to_the_best_checkpoint(self, trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+        final, best = trained / "checkpoint_final.pth", trained / "checkpoint_best.pth"
+        epoch = torch.load(best, weights_only=True)["current_epoch"]
+        final.write_bytes(final.read_bytes()[:-100])
+        assert make_trainer(FOLD_0, resume=True).current_epoch == epoch
+        assert f"{final}: damaged" in caplog.text
+        assert f"Going on from {best} instead" in caplog.text
+
+    def test_that_is_damaged_is_named_where_there_is_no_other(self, trained: Path) -> None:
         checkpoint = trained / "checkpoint_final.pth"
         checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-        with pytest.raises(CheckpointError, match=str(checkpoint)):
+        with pytest.raises(CheckpointError, match=f"^{checkpoint}: damaged"):
+            make_trainer(FOLD_0, validate_only=True)
+        (trained / "checkpoint_best.pth").unlink()
+        with pytest.raises(CheckpointError, match=f"^{checkpoint}: damaged"):
             make_trainer(FOLD_0, resume=True)
 
     def test_of_another_network_is_named(self, trained: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,16 @@ import torch
 from matplotlib import pyplot as plt
 
 from fuse4seg.cli.train import main
-from fuse4seg.errors import NonFiniteLossError
+from fuse4seg.errors import CheckpointError, NonFiniteLossError, OptionError
+from fuse4seg.training.checkpoint import save_checkpoint
 from fuse4seg.training.data import SeededBatches
+from fuse4seg.training.epoch import Epoch
+from fuse4seg.training.loaders import TRAIN_STREAM, batch_makers
+from fuse4seg.training.pretraining import PretrainingStep
 from fuse4seg.training.run import Training, make_trainer, pretrain, train
-from fuse4seg.training.trainer import PRETRAINED, PRETRAINING_LATEST, TRAIN_STREAM, Fuse4SegTrainer
+from fuse4seg.training.saving import SaveEvery
+from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
+from fuse4seg.training.trainer import LATEST, Fuse4SegTrainer
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
@@ -45,20 +53,20 @@ def assert_same_training(fold: Path, other: Path) -> None:
                                 {name: torch.as_tensor(value) for name, value in state.items()})
     for entry, values in wanted["logging"].items():
         if "timestamps" not in entry:
-            # nnU-Net's moving average is a float32 until it has been in a checkpoint.
-            np.testing.assert_allclose(found["logging"][entry], values, rtol=1e-6 if "ema" in entry else 0, err_msg=entry)
+            np.testing.assert_array_equal(found["logging"][entry], values, err_msg=entry)
+    assert found["_best_ema"] == wanted["_best_ema"]
 
 
 def interrupt(patch: pytest.MonkeyPatch, stage: str, *, epoch: int) -> None:
     """Press Ctrl-C at the beginning of an epoch."""
-    undisturbed = getattr(Fuse4SegTrainer, stage)
+    undisturbed = Epoch.run
 
-    def disturbed(trainer: Fuse4SegTrainer, *arguments: Any) -> Any:
-        if epoch in arguments:
+    def disturbed(self: Epoch, *arguments: Any, **options: Any) -> None:
+        if (self.stage, self.number) == (stage, epoch):
             raise KeyboardInterrupt
-        return undisturbed(trainer, *arguments)
+        undisturbed(self, *arguments, **options)
 
-    patch.setattr(Fuse4SegTrainer, stage, disturbed)
+    patch.setattr(Epoch, "run", disturbed)
 
 
 class TestTraining:
@@ -120,7 +128,7 @@ class TestTraining:
             trainer = make_trainer(FOLD_0, chosen={"seed": seed})
             trainer.initialize()
             weights.append(torch.cat([value.flatten() for value in trainer.network.parameters()]))
-            maker = SeededBatches(trainer._batch_makers()[0], seed=seed, stream=TRAIN_STREAM)
+            maker = SeededBatches(batch_makers(trainer)[0], seed=seed, stream=TRAIN_STREAM)
             batches.append(maker[0]["data"])
         assert torch.equal(weights[0], weights[1])
         assert not torch.equal(weights[0], weights[2])
@@ -182,7 +190,7 @@ class TestPretraining:
                                           monkeypatch: pytest.MonkeyPatch) -> None:
         (own_results / MODEL / "fold_0").mkdir(parents=True)
         shutil.copy(trained_model / "fold_0" / PRETRAINED, own_results / MODEL / "fold_0")
-        interrupt(monkeypatch, "_train_epoch", epoch=0)
+        interrupt(monkeypatch, "training", epoch=0)
         trainer = make_trainer(FOLD_0, chosen={**self.CHOSEN, "epochs": 1})
         with pytest.raises(KeyboardInterrupt):
             trainer.run_training()
@@ -193,7 +201,7 @@ class TestPretraining:
         """Begun by f4s_train, finished as f4s_pretrain does: what stage 2 was asked for does not matter to stage 1."""
         fold = own_results / MODEL / "fold_0"
         with monkeypatch.context() as patch:
-            interrupt(patch, "_pretraining_epoch", epoch=1)
+            interrupt(patch, "pre-training", epoch=1)
             assert main(training_flags) == 130
         assert load(fold / PRETRAINING_LATEST)["epochs_done"] == 1
         assert not (fold / PRETRAINED).exists()
@@ -203,13 +211,43 @@ class TestPretraining:
         assert_same_weights(finished["discriminators"], undisturbed["discriminators"])
         assert not (fold / PRETRAINING_LATEST).exists()
 
-    def test_interrupted_with_other_options_starts_anew(self, trained_model: Path, own_results: Path) -> None:
+    def begin(self, fold: Path, monkeypatch: pytest.MonkeyPatch, **chosen: int) -> None:
+        """Interrupt stage 1 after an epoch."""
+        with monkeypatch.context() as patch:
+            interrupt(patch, "pre-training", epoch=1)
+            with pytest.raises(KeyboardInterrupt):
+                train(FOLD_0, chosen={**self.CHOSEN, **chosen})
+        assert load(fold / PRETRAINING_LATEST)["epochs_done"] == 1
+
+    @pytest.mark.parametrize(("chosen", "flag"), [({"seed": 1}, "--seed"), ({"iterations": 1}, "--iterations"),
+                                                  ({"pretraining_losses": ["none"]}, "--pretraining_losses")])
+    def test_interrupted_is_not_lost_to_other_options(self, own_results: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      chosen: dict[str, Any], flag: str) -> None:
         fold = own_results / MODEL / "fold_0"
-        fold.mkdir(parents=True)
-        shutil.copy(trained_model / "fold_0" / PRETRAINED, fold / PRETRAINING_LATEST)
-        state = load(pretrain(FOLD_0, chosen={"pretrain_epochs": 1, "iterations": 1, "seed": 1}))
-        assert state["options"]["seed"] == 1
-        assert state["epochs_done"] == 1
+        self.begin(fold, monkeypatch)
+        before = (fold / PRETRAINING_LATEST).read_bytes()
+        for resume in (False, True):
+            with pytest.raises(OptionError, match=f"^{flag}: differs from what {fold / PRETRAINING_LATEST} was trained with"):
+                train(FOLD_0, chosen={**self.CHOSEN, **chosen}, resume=resume)
+        assert (fold / PRETRAINING_LATEST).read_bytes() == before
+
+    def test_interrupted_goes_on_by_c_with_the_options_it_began_with(self, own_results: Path,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+        fold = own_results / MODEL / "fold_0"
+        self.begin(fold, monkeypatch, seed=3, epochs=7)
+        trainer = make_trainer(FOLD_0, resume=True)
+        assert (trainer.options.seed, trainer.options.epochs, trainer.options.pretrain_epochs) == (3, 7, 2)
+        trainer.run_pretraining()
+        assert load(fold / PRETRAINED)["options"]["seed"] == 3
+
+    def test_interrupted_is_refused_under_other_plans(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fold = own_results / MODEL / "fold_0"
+        self.begin(fold, monkeypatch)
+        state = load(fold / PRETRAINING_LATEST)
+        state["init_args"]["plans"]["configurations"]["2d"]["batch_size"] = 2
+        torch.save(state, fold / PRETRAINING_LATEST)
+        with pytest.raises(CheckpointError, match=f"{PRETRAINING_LATEST}: does not fit these plans: batch_size of 2d differs"):
+            train(FOLD_0, chosen=self.CHOSEN)
 
 
 class TestInterruptedTraining:
@@ -228,7 +266,7 @@ class TestInterruptedTraining:
 
         with monkeypatch.context() as patch:
             patch.setattr(Fuse4SegTrainer, "initialize", initialize_and_save_often)
-            interrupt(patch, "_train_epoch", epoch=1)
+            interrupt(patch, "training", epoch=1)
             assert main(training_flags) == 130
         for name in {"checkpoint_latest.pth", "checkpoint_best.pth"} - {left}:
             (fold / name).unlink()
@@ -246,6 +284,91 @@ class TestInterruptedTraining:
         assert_same_training(own_results / MODEL / "fold_0", trained_model / "fold_0")
 
 
+class TestStop:
+    """SIGTERM in the middle of a step."""
+
+    def stop_in(self, patch: pytest.MonkeyPatch, owner: type, name: str, *, call: int) -> None:
+        """Send it at the beginning of a method's call of that number."""
+        undisturbed, calls = getattr(owner, name), []
+
+        def stopped(*arguments: Any) -> Any:
+            calls.append(arguments)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return undisturbed(*arguments)
+
+        patch.setattr(owner, name, stopped)
+
+    @pytest.mark.parametrize(("owner", "name", "call", "file", "epochs", "iterations"), [
+        (PretrainingStep, "__call__", 3, PRETRAINING_LATEST, 1, 1), (Fuse4SegTrainer, "train_step", 1, LATEST, 0, 1),
+        (Fuse4SegTrainer, "train_step", 4, LATEST, 1, 2), (Fuse4SegTrainer, "validation_step", 2, LATEST, 1, 2)])
+    def test_finishes_the_step_saves_and_goes_on_as_if_nothing_had_been(
+            self, owner: type, name: str, call: int, file: str, epochs: int, iterations: int, trained_model: Path,
+            own_results: Path, training_flags: list[str], monkeypatch: pytest.MonkeyPatch,
+            capsys: pytest.CaptureFixture[str]) -> None:
+        fold = own_results / MODEL / "fold_0"
+        with monkeypatch.context() as patch:
+            self.stop_in(patch, owner, name, call=call)
+            assert main(training_flags) == 143
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"stopped by SIGTERM; everything is saved in {fold / file}. Go on with f4s_train --c.")
+        state = load(fold / file)
+        assert (state.get("epochs_done", state.get("current_epoch")), len(state["reports"])) == (epochs, iterations)
+        assert not list(fold.glob("*.lock"))
+
+        make_trainer(FOLD_0, resume=True).run_training()
+        assert_same_training(fold, trained_model / "fold_0")
+
+    def test_after_the_last_iteration_leaves_the_validation_to_the_resume(self, own_results: Path, training_flags: list[str],
+                                                                          trained_model: Path,
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+        fold = own_results / MODEL / "fold_0"
+        with monkeypatch.context() as patch:
+            self.stop_in(patch, Fuse4SegTrainer, "on_train_end", call=1)
+            assert main(training_flags) == 143
+        assert_same_training(fold, trained_model / "fold_0")
+        assert not (fold / "validation").exists()
+
+
+class TestPace:
+    def test_of_epochs_and_minutes_is_kept_in_both_stages(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        saved: list[tuple[str, int, int]] = []
+
+        def note(state: dict[str, Any], path: Path, **_: Any) -> None:
+            saved.append((path.name, state.get("epochs_done", state.get("current_epoch")), len(state["reports"])))
+            save_checkpoint(state, path)
+
+        for module in ("trainer", "stage_1"):
+            monkeypatch.setattr(f"fuse4seg.training.{module}.save_checkpoint", note)
+        chosen = {"pretrain_epochs": 3, "epochs": 3, "iterations": 2}
+        make_trainer(FOLD_0, chosen=chosen, save_every=SaveEvery(epochs=2, minutes=math.inf)).run_training()
+        assert [entry for entry in saved if entry[0] != "checkpoint_best.pth"] == [
+            (PRETRAINING_LATEST, 2, 0), (PRETRAINED, 3, 0), (LATEST, 2, 0), ("checkpoint_final.pth", 3, 0)]
+        saved.clear()
+        shutil.rmtree(own_results)
+        make_trainer(FOLD_0, chosen={**chosen, "epochs": 1, "pretrain_epochs": 1},
+                     save_every=SaveEvery(epochs=2, minutes=1e-9)).run_training()
+        assert [entry for entry in saved if entry[0] != "checkpoint_best.pth"] == [
+            (PRETRAINING_LATEST, 0, 1), (PRETRAINING_LATEST, 0, 2), (PRETRAINED, 1, 0),
+            (LATEST, 0, 1), (LATEST, 0, 2), (LATEST, 0, 2), ("checkpoint_final.pth", 1, 0)]
+
+
+class TestBestCheckpoint:
+    def test_is_not_replaced_by_a_worse_one_after_a_resume(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first epoch is the best; the latest checkpoint, from which the second goes on, has to know."""
+        scores = iter([0.9, 0.1])
+        monkeypatch.setattr(Fuse4SegTrainer, "on_validation_epoch_end", lambda trainer, _outputs: [
+            trainer.logger.log(name, value, trainer.current_epoch)
+            for name, value in (("mean_fg_dice", next(scores)), ("dice_per_class_or_region", []), ("val_losses", 1.0))])
+        chosen = {**HARDLY, "epochs": 2}
+        with monkeypatch.context() as patch:
+            interrupt(patch, "training", epoch=1)
+            with pytest.raises(KeyboardInterrupt):
+                train(FOLD_0, chosen=chosen)
+        make_trainer(FOLD_0, resume=True).run_training()
+        assert load(own_results / MODEL / "fold_0" / "checkpoint_best.pth")["current_epoch"] == 1
+
+
 class TestModalityDropout:
     FLAGS = ["990", "2d", "0", "--pretrain_epochs", "1", "--epochs", "2", "--iterations", "2", "--modality_dropout", "0.5",
              "-device", "cpu"]
@@ -261,7 +384,7 @@ class TestModalityDropout:
         fold.mkdir()
         shutil.copy(undisturbed / PRETRAINED, fold)
         with monkeypatch.context() as patch:
-            interrupt(patch, "_train_epoch", epoch=1)
+            interrupt(patch, "training", epoch=1)
             assert main(self.FLAGS) == 130
         assert main([*self.FLAGS, "--c"]) == 0
         assert_same_training(fold, undisturbed)
@@ -307,8 +430,31 @@ class TestNonFiniteLoss:
         assert all(bool(torch.isfinite(value).all()) for value in kept["network_weights"].values())
         assert not (own_results / MODEL / "fold_0" / "checkpoint_final.pth").exists()
 
+    @pytest.mark.parametrize(("owner", "name"), [(PretrainingStep, "__call__"), (Fuse4SegTrainer, "train_step")])
+    def test_of_a_step_whose_gradients_were_none_saves_nothing(self, owner: type, name: str, own_results: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its own loss is finite: it would be found out by the next step, after the weights were saved as the last good ones."""
+        undisturbed, calls = getattr(owner, name), []
+
+        def spoil(self: Any, *arguments: Any) -> dict[str, float]:
+            report = undisturbed(self, *arguments)
+            calls.append(report)
+            if len(calls) == 2:
+                model = self.network if isinstance(self, Fuse4SegTrainer) else self.model
+                next(model.fusion.parameters()).data.fill_(torch.nan)
+            return report
+
+        monkeypatch.setattr(owner, name, spoil)
+        with pytest.raises(NonFiniteLossError, match=r"training, epoch 1, with the cases phantom_00\d, phantom_00\d"):
+            train(FOLD_0, chosen={"pretrain_epochs": 3, "epochs": 3, "iterations": 1})
+        assert all(np.isfinite(list(report.values())).all() for report in calls)
+        file, weights = (PRETRAINING_LATEST, "fusion") if owner is PretrainingStep else (LATEST, "network_weights")
+        kept = load(own_results / MODEL / "fold_0" / file)
+        assert all(bool(torch.isfinite(value).all()) for value in kept[weights].values())
+        assert kept.get("epochs_done", kept.get("current_epoch")) == 1
+
     def test_stops_pretraining_too(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fuse4seg.training.trainer.PretrainingStep.__call__", lambda *_: {"total": float("inf")})
+        monkeypatch.setattr(PretrainingStep, "__call__", lambda *_: {"total": float("inf")})
         with pytest.raises(NonFiniteLossError, match="pre-training, epoch 0, with the cases phantom"):
             pretrain(FOLD_0, chosen={"pretrain_epochs": 1, "iterations": 1})
         assert not list((own_results / MODEL / "fold_0").glob("*.pth"))

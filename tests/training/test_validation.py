@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from fuse4seg.cli import predict, train
 from fuse4seg.evaluation.folders import evaluate_folders
@@ -46,6 +48,16 @@ class TestValidation:
         assert ours == pytest.approx(nnunets, abs=1e-12, nan_ok=True)
         assert list(evaluation.class_means().values()) == pytest.approx(nnunets, abs=1e-12, nan_ok=True)
         assert evaluation.foreground_mean() == pytest.approx(summary["foreground_mean"]["Dice"], abs=1e-12)
+
+    def test_writes_nnu_net_s_own_summary(self, trained_model: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        folder = trained_model / "fold_0" / "validation"
+        references = trained_phantom / "nnUNet_preprocessed" / MODEL.parent / "gt_segmentations"
+        nnunets = tmp_path / "summary.json"
+        compute_metrics_on_folder(str(references), str(folder), str(nnunets), SimpleITKIO(), ".nii.gz", [1, 2, 3],
+                                  num_processes=1)
+        # As text, because NaN is not equal to itself.
+        ours, theirs = (json.dumps(json.loads(path.read_text()), sort_keys=True) for path in (folder / "summary.json", nnunets))
+        assert ours == theirs
 
     def test_predicts_exactly_what_the_command_predicts(self, trained_model: Path, trained_phantom: Path, tmp_path: Path,
                                                         validated_case: str) -> None:

@@ -1,0 +1,84 @@
+"""Memory that is left to this process, checked before work starts that could not end well."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fuse4seg.errors import NotEnoughMemoryError
+
+#: Where Linux keeps what processes share; 64 MB in a Docker container that was not given more.
+SHARED = Path("/dev/shm")
+GROUPS, PROCESS = Path("/sys/fs/cgroup"), Path("/proc")
+#: A group without a limit of its own names one that no machine has.
+NO_LIMIT = 1 << 60
+
+
+def free_memory() -> int | None:
+    """Bytes that this process can still get: of the machine, or of the container or job if that has less; None if unknown."""
+    try:
+        lines = (line.split(":") for line in (PROCESS / "meminfo").read_text().splitlines())
+        kilobytes = {name: int(text.split()[0]) for name, text in lines}
+        of_machine = 1024 * (kilobytes["MemAvailable"] + kilobytes.get("SwapFree", 0))
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return min([of_machine, *_free_in_groups()])
+
+
+def free_shared_memory() -> int | None:
+    """Bytes that are left in /dev/shm; None where there is none."""
+    return shutil.disk_usage(SHARED).free if SHARED.is_dir() else None
+
+
+def require_memory(needed: int, *, task: str, mend: str) -> None:
+    """Make sure that so many bytes are free, where that can be known.
+
+    Args:
+        needed: At the very least; a machine on which the task just fits must not be refused.
+        task: What needs them.
+        mend: What would help.
+
+    Raises:
+        NotEnoughMemoryError: They are not.
+    """
+    free = free_memory()
+    if free is not None and free < needed:
+        raise NotEnoughMemoryError(task, needed=needed, free=free, where="memory", mend=mend)
+
+
+def require_shared_memory(needed: int, *, task: str, mend: str) -> None:
+    """The same of /dev/shm, through which background processes hand over batches."""
+    free = free_shared_memory()
+    if free is not None and free < needed:
+        raise NotEnoughMemoryError(task, needed=needed, free=free, where=str(SHARED), mend=mend)
+
+
+def _free_in_groups() -> Iterator[int]:
+    """What is left of each limit that Linux's control groups set, of either version."""
+    try:
+        entries = [line.split(":", 2) for line in (PROCESS / "self" / "cgroup").read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in entries:
+        if controllers == "":
+            top, limit, used, cache = GROUPS, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top, limit, used, cache = GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        # In a container, the path is the host's, and only the top is there.
+        folder = top / path.strip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(top) and (left := _left(group, limit, used, cache)) is not None:
+                yield left
+
+
+def _left(group: Path, limit: str, used: str, cache: str) -> int | None:
+    """Bytes left in one group; its file cache gives way. None where it has no limit."""
+    try:
+        most = int((group / limit).read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return None if most >= NO_LIMIT else most - int((group / used).read_text()) + int(statistics.get(cache, 0))
+    except (OSError, ValueError):  # not there, or "max"
+        return None

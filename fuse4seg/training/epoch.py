@@ -1,0 +1,65 @@
+"""The iterations of an epoch, of either stage, from where it was left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from fuse4seg.errors import NonFiniteLossError
+from fuse4seg.progress import progress
+from fuse4seg.training.data import Batch
+from fuse4seg.training.saving import MidEpoch
+
+
+class Epoch:
+    """One epoch, as far as it is done.
+
+    Args:
+        stage: What messages call its stage.
+        number: From 0.
+        reports: Of the iterations that are done already, which grow with every further one.
+    """
+
+    def __init__(self, stage: str, number: int, reports: list[dict[str, float]]) -> None:
+        self.stage, self.number, self.reports = stage, number, reports
+        self.cases: list[str] = []
+
+    def run(self, batches: Iterator[Batch], step: Callable[[Batch], dict[str, float]], *, iterations: int, epochs: int,
+            shown: str, mid_epoch: MidEpoch) -> None:
+        """Do the iterations that are missing.
+
+        Args:
+            batches: The next is the first one that was not trained on.
+            step: Trains on a batch and reports losses.
+            iterations: Of a whole epoch.
+            epochs: Of the stage.
+            shown: The loss that the bar shows.
+            mid_epoch: Is told of every iteration.
+
+        Raises:
+            NonFiniteLossError: A loss is NaN or infinite.
+            TrainingStoppedError: The training was asked to stop.
+            WorkerDiedError: A background process was killed.
+        """
+        doing = f"{self.stage} {self.number + 1}/{epochs}"
+        with progress(range(len(self.reports), iterations), doing, leave=False) as bar:
+            for _ in bar:
+                batch = mid_epoch.draw(batches)
+                self.cases = list(map(str, batch["keys"]))
+                report = step(batch)
+                # The ratio may be anything; it does not stop a training.
+                if not np.isfinite([value for name, value in report.items() if name != "ratio"]).all():
+                    raise self.non_finite()
+                self.reports.append(report)
+                bar.set_postfix({"loss": f"{report[shown]:.4f}"}, refresh=False)
+                mid_epoch.after_iteration()
+
+    def advance(self) -> None:
+        """Begin the next one."""
+        self.number += 1
+        self.reports.clear()
+
+    def non_finite(self) -> NonFiniteLossError:
+        """What to raise where the last batch made numbers that are none."""
+        return NonFiniteLossError(self.stage, self.number, self.cases)

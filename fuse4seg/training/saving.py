@@ -1,0 +1,93 @@
+"""When a training is saved: after so many epochs, so many minutes, and when it is asked to stop."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuse4seg.errors import OptionError, TrainingStoppedError, WorkerDiedError
+from fuse4seg.training.data import Batch
+from fuse4seg.training.stopping import StopRequest
+
+MINUTES = "min"
+
+
+@dataclass(frozen=True)
+class SaveEvery:
+    """How often the latest checkpoint is written.
+
+    Attributes:
+        epochs: After so many epochs, at least 1.
+        minutes: And, in the middle of an epoch, so many minutes after the last one, above 0.
+    """
+
+    epochs: int = 1
+    minutes: float = 30.0
+
+    @classmethod
+    def from_words(cls, words: Sequence[str]) -> SaveEvery:
+        """Read a whole number of epochs, a number of minutes ("30min"), or both; what is not given is not looked at.
+
+        Raises:
+            OptionError: A word is neither, or given twice.
+        """
+        given: dict[str, float] = {}
+        for word in words:
+            name = "minutes" if word.endswith(MINUTES) else "epochs"
+            number = (float if name == "minutes" else int)
+            try:
+                value = number(word.removesuffix(MINUTES))
+            except ValueError:
+                value = 0
+            if not 0 < value < float("inf") or name in given:
+                raise OptionError("--save_every", f"{' '.join(words)} is not understood. Give a number of epochs (5), of minutes "
+                                                  f"(30min), or both (5 30min).")
+            given[name] = value
+        return cls(int(given.get("epochs", sys.maxsize)), given.get("minutes", float("inf")))
+
+
+class MidEpoch:
+    """Saves in the middle of an epoch, and ends the training there when it was asked to.
+
+    Args:
+        save: Writes everything that has been done so far; returns where.
+        minutes: Between two saves.
+        stop: Notes whether the training was asked to stop.
+    """
+
+    def __init__(self, save: Callable[[], Path], *, minutes: float, stop: StopRequest) -> None:
+        self._save, self._minutes, self.stop = save, minutes, stop
+        self.is_saved()
+
+    def is_saved(self) -> None:
+        """Count the minutes anew: something else has saved."""
+        self._since = time.monotonic()
+
+    def after_iteration(self) -> None:
+        """Save if it is time to.
+
+        Raises:
+            TrainingStoppedError: The training was asked to stop, and everything is saved.
+        """
+        if self.stop.signal is not None:
+            raise TrainingStoppedError(self.stop.signal, self._save())
+        if time.monotonic() - self._since >= self._minutes * 60:
+            self._save()
+            self.is_saved()
+
+    def draw(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch.
+
+        Raises:
+            TrainingStoppedError: There is none because a scheduler's signal ended the background processes along with us.
+            WorkerDiedError: A background process was killed by itself.
+        """
+        try:
+            return next(batches)
+        except WorkerDiedError:
+            if self.stop.comes():
+                self.after_iteration()
+            raise

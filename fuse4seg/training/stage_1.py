@@ -1,0 +1,140 @@
+"""Stage 1 from its beginning, or from where it was left, to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fuse4seg.errors import CheckpointError, OptionError
+from fuse4seg.training.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint, to_plain
+from fuse4seg.training.data import Batch
+from fuse4seg.training.epoch import Epoch
+from fuse4seg.training.loaders import PRETRAIN_STREAM, batch_makers, batch_stream
+from fuse4seg.training.pretraining import mean_of
+from fuse4seg.training.random_states import random_states, seed_all, set_random_states
+from fuse4seg.training.saving import MidEpoch
+from fuse4seg.training.schedule import polynomial_rate, set_rate
+from fuse4seg.training.state import require_finite_weights
+
+if TYPE_CHECKING:
+    from fuse4seg.training.trainer import Fuse4SegTrainer
+
+PRETRAINED = "pretrained.pth"
+PRETRAINING_LATEST = "pretraining_latest.pth"
+#: Options that stage 1 depends on, and how a user names them.
+PRETRAINING_OPTIONS = {"pretrain_epochs": "--pretrain_epochs", "iterations": "--iterations", "seed": "--seed",
+                       "pretraining": "--pretraining_losses", "leader_learning_rate": "leader_learning_rate"}
+STAGE = 1
+
+
+class Stage1:
+    """Trains a trainer's leader to take modalities apart and put them together again.
+
+    Args:
+        trainer: Initialised.
+    """
+
+    def __init__(self, trainer: Fuse4SegTrainer) -> None:
+        self.trainer, self.options = trainer, trainer.options
+        self.step = trainer.levels.pretraining_step(self.options.pretraining, rate=self.options.leader_learning_rate)
+        self.latest = Path(trainer.output_folder) / PRETRAINING_LATEST
+        self.epoch = Epoch("pre-training", 0, [])
+
+    def run(self) -> None:
+        """Go on where it was left, and leave pretrained.pth.
+
+        Raises:
+            OptionError: It was begun with other options.
+            CheckpointError: What it left is damaged, or of other plans.
+        """
+        trainer, options = self.trainer, self.options
+        states = self._take_up()
+        mid_epoch = MidEpoch(self.save, minutes=trainer.save_every_minutes, stop=trainer.stop)
+        batches = batch_stream(trainer, batch_makers(trainer)[0], stream=PRETRAIN_STREAM,
+                               start=self.epoch.number * options.iterations + len(self.epoch.reports))
+        if states is None:
+            seed_all(options.seed, STAGE)
+        else:
+            set_random_states(states, trainer.device)
+        trainer.network.train()
+        while self.epoch.number < options.pretrain_epochs:
+            self._set_rates()
+            self.epoch.run(batches, self._step, iterations=options.iterations, epochs=options.pretrain_epochs, shown="total",
+                           mid_epoch=mid_epoch)
+            require_finite_weights(trainer.levels, self.epoch)
+            report = ", ".join(f"{name} {value:.4f}" for name, value in mean_of(self.epoch.reports).items())
+            trainer.say(f"pre-training epoch {self.epoch.number}: {report}")
+            self.epoch.advance()
+            if self.epoch.number % trainer.save_every == 0 and self.epoch.number < options.pretrain_epochs:
+                self.save()
+                mid_epoch.is_saved()
+        self.save(self.latest.with_name(PRETRAINED))
+        for left in (self.latest, previous_of(self.latest)):
+            left.unlink(missing_ok=True)
+
+    def save(self, path: Path | None = None) -> Path:
+        """Write everything that goes on from here; returns where.
+
+        Raises:
+            NonFiniteLossError: The last step spoilt the weights; nothing was written.
+        """
+        trainer, levels = self.trainer, self.trainer.levels
+        require_finite_weights(levels, self.epoch)
+        path = path or self.latest
+        save_checkpoint({
+            "fusion": trainer.network.fusion.state_dict(), "discriminators": levels.discriminators.state_dict(),
+            "optimiser": self.step.optimiser.state_dict(),
+            "discriminator_optimiser": levels.discriminator_optimiser.state_dict(),
+            "epochs_done": self.epoch.number, "reports": self.epoch.reports, "random_states": random_states(trainer.device),
+            "options": self.options.to_plain(), "init_args": trainer.my_init_kwargs,
+        }, path, keep_previous=path == self.latest)
+        return path
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        return self.step(batch["data"].to(self.trainer.device, non_blocking=True))
+
+    def _set_rates(self) -> None:
+        rate = polynomial_rate(self.options.leader_learning_rate, self.epoch.number, epochs=self.options.pretrain_epochs)
+        for moved in (self.step.optimiser, self.step.discriminator_optimiser):
+            set_rate(moved, rate)
+
+    def _take_up(self) -> dict[str, Any] | None:
+        """Take up what an interrupted stage 1 left; returns its random states, None where there is nothing."""
+        left = [path for path in (self.latest, previous_of(self.latest)) if path.is_file()]
+        if not left:
+            return None
+        path, state = load_first_sound(left)
+        flag = differing_option(state, self.options.to_plain())
+        if flag is not None:
+            raise OptionError(flag, f"differs from what {path} was trained with. Go on with --c, or remove that file to "
+                                    f"pre-train anew.")
+        require_same_plans(state, path, self.trainer.plans_manager.plans)
+        take_up_leader(self.trainer, path, state, self.step.optimiser)
+        self.epoch = Epoch(self.epoch.stage, state["epochs_done"], state["reports"])
+        self.trainer.say(f"pre-training goes on with epoch {self.epoch.number}, iteration {len(self.epoch.reports)}")
+        return state["random_states"]
+
+
+def differing_option(state: dict[str, Any], options: dict[str, Any]) -> str | None:
+    """The first option in which what stage 1 left differs from ``options`` (in plain data), as a user names it."""
+    begun, wanted = state.get("options", {}), to_plain(options)
+    return next((flag for name, flag in PRETRAINING_OPTIONS.items() if begun.get(name) != wanted[name]), None)
+
+
+def take_up_leader(trainer: Fuse4SegTrainer, path: Path, state: dict[str, Any],
+                   optimiser: torch.optim.Optimizer | None = None) -> None:
+    """Give a trainer the fusion network and the discriminators that stage 1 left in ``path``.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    try:
+        trainer.network.fusion.load_state_dict(state["fusion"])
+        trainer.levels.discriminators.load_state_dict(state["discriminators"])
+        trainer.levels.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        if optimiser is not None:
+            optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(path, "does not fit these plans. Delete it to pre-train anew.") from error

@@ -1,0 +1,82 @@
+"""When a training is saved: words of --save_every, minutes that pass, and requests to stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fuse4seg.errors import OptionError, TrainingStoppedError, WorkerDiedError
+from fuse4seg.training import saving
+from fuse4seg.training.saving import MidEpoch, SaveEvery
+from fuse4seg.training.stopping import StopRequest
+
+
+class TestSaveEvery:
+    @pytest.mark.parametrize(("words", "epochs", "minutes"), [
+        (["5"], 5, math.inf), (["30min"], sys.maxsize, 30), (["0.5min"], sys.maxsize, 0.5), (["5", "30min"], 5, 30),
+        (["30min", "5"], 5, 30)])
+    def test_reads_epochs_and_minutes(self, words: list[str], epochs: int, minutes: float) -> None:
+        assert SaveEvery.from_words(words) == SaveEvery(epochs, minutes)
+
+    @pytest.mark.parametrize("words", [["0"], ["-1"], ["1.5"], ["many"], ["0min"], ["nanmin"], ["infmin"], ["min"], ["5", "6"],
+                                       ["5min", "6min"], ["5h"]])
+    def test_refuses_what_is_no_pace(self, words: list[str]) -> None:
+        with pytest.raises(OptionError, match=f"^--save_every: {' '.join(words)} is not understood"):
+            SaveEvery.from_words(words)
+
+
+class TestMidEpoch:
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """Seconds that the clock shows."""
+        now = [0.0]
+        monkeypatch.setattr(saving.time, "monotonic", lambda: now[0])
+        return now
+
+    def test_saves_when_its_minutes_have_passed_since_anything_was_saved(self, clock: list[float]) -> None:
+        saved: list[float] = []
+        mid_epoch = MidEpoch(lambda: saved.append(clock[0]) or Path(), minutes=2, stop=StopRequest())
+        for second in range(0, 600, 50):
+            clock[0] = second
+            mid_epoch.after_iteration()
+            if second == 250:
+                mid_epoch.is_saved()
+        assert saved == [150, 400, 550]
+
+    def test_saves_and_ends_when_asked_to_stop(self) -> None:
+        stop = StopRequest()
+        mid_epoch = MidEpoch(lambda: Path("latest.pth"), minutes=math.inf, stop=stop)
+        mid_epoch.after_iteration()
+        stop.signal = signal.SIGTERM
+        with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM; everything is saved in latest.pth") as caught:
+            mid_epoch.after_iteration()
+        assert caught.value.status == 143
+
+
+class TestDraw:
+    """A background process that is gone, by itself or by the same signal."""
+
+    def batches(self) -> Iterator[dict[str, int]]:
+        yield {"number": 0}
+        raise WorkerDiedError("preparing batches")
+
+    def test_gives_batches_and_names_a_death(self) -> None:
+        mid_epoch, batches = MidEpoch(lambda: Path("latest.pth"), minutes=math.inf, stop=StopRequest()), self.batches()
+        assert mid_epoch.draw(batches) == {"number": 0}
+        with pytest.raises(WorkerDiedError):
+            mid_epoch.draw(batches)
+
+    def test_saves_where_the_death_is_part_of_a_stop(self) -> None:
+        saved: list[Path] = []
+        mid_epoch = MidEpoch(lambda: saved.append(Path("latest.pth")) or saved[0], minutes=math.inf,
+                             stop=StopRequest(signal.SIGTERM))
+        batches = self.batches()
+        mid_epoch.draw(batches)
+        with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM"):
+            mid_epoch.draw(batches)
+        assert saved == [Path("latest.pth")]
