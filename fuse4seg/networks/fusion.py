@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fuse4seg.networks.context import ContextPath
 from fuse4seg.networks.convolution import axes_of
 from fuse4seg.networks.cross_attention import CrossAttention
 from fuse4seg.networks.decoder import Decoder
@@ -20,8 +19,6 @@ from fuse4seg.networks.presence import checked_presence, fill_absent, maximum_of
 
 #: The low-frequency stream lies this many of the U-Net's strides down (1/8 of the resolution where each is 2).
 BASE_LEVEL = 3
-#: Channels of the high- and of the low-frequency stream, unless the plans say otherwise.
-DETAIL_FEATURES, BASE_FEATURES = 16, 32
 
 
 class Fused(NamedTuple):
@@ -48,7 +45,7 @@ class Fused(NamedTuple):
 
 
 class FusionNetwork(nn.Module):
-    """Shared dual-stream encoder, fusion per frequency, cross-attention, context, decoder and gate.
+    """Shared dual-stream encoder, fusion per frequency, cross-attention, decoder and gate.
 
     Full resolution is touched by the gate's mixture alone; convolutions run at the U-Net's first stride and below,
     because the sources themselves carry the detail.
@@ -63,7 +60,6 @@ class FusionNetwork(nn.Module):
         transformers: Lite-Transformer blocks of the low-frequency stream.
         reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
-        context: False leaves the context path out.
         with_sum: The gate can also mix in the sources' sum, cut at 1: brighter than any of them.
 
     Raises:
@@ -73,9 +69,8 @@ class FusionNetwork(nn.Module):
     """
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
-                 detail_features: int = DETAIL_FEATURES, base_features: int = BASE_FEATURES, couplings: int = 2,
-                 transformers: int = 2, reference: int = 0, cross_attention: bool = True, context: bool = True,
-                 with_sum: bool = False) -> None:
+                 detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
+                 reference: int = 0, cross_attention: bool = True, with_sum: bool = False) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
@@ -92,8 +87,6 @@ class FusionNetwork(nn.Module):
         self.fuse_high = conv_op(2 * detail_features, detail_features, 1)
         attends = cross_attention and modalities > 1
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
-        below = per_axis[BASE_LEVEL + 1:]
-        self.context = ContextPath(conv_op, base_features, strides=below) if context else None
         self.decoder = Decoder(conv_op, **shape)
         self.with_sum = with_sum
         self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, made=2 if with_sum else 1)
@@ -134,8 +127,6 @@ class FusionNetwork(nn.Module):
         if self.cross_attention is not None:
             context, attention = self.cross_attention(low, present=present, want_maps=want_maps)
             base = base + context
-        if self.context is not None:
-            base = base + self.context(base)
         painted, decoded = self.decoder(base, detail)
         gates = self.gate(decoded, high, padded, present=present)
         bright = [padded.sum(dim=1, keepdim=True).clamp(max=1)] if self.with_sum else []
@@ -164,6 +155,5 @@ class FusionNetwork(nn.Module):
                 drawn = nn.init.kaiming_normal_(torch.empty(module.weight.shape, device=module.weight.device), a=0.01)
                 with torch.no_grad():
                     module.weight.copy_(drawn)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.bias)
         self.gate.reset()

@@ -18,7 +18,6 @@ from fuse4seg import __version__
 from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError
 from fuse4seg.files import make_writable_folder, write_json
-from fuse4seg.networks.fusion import BASE_FEATURES, BASE_LEVEL, DETAIL_FEATURES
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
@@ -275,8 +274,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         follower = {**follower, "_kw_requires_import": list(follower["_kw_requires_import"])}
         # nnU-Net reads the strides at the top level.
         shared = {key: follower["arch_kwargs"][key] for key in ("strides", "conv_op")}
-        arguments = {**shared, "windows": self.windows, "follower": follower,
-                     "fusion": {**self._fusion_arguments(), **fusion_widths(follower["arch_kwargs"])},
+        arguments = {**shared, "windows": self.windows, "follower": follower, "fusion": self._fusion_arguments(),
                      "follower_input": self.options.follower_input}
         return {"network_class_name": NETWORK, "arch_kwargs": arguments, "_kw_requires_import": ["conv_op"]}
 
@@ -295,20 +293,6 @@ class Fuse4SegPlanner(ExperimentPlanner):
                 logger.warning("configuration %s is dropped: it inherits from %s, which is no longer planned",
                                name, custom.pop(name)["inherits_from"])
         return custom
-
-
-def fusion_widths(follower: dict[str, Any]) -> dict[str, int]:
-    """Channels of the fusion network's two streams, in proportion to the follower's at the same resolution.
-
-    Half of them where they are cheap, in the low-frequency stream; a quarter in the high-frequency stream, which takes most of
-    the memory. A narrow follower gets as many as FusionNetwork has by itself.
-
-    Args:
-        follower: Architecture arguments of the segmentation network, with features_per_stage.
-    """
-    features = follower["features_per_stage"]
-    fine, coarse = (features[min(stage, len(features) - 1)] for stage in (1, BASE_LEVEL))
-    return {"detail_features": max(DETAIL_FEATURES, fine // 16 * 4), "base_features": max(BASE_FEATURES, coarse // 8 * 4)}
 
 
 def _describe(name: str, configuration: dict[str, Any], memory: dict[str, float] | None) -> str:

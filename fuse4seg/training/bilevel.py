@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -21,10 +20,10 @@ from fuse4seg.training.hypergradients import (
     DEFAULT_DAMPING,
     ESTIMATORS,
     NEEDS_FULL_PRECISION,
+    NEEDS_LOWER_LEADER_GRAPH,
     SECOND_ORDER,
     Hypergradient,
     Response,
-    joint_of_halves,
 )
 
 Targets = Tensor | list[Tensor]
@@ -56,10 +55,10 @@ class BilevelSettings:
     """
 
     hypergradient: str = "joint"
-    fusion_weight: float = 0.05
+    fusion_weight: float = 0.3
     losses: FusionLossWeights = field(default_factory=FusionLossWeights)
     damping: float = DEFAULT_DAMPING
-    auxiliary_weight: float = 1.0
+    auxiliary_weight: float = 0.5
     hessian_products: int = Response.products
     curvature_damping: float = Response.curvature_damping
     mirror_fused: bool = True
@@ -118,8 +117,7 @@ class BilevelStep:
         self.leader, self.follower = leader, follower
         self.follower_names = [name for name, _ in model.segmentation.named_parameters()]
         self.settings = settings or BilevelSettings()
-        self.whole_batch = self.settings.hypergradient == "joint"
-        self.estimate = joint_of_halves if self.whole_batch else ESTIMATORS[self.settings.hypergradient]
+        self.estimate = ESTIMATORS[self.settings.hypergradient]
         self.discriminators = discriminators if self.settings.losses.adversarial else None
         self.discriminator_optimiser = discriminator_optimiser
         self.auxiliary = auxiliary if self.settings.auxiliary_weight else None
@@ -148,14 +146,8 @@ class BilevelStep:
         with self._precision():
             seen = self.model.fuse(above.batch, present=above.present)
             own, report = self._own_objective(seen, above.targets)
-
-        @cache
-        def fused_below() -> tuple[Seen, Tensor | float]:
-            # Only now: one half's graph at a time, where the upper one's is no longer needed.
-            with self._precision():
-                found = self.model.fuse(below.batch, present=below.present)
-                return found, self._own_objective(found, below.targets)[0] if self.whole_batch else 0.0
-
+            with nullcontext() if self.settings.hypergradient in NEEDS_LOWER_LEADER_GRAPH else torch.no_grad():
+                seen_below = self.model.fuse(below.batch, present=below.present)
         scale = self.scaler.get_scale() if self.scaler is not None else 1.0
 
         def upper(parameters: Sequence[Tensor]) -> Tensor:
@@ -164,10 +156,9 @@ class BilevelStep:
             return (task + own) * scale
 
         def lower(parameters: Sequence[Tensor]) -> Tensor:
-            seen_below, own_below = fused_below()
             task = self._task(seen_below, below, parameters)
             report.setdefault("lower", task.detach())
-            return (task + own_below) * scale
+            return task * scale
 
         hypergradient = self.estimate(upper, lower, leader=self.leader.parameters, follower=self.follower.parameters,
                                       response=self._response(scale))

@@ -102,26 +102,6 @@ def joint(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follo
     return Hypergradient(direct, lower_y, upper_y, None)
 
 
-def joint_of_halves(upper: Objective, other: Objective, *, leader: Sequence[Tensor], follower: Sequence[Tensor],
-                    response: Response = Response()) -> Hypergradient:
-    r""":func:`joint` with either half of a batch as the upper one: :math:`\nabla_x (F_1 + F_2) / 2`.
-
-    No answer of the follower is estimated from the other half, so nothing is lost by showing it to the leader, too.
-
-    Args:
-        upper: F on one half, of the follower's parameters.
-        other: F on the other half, of the follower's parameters.
-        leader: Parameters x.
-        follower: Parameters y.
-        response: Not used.
-
-    Source: paper Eq. 6 and 7, on the whole batch.
-    """
-    first, upper_y = _gradients(upper(follower), (leader, follower))
-    second, other_y = _gradients(other(follower), (leader, follower))
-    return Hypergradient([(one + two) / 2 for one, two in zip(first, second, strict=True)], other_y, upper_y, None)
-
-
 def gauss_newton(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follower: Sequence[Tensor],
                  response: Response = Response()) -> Hypergradient:
     r"""First-order answer of the follower.
@@ -266,6 +246,8 @@ Estimator = Callable[..., Hypergradient]
 #: By name, as ``f4s_train --hypergradient`` takes them; each takes at least the memory of those before it.
 ESTIMATORS: dict[str, Estimator] = {"joint": joint, "gauss_newton": gauss_newton, "unrolled": unrolled, "neumann": neumann,
                                     "cg": cg}
+#: Estimators that differentiate the lower objective for the leader, too.
+NEEDS_LOWER_LEADER_GRAPH = frozenset(ESTIMATORS) - {"joint"}
 #: Estimators that lose their meaning in half precision, and that differentiate the follower twice.
 NEEDS_FULL_PRECISION = frozenset({"unrolled", "neumann", "cg"})
 SECOND_ORDER = frozenset({"neumann", "cg"})

@@ -78,7 +78,7 @@ class TestForward:
         model = planned(follower_architecture(2), follower_input="embedding")
         model(channels).square().mean().backward()
         reached = {name.split(".")[0] for name, weight in model.fusion.named_parameters() if weight.grad is not None}
-        assert reached == {"encoder", "fuse_low", "fuse_high", "cross_attention", "context"}
+        assert reached == {"encoder", "fuse_low", "fuse_high", "cross_attention"}
 
     def test_other_weights_give_other_logits_and_leave_its_own_alone(self, model: FuseThenSegment,
                                                                      channels: torch.Tensor) -> None:
@@ -251,7 +251,7 @@ class TestGradient:
         nn.functional.cross_entropy(logits, torch.randint(0, CLASSES, (2, *[16] * axes))).backward()
         norms = {name: sum(parameter.grad.norm().item() for parameter in part.parameters())
                  for name, part in model.fusion.named_children()}
-        assert set(norms) == {"encoder", "fuse_low", "fuse_high", "cross_attention", "context", "decoder", "gate"}
+        assert set(norms) == {"encoder", "fuse_low", "fuse_high", "cross_attention", "decoder", "gate"}
         assert min(norms.values()) > 1e-6, norms
 
 

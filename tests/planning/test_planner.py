@@ -22,7 +22,7 @@ from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.planning import memory_target
 from fuse4seg.planning.memory_target import GPU
 from fuse4seg.planning.options import PlanOptions
-from fuse4seg.planning.planner import Fuse4SegPlanner, describe_plans, fusion_widths, plan_experiment
+from fuse4seg.planning.planner import Fuse4SegPlanner, describe_plans, plan_experiment
 from fuse4seg.planning.step_memory import Training, count_memory
 from fuse4seg.plans import read_plans
 
@@ -318,11 +318,3 @@ class TestRefusals:
 
         with pytest.raises(FingerprintNotFoundError, match=problem):
             plan_experiment(991)
-
-
-class TestFusionWidths:
-    @pytest.mark.parametrize(("features", "detail", "base"), [
-        ([32, 64, 128, 256, 512, 512], 16, 128), ([16, 32, 64, 128, 256, 256], 16, 64),
-        ([8, 16, 32, 64], 16, 32), ([64, 128, 256], 32, 128), ([44, 88, 176, 350], 20, 172)])
-    def test_keep_in_proportion_and_are_no_fewer_than_usual(self, features: list[int], detail: int, base: int) -> None:
-        assert fusion_widths({"features_per_stage": features}) == {"detail_features": detail, "base_features": base}

@@ -150,7 +150,7 @@ class TestWithoutATask:
 
     @pytest.mark.parametrize(("chosen", "said"), [
         ({"hypergradient": "unrolled"}, "--hypergradient: unrolled means nothing"),
-        ({"auxiliary_weight": 0.5}, "--auxiliary_head: 0.5 means nothing"),
+        ({"auxiliary_weight": 1.0}, "--auxiliary_head: 1.0 means nothing"),
         ({"fusion_weight": 0.0}, "--fusion_weight: 0.0 means nothing"),
         ({"fusion_losses": ["none"]}, "--fusion_losses: none leaves nothing to train")])
     def test_refuses_what_needs_labels(self, chosen: dict[str, Any], said: str) -> None:
