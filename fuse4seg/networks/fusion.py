@@ -61,6 +61,7 @@ class FusionNetwork(nn.Module):
         reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
         with_sum: The gate can also mix in the sources' sum, cut at 1: brighter than any of them.
+        halftone: Where modalities differ, each shows through at voxels of its own.
 
     Raises:
         ValueError: ``reference`` is no index of a modality.
@@ -70,7 +71,8 @@ class FusionNetwork(nn.Module):
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
-                 reference: int = 0, cross_attention: bool = True, with_sum: bool = False) -> None:
+                 reference: int = 0, cross_attention: bool = True, with_sum: bool = False,
+                 halftone: bool = False) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
@@ -89,7 +91,8 @@ class FusionNetwork(nn.Module):
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
         self.with_sum = with_sum
-        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, made=2 if with_sum else 1)
+        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, made=2 if with_sum else 1,
+                         halftone_of=modalities if halftone else 0)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 

@@ -16,27 +16,37 @@ PAINTED_AT_START = -2.0
 #: How strongly the brighter source is preferred before training: a little. On real T1ce and FLAIR the voxelwise maximum,
 #: which the intensity loss asks for, hides the enhancing tumour that the mean still tells apart.
 BRIGHTER_AT_START = 1.0
+#: Score by which a modality is preferred at its own voxels before training (a share of .98 beside one other), and the part of
+#: it by which the last modality is preferred at all others (.73).
+HALFTONE_AT_START, LAST_AT_START = 2.0, 0.25
 
 
 class Gate(nn.Module):
     r"""Shares of each source and of the painted image, per voxel.
 
-    .. math:: g = \mathrm{softmax}(s_1 + \beta M_1, \dots, s_N + \beta M_N, s_p), \quad \theta = \sum_i g_i M_i + g_p P
+    .. math:: g = \mathrm{softmax}(s_1 + h_1 + \beta M_1, \dots, s_N + h_N + \beta M_N, s_p),
+        \quad \theta = \sum_i g_i M_i + g_p P
 
     A convex mixture: the fused image lies in [0, 1] without clamping, is readable before the first iteration, and can
     still become anything, because P can. The scores come from shared weights, so any number of modalities will do.
+
+    The halftone :math:`h_i`, where there is one, is a learned score per modality and place within a feature's block of voxels
+    (2 x 2, 2 x 2 x 2): where modalities differ, each shows through at voxels of its own, as colours do in print, so that one
+    channel can carry several from the first iteration on. All but the last modality start with one voxel of the block. So the
+    numbers of voxels differ, and tell two modalities apart in a mirrored image, too.
 
     Args:
         conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
         features: Channels of the decoder's and of the high-frequency features.
         detail_stride: Voxels per feature, per axis.
         made: Images that are no source and have shares of their own: the painted one, and what else is to be mixed in.
+        halftone_of: Number of modalities that a halftone is to tell apart; 0 for none.
 
     Source: method.md, "What a first sketch measured" (a per-pixel softmax gate over the sources plus a residual).
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, detail_stride: Sequence[int],
-                 made: int = 1) -> None:
+                 made: int = 1, halftone_of: int = 0) -> None:
         super().__init__()
         self.detail_stride = tuple(detail_stride)
         fine = prod(detail_stride)
@@ -44,6 +54,7 @@ class Gate(nn.Module):
         self.made = made
         self.painted = conv_op(features, made * fine, 1)
         self.brighter = nn.Parameter(torch.tensor(BRIGHTER_AT_START))
+        self.halftone = nn.Parameter(torch.zeros(halftone_of, fine)) if halftone_of else None
         self.reset()
 
     def reset(self) -> None:
@@ -53,6 +64,9 @@ class Gate(nn.Module):
             nn.init.zeros_(last.bias)
         nn.init.constant_(self.painted.bias, PAINTED_AT_START)
         nn.init.constant_(self.brighter, BRIGHTER_AT_START)
+        if self.halftone is not None:
+            with torch.no_grad():
+                self.halftone.copy_(halftone(*self.halftone.shape))
 
     def forward(self, decoded: Tensor, high: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
         """Shares of the N sources and, last, of the images that were made.
@@ -68,8 +82,27 @@ class Gate(nn.Module):
         """
         batch, modalities = sources.shape[:2]
         beside = torch.cat([decoded.unsqueeze(1).expand_as(high), high], dim=2).flatten(0, 1)
-        scores = depth_to_space(self.source(beside), self.detail_stride).squeeze(1).unflatten(0, (batch, modalities))
+        scores = self.source(beside)
+        if self.halftone is not None:
+            scores = scores + self.halftone.repeat(batch, 1).view(*scores.shape[:2], *[1] * len(self.detail_stride))
+        scores = depth_to_space(scores, self.detail_stride).squeeze(1).unflatten(0, (batch, modalities))
         made = torch.cat([depth_to_space(one, self.detail_stride) for one in self.painted(decoded).chunk(self.made, dim=1)],
                          dim=1)
         scores = fill_absent(scores + self.brighter * sources, present, value=-torch.inf)
         return torch.cat([scores, made], dim=1).softmax(dim=1)
+
+
+def halftone(modalities: int, places: int) -> Tensor:
+    """Scores before training, of every modality at every place of a block, shape (modalities, places).
+
+    Modality m, the last one aside, is preferred at place m, as far as there are places; the last one at the rest. With one
+    modality or one place there is nothing to share out.
+    """
+    scores = torch.zeros(modalities, places)
+    own = min(modalities, places) - 1
+    if own:
+        scores[:, :own] = -HALFTONE_AT_START
+        scores[range(own), range(own)] = HALFTONE_AT_START
+        scores[:, own:] = -HALFTONE_AT_START * LAST_AT_START
+        scores[-1, own:] *= -1
+    return scores

@@ -280,9 +280,10 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def _fusion_arguments(self) -> dict[str, Any]:
         """What the plans say to :class:`FusionNetwork`."""
-        # Where fusion is all that is trained, its losses ask for more than any mixture of the sources (method.md).
-        alone = {} if self.labelled else {"with_sum": True}
-        return {"reference": self.reference, "cross_attention": self.options.cross_attention, **alone}
+        # The follower must tell modalities apart that meet in one channel. Where fusion is all that is trained, its losses ask
+        # for more than any mixture of the sources (method.md).
+        of_its_task = {"halftone": True} if self.labelled else {"with_sum": True}
+        return {"reference": self.reference, "cross_attention": self.options.cross_attention, **of_its_task}
 
     def _custom_configurations(self, planned: dict[str, Any]) -> dict[str, Any]:
         custom = {name: configuration for name, configuration in self.old_plans["configurations"].items()

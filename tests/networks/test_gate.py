@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fuse4seg.networks.gate import BRIGHTER_AT_START, PAINTED_AT_START, Gate
+from fuse4seg.networks.gate import BRIGHTER_AT_START, PAINTED_AT_START, Gate, halftone
 
 FEATURES = 4
 
@@ -108,3 +108,36 @@ class TestGate:
         shares = gate()(decoded, high, sources, present=torch.tensor([[True, False, True]] * 2))
         assert (shares[:, 1] == 0).all()
         torch.testing.assert_close(shares[:, [0, 2, 3]], gate()(decoded, high[:, [0, 2]], sources[:, [0, 2]]))
+
+
+class TestHalftone:
+    def test_gives_all_but_the_last_modality_a_voxel_of_the_block_and_it_the_rest(self) -> None:
+        preferred = {modalities: halftone(modalities, 4).argmax(dim=0).tolist() for modalities in (2, 3, 4)}
+        assert preferred == {2: [0, 1, 1, 1], 3: [0, 1, 2, 2], 4: [0, 1, 2, 3]}
+
+    @pytest.mark.parametrize(("modalities", "places"), [(1, 4), (2, 1), (6, 4), (2, 8)])
+    def test_is_there_where_there_is_something_to_share_out(self, modalities: int, places: int) -> None:
+        found = halftone(modalities, places)
+        assert found.shape == (modalities, places)
+        assert found.any() == (min(modalities, places) > 1)
+
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_shows_each_modality_at_its_own_voxels(self, axes: int) -> None:
+        torch.manual_seed(0)
+        network = Gate([nn.Conv2d, nn.Conv3d][axes - 2], FEATURES, detail_stride=[2] * axes, halftone_of=2)
+        shares = network(*features(2, *[4] * axes), torch.zeros(2, 2, *[8] * axes))
+        first = (..., *[slice(None, None, 2)] * axes)
+        assert shares[:, 0][first].min() > 0.85
+        rest = torch.ones(2, *[8] * axes, dtype=torch.bool)
+        rest[first] = False
+        assert shares[:, 1][rest].min() > 0.6
+
+    def test_shows_in_every_block_of_a_mirrored_image_which_modality_is_which(self) -> None:
+        sizes = [halftone(2, places).argmax(dim=0).bincount().tolist() for places in (4, 8)]
+        assert all(one != other for one, other in sizes)
+
+    def test_comes_back_with_a_reset(self) -> None:
+        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=3)
+        nn.init.zeros_(network.halftone)
+        network.reset()
+        assert torch.equal(network.halftone, halftone(3, 4))
