@@ -57,7 +57,7 @@ class Fuse4SegPredictor(nnUNetPredictor):
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
         """Logits (classes, Z, Y, X) of a preprocessed case (C, Z, Y, X); the fused image is appended to ``seen``."""
         model = self.network.to(self.device).eval()
-        if self.precision != torch.float32 and len(self.configuration_manager.patch_size) == 2:
+        if len(self.configuration_manager.patch_size) == 2:
             model.segmentation.to(memory_format=torch.channels_last)
         blocks = input_image.split(self._slices_at_once(input_image), dim=1)
         seen: list[WholeImage] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import combinations
 from math import prod
 
@@ -10,6 +11,7 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor, nn
 
+from fuse4seg.inference.instance_norm import as_group_norms
 from fuse4seg.inference.tiles import blend_tiles
 
 #: Voxels of windows in one pass on a CPU, where more at a time gain nothing.
@@ -43,8 +45,9 @@ def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[i
     images = image.transpose(0, 1) if flat else image.unsqueeze(0)
     padded, inside = pad_nd_image(images, tuple(patch_size), "constant", {"value": 0}, return_slicer=True)
     copies = mirrored_copies(mirror_axes, first=2)
-    total = blend_tiles(padded, lambda window: _segment_batch(network, window, copies, device=device, precision=precision),
-                        tile=patch_size, step_size=step_size)
+    with as_group_norms(network) if device.type == "cpu" else nullcontext():
+        total = blend_tiles(padded, lambda window: _segment_batch(network, window, copies, device=device, precision=precision),
+                            tile=patch_size, step_size=step_size)
     found = total[(slice(None), slice(None), *inside[2:])]
     return found.transpose(0, 1) if flat else found.squeeze(0)
 
@@ -95,7 +98,7 @@ def _moved(windows: Tensor, device: torch.device) -> Tensor:
 
 
 def _forward(network: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:
-    if images.ndim == 4 and precision != torch.float32:
+    if images.ndim == 4:
         images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(images.device.type, dtype=precision, enabled=precision != torch.float32):
         return network(images).float()
