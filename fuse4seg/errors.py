@@ -9,6 +9,16 @@ from pathlib import Path
 class Fuse4SegError(Exception):
     """Base of all failures that a command answers with its message alone and exit status 1."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Background processes send errors by their message, which is not what they are made from."""
+        return _with_message, (type(self), str(self))
+
+
+def _with_message(kind: type[Fuse4SegError], message: str) -> Fuse4SegError:
+    error = kind.__new__(kind)
+    error.args = (message,)
+    return error
+
 
 class RootNotSetError(Fuse4SegError):
     """One of nnU-Net's three data roots is unknown."""
@@ -270,6 +280,14 @@ class WorkerDiedError(Fuse4SegError):
 
     def __init__(self, doing: str, *, mend: str = "Use fewer processes (-np 1).") -> None:
         super().__init__(f"a background process died while {doing}, most likely for want of memory. {mend}")
+
+
+class NotEnoughMemoryError(Fuse4SegError):
+    """A case does not fit into the memory of the machine or its GPU."""
+
+    def __init__(self, case: str) -> None:
+        super().__init__(f"case {case}: there was not enough memory for it. Close other programs, use -device cpu, or predict it "
+                         f"on a larger machine.")
 
 
 class NonFiniteLossError(Fuse4SegError):

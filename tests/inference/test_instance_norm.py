@@ -33,9 +33,8 @@ class TestAsGroupNorms:
 
     def test_are_gone_after_the_block_whatever_happened_in_it(self) -> None:
         norm = nn.InstanceNorm2d(4)
-        with pytest.raises(RuntimeError), as_group_norms(nn.Sequential(norm)):
-            assert "forward" in vars(norm)
-            raise RuntimeError
+        with pytest.raises(ZeroDivisionError), as_group_norms(nn.Sequential(norm)):
+            _ = 1 / ("forward" not in vars(norm))
         assert "forward" not in vars(norm)
 
     def test_leave_norms_with_running_statistics_alone(self) -> None:

@@ -14,7 +14,8 @@ import tifffile
 import torch
 
 from fuse4seg.errors import FaultyCasesError
-from fuse4seg.inference.predict_folder import Wanted, predict_folder
+from fuse4seg.inference.export_case import Wanted
+from fuse4seg.inference.predict_folder import predict_folder
 from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
 from fuse4seg.inference.run_record import RunRecord
 
@@ -193,7 +194,7 @@ class TestPredictFolder:
 
     def test_gives_probabilities_that_the_segmentation_is_the_largest_of(self, images: Path, tmp_path: Path,
                                                                          load: Callable[..., Fuse4SegPredictor]) -> None:
-        path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=Wanted(probabilities=True))
+        path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=Wanted(probabilities=("npz",)))
         probabilities = np.load(tmp_path / "out" / "first.npz")["probabilities"]
         np.testing.assert_array_equal(probabilities.argmax(axis=0), voxels(path))
         np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-3)
