@@ -69,7 +69,8 @@ def _run(options: argparse.Namespace) -> None:
     wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))))
     run = describe_run(model.folder, folds=model.folds, checkpoint=options.checkpoint, device=str(device), options={
         **asdict(wanted), "probabilities": list(wanted.probabilities), "mirroring": not options.disable_tta,
-        "step_size": options.step_size, "allow_missing": options.allow_missing, "precision": str(predictor.precision).removeprefix("torch.")})
+        "step_size": options.step_size, "allow_missing": options.allow_missing,
+        "precision": str(predictor.precision).removeprefix("torch.")})
     part = options.part_id, options.num_parts
     record = open_record(options.output, run, resume=options.continue_prediction, part=part)
     predict_folder(predictor, options.images, options.output, folds=model.folds, wanted=wanted,

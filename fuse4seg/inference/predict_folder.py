@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, channel_names, foreground_classes, list_cases, require_channels
 from fuse4seg.errors import FaultyCasesError, Fuse4SegError, NotEnoughMemoryError, UnwritableFolderError
@@ -85,7 +87,7 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
     done = [case for case in cases if record and record.is_done(case.name, found_files(case), output)]
     left = [case for case in cases if case not in done]
     export = Export(Recipe.of(predictor), output, folds, predictor.network.fusion.reference, wanted)
-    run = _Run(predictor, export, record, [case for case in every if allow_missing or all(case.found)])
+    run = _Run(predictor, export, record, [case for case in every if allow_missing or all(case.found)], len(left))
     run.faults = {} if allow_missing else {case.name: fault for case in left if (fault := _incomplete(case, names))}
     todo = [case for case in left if case.name not in run.faults]
     if done:
@@ -97,10 +99,9 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
         prepared = preparers.map(partial(_prepared, recipe=export.recipe), todo, name=lambda case: case.name)
         exported = exporters.map(partial(export_case, export=export), run.predicted(prepared),
                                  name=lambda predicted: predicted.case.name)
-        with progress((), "predicting", unit="case", total=len(todo)) as bar:
+        with closing(run):
             for outcome in exported:
                 run.note(outcome)
-                bar.update(len(run.faults) + run.written - bar.n)
     run.end()
     segments = bool(foreground_classes(dataset_json))
     return [output / f"{case.name}{ending}" for case in cases] if segments else []
@@ -131,24 +132,24 @@ class _Run:
         export: Where and how to write.
         record: Is told of every case; None to keep none.
         expected: Cases of all parts that are not known to be faulty.
+        cases: How many there are to predict.
         faults: What kept cases from being predicted, by their names.
-        written: Cases that are done.
     """
 
     predictor: Fuse4SegPredictor
     export: Export
     record: RunRecord | None
     expected: list[Case]
+    cases: int
     faults: dict[str, Fuse4SegError] = field(default_factory=dict)
-    written: int = 0
-    _begun: bool = False
+    _bar: tqdm | None = None
     _underway: dict[str, Prepared] = field(default_factory=dict)
 
     def begin_output(self) -> None:
         """Make the output folder, once it is known that there is something to write."""
-        if self._begun:
+        if self._bar is not None:
             return
-        self._begun, output = True, make_writable_folder(self.export.output)
+        output = make_writable_folder(self.export.output)
         remove_stale(output)
         _report_missing(self.predictor, self._missing(), output)
         # As nnU-Net leaves them: evaluation reads labels and file ending from here.
@@ -158,6 +159,13 @@ class _Run:
             log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
         if self.export.wanted.attention and self.predictor.network.fusion.cross_attention is None:
             log.warning("this model has no cross-attention: there are no attention maps to write")
+        # Not earlier: an error that says why there is nothing to predict stands alone.
+        self._bar = progress((), "predicting", unit="case", total=self.cases)
+
+    def close(self) -> None:
+        """End the progress bar."""
+        if self._bar is not None:
+            self._bar.close()
 
     def predicted(self, prepared: Iterator[Outcome]) -> Iterator[Predicted]:
         """What the network makes of prepared cases, of which none is held here when the next is taken: they are large."""
@@ -188,11 +196,11 @@ class _Run:
         if isinstance(outcome.failure, UnwritableFolderError):
             raise outcome.failure
         prepared = self._underway.pop(outcome.case)
+        self._bar.update()
         if outcome.failure is not None:
             self.faults[outcome.case] = outcome.failure
             return
         exported: Exported = outcome.result
-        self.written += 1
         log.info("%s: %s", outcome.case, ", ".join(f"{name} {count} voxels" for name, count in exported.volumes.items()))
         if self.record is not None:
             absent = _absent(prepared.case, self.predictor)
@@ -204,7 +212,7 @@ class _Run:
         """Raise what kept cases from being predicted, if anything did."""
         if not self.faults:
             return
-        if self._begun:
+        if self._bar is not None:
             _write_missing(self._missing(), self.export.output)
             if self.record is not None:
                 self.record.note_failed(self.faults)
