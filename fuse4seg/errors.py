@@ -96,6 +96,20 @@ class EmptyFolderError(Fuse4SegError):
         super().__init__(f"{folder} holds no file *{ending}. {mend}")
 
 
+class MisnamedImageError(Fuse4SegError):
+    """A file that was named is no channel of a case."""
+
+    def __init__(self, path: Path, ending: str) -> None:
+        super().__init__(f"{path} is not named CASE_0000{ending}, CASE_0001{ending}, ... Rename it, or give a folder.")
+
+
+class DuplicateCaseError(Fuse4SegError):
+    """Two cases have the same name, so that their outputs would be the same file."""
+
+    def __init__(self, case: str, one: Path, other: Path) -> None:
+        super().__init__(f"case {case} is there twice: {one} and {other}. Rename one of the cases.")
+
+
 class FolderNotFoundError(Fuse4SegError):
     """A folder that was named does not exist."""
 
@@ -193,8 +207,9 @@ class FingerprintNotFoundError(Fuse4SegError):
 class PlansNotFoundError(Fuse4SegError):
     """No plans file for a dataset, or one that cannot be read."""
 
-    def __init__(self, path: Path, problem: str = "is missing") -> None:
-        super().__init__(f"{path} {problem}. Run f4s_plan_and_preprocess for this dataset first.")
+    def __init__(self, path: Path, problem: str = "is missing", *,
+                 mend: str = "Run f4s_plan_and_preprocess for this dataset first.") -> None:
+        super().__init__(f"{path} {problem}. {mend}")
 
 
 class ForeignPlansError(Fuse4SegError):
@@ -202,6 +217,14 @@ class ForeignPlansError(Fuse4SegError):
 
     def __init__(self, plans: str) -> None:
         super().__init__(f"plans {plans} do not name our network. Plan with f4s_plan_and_preprocess, or give -p Fuse4SegPlans.")
+
+
+class OtherVersionError(Fuse4SegError):
+    """A model whose plans this version cannot build a network from."""
+
+    def __init__(self, path: Path, made_by: str, here: str, problem: str) -> None:
+        super().__init__(f"{path} is of another version (made by {made_by}, this is {here}): {problem}. Predict "
+                         f"with that version, or plan and train anew.")
 
 
 class ConfigurationNotFoundError(Fuse4SegError):

@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser("Segment and fuse whole cases. The model is found when only one fits.",
                          example="f4s_predict -i imagesTs -o predictions")
-    parser.add_argument("-i", dest="images", type=Path, required=True, help="folder of CASE_0000, CASE_0001, ... files")
+    parser.add_argument("-i", dest="images", type=Path, nargs="+", required=True,
+                        help="folder of CASE_0000, CASE_0001, ... files, or such files")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
     parser.add_argument("-d", dest="dataset", help="dataset id or name")
     parser.add_argument("-c", dest="configuration", help="configuration")
@@ -73,7 +74,9 @@ def _run(options: argparse.Namespace) -> None:
         "precision": str(predictor.precision).removeprefix("torch.")})
     part = options.part_id, options.num_parts
     record = open_record(options.output, run, resume=options.continue_prediction, part=part)
-    predict_folder(predictor, options.images, options.output, folds=model.folds, wanted=wanted,
+    # What is no folder is said so of a single path; several can only be files.
+    images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
+    predict_folder(predictor, images, options.output, folds=model.folds, wanted=wanted,
                    allow_missing=options.allow_missing, record=record, part=part, processes=(options.npp, options.nps))
 
 

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, channel_names, foreground_classes, list_cases, require_channels
+from fuse4seg.datasets.raw import (
+    PREDICT_ANYWAY,
+    Case,
+    cases_of_files,
+    channel_names,
+    foreground_classes,
+    list_cases,
+    require_channels,
+)
 from fuse4seg.errors import FaultyCasesError, Fuse4SegError, NotEnoughMemoryError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
 from fuse4seg.inference.export_case import Export, Exported, Predicted, Wanted, export_case
@@ -53,14 +61,14 @@ class Prepared:
     seconds: float
 
 
-def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, folds: tuple[int | str, ...],
+def predict_folder(predictor: Fuse4SegPredictor, images: Path | Sequence[Path], output: Path, *, folds: tuple[int | str, ...],
                    wanted: Wanted = SEGMENTATIONS, allow_missing: bool = False, record: RunRecord | None = None,
                    part: tuple[int, int] = (0, 1), processes: tuple[int | None, int | None] = (0, 0)) -> list[Path]:
     """Predict every case of a folder; faulty ones are left out.
 
     Args:
         predictor: From ``load_predictor``.
-        images: Folder of CASE_0000, CASE_0001, ... files.
+        images: Folder of CASE_0000, CASE_0001, ... files, or the files.
         output: Gets CASE (labels, if the model was trained with any), fused/CASE (float32 in [0, 1]), and what is wanted; is
             created when the first sound case is prepared.
         folds: Names of the predictor's sets of weights; with several, each has its fused image in fused/fold_<n>/.
@@ -75,14 +83,17 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path, output: Path, *, 
         The segmentations of this part; none from a model that was trained without labels.
 
     Raises:
-        FolderNotFoundError, EmptyFolderError, SurplusChannelError: The folder.
+        FolderNotFoundError, EmptyFolderError, MisnamedImageError, DuplicateCaseError, SurplusChannelError: The input.
         FaultyCasesError: Some cases could not be predicted; the others were.
         MissingModalityError, FaultyImageError, WorkerDiedError: The only case could not be predicted.
         UnwritableFolderError: The output.
     """
     dataset_json = predictor.dataset_json
     names, ending = channel_names(dataset_json), dataset_json["file_ending"]
-    every = list(list_cases(images, channels=names, file_ending=ending, allow_missing=True).values())
+    if isinstance(images, Path):
+        every = list(list_cases(images, channels=names, file_ending=ending, allow_missing=True).values())
+    else:
+        every = list(cases_of_files(images, channels=names, file_ending=ending).values())
     cases = every[part[0]::part[1]]
     done = [case for case in cases if record and record.is_done(case.name, found_files(case), output)]
     left = [case for case in cases if case not in done]
