@@ -129,7 +129,7 @@ def cases_of_files(files: Sequence[Path], *, channels: Sequence[str], file_endin
     """Cases of files CASE_0000, CASE_0001, ..., wherever they lie, as :func:`list_cases` gives those of a folder.
 
     Returns:
-        The cases in the order of their names; a channel that is missing is expected beside the case's first file.
+        The cases in the order of their names; channels that are not given are looked for beside the case's first file.
 
     Raises:
         MisnamedImageError: A file has another name or ending.

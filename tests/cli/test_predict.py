@@ -334,7 +334,14 @@ class TestFiles:
         (tmp_path / "brain.nii.gz").touch()
         assert f"{tmp_path / 'brain.nii.gz'} is not named CASE_0000.nii.gz" in refused(tmp_path / "brain.nii.gz")
 
+    def test_are_completed_by_what_lies_beside_them(self, case: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        shutil.copy(case / "phantom_005_0000.nii.gz", case / "other_0000.nii.gz")
+        assert main(["-i", str(case / "phantom_005_0003.nii.gz"), "-o", str(tmp_path / "out"), "--root", str(trained_phantom),
+                     "-device", "cpu", "--disable_tta"]) == 0
+        assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"phantom_005.nii.gz"}
+
     def test_of_one_channel_lack_the_others(self, refused: Refused, case: Path) -> None:
+        (case / "phantom_005_0000.nii.gz").unlink()
         line = refused(case / "phantom_005_0003.nii.gz")
         assert f"case phantom_005 has no T1 image: expected {case / 'phantom_005_0000.nii.gz'}" in line
 
