@@ -1,4 +1,6 @@
-"""Wall time of f4s_predict over nnUNetv2_predict on the same folder, and how far the fast path's labels are a plain loop's.
+"""Wall time of f4s_predict over nnUNetv2_predict on the same folder, and how many of the fast path's labels are a plain loop's.
+
+Prints the ratios, mirroring on; with -device cuda those on a GPU; and the share of equal labels.
 
 Both models lie in nnUNet_results, trained with the same plan: ours by f4s_train, stock nnU-Net's by
 ``python -m fuse4seg.comparison.stock_nnunet`` (whose time does not depend on how well it is trained).
@@ -10,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -45,26 +46,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--precision", nargs="+", default=["auto", "float32"], help="default: auto float32")
+    parser.add_argument("--warm_up", type=int, default=1, help="rounds before those that count (default: %(default)s)")
     add_timing_flags(parser, rounds=3)
     return run_command(_run, parser, arguments)
 
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
+    from fuse4seg.errors import CheckpointNotFoundError
     from fuse4seg.paths import RESULTS, data_root, dataset_name
 
     place = data_root(RESULTS) / dataset_name(options.dataset, variables=(RESULTS,))
     stock = place / f"nnUNetTrainer__{STOCK_PLANS}__{options.configuration}"
     ours = place / f"Fuse4SegTrainer__{options.plans}__{options.configuration}"
+    for model in (stock, ours):
+        checkpoint = model / f"fold_{options.fold}" / "checkpoint_final.pth"
+        if not checkpoint.is_file():
+            raise CheckpointNotFoundError(checkpoint, "Train it first (ours: f4s_train, stock nnU-Net: "
+                                                      "python -m fuse4seg.comparison.stock_nnunet).")
     shared = ["-i", str(options.images), "-f", options.fold, "-device", options.device]
     contenders: dict[str, Callable[[], object]] = {"nnU-Net": _command(STOCK, [*shared, "-m", str(stock)])}
     for precision in options.precision:
         contenders[f"Fuse4Seg, {precision}"] = _command(OURS, [
             *shared, "-d", options.dataset, "-c", options.configuration, "-p", options.plans, "--precision", precision])
-    rows = compare(measure(contenders, rounds=options.rounds), peer="nnU-Net")
-    show(rows)
+    # First, because it also warms the disk's cache up, and shows at once where the models cannot be used.
     agreement = [_agreement(ours, options, precision) for precision in options.precision]
     show(agreement)
+    rows = compare(measure(contenders, rounds=options.rounds, warm_up=options.warm_up), peer="nnU-Net")
+    show(rows)
     save({"rows": rows, "agreement": agreement}, options.output, device=options.device)
 
 
@@ -72,9 +81,11 @@ def _command(code: str, arguments: Sequence[str]) -> Callable[[], object]:
     """Run a command in a process of its own, which writes into a fresh folder."""
 
     def act() -> None:
-        with tempfile.TemporaryDirectory() as output:
-            subprocess.run([sys.executable, "-c", code, *arguments, "-o", output], check=True, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL, env=dict(os.environ))
+        with tempfile.TemporaryDirectory() as output, tempfile.TemporaryFile("w+") as said:
+            run = subprocess.run([sys.executable, "-c", code, *arguments, "-o", output], stdout=said, stderr=said, check=False)
+            if run.returncode:
+                said.seek(0)
+                sys.exit(f"{arguments}:\n{said.read()}")
 
     return act
 
@@ -103,36 +114,47 @@ def _agreement(model: Path, options: argparse.Namespace, precision: str) -> dict
 
 
 def plain_logits(predictor: Fuse4SegPredictor, channels: torch.Tensor) -> torch.Tensor:
-    """Logits in float32: every mirrored copy fused, and segmented one window after the other."""
+    """Logits in float32, up to a factor: single windows of the fused image, or of every mirrored copy fused anew."""
+    import torch
+
+    from fuse4seg.inference.fuse_image import fuse_whole_image
+    from fuse4seg.inference.sliding_window import mirrored_copies
+
+    model, patch = predictor.network.eval().to(memory_format=torch.contiguous_format), predictor.configuration_manager.patch_size
+    axes = predictor.allowed_mirroring_axes or ()
+
+    def shown(image: torch.Tensor) -> torch.Tensor:
+        return fuse_whole_image(model, image, patch_size=patch, device=predictor.device).shown
+
+    if predictor.mirror_fused:
+        return _looped(predictor, shown(channels), mirrored_copies(axes, first=2))
+    return sum(_looped(predictor, shown(channels.flip(flipped)), [()]).flip(flipped)
+               for flipped in mirrored_copies(axes, first=channels.ndim - len(patch)))
+
+
+def _looped(predictor: Fuse4SegPredictor, shown: torch.Tensor, copies: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    """Logits (classes, Z, Y, X) of windows that go through the network alone, and sums over mirrored copies of each."""
     import torch
     from acvl_utils.cropping_and_padding.padding import pad_nd_image
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
-    from fuse4seg.inference.fuse_image import fuse_whole_image
-
-    model, patch = predictor.network.eval(), tuple(predictor.configuration_manager.patch_size)
-    weight = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32,
-                              device=torch.device("cpu"))
-    axes = [channels.ndim - len(patch) + axis for axis in predictor.allowed_mirroring_axes or ()]
-    mean = 0.0
-    for flags in product((False, True), repeat=len(axes)):
-        flipped = [axis for axis, flag in zip(axes, flags, strict=True) if flag]
-        shown = fuse_whole_image(model, channels.flip(flipped), patch_size=patch, device=predictor.device).shown
-        images = shown.transpose(0, 1) if len(patch) == 2 else shown[None]
-        padded, inside = pad_nd_image(images, patch, "constant", {"value": 0}, return_slicer=True)
-        total, weights = None, torch.zeros(padded.shape[2:])
-        for corner in product(*compute_steps_for_sliding_window(padded.shape[2:], patch, predictor.tile_step_size)):
-            window = tuple(slice(start, start + extent) for start, extent in zip(corner, patch, strict=True))
-            weights[window] += weight
-            for index, image in enumerate(padded):
-                with torch.inference_mode():
-                    logits = model.segmentation(image[None][(..., *window)].to(predictor.device))[0].float().cpu()
-                if total is None:
-                    total = torch.zeros(len(padded), len(logits), *padded.shape[2:])
-                total[(index, slice(None), *window)] += logits * weight
-        found = (total / weights)[(slice(None), slice(None), *inside[2:])]
-        mean = mean + (found.transpose(0, 1) if len(patch) == 2 else found[0]).flip(flipped)
-    return mean
+    network, patch = predictor.network.segmentation, tuple(predictor.configuration_manager.patch_size)
+    weight = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
+    images = shown.transpose(0, 1) if len(patch) == 2 else shown[None]
+    padded, inside = pad_nd_image(images, patch, "constant", {"value": 0}, return_slicer=True)
+    total, weights = None, torch.zeros(padded.shape[2:])
+    for corner in product(*compute_steps_for_sliding_window(padded.shape[2:], patch, predictor.tile_step_size)):
+        window = tuple(slice(start, start + extent) for start, extent in zip(corner, patch, strict=True))
+        weights[window] += weight
+        for index, image in enumerate(padded):
+            part = image[None][(..., *window)].to(predictor.device)
+            with torch.inference_mode():
+                logits = sum(network(part.flip(axes)).flip(axes) for axes in copies)[0].float().cpu()
+            if total is None:
+                total = torch.zeros(len(padded), len(logits), *padded.shape[2:])
+            total[(index, slice(None), *window)] += logits * weight
+    found = (total / weights)[(slice(None), slice(None), *inside[2:])]
+    return found.transpose(0, 1) if len(patch) == 2 else found[0]
 
 
 if __name__ == "__main__":

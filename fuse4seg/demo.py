@@ -12,8 +12,9 @@ from fuse4seg.datasets.raw import read_dataset_json
 from fuse4seg.errors import FaultyCasesError, UnwritableFolderError
 from fuse4seg.evaluation.folders import Evaluation, evaluate_folders
 from fuse4seg.files import make_writable_folder
+from fuse4seg.inference.export_case import Wanted
 from fuse4seg.inference.models import find_model
-from fuse4seg.inference.predict_folder import Wanted, predict_folder
+from fuse4seg.inference.predict_folder import predict_folder
 from fuse4seg.inference.predictor import load_predictor
 from fuse4seg.paths import RAW, data_root, set_roots
 from fuse4seg.planning.fingerprint import extract_fingerprint

@@ -10,6 +10,16 @@ from signal import Signals
 class Fuse4SegError(Exception):
     """Base of all failures that a command answers with its message alone and exit status 1."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Background processes send errors by their message, which is not what they are made from."""
+        return _with_message, (type(self), str(self))
+
+
+def _with_message(kind: type[Fuse4SegError], message: str) -> Fuse4SegError:
+    error = kind.__new__(kind)
+    error.args = (message,)
+    return error
+
 
 class Terminated(BaseException):
     """SIGTERM, as KeyboardInterrupt is SIGINT."""
@@ -89,6 +99,20 @@ class EmptyFolderError(Fuse4SegError):
     def __init__(self, folder: Path, ending: str, *, mend: str = "") -> None:
         mend = mend or f"Give a folder of files CASE_0000{ending}, CASE_0001{ending}, ..."
         super().__init__(f"{folder} holds no file *{ending}. {mend}")
+
+
+class MisnamedImageError(Fuse4SegError):
+    """A file that was named is no channel of a case."""
+
+    def __init__(self, path: Path, ending: str) -> None:
+        super().__init__(f"{path} is not named CASE_0000{ending}, CASE_0001{ending}, ... Rename it, or give a folder.")
+
+
+class DuplicateCaseError(Fuse4SegError):
+    """Two cases have the same name, so that their outputs would be the same file."""
+
+    def __init__(self, case: str, one: Path, other: Path) -> None:
+        super().__init__(f"case {case} is there twice: {one} and {other}. Rename one of the cases.")
 
 
 class FolderNotFoundError(Fuse4SegError):
@@ -188,8 +212,9 @@ class FingerprintNotFoundError(Fuse4SegError):
 class PlansNotFoundError(Fuse4SegError):
     """No plans file for a dataset, or one that cannot be read."""
 
-    def __init__(self, path: Path, problem: str = "is missing") -> None:
-        super().__init__(f"{path} {problem}. Run f4s_plan_and_preprocess for this dataset first.")
+    def __init__(self, path: Path, problem: str = "is missing", *,
+                 mend: str = "Run f4s_plan_and_preprocess for this dataset first.") -> None:
+        super().__init__(f"{path} {problem}. {mend}")
 
 
 class ForeignPlansError(Fuse4SegError):
@@ -197,6 +222,14 @@ class ForeignPlansError(Fuse4SegError):
 
     def __init__(self, plans: str) -> None:
         super().__init__(f"plans {plans} do not name our network. Plan with f4s_plan_and_preprocess, or give -p Fuse4SegPlans.")
+
+
+class OtherVersionError(Fuse4SegError):
+    """A model whose plans this version cannot build a network from."""
+
+    def __init__(self, path: Path, made_by: str, here: str, problem: str) -> None:
+        super().__init__(f"{path} is of another version (made by {made_by}, this is {here}): {problem}. Predict "
+                         f"with that version, or plan and train anew.")
 
 
 class ConfigurationNotFoundError(Fuse4SegError):
@@ -301,6 +334,14 @@ class NotEnoughMemoryError(Fuse4SegError):
 
     def __init__(self, task: str, *, needed: int, free: int, where: str, mend: str) -> None:
         super().__init__(f"{task} needs at least {needed / 1e9:.3g} GB of {where}, of which {free / 1e9:.3g} GB are free. {mend}")
+
+
+class CaseTooLargeError(Fuse4SegError):
+    """A case does not fit into the memory of the machine or its GPU."""
+
+    def __init__(self, case: str) -> None:
+        super().__init__(f"case {case}: there was not enough memory for it. Close other programs, use -device cpu, or predict it "
+                         f"on a larger machine.")
 
 
 class NonFiniteLossError(Fuse4SegError):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fuse4seg.errors import Fuse4SegError, UnwritableFolderError
+
+TEMPORARY = re.compile(r"\.(?P<process>\d+)\.(?P<host>[\w-]*)\.partial\.")
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def written_whole(path: Path, *, previous: Path | None = None) -> Iterator[Path]
     Raises:
         UnwritableFolderError: The operating system refused to write or rename.
     """
-    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -51,10 +55,30 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Delete what killed processes left unfinished in ``folder``, where none is writing."""
-    for left in folder.glob(".*.partial.*"):
-        left.unlink()
+def remove_stale(folder: Path) -> None:
+    """Delete what processes that are dead left half-written in ``folder`` and below; of other machines, nothing is known."""
+    for path in folder.rglob(".*.partial.*"):
+        matched = TEMPORARY.match(path.name)
+        if matched and matched["host"] == _host() and not _is_alive(int(matched["process"])):
+            path.unlink(missing_ok=True)
+
+
+def _temporary_name(name: str) -> str:
+    return f".{os.getpid()}.{_host()}.partial.{name}"
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node())
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
 
 
 def read_json(path: Path, error: Callable[..., Fuse4SegError]) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fuse4seg.errors import PlansNotFoundError, UnwritableFolderError
-from fuse4seg.files import make_writable_folder, read_json, remove_partial_files, write_json, written_whole
+from fuse4seg.files import make_writable_folder, read_json, remove_stale, write_json, written_whole
 
 
 class TestWrittenWhole:
@@ -135,11 +137,24 @@ class TestMakeWritableFolder:
             make_writable_folder(Path("/proc/self"))
 
 
-class TestRemovePartialFiles:
-    def test_removes_what_a_killed_process_left_and_nothing_else(self, tmp_path: Path) -> None:
-        with written_whole(tmp_path / "model.pth") as temporary:
-            temporary.write_text("whole")
-        temporary.write_text("half")
-        (tmp_path / ".hidden").touch()
-        remove_partial_files(tmp_path)
-        assert {path.name for path in tmp_path.iterdir()} == {"model.pth", ".hidden"}
+class TestRemoveStale:
+    KILLED = ("import os, sys\nfrom pathlib import Path\nfrom fuse4seg.files import written_whole\n"
+              "with written_whole(Path(sys.argv[1])) as temporary:\n    temporary.touch()\n    os.kill(os.getpid(), 9)\n")
+
+    def test_deletes_what_a_killed_process_left_half_written(self, tmp_path: Path) -> None:
+        (tmp_path / "fused").mkdir()
+        for name in ("a.nii.gz", "fused/a.nii.gz"):
+            subprocess.run([sys.executable, "-c", self.KILLED, str(tmp_path / name)], check=False)
+        assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+        remove_stale(tmp_path)
+        assert [path.name for path in tmp_path.rglob("*")] == ["fused"]
+
+    def test_leaves_what_is_being_written_here_or_elsewhere_and_everything_else(self, tmp_path: Path) -> None:
+        others = [tmp_path / name for name in (".1.elsewhere.partial.a.nii.gz", "a.partial.nii.gz", ".notes.partial.txt", "a")]
+        for path in others:
+            path.touch()
+        with written_whole(tmp_path / "b.json") as temporary:
+            temporary.touch()
+            remove_stale(tmp_path)
+            assert temporary.exists()
+        assert all(path.exists() for path in others)

@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser("Segment and fuse whole cases. The model is found when only one fits.",
                          example="f4s_predict -i imagesTs -o predictions")
-    parser.add_argument("-i", dest="images", type=Path, required=True, help="folder of CASE_0000, CASE_0001, ... files")
+    parser.add_argument("-i", dest="images", type=Path, nargs="+", required=True,
+                        help="folder of CASE_0000, CASE_0001, ... files, or such files")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
     parser.add_argument("-d", dest="dataset", help="dataset id or name")
     parser.add_argument("-c", dest="configuration", help="configuration")
@@ -30,9 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                                             "the fastest that the device has (default)")
     parser.add_argument("--save_attention", action="store_true", help="also write attention/CASE_MODALITY")
     parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
-    parser.add_argument("--save_probabilities", action="store_true", help="also write CASE.npz and CASE.pkl, as nnU-Net does")
+    parser.add_argument("--save_probabilities", nargs="*", choices=("npz", "nifti"), metavar="{npz,nifti}",
+                        help="also write CASE.npz and CASE.pkl, as nnU-Net does (npz, the default), or probabilities/CASE_CLASS "
+                             "in the format of the input (nifti), or both")
     parser.add_argument("--continue_prediction", action="store_true",
                         help="leave the cases alone that an earlier run with the same model and options has finished")
+    parser.add_argument("-npp", type=_count, metavar="N", help="processes that prepare cases while others are in the network; 0: "
+                                                               "none (default: what cores and memory allow)")
+    parser.add_argument("-nps", type=_count, metavar="N", help="processes that export cases, likewise")
     parser.add_argument("-num_parts", type=int, default=1, help="parts that the cases are divided into (default: 1)")
     parser.add_argument("-part_id", type=int, default=0, help="which part is predicted here, from 0 on (default: 0)")
     parser.add_argument("--allow_missing", action="store_true",
@@ -42,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.errors import OptionError
+    from fuse4seg.inference.export_case import NPZ, Wanted
     from fuse4seg.inference.models import find_model
-    from fuse4seg.inference.predict_folder import Wanted, predict_folder
+    from fuse4seg.inference.predict_folder import predict_folder
     from fuse4seg.inference.predictor import load_predictor
     from fuse4seg.inference.run_record import describe_run, open_record
     from fuse4seg.training.run import choose_device
@@ -59,11 +66,21 @@ def _run(options: argparse.Namespace) -> None:
                                device=device, use_mirroring=not options.disable_tta,
                                tile_step_size=options.step_size, want_attention=options.save_attention or options.save_panels,
                                precision=options.precision)
-    wanted = Wanted(options.save_attention, options.save_panels, options.save_probabilities)
+    formats = None if options.save_probabilities is None else options.save_probabilities or [NPZ]
+    wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))))
     run = describe_run(model.folder, folds=model.folds, checkpoint=options.checkpoint, device=str(device), options={
-        **asdict(wanted), "mirroring": not options.disable_tta, "step_size": options.step_size,
-        "allow_missing": options.allow_missing, "precision": str(predictor.precision).removeprefix("torch.")})
+        **asdict(wanted), "probabilities": list(wanted.probabilities), "mirroring": not options.disable_tta,
+        "step_size": options.step_size, "allow_missing": options.allow_missing,
+        "precision": str(predictor.precision).removeprefix("torch.")})
     part = options.part_id, options.num_parts
     record = open_record(options.output, run, resume=options.continue_prediction, part=part)
-    predict_folder(predictor, options.images, options.output, folds=model.folds, wanted=wanted,
-                   allow_missing=options.allow_missing, record=record, part=part)
+    # What is no folder is said so of a single path; several can only be files.
+    images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
+    predict_folder(predictor, images, options.output, folds=model.folds, wanted=wanted,
+                   allow_missing=options.allow_missing, record=record, part=part, processes=(options.npp, options.nps))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes, 0 or more")
+    return int(text)

@@ -8,7 +8,7 @@ import logging
 import zlib
 from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,12 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Image:
-    """One file's voxels, shape (C, Z, Y, X) in float32, and its geometry. C is 1 but for colour files."""
+    """One file's voxels, shape (C, Z, Y, X) in float32, its geometry, and what nnU-Net's reader says. C is 1 but for colour."""
 
     path: Path
     voxels: np.ndarray
     geometry: Geometry
+    properties: dict[str, Any] = field(default_factory=dict)
 
 
 def find_reader(dataset_json: dict[str, Any], examples: Iterable[Path]) -> type[BaseReaderWriter]:
@@ -99,7 +100,7 @@ def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
     # ITK, nibabel, tifffile and imageio have no common base for what they raise on a damaged file.
     except Exception as error:
         raise UnreadableImageError(path, _one_line(error)) from error
-    return Image(path, voxels, _geometry(voxels.shape[1:], properties))
+    return Image(path, voxels, _geometry(voxels.shape[1:], properties), properties)
 
 
 def is_finite(image: Image) -> bool:
@@ -124,10 +125,10 @@ def geometry_difference(geometry: Geometry, expected: Geometry) -> str | None:
     Example:
         ``"spacing (1.0, 1.0, 2.0) instead of (1.0, 1.0, 1.0)"``
     """
-    for field in fields(Geometry):
-        found, wanted = getattr(geometry, field.name), getattr(expected, field.name)
-        if len(found) != len(wanted) or not np.allclose(found, wanted, rtol=1e-5, atol=TOLERANCES[field.name]):
-            return f"{field.name} {_rounded(found)} instead of {_rounded(wanted)}"
+    for entry in fields(Geometry):
+        found, wanted = getattr(geometry, entry.name), getattr(expected, entry.name)
+        if len(found) != len(wanted) or not np.allclose(found, wanted, rtol=1e-5, atol=TOLERANCES[entry.name]):
+            return f"{entry.name} {_rounded(found)} instead of {_rounded(wanted)}"
     return None
 
 

@@ -112,15 +112,20 @@ def _examine_all(examine: partial[str | None], cases: list[Case], processes: int
         raise WorkerDiedError("checking cases") from error
 
 
-def require_sound_images(case: Case, reader: type[BaseReaderWriter]) -> None:
-    """Make sure that a case without a label can be predicted.
+def read_sound_images(case: Case, reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Channels of a case without a label, shape (C, Z, Y, X), once it is sure that they can be used.
+
+    Returns:
+        Voxels in float32, and what the reader says of the first channel.
 
     Raises:
         FaultyImageError: A channel is unreadable, constant, NaN or infinite somewhere, or not on the first one's grid.
     """
-    problems = list(_image_problems(case, reader))
+    images: list[Image] = []
+    problems = list(_image_problems(case, reader, images))
     if problems:
         raise FaultyImageError(case.name, " ".join(problems))
+    return np.concatenate([image.voxels for image in images]), images[0].properties
 
 
 def _problems(case: Case, allowed: set[int], reader: type[BaseReaderWriter]) -> Iterator[str]:
@@ -136,8 +141,9 @@ def _problems(case: Case, allowed: set[int], reader: type[BaseReaderWriter]) -> 
         yield from _label_problems(label, allowed)
 
 
-def _image_problems(case: Case, reader: type[BaseReaderWriter]) -> Generator[str, None, Geometry | None]:
-    """Yield what is wrong with the channels; return the geometry of the first readable one."""
+def _image_problems(case: Case, reader: type[BaseReaderWriter],
+                    images: list[Image] | None = None) -> Generator[str, None, Geometry | None]:
+    """Yield what is wrong with the channels; return the geometry of the first readable one. Readable ones go to ``images``."""
     expected: Geometry | None = None
     for path in case.images:
         image = yield from _readable(path, reader)
@@ -145,6 +151,8 @@ def _image_problems(case: Case, reader: type[BaseReaderWriter]) -> Generator[str
             expected = expected or image.geometry
             yield from _misplacement(image, expected)
             yield from _intensity_problems(image)
+            if images is not None:
+                images.append(image)
     return expected
 
 

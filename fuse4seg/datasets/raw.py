@@ -12,8 +12,10 @@ from typing import Any
 
 from fuse4seg.errors import (
     DatasetJsonError,
+    DuplicateCaseError,
     EmptyFolderError,
     FolderNotFoundError,
+    MisnamedImageError,
     MissingModalityError,
     SurplusChannelError,
 )
@@ -123,6 +125,34 @@ def list_cases(images_folder: Path, *, channels: Sequence[str], file_ending: str
     return cases
 
 
+def cases_of_files(files: Sequence[Path], *, channels: Sequence[str], file_ending: str) -> dict[str, Case]:
+    """Cases of files CASE_0000, CASE_0001, ..., wherever they lie, as :func:`list_cases` gives those of a folder.
+
+    Returns:
+        The cases in the order of their names; channels that are not given are looked for beside the case's first file.
+
+    Raises:
+        MisnamedImageError: A file has another name or ending.
+        DuplicateCaseError: Two files are the same channel of cases of the same name.
+        SurplusChannelError: A case has a channel beyond ``channels``.
+    """
+    given: dict[str, dict[int, Path]] = {}
+    for path in files:
+        matched = _channel_pattern(file_ending).fullmatch(path.name)
+        if not matched:
+            raise MisnamedImageError(path, file_ending)
+        case = given.setdefault(matched["case"], {})
+        if int(matched["channel"]) in case:
+            raise DuplicateCaseError(matched["case"], case[int(matched["channel"])], path)
+        case[int(matched["channel"])] = path
+    cases = {name: Case(name, tuple(found.get(number, next(iter(found.values())).with_name(f"{name}_{number:04d}{file_ending}"))
+                                    for number in range(max(len(channels), *[number + 1 for number in found]))))
+             for name, found in sorted(given.items())}
+    for case in cases.values():
+        refuse_surplus(case, channels)
+    return cases
+
+
 def training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, Case]:
     """Training cases of a raw dataset, from imagesTr and labelsTr or from the explicit lists under ``dataset``.
 
@@ -195,11 +225,15 @@ def refuse_surplus(case: Case, channels: Sequence[str]) -> None:
 
 
 def _channel_files(images_folder: Path, file_ending: str) -> Iterator[tuple[str, int]]:
-    pattern = re.compile(r"(?P<case>[^.].*)_(?P<channel>\d{4})" + re.escape(file_ending))
+    pattern = _channel_pattern(file_ending)
     for path in images_folder.iterdir():
         matched = pattern.fullmatch(path.name)
         if matched and path.is_file():
             yield matched["case"], int(matched["channel"])
+
+
+def _channel_pattern(file_ending: str) -> re.Pattern[str]:
+    return re.compile(r"(?P<case>[^.].*)_(?P<channel>\d{4})" + re.escape(file_ending))
 
 
 def _listed_cases(folder: Path, listed: Any) -> Iterator[tuple[str, Case]]:

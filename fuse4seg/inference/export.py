@@ -11,16 +11,18 @@ from typing import Any
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
+import torch
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor
 
 from fuse4seg.datasets.images import NIFTI
 from fuse4seg.errors import UnwritableFolderError
 from fuse4seg.files import written_whole
+from fuse4seg.inference.resampling import Block, resampled_blocks
 
 
-def to_input_space(images: Tensor, properties: dict[str, Any], *, plans: PlansManager,
+def to_input_space(images: Tensor | np.ndarray, properties: dict[str, Any], *, plans: PlansManager,
                    configuration: ConfigurationManager) -> np.ndarray:
     """Undo resampling, cropping and transposition for images in preprocessed space.
 
@@ -33,14 +35,61 @@ def to_input_space(images: Tensor, properties: dict[str, Any], *, plans: PlansMa
     Returns:
         float32, shape (C, *input shape); 0 outside the box that preprocessing kept.
     """
+    whole = np.zeros((len(images), *properties["shape_before_cropping"]), dtype=np.float32)
+    inside = _box(whole, properties)
+    for block, part in _before_resampling(np.asarray(images), properties, plans, configuration):
+        inside[:, block] = part
+    return _turned_back(whole, plans)
+
+
+def to_labels(logits: np.ndarray, properties: dict[str, Any], *, plans: PlansManager, configuration: ConfigurationManager,
+              label_manager: LabelManager, want_probabilities: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels, and probabilities if wanted, of logits in preprocessed space; as nnU-Net makes them, but in blocks of slices.
+
+    Args:
+        logits: Shape (K, Z, Y, X).
+        properties: The case's, as nnU-Net's preprocessor left them.
+        plans: The model's.
+        configuration: The model's.
+        label_manager: The model's.
+        want_probabilities: Else there are none.
+
+    Returns:
+        Labels, shape (*input shape), uint8 (uint16 where there are many), 0 outside the box that preprocessing kept; and
+        probabilities, float32, shape (K, *input shape), those of background there.
+    """
+    shape, few = properties["shape_before_cropping"], len(label_manager.foreground_labels) < 255
+    labels, shares = np.zeros((1, *shape), dtype=np.uint8 if few else np.uint16), None
+    if want_probabilities:
+        shares = np.zeros((len(logits), *shape), dtype=np.float32)
+        if not label_manager.has_regions:
+            shares[0] = 1
+    for block, part in _before_resampling(logits, properties, plans, configuration):
+        if shares is None:
+            found = label_manager.convert_logits_to_segmentation(torch.from_numpy(part))
+        else:
+            probabilities = label_manager.apply_inference_nonlin(torch.from_numpy(part))
+            found = label_manager.convert_probabilities_to_segmentation(probabilities)
+            _box(shares, properties)[:, block] = probabilities.numpy()
+        _box(labels, properties)[0, block] = np.asarray(found)
+    return _turned_back(labels, plans)[0], None if shares is None else _turned_back(shares, plans)
+
+
+def _before_resampling(images: np.ndarray, properties: dict[str, Any], plans: PlansManager,
+                       configuration: ConfigurationManager) -> Iterator[Block]:
     shape = properties["shape_after_cropping_and_before_resampling"]
     spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
     target = list(configuration.spacing)
     current = target if len(target) == len(shape) else [spacing[0], *target]
-    resampled = np.asarray(configuration.resampling_fn_probabilities(images.float(), shape, current, spacing))
-    whole = np.zeros((len(resampled), *properties["shape_before_cropping"]), dtype=np.float32)
-    whole = np.stack([insert_crop_into_image(background, image, properties["bbox_used_for_cropping"])
-                      for background, image in zip(whole, resampled, strict=True)])
+    return resampled_blocks(images, shape, current, spacing, resample=configuration.resampling_fn_probabilities)
+
+
+def _box(whole: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
+    """View of what preprocessing kept of (C, Z, Y, X)."""
+    return whole[(slice(None), *(slice(*map(int, ends)) for ends in properties["bbox_used_for_cropping"]))]
+
+
+def _turned_back(whole: np.ndarray, plans: PlansManager) -> np.ndarray:
     return whole.transpose([0, *[axis + 1 for axis in plans.transpose_backward]])
 
 

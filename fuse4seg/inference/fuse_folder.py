@@ -14,7 +14,6 @@ from PIL import Image as Picture
 from fuse4seg.datasets.fused_record import RECORD, FusedRecord, checksum
 from fuse4seg.datasets.grey_images import GREY, UNIT_RANGE, WHITE, GreyImage, GreyRange, read_grey_image
 from fuse4seg.datasets.images import geometry_difference
-from fuse4seg.datasets.integrity import require_sound_images
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.datasets.sources import Sources
 from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError, UnsupportedFormatError, UnwritableFolderError
@@ -95,7 +94,6 @@ def by_model(predictor: Fuse4SegPredictor, modalities: Sequence[str]) -> Fuse:
         with tempfile.TemporaryDirectory() as folder:
             case = Case(name, tuple(_plain_file(image, Path(folder) / str(index), reader.supported_file_endings)
                                     for index, image in enumerate(images)))
-            require_sound_images(case, reader)
             channels, properties = preprocess_case(predictor, case)
         predictor.fuse_preprocessed_data(channels)
         fused = to_input_space(predictor.seen[0].fused, properties, plans=predictor.plans_manager,

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor
 
-from fuse4seg.errors import CheckpointError, OptionError
+from fuse4seg import __version__
+from fuse4seg.errors import CheckpointError, OptionError, OtherVersionError, PlansNotFoundError
+from fuse4seg.files import read_json
 from fuse4seg.inference.fuse_image import WholeImage, fuse_whole_image, joined
 from fuse4seg.inference.precision import AUTO, choose_precision
-from fuse4seg.inference.sliding_window import segment_windows
+from fuse4seg.inference.sliding_window import mirrored_copies, segment_windows
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans
@@ -27,7 +29,7 @@ VOXELS_IN_BLOCK = 2**21
 
 
 class Fuse4SegPredictor(nnUNetPredictor):
-    """nnU-Net's sliding window on the image that the leader fused once, and on those of its mirrored copies.
+    """nnU-Net's sliding window, with its mirrored copies, on the image that the leader fused once.
 
     Attributes:
         seen: What the follower saw since the last :meth:`forget`, one entry per set of weights.
@@ -35,6 +37,9 @@ class Fuse4SegPredictor(nnUNetPredictor):
         want_attention: Keep attention maps, too.
         precision: Of the follower; the leader computes in float32.
         modality_dropout: That of the training; of several sets of weights the least.
+        mirror_fused: Mirror the fused image, as every training did that went into the weights. Else mirrored copies of the
+            input are fused anew: the leader paints patterns that depend on orientation, and a follower that never saw them
+            mirrored understands them badly (on real cases Dice .31 instead of .68).
     """
 
     def __init__(self, *, device: torch.device, use_mirroring: bool = True, tile_step_size: float = 0.5,
@@ -45,6 +50,7 @@ class Fuse4SegPredictor(nnUNetPredictor):
         self.seen: list[WholeImage] = []
         self.present: tuple[bool, ...] | None = None
         self.modality_dropout = 0.0
+        self.mirror_fused = False
 
     def forget(self) -> None:
         """Drop what was seen, and what was absent; call before each case."""
@@ -52,14 +58,9 @@ class Fuse4SegPredictor(nnUNetPredictor):
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        """Logits (classes, Z, Y, X) of a preprocessed case (C, Z, Y, X); the fused image is appended to ``seen``.
-
-        With mirroring, every mirrored copy of the input is fused and segmented, and what the follower saw of the unmirrored
-        one is kept. Mirroring the fused image instead would be cheaper, but the leader paints patterns that depend on
-        orientation: on real cases the follower understood their mirror images badly (Dice .31 instead of .68).
-        """
+        """Logits (classes, Z, Y, X) of a preprocessed case (C, Z, Y, X); the fused image is appended to ``seen``."""
         model = self.network.to(self.device).eval()
-        if self.precision != torch.float32 and len(self.configuration_manager.patch_size) == 2:
+        if len(self.configuration_manager.patch_size) == 2:
             model.segmentation.to(memory_format=torch.channels_last)
         blocks = input_image.split(self._slices_at_once(input_image), dim=1)
         seen: list[WholeImage] = []
@@ -77,12 +78,19 @@ class Fuse4SegPredictor(nnUNetPredictor):
     def _segment_block(self, model: FuseThenSegment, block: Tensor, seen: list[WholeImage]) -> Tensor:
         """Logits (classes, Z, Y, X), float32, of a block that nothing outside of it bears on; adds to ``seen`` what was seen."""
         seen.append(self._fuse(model, block, want_attention=self.want_attention))
+        if self.mirror_fused:
+            return self._segment(model, seen[-1].shown, block, mirror_axes=self._mirror_axes)
         logits = self._segment(model, seen[-1].shown, block)
-        mirrored = self._mirrored_axes(block)
+        _, *mirrored = mirrored_copies(self._mirror_axes, first=block.ndim - len(self.configuration_manager.patch_size))
         for axes in mirrored:
             copy = block.flip(axes)
             logits += self._segment(model, self._fuse(model, copy, want_attention=False).shown, copy).flip(axes)
         return logits / (1 + len(mirrored))
+
+    @property
+    def _mirror_axes(self) -> tuple[int, ...]:
+        """Axes of the patch to mirror along."""
+        return tuple(self.allowed_mirroring_axes or ()) if self.use_mirroring else ()
 
     def _slices_at_once(self, image: Tensor) -> int:
         """Slices in a block, to bound memory: a 2D model sees each by itself, a 3D model the whole volume."""
@@ -97,23 +105,15 @@ class Fuse4SegPredictor(nnUNetPredictor):
             self.network.load_state_dict(weights)
             self.seen.append(self._fuse(self.network.to(self.device).eval(), image, want_attention=self.want_attention))
 
-    def _mirrored_axes(self, image: Tensor) -> list[tuple[int, ...]]:
-        """Axes of (C, Z, Y, X) that each mirrored copy is flipped along; nothing where mirroring is off."""
-        if not self.use_mirroring or not self.allowed_mirroring_axes:
-            return []
-        first = image.ndim - len(self.configuration_manager.patch_size)
-        axes = [first + axis for axis in self.allowed_mirroring_axes]
-        return [chosen for count in range(1, len(axes) + 1) for chosen in combinations(axes, count)]
-
     def _fuse(self, model: FuseThenSegment, image: Tensor, *, want_attention: bool) -> WholeImage:
         return fuse_whole_image(model, image, patch_size=self.configuration_manager.patch_size, device=self.device,
                                 present=self.present, want_attention=want_attention)
 
-    def _segment(self, model: FuseThenSegment, shown: Tensor, image: Tensor) -> Tensor:
-        """The follower alone, in windows, unmirrored."""
+    def _segment(self, model: FuseThenSegment, shown: Tensor, image: Tensor, *, mirror_axes: Sequence[int] = ()) -> Tensor:
+        """The follower alone, in windows; a cascade's labels lie behind the modalities of ``image``."""
         return segment_windows(model.segmentation, torch.cat([shown, image[model.modalities:]]),
                                patch_size=self.configuration_manager.patch_size, step_size=self.tile_step_size,
-                               device=self.device, precision=self.precision)
+                               device=self.device, precision=self.precision, mirror_axes=mirror_axes)
 
 
 def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth",
@@ -134,30 +134,53 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
 
     Raises:
         CheckpointNotFoundError, CheckpointError: A fold has no usable checkpoint.
+        PlansNotFoundError, OtherVersionError: plans.json is missing, damaged, or of another version.
         OptionError: The model needs the labels of another stage, or the device lacks the precision.
     """
-    plans = PlansManager(load_json(str(model_folder / "plans.json")))
-    dataset_json = load_json(str(model_folder / "dataset.json"))
+    plans, dataset_json = (_read(model_folder / name) for name in ("plans.json", "dataset.json"))
     paths = [model_folder / f"fold_{fold}" / checkpoint for fold in folds]
     states = [load_checkpoint(path) for path in paths]
     for state, path in zip(states, paths, strict=True):
-        require_same_plans(state, path, plans.plans)
-    configuration = plans.get_configuration(states[0]["init_args"]["configuration"])
-    if configuration.previous_stage_name is not None:
+        require_same_plans(state, path, plans)
+    name = states[0]["init_args"]["configuration"]
+    if plans.get("configurations", {}).get(name, {}).get("previous_stage"):
         raise OptionError("-c", f"{model_folder} is the second stage of a cascade, which cannot be predicted yet. "
                                 "Choose a configuration of its own, such as 3d_fullres.")
-    network = get_network_from_plans(
-        configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import, determine_num_input_channels(plans, configuration, dataset_json),
-        plans.get_label_manager(dataset_json).num_segmentation_heads, allow_init=False, deep_supervision=False)
+    try:
+        plans, configuration, network = _built(plans, name, dataset_json)
+    # Whatever nnU-Net and the networks say of entries that they miss or do not know.
+    except (KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
+        made_by = (plans.get("fuse4seg") or {}).get("version", "unknown")
+        raise OtherVersionError(model_folder / "plans.json", made_by, __version__, repr(error)) from error
     parameters = [state["network_weights"] for state in states]
     _require_fit(network, parameters, model_folder, folds, checkpoint)
     predictor = Fuse4SegPredictor(device=device, use_mirroring=use_mirroring, tile_step_size=tile_step_size,
                                   want_attention=want_attention, precision=choose_precision(precision, device))
     predictor.manual_initialization(network, plans, configuration, parameters, dataset_json, states[0]["trainer_name"],
                                     states[0]["inference_allowed_mirroring_axes"])
-    predictor.modality_dropout = min(state.get("options", {}).get("modality_dropout", 0.0) for state in states)
+    options = [state.get("options", {}) for state in states]
+    predictor.modality_dropout = min(known.get("modality_dropout", 0.0) for known in options)
+    predictor.mirror_fused = all(known.get("bilevel", {}).get("mirror_fused") for known in options)
     return predictor
+
+
+def _read(path: Path) -> dict[str, Any]:
+    error = partial(PlansNotFoundError, mend="Copy it from where the model was trained.")
+    content = read_json(path, error)
+    if not isinstance(content, dict):
+        raise error(path, "is not a JSON object")
+    return content
+
+
+def _built(plans: dict[str, Any], name: str,
+           dataset_json: dict[str, Any]) -> tuple[PlansManager, ConfigurationManager, torch.nn.Module]:
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(name)
+    network = get_network_from_plans(
+        configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import, determine_num_input_channels(manager, configuration, dataset_json),
+        manager.get_label_manager(dataset_json).num_segmentation_heads, allow_init=False, deep_supervision=False)
+    return manager, configuration, network
 
 
 def _require_fit(network: torch.nn.Module, parameters: list[dict], model_folder: Path, folds: Sequence[int | str],

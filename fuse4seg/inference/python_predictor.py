@@ -9,17 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 
-from fuse4seg.datasets.images import find_reader
-from fuse4seg.datasets.integrity import require_sound_images
 from fuse4seg.datasets.raw import Case, channel_names, foreground_classes
 from fuse4seg.errors import FaultyImageError, MissingModalityError
-from fuse4seg.inference.export import to_input_space
+from fuse4seg.inference.export import to_input_space, to_labels
 from fuse4seg.inference.models import model_in
 from fuse4seg.inference.precision import AUTO
 from fuse4seg.inference.predictor import load_predictor
-from fuse4seg.inference.preprocess_case import preprocess_case
+from fuse4seg.inference.preprocess_case import Recipe, preprocess, preprocess_case, with_absent
 from fuse4seg.nnunet_output import logged_prints
 
 #: What a case of arrays is called in messages.
@@ -117,7 +114,6 @@ class Predictor:
             if image is not None and not image.is_file():
                 raise MissingModalityError(image.name, name, image, "Give None for an absent modality.")
         there = [image for image in images if image is not None]
-        require_sound_images(Case(there[0].name, tuple(there)), find_reader(self._predictor.dataset_json, there))
         # A file that is not there stands for an absent modality.
         case = Case(there[0].name, tuple(image or there[0].with_name(f".absent_{number}") for number, image in enumerate(images)))
         return preprocess_case(self._predictor, case)
@@ -137,12 +133,8 @@ class Predictor:
         predictor = self._predictor
         predictor.forget()
         predictor.present = None if all(present) else present
-        stacked = np.stack([there[0] if image is None else image for image in images]).astype(np.float32)
-        properties: dict[str, Any] = {"spacing": [float(step) for step in spacing]}
-        preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
-        with logged_prints():
-            channels, _, properties = preprocessor.run_case_npy(stacked, None, properties, predictor.plans_manager,
-                                                                predictor.configuration_manager, predictor.dataset_json)
+        stacked = with_absent(np.stack(there).astype(np.float32), present)
+        channels, properties = preprocess([stacked], {"spacing": [float(step) for step in spacing]}, Recipe.of(predictor))
         return torch.from_numpy(channels), properties
 
     def _predict(self, channels: torch.Tensor, properties: dict[str, Any], *, probabilities: bool) -> Prediction:
@@ -152,10 +144,8 @@ class Predictor:
         with logged_prints():
             if foreground_classes(predictor.dataset_json):
                 logits = predictor.predict_logits_from_preprocessed_data(channels)
-                found = convert_predicted_logits_to_segmentation_with_correct_shape(
-                    logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties,
-                    return_probabilities=probabilities)
-                labels, shares = found if probabilities else (found, None)
+                labels, shares = to_labels(logits.numpy(), properties, **space, label_manager=predictor.label_manager,
+                                           want_probabilities=probabilities)
             else:
                 predictor.fuse_preprocessed_data(channels)
         fused = torch.stack([seen.fused for seen in predictor.seen]).mean(dim=0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from fuse4seg.datasets.fused_record import checksum
-from fuse4seg.errors import OptionError, UnreadableRecordError
+from fuse4seg.errors import Fuse4SegError, OptionError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 
 RUN = "run.json"
@@ -35,23 +35,30 @@ class RunRecord:
         """Whether the case's outputs are there, and were made from these files as they are now."""
         known = self.cases.get(case, {})
         return (known.get("status") == "done" and all((output / name).is_file() for name in known["outputs"])
-                and known["sources"] == _checksums(sources))
+                and known["sources"] == checksums(sources))
 
-    def note_done(self, case: str, sources: Sequence[Path], outputs: Iterable[Path], *, output: Path, seconds: float,
+    def note_done(self, case: str, sources: dict[str, str], outputs: Iterable[Path], *, output: Path, seconds: float,
                   absent: Sequence[str] = ()) -> None:
         """Write that a case is predicted, once its files are whole.
+
+        Args:
+            case: Its name.
+            sources: Checksums of its files as they were when they were read, by name.
+            outputs: What was written of it.
+            output: Folder of these.
+            seconds: That it took.
+            absent: Modalities that it lacks.
 
         Raises:
             UnwritableFolderError: The operating system refused to write.
         """
-        self.cases[case] = {"status": "done", "seconds": round(seconds, 3), "sources": _checksums(sources),
+        self.cases[case] = {"status": "done", "seconds": round(seconds, 3), "sources": sources,
                             "outputs": sorted(str(path.relative_to(output)) for path in outputs), "absent": list(absent)}
         self.write()
 
-    def note_failed(self, case: str, reason: str) -> None:
-        """Write that a case could not be predicted, and why."""
-        self.cases[case] = {"status": "failed", "reason": reason}
-        self.write()
+    def note_failed(self, faults: Mapping[str, Fuse4SegError]) -> None:
+        """Keep in mind, until it is written, which cases could not be predicted, and why."""
+        self.cases.update({case: {"status": "failed", "reason": str(fault)} for case, fault in faults.items()})
 
     def write(self) -> None:
         """Write it, whole or not at all."""
@@ -101,5 +108,6 @@ def describe_run(model: Path, *, folds: Sequence[int | str], checkpoint: str, de
             "versions": {name: version(name) for name in ("fuse4seg", "torch", "nnunetv2", "numpy", "SimpleITK")}}
 
 
-def _checksums(sources: Sequence[Path]) -> dict[str, str]:
+def checksums(sources: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 of files, by their names."""
     return {path.name: checksum(path) for path in sources}

@@ -22,7 +22,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.datasets.raw import foreground_classes
 from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, TrainingStoppedError
-from fuse4seg.files import remove_partial_files, write_json, written_whole
+from fuse4seg.files import remove_stale, write_json, written_whole
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.training.bilevel import BilevelStep
@@ -184,7 +184,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
             return
         with locked(Path(self.output_folder)), stop_requests() as self.stop:
             try:
-                remove_partial_files(Path(self.output_folder))
+                remove_stale(Path(self.output_folder))
                 require_memory_for_batches(self)
                 yield
             finally:

@@ -38,6 +38,7 @@ def validate_fold(trainer: Fuse4SegTrainer, *, save_probabilities: bool = False)
     predictor = Fuse4SegPredictor(device=trainer.device, precision=choose_precision(AUTO, trainer.device))
     predictor.manual_initialization(trainer.network, trainer.plans_manager, trainer.configuration_manager, None,
                                     trainer.dataset_json, type(trainer).__name__, trainer.inference_allowed_mirroring_axes)
+    predictor.mirror_fused = bool(trainer.options.to_plain()["bilevel"].get("mirror_fused"))
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
     for case in progress(list(dataset.identifiers), "validating", unit="case"):
         channels, _, _, properties = dataset.load_case(case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -283,8 +284,17 @@ class TestContinue:
             kills += 1
         assert run.returncode == 0
         assert kills
-        # What a kill left half-written has a name that nothing reads.
-        assert {path: data for path, data in contents(killed).items() if ".partial." not in path.name} == contents(undisturbed)
+        assert contents(killed) == contents(undisturbed)
+
+    @pytest.mark.slow
+    def test_gives_the_same_bytes_by_background_processes(self, three: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        """Also where one of the cases is faulty."""
+        (three / "b_0001.nii.gz").write_bytes(b"no image")
+        for output, processes in (("here", "0"), ("elsewhere", "1")):
+            assert main([*self.flags(three, tmp_path / output, trained_phantom), "--disable_tta", "--save_attention",
+                         "--save_panels", "--save_probabilities", "npz", "nifti", "-npp", processes, "-nps", processes]) == 1
+        assert contents(tmp_path / "elsewhere") == contents(tmp_path / "here")
+        assert len(contents(tmp_path / "here")) == 2 + 2 * (1 + 1 + 3 + 1 + 2 + 4)
 
     def test_refuses_other_options(self, predicted: Path, images: Path, trained_phantom: Path,
                                    capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,10 +317,38 @@ class TestContinue:
         assert record["made_by"]["options"]["mirroring"] is False
 
 
+class TestFiles:
+    def test_are_predicted_wherever_they_lie(self, case: Path, predicted: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        moved = (case / "phantom_005_0002.nii.gz").rename(tmp_path / "elsewhere" / "phantom_005_0002.nii.gz")
+        assert main(["-i", str(moved), *map(str, case.iterdir()), "-o", str(tmp_path / "out"), "--root", str(trained_phantom),
+                     "-device", "cpu", "--disable_tta"]) == 0
+        np.testing.assert_array_equal(voxels(tmp_path / "out" / "fused" / "phantom_005.nii.gz"),
+                                      voxels(predicted / "fused" / "phantom_005.nii.gz"))
+
+    def test_of_two_cases_of_one_name_are_refused(self, refused: Refused, images: Path, case: Path) -> None:
+        line = refused(images / "phantom_005_0000.nii.gz", *["-i", *map(str, [*images.iterdir(), *case.iterdir()])])
+        assert line.startswith("error: case phantom_005 is there twice: ")
+
+    def test_of_another_name_are_refused(self, refused: Refused, tmp_path: Path) -> None:
+        (tmp_path / "brain.nii.gz").touch()
+        assert f"{tmp_path / 'brain.nii.gz'} is not named CASE_0000.nii.gz" in refused(tmp_path / "brain.nii.gz")
+
+    def test_are_completed_by_what_lies_beside_them(self, case: Path, trained_phantom: Path, tmp_path: Path) -> None:
+        shutil.copy(case / "phantom_005_0000.nii.gz", case / "other_0000.nii.gz")
+        assert main(["-i", str(case / "phantom_005_0003.nii.gz"), "-o", str(tmp_path / "out"), "--root", str(trained_phantom),
+                     "-device", "cpu", "--disable_tta"]) == 0
+        assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"phantom_005.nii.gz"}
+
+    def test_of_one_channel_lack_the_others(self, refused: Refused, case: Path) -> None:
+        (case / "phantom_005_0000.nii.gz").unlink()
+        line = refused(case / "phantom_005_0003.nii.gz")
+        assert f"case phantom_005 has no T1 image: expected {case / 'phantom_005_0000.nii.gz'}" in line
+
+
 class TestRefusedInput:
     def test_that_is_no_folder(self, refused: Refused, images: Path, tmp_path: Path) -> None:
         assert f"{tmp_path / 'nowhere'} is not a folder" in refused(tmp_path / "nowhere")
-        assert "is not a folder" in refused(images / "phantom_005_0000.nii.gz")
 
     def test_that_is_empty(self, refused: Refused, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
@@ -353,6 +391,11 @@ class TestRefusedInput:
         sitk.WriteImage(read(empty) * 0, str(empty))
         assert f"{empty} is constant" in refused(case)
 
+    def test_that_is_truncated(self, refused: Refused, case: Path) -> None:
+        cut = case / "phantom_005_0002.nii.gz"
+        cut.write_bytes(cut.read_bytes()[:-2000])
+        assert f"{cut} cannot be read as an image" in refused(case)
+
     def test_that_is_no_image(self, refused: Refused, case: Path) -> None:
         (case / "phantom_005_0000.nii.gz").write_bytes(b"no image")
         assert f"{case / 'phantom_005_0000.nii.gz'} cannot be read as an image" in refused(case)
@@ -387,12 +430,38 @@ class TestRefusedModel:
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
         assert str(checkpoint) in refused(images, root=tmp_path)
 
+    def test_that_lacks_a_fold(self, refused: Refused, images: Path) -> None:
+        assert "no trained model for -f 0 1 in " in refused(images, "-f", "0", "1")
+
+    @pytest.mark.parametrize("change", [lambda arguments: arguments.pop("windows"),
+                                        lambda arguments: arguments.update({"invented_later": 1})])
+    def test_of_another_version(self, change: Callable[[dict], object], refused: Refused, images: Path, trained_phantom: Path,
+                                tmp_path: Path) -> None:
+        model = tmp_path / MODEL
+        shutil.copytree(trained_phantom / MODEL, model)
+        plans = json.loads((model / "plans.json").read_text())
+        change(plans["configurations"]["2d"]["architecture"]["arch_kwargs"])
+        plans["fuse4seg"]["version"] = "9.9"
+        (model / "plans.json").write_text(json.dumps(plans))
+        state = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=True)
+        state["init_args"]["plans"] = plans
+        torch.save(state, model / "fold_0" / "checkpoint_final.pth")
+        assert f"{model / 'plans.json'} is of another version (made by 9.9, this is " in refused(images, root=tmp_path)
+
 
 class TestRefusedOutput:
     def test_below_a_file(self, refused: Refused, images: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         assert f"cannot write to {tmp_path / 'file' / 'out'}" in refused(images, output=tmp_path / "file" / "out")
         assert f"cannot write to {tmp_path / 'file'}" in refused(images, output=tmp_path / "file")
+
+    def test_that_is_read_only(self, refused: Refused, images: Path, tmp_path: Path) -> None:
+        """Nothing keeps root from writing but a file system that takes no files."""
+        folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path / "read_only"
+        if os.geteuid():
+            folder.mkdir(mode=0o500)
+        assert f"cannot write to {folder}" in refused(images, output=folder)
+        assert f"cannot write to {folder / 'out'}" in refused(images, output=folder / "out")
 
     def test_on_a_full_disk(self, images: Path, trained_phantom: Path, tmp_path: Path,
                             capsys: pytest.CaptureFixture[str]) -> None:

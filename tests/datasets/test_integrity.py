@@ -16,7 +16,7 @@ import SimpleITK
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage.io import imsave
 
-from fuse4seg.datasets.integrity import check_dataset, find_faults, require_sound_images
+from fuse4seg.datasets.integrity import check_dataset, find_faults, read_sound_images
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import DatasetJsonError, FaultyDatasetError, FaultyImageError, FolderNotFoundError
 
@@ -172,16 +172,21 @@ class TestFindFaults:
         assert find_faults(dataset, processes=2) == find_faults(dataset)
 
 
-class TestRequireSoundImages:
-    def test_passes_sound_images_without_a_label(self, dataset: Path) -> None:
-        require_sound_images(two_channels(dataset), SimpleITKIO)
+class TestReadSoundImages:
+    def test_reads_what_nnunet_reads(self, dataset: Path) -> None:
+        case = two_channels(dataset)
+        voxels, properties = read_sound_images(case, SimpleITKIO)
+        expected, wanted = SimpleITKIO().read_images([str(path) for path in case.images])
+        np.testing.assert_array_equal(voxels, expected)
+        assert voxels.dtype == expected.dtype
+        assert properties == wanted
 
     @pytest.mark.parametrize("fault", ["truncated", "shape", "origin", "NaN", "constant"])
     def test_names_what_is_wrong(self, dataset: Path, fault: str) -> None:
         stem, damage, said = FAULTS[fault]
         damage(dataset / f"{stem}.nii.gz")
         with pytest.raises(FaultyImageError, match=f"case b: .*{re.escape(said)}"):
-            require_sound_images(two_channels(dataset), SimpleITKIO)
+            read_sound_images(two_channels(dataset), SimpleITKIO)
 
 
 class TestCheckDataset:

@@ -12,11 +12,14 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 import torch
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from fuse4seg.errors import FaultyCasesError
-from fuse4seg.inference.predict_folder import Wanted, predict_folder
+from fuse4seg.inference.export_case import Wanted
+from fuse4seg.inference.predict_folder import predict_folder
 from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
 from fuse4seg.inference.run_record import RunRecord
+from fuse4seg.inference.sliding_window import segment_windows
 
 
 @pytest.fixture
@@ -193,8 +196,35 @@ class TestPredictFolder:
 
     def test_gives_probabilities_that_the_segmentation_is_the_largest_of(self, images: Path, tmp_path: Path,
                                                                          load: Callable[..., Fuse4SegPredictor]) -> None:
-        path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=Wanted(probabilities=True))
+        path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=Wanted(probabilities=("npz",)))
         probabilities = np.load(tmp_path / "out" / "first.npz")["probabilities"]
         np.testing.assert_array_equal(probabilities.argmax(axis=0), voxels(path))
         np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-3)
         assert (tmp_path / "out" / "first.pkl").is_file()
+
+    def test_gives_probabilities_as_images(self, images: Path, tmp_path: Path, load: Callable[..., Fuse4SegPredictor]) -> None:
+        path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=Wanted(probabilities=("nifti",)))
+        folder = tmp_path / "out" / "probabilities"
+        labels = json.loads((tmp_path / "out" / "dataset.json").read_text())["labels"]
+        shares = np.stack([voxels(folder / f"first_{name}.nii.gz") for name in labels])
+        np.testing.assert_array_equal(shares.argmax(axis=0), voxels(path))
+        np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-3)
+        assert len(list(folder.iterdir())) == 2 * len(labels)
+        assert not list((tmp_path / "out").glob("*.npz"))
+
+    @pytest.mark.parametrize("mirror", [False, True])
+    def test_segments_what_it_exports_the_same_again(self, images: Path, tmp_path: Path, mirror: bool,
+                                                     load: Callable[..., Fuse4SegPredictor]) -> None:
+        """The exported image, put through the follower alone; the phantom's spacing is the plans'."""
+        predictor = load(0)
+        predictor.use_mirroring, predictor.mirror_fused = mirror, True
+        written, _ = predict_folder(predictor, images, tmp_path / "out", folds=(0,))
+        exported = voxels(tmp_path / "out" / "fused" / "first.nii.gz")
+        sources = np.stack([voxels(path) for path in images.glob("first_*")])
+        _, _, box = crop_to_nonzero(sources)
+        cropped = tuple(slice(*ends) for ends in box)
+        logits = segment_windows(predictor.network.segmentation, torch.from_numpy(exported[cropped])[None],
+                                 patch_size=predictor.configuration_manager.patch_size, step_size=predictor.tile_step_size,
+                                 device=predictor.device, precision=predictor.precision,
+                                 mirror_axes=predictor.allowed_mirroring_axes if mirror else ())
+        np.testing.assert_array_equal(logits.half().numpy().argmax(axis=0), voxels(written)[cropped])

@@ -1,4 +1,4 @@
-"""The predictor: the follower segments exactly the fused image that is exported, and mirrored copies fused anew."""
+"""The predictor: the follower segments exactly the fused image that is exported, and mirrored copies of it, or fused anew."""
 
 from __future__ import annotations
 
@@ -42,6 +42,38 @@ class TestPredictor:
         assert torch.equal(logits, again.half())
         # nnU-Net adds up in half precision.
         torch.testing.assert_close(logits, stock_logits(predictor, model.segmentation, fused), atol=0.05, rtol=0)
+
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_mirrors_the_image_it_has_seen(self, make_model: MakeModel, make_predictor: MakePredictor, axes: int) -> None:
+        model = make_model(axes)
+        predictor = make_predictor(model, axes=axes, mirror=True)
+        anew = predictor.predict_sliding_window_return_logits(CHANNELS)
+        predictor.mirror_fused = True
+        logits = predictor.predict_sliding_window_return_logits(CHANNELS)
+        # nnU-Net adds up in half precision.
+        torch.testing.assert_close(logits, stock_logits(predictor, model.segmentation, predictor.seen[-1].fused), atol=0.05,
+                                   rtol=0)
+        assert (logits - anew).abs().max() > 0.1
+
+    def test_fuses_once_for_all_mirrored_copies(self, make_model: MakeModel, make_predictor: MakePredictor,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+        model, fused = make_model(), []
+        fuse = model.fuse
+        monkeypatch.setattr(model, "fuse", lambda images, **given: fused.append(len(images)) or fuse(images, **given))
+        predictor = make_predictor(model, mirror=True)
+        predictor.mirror_fused = True
+        predictor.predict_sliding_window_return_logits(CHANNELS[..., :16, :16])
+        assert sum(fused) == CHANNELS.shape[1]
+
+    def test_mirrors_a_cascades_labels_with_the_fused_image(self, make_model: MakeModel,
+                                                            make_predictor: MakePredictor) -> None:
+        model, labels = make_model(), (CHANNELS[:1] > 0.5).float()
+        model.segmentation = torch.nn.Conv2d(2, 4, 3, padding=1)
+        predictor = make_predictor(model, mirror=True)
+        predictor.mirror_fused = True
+        logits = predictor.predict_sliding_window_return_logits(torch.cat([CHANNELS, labels]))
+        seen = torch.cat([predictor.seen[0].fused, labels])
+        torch.testing.assert_close(logits, stock_logits(predictor, model.segmentation, seen), atol=0.05, rtol=0)
 
     def test_in_blocks_of_slices_is_the_same(self, make_model: MakeModel, make_predictor: MakePredictor,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,10 +178,11 @@ class TestPredictor:
 
 
 class TestAbsentModalities:
-    @pytest.mark.parametrize("mirror", [False, True])
+    @pytest.mark.parametrize(("mirror", "fused"), [(False, False), (True, False), (True, True)])
     def test_do_not_matter_whatever_stands_in_their_channel(self, make_model: MakeModel, make_predictor: MakePredictor,
-                                                            mirror: bool) -> None:
+                                                            mirror: bool, fused: bool) -> None:
         predictor, logits = make_predictor(make_model(), mirror=mirror), []
+        predictor.mirror_fused = fused
         for content in (0.0, 3.0):
             channels = CHANNELS.clone()
             channels[1] = content
@@ -192,6 +225,21 @@ class TestLoadedPredictor:
             (tmp_path / f"fold_{fold}").mkdir()
             torch.save(state, tmp_path / f"fold_{fold}" / "checkpoint_final.pth")
         assert self.load(tmp_path, folds=list(range(len(rates)))).modality_dropout == least
+
+    @pytest.mark.parametrize(("folds", "mirrors"), [((True,), True), ((True, False), False), ((True, None), False),
+                                                    ((None,), False)])
+    def test_mirrors_the_fused_image_if_all_its_trainings_did(self, trained_model: Path, tmp_path: Path,
+                                                              folds: tuple[bool | None, ...], mirrors: bool) -> None:
+        """None stands for a checkpoint from before trainings did so."""
+        for name in ("plans.json", "dataset.json"):
+            (tmp_path / name).write_bytes((trained_model / name).read_bytes())
+        for fold, mirrored in enumerate(folds):
+            state = torch.load(trained_model / "fold_0" / "checkpoint_final.pth", weights_only=True)
+            state["options"]["bilevel"].pop("mirror_fused", None)
+            state["options"]["bilevel"].update({} if mirrored is None else {"mirror_fused": mirrored})
+            (tmp_path / f"fold_{fold}").mkdir()
+            torch.save(state, tmp_path / f"fold_{fold}" / "checkpoint_final.pth")
+        assert self.load(tmp_path, folds=list(range(len(folds)))).mirror_fused is mirrors
 
     def test_needs_no_results_root(self, trained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("nnUNet_results")

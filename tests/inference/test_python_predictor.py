@@ -102,6 +102,13 @@ def test_importing_the_package_loads_neither_torch_nor_nnunet() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are listed on Linux alone")
+def test_importing_the_predictor_starts_no_process() -> None:
+    code = ("import fuse4seg, pathlib; fuse4seg.Predictor; "
+            "print([path.read_text() for path in pathlib.Path('/proc/self/task').glob('*/children') if path.read_text()])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
 def test_the_package_has_no_other_names() -> None:
     with pytest.raises(AttributeError, match="no attribute 'predict'"):
         _ = fuse4seg.predict

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fuse4seg.errors import OptionError, UnreadableRecordError
-from fuse4seg.inference.run_record import RunRecord, describe_run, open_record
+from fuse4seg.errors import Fuse4SegError, OptionError, UnreadableRecordError
+from fuse4seg.inference.run_record import RunRecord, checksums, describe_run, open_record
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def output(tmp_path: Path) -> Path:
 @pytest.fixture
 def noted(made_by: dict[str, Any], source: Path, output: Path) -> RunRecord:
     record = open_record(output, made_by, resume=False)
-    record.note_done("case", [source], [output / "case.nii.gz"], output=output, seconds=1.23456, absent=["T2"])
+    record.note_done("case", checksums([source]), [output / "case.nii.gz"], output=output, seconds=1.23456, absent=["T2"])
     return record
 
 
@@ -61,7 +61,8 @@ class TestRunRecord:
 
     def test_does_not_take_a_failed_case_for_done(self, noted: RunRecord, made_by: dict[str, Any], source: Path,
                                                   output: Path) -> None:
-        noted.note_failed("case", "it is constant")
+        noted.note_failed({"case": Fuse4SegError("it is constant")})
+        noted.write()
         again = open_record(output, made_by, resume=True)
         assert not again.is_done("case", [source], output)
         assert again.cases["case"] == {"status": "failed", "reason": "it is constant"}

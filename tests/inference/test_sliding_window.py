@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import pytest
@@ -18,13 +18,17 @@ MakeModel = Callable[..., FuseThenSegment]
 CPU = torch.device("cpu")
 
 
-def image_of(*shape: int) -> torch.Tensor:
-    return torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+UNMIRRORED = ((),)
+
+
+def image_of(*shape: int, channels: int = 1) -> torch.Tensor:
+    return torch.rand(channels, *shape, generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()
-def reference(network: nn.Module, image: torch.Tensor, patch: list[int], step: float) -> torch.Tensor:
-    """One window after the other in float32; the image is no smaller than the patch."""
+def reference(network: nn.Module, image: torch.Tensor, patch: list[int], step: float,
+              copies: Sequence[tuple[int, ...]] = UNMIRRORED) -> torch.Tensor:
+    """One window and mirrored copy after the other in float32; the image is no smaller than the patch."""
     flat = len(patch) == 2
     images = image.transpose(0, 1) if flat else image[None]
     weight = compute_gaussian(tuple(patch), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=CPU)
@@ -32,7 +36,8 @@ def reference(network: nn.Module, image: torch.Tensor, patch: list[int], step: f
     for corner in product(*compute_steps_for_sliding_window(images.shape[2:], tuple(patch), step)):
         window = tuple(slice(start, start + extent) for start, extent in zip(corner, patch, strict=True))
         for index, part in enumerate(images):
-            total[(index, slice(None), *window)] += network(part[None][(..., *window)])[0] * weight
+            mirrored = [network(part[None][(..., *window)].flip(axes)).flip(axes)[0] for axes in copies]
+            total[(index, slice(None), *window)] += torch.stack(mirrored).mean(dim=0) * weight
         weights[window] += weight
     found = total / weights
     return found.transpose(0, 1) if flat else found[0]
@@ -47,6 +52,23 @@ class TestSegmentWindows:
         network, image = make_model(len(patch)).segmentation, image_of(*shape)
         found = segment_windows(network, image, patch_size=patch, step_size=step, device=CPU, precision=torch.float32)
         torch.testing.assert_close(found, reference(network, image, patch, step), atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize(("patch", "axes", "copies"), [
+        ([16, 16], (0, 1), [(), (2,), (3,), (2, 3)]), ([16, 16], (1,), [(), (3,)]),
+        ([16, 16, 16], (0, 1, 2), [(), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)])])
+    @pytest.mark.parametrize("voxels", [1, 3 * 16**3, 2**18])
+    def test_averages_over_mirrored_copies_of_all_channels(self, patch: list[int], axes: tuple[int, ...],
+                                                           copies: list[tuple[int, ...]], voxels: int,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever number of them goes through the network at a time."""
+        monkeypatch.setattr("fuse4seg.inference.sliding_window.VOXELS_ON_CPU", voxels)
+        torch.manual_seed(0)
+        network = (nn.Conv2d, nn.Conv3d)[len(patch) - 2](2, 4, 3, padding=1)
+        image = image_of(18, 40, 21, channels=2)
+        image[:, :, :16] = 0
+        found = segment_windows(network, image, patch_size=patch, step_size=0.5, device=CPU, precision=torch.float32,
+                                mirror_axes=axes)
+        torch.testing.assert_close(found, reference(network, image, patch, 0.5, copies), atol=1e-5, rtol=1e-5)
 
     def test_of_an_image_smaller_than_the_patch_is_that_of_the_padded_one(self, make_model: MakeModel) -> None:
         network, image = make_model().segmentation, image_of(3, 10, 13)

@@ -1,0 +1,208 @@
+"""Everything that is written of one predicted case, in this process or another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import save_pickle
+
+from fuse4seg.datasets.raw import Case, channel_names
+from fuse4seg.files import make_writable_folder, written_whole
+from fuse4seg.inference.export import image_written_whole, to_input_space, to_labels, write_image
+from fuse4seg.inference.preprocess_case import Recipe, found_files
+from fuse4seg.nnunet_output import logged_prints
+
+#: What asks in the cross-attention where the reference is absent.
+MEAN = "mean"
+#: Of --save_probabilities.
+NPZ, NIFTI, PROBABILITY_FORMATS = "npz", "nifti", ("npz", "nifti")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to write beside segmentations and fused images.
+
+    Attributes:
+        attention: Maps, one per modality that the reference looks at.
+        panels: Pictures.
+        probabilities: Formats of these, some of PROBABILITY_FORMATS.
+    """
+
+    attention: bool = False
+    panels: bool = False
+    probabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A case as the network left it, in preprocessed space.
+
+    Attributes:
+        case: Its name and files.
+        properties: nnU-Net's.
+        logits: Shape (K, Z, Y, X); None from a model without labels.
+        fused: One image per fold, shape (1, Z, Y, X).
+        attention: One per fold, shape (N - 1, Z, Y, X), or None.
+    """
+
+    case: Case
+    properties: dict[str, Any]
+    logits: np.ndarray | None
+    fused: tuple[np.ndarray, ...]
+    attention: tuple[np.ndarray | None, ...]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the files, how many voxels each label has, and seconds that it took."""
+
+    files: tuple[Path, ...]
+    volumes: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Export:
+    """Where and how to write; can be sent to another process.
+
+    Attributes:
+        recipe: The model's.
+        output: Folder, which exists.
+        folds: Names of the sets of weights; with several, each has its fused image in fused/fold_<n>/.
+        reference: Index of the modality that asks in the cross-attention.
+        wanted: Further outputs.
+    """
+
+    recipe: Recipe
+    output: Path
+    folds: tuple[int | str, ...]
+    reference: int
+    wanted: Wanted
+
+    @property
+    def ending(self) -> str:
+        """Of the files."""
+        return self.recipe.dataset_json["file_ending"]
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """What brings images back to the input's geometry."""
+        return {"plans": self.recipe.plans, "configuration": self.recipe.configuration}
+
+
+def export_case(predicted: Predicted, export: Export) -> Exported:
+    """Write a case, its segmentation last.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write.
+    """
+    begin = time.perf_counter()
+    with logged_prints():
+        labels, probabilities = _labels(predicted, export)
+        predicted = replace(predicted, logits=None)
+        written = [path for number in range(len(export.folds)) for path in _write_seen(predicted, number, labels, export)]
+        if labels is None:
+            return Exported(tuple(written), {}, time.perf_counter() - begin)
+        if probabilities is not None:
+            written += _write_probabilities(predicted, probabilities, export)
+            del probabilities
+        written.append(_write_labels(predicted, labels, export))
+    return Exported(tuple(written), _volumes(labels, export.recipe.dataset_json), time.perf_counter() - begin)
+
+
+def _labels(predicted: Predicted, export: Export) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if predicted.logits is None:
+        return None, None
+    return to_labels(predicted.logits, predicted.properties, **export.space,
+                     label_manager=export.recipe.plans.get_label_manager(export.recipe.dataset_json),
+                     want_probabilities=bool(export.wanted.probabilities))
+
+
+def _write_seen(predicted: Predicted, number: int, labels: np.ndarray | None, export: Export) -> list[Path]:
+    """What the follower saw of a fold, and what the leader looked at."""
+    case, properties, wanted = predicted.case, predicted.properties, export.wanted
+    place = f"fold_{export.folds[number]}" if len(export.folds) > 1 else ""
+    fused = to_input_space(predicted.fused[number], properties, **export.space)[0]
+    written = [make_writable_folder(export.output / "fused" / place) / f"{case.name}{export.ending}"]
+    write_image(fused, written[0], properties)
+    attention = _attention(predicted, number, export)
+    names = channel_names(export.recipe.dataset_json)
+    if wanted.attention:
+        for index, heat in attention.items():
+            folder = make_writable_folder(export.output / "attention" / place)
+            written.append(folder / f"{case.name}_{names[index]}{export.ending}")
+            write_image(heat, written[-1], properties)
+    if wanted.panels:
+        written.append(make_writable_folder(export.output / "panels" / place) / f"{case.name}.png")
+        _write_panel(written[-1], case, fused, labels, attention, export)
+    return written
+
+
+def _attention(predicted: Predicted, number: int, export: Export) -> dict[int, np.ndarray]:
+    """Maps in the input's geometry, by the index of their modality; none of absent ones."""
+    maps = predicted.attention[number]
+    if maps is None:
+        return {}
+    others = [index for index in range(len(predicted.case.found)) if index != export.reference]
+    in_place = to_input_space(maps, predicted.properties, **export.space)
+    return {index: heat for index, heat in zip(others, in_place, strict=True) if predicted.case.found[index]}
+
+
+def _write_panel(path: Path, case: Case, fused: np.ndarray, labels: np.ndarray | None, attention: Mapping[int, np.ndarray],
+                 export: Export) -> None:
+    # Matplotlib takes its time to be imported.
+    from fuse4seg.inference.panel import write_panel
+
+    names, there = channel_names(export.recipe.dataset_json), [index for index, found in enumerate(case.found) if found]
+    sources, _ = export.recipe.plans.image_reader_writer_class().read_images([str(file) for file in found_files(case)])
+    write_panel(path, sources=sources, names=[names[index] for index in there], fused=fused, segmentation=labels,
+                attention={there.index(index): heat for index, heat in attention.items()},
+                asking=names[export.reference] if export.reference in there else MEAN)
+
+
+def _write_probabilities(predicted: Predicted, probabilities: np.ndarray, export: Export) -> list[Path]:
+    """Npz and pkl as nnU-Net writes them, for its ensembling; or an image per class."""
+    name, written = predicted.case.name, []
+    if NPZ in export.wanted.probabilities:
+        written = [export.output / f"{name}.npz", export.output / f"{name}.pkl"]
+        with written_whole(written[0]) as temporary:
+            np.savez_compressed(temporary, probabilities=probabilities)
+        with written_whole(written[1]) as temporary:
+            save_pickle(predicted.properties, str(temporary))
+    if NIFTI in export.wanted.probabilities:
+        folder = make_writable_folder(export.output / "probabilities")
+        for label, share in zip(class_names(export.recipe), probabilities, strict=True):
+            written.append(folder / f"{name}_{label}{export.ending}")
+            write_image(share, written[-1], predicted.properties)
+    return written
+
+
+def class_names(recipe: Recipe) -> Sequence[str]:
+    """Names of the network's outputs, in their order: labels, or regions."""
+    labels = recipe.dataset_json["labels"]
+    manager = recipe.plans.get_label_manager(recipe.dataset_json)
+    if manager.has_regions:
+        return [name for name, entry in labels.items() if name not in ("background", "ignore")]
+    by_value = {int(np.atleast_1d(value)[0]): name for name, value in labels.items()}
+    return [by_value[value] for value in manager.all_labels]
+
+
+def _write_labels(predicted: Predicted, labels: np.ndarray, export: Export) -> Path:
+    target = export.output / f"{predicted.case.name}{export.ending}"
+    with image_written_whole(target) as temporary:
+        export.recipe.plans.image_reader_writer_class().write_seg(labels, str(temporary), predicted.properties)
+    # nnU-Net puts the spacing of TIFF files beside them.
+    spacing = temporary.with_name(temporary.name.removesuffix(export.ending) + ".json")
+    if spacing.is_file():
+        spacing.replace(export.output / f"{predicted.case.name}.json")
+    return target
+
+
+def _volumes(labels: np.ndarray, dataset_json: dict[str, Any]) -> dict[str, int]:
+    return {name: sum(np.count_nonzero(labels == label) for label in np.atleast_1d(value))
+            for name, value in dataset_json["labels"].items() if name not in ("background", "ignore")}

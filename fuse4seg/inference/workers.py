@@ -1,0 +1,103 @@
+"""Background processes that work on one case each, in turn, so that one that dies is known by its case."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from functools import partial
+from multiprocessing import connection, get_context, parent_process
+from threading import Thread
+from typing import Any, NamedTuple
+
+from fuse4seg.errors import CaseTooLargeError, Fuse4SegError, WorkerDiedError
+
+
+class Outcome(NamedTuple):
+    """What became of a case: a result, or the failure that kept it from having one."""
+
+    case: str
+    result: Any
+    failure: Fuse4SegError | None
+
+
+class Workers(AbstractContextManager):
+    """Processes for one step of the work; with none of them, it is done in this one.
+
+    Results are large: none is kept here once it was given.
+
+    Args:
+        doing: What they do, for messages: "preparing", ...
+        count: How many processes.
+        flag: That sets their number, for messages.
+    """
+
+    def __init__(self, doing: str, count: int, *, flag: str) -> None:
+        self.doing, self.flag = doing, flag
+        self._pools: list[ProcessPoolExecutor | None] = [None] * count
+
+    def __exit__(self, *_: object) -> None:
+        for pool in filter(None, self._pools):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any], *, name: Callable[[Any], str]) -> Iterator[Outcome]:
+        """Outcomes in the order of the items, of which as many are worked on at a time as there are processes.
+
+        Args:
+            function: Of a module, or a ``partial`` of one; itself and what it takes and gives can be sent to another process.
+            items: Are taken as they are needed; the next one is taken while earlier ones are worked on.
+            name: Gives the name of an item's case.
+        """
+        if not self._pools:
+            for item in items:
+                outcome = [_outcome(name(item), partial(function, item))]
+                del item
+                yield outcome.pop()
+            return
+        pending: deque[tuple[str, int, Future]] = deque()
+        for number, item in enumerate(items):
+            done = [self._finish(*pending.popleft())] if len(pending) == len(self._pools) else []
+            place = number % len(self._pools)
+            pending.append((name(item), place, self._pool(place).submit(function, item)))
+            del item
+            if done:
+                yield done.pop()
+        while pending:
+            yield self._finish(*pending.popleft())
+
+    def _pool(self, place: int) -> ProcessPoolExecutor:
+        pool = self._pools[place]
+        if pool is None:
+            pool = self._pools[place] = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start_worker)
+        return pool
+
+    def _finish(self, case: str, place: int, future: Future) -> Outcome:
+        try:
+            return _outcome(case, future.result)
+        except BrokenProcessPool:
+            self._pools[place] = None
+            return Outcome(case, None, WorkerDiedError(f"{self.doing} case {case}", mend=f"Use fewer processes ({self.flag} 0)."))
+
+
+def _outcome(case: str, ask: Callable[[], Any]) -> Outcome:
+    try:
+        return Outcome(case, ask(), None)
+    except MemoryError:
+        return Outcome(case, None, CaseTooLargeError(case))
+    except Fuse4SegError as error:
+        return Outcome(case, None, error)
+
+
+def _start_worker() -> None:
+    """Ctrl-C is for the process that started this one, and a worker does not outlive it, however it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    connection.wait([parent_process().sentinel])
+    os._exit(1)
