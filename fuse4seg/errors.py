@@ -285,3 +285,35 @@ class TrainingExistsError(Fuse4SegError):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"{folder} already holds a training. Go on with --c, validate it with --val, or move it away.")
+
+
+# ------------------------------------------------------------------ models of others
+
+
+class ModelPlansError(Fuse4SegError):
+    """plans.json of a trained model is missing, damaged, or describes no network that can be built."""
+
+    def __init__(self, path: Path, problem: str = "is missing") -> None:
+        super().__init__(f"{path} {problem}. Restore the file that belongs to the model.")
+
+
+class UntrustedModelError(Fuse4SegError):
+    """A model names code that is not ours, PyTorch's or nnU-Net's, which loading it would run."""
+
+    def __init__(self, path: Path, entry: str, name: object) -> None:
+        self.problem = f"{entry} names {str(name)[:100]!r}, which is none of the classes that a shared model may use"
+        super().__init__(f"{path}: {self.problem}. If you know who made it, give --trust where the command has it.")
+
+
+class ModelArchiveError(Fuse4SegError):
+    """An archive that cannot be installed: not one of ours, damaged, or hostile."""
+
+    def __init__(self, archive: Path, problem: str) -> None:
+        super().__init__(f"{archive}: {problem}")
+
+
+class ModelExistsError(Fuse4SegError):
+    """A model would be installed over another."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} exists. Move it away, or replace it with --overwrite.")

@@ -221,7 +221,7 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         problem = "is missing. Add one that gives channel_names, labels, file_ending and numTraining."
         raise DatasetJsonError(path, problem) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetJsonError(path, f"cannot be read as JSON ({error}). Mend or replace it.") from error
 
 

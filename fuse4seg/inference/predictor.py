@@ -7,15 +7,15 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
-from fuse4seg.errors import CheckpointError, OptionError
+from fuse4seg.datasets.raw import read_dataset_json
+from fuse4seg.errors import OptionError
 from fuse4seg.inference.fuse_image import WholeImage, fuse_whole_image, joined
+from fuse4seg.inference.model_network import build_fitting, require_predictive
+from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.inference.precision import AUTO, choose_precision
 from fuse4seg.inference.sliding_window import segment_windows
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
@@ -118,8 +118,8 @@ class Fuse4SegPredictor(nnUNetPredictor):
 
 def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth",
                    device: torch.device, use_mirroring: bool = True, tile_step_size: float = 0.5,
-                   want_attention: bool = False, precision: str = AUTO) -> Fuse4SegPredictor:
-    """Load trained weights without running any code that a checkpoint might hold.
+                   want_attention: bool = False, precision: str = AUTO, trust: bool = False) -> Fuse4SegPredictor:
+    """Load trained weights without running any code that a checkpoint or plans might hold or name.
 
     Args:
         model_folder: Folder Trainer__Plans__configuration with plans.json, dataset.json and fold_*.
@@ -131,43 +131,32 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
         want_attention: Keep attention maps.
         precision: Of the segmentation network, see :func:`~fuse4seg.inference.precision.choose_precision`. The fusion network
             computes in float32.
+        trust: Load whatever it holds, code too; for models whose maker is known.
 
     Raises:
         CheckpointNotFoundError, CheckpointError: A fold has no usable checkpoint.
+        ModelPlansError, DatasetJsonError: plans.json or dataset.json cannot be used.
+        UntrustedModelError: The plans name classes that are not known.
         OptionError: The model needs the labels of another stage, or the device lacks the precision.
     """
-    plans = PlansManager(load_json(str(model_folder / "plans.json")))
-    dataset_json = load_json(str(model_folder / "dataset.json"))
+    plans_file = model_folder / "plans.json"
+    plans = PlansManager(read_model_plans(plans_file, trust=trust))
+    dataset_json = read_dataset_json(model_folder)
     paths = [model_folder / f"fold_{fold}" / checkpoint for fold in folds]
-    states = [load_checkpoint(path) for path in paths]
+    states = [load_checkpoint(path, trust=trust) for path in paths]
     for state, path in zip(states, paths, strict=True):
         require_same_plans(state, path, plans.plans)
     configuration = plans.get_configuration(states[0]["init_args"]["configuration"])
+    for state, path in zip(states, paths, strict=True):
+        require_predictive(state, path, dimensions=len(configuration.patch_size))
     if configuration.previous_stage_name is not None:
         raise OptionError("-c", f"{model_folder} is the second stage of a cascade, which cannot be predicted yet. "
                                 "Choose a configuration of its own, such as 3d_fullres.")
-    network = get_network_from_plans(
-        configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import, determine_num_input_channels(plans, configuration, dataset_json),
-        plans.get_label_manager(dataset_json).num_segmentation_heads, allow_init=False, deep_supervision=False)
     parameters = [state["network_weights"] for state in states]
-    _require_fit(network, parameters, model_folder, folds, checkpoint)
+    network = build_fitting(plans, configuration, dataset_json, plans_file, weights=dict(zip(paths, parameters, strict=True)))
     predictor = Fuse4SegPredictor(device=device, use_mirroring=use_mirroring, tile_step_size=tile_step_size,
                                   want_attention=want_attention, precision=choose_precision(precision, device))
     predictor.manual_initialization(network, plans, configuration, parameters, dataset_json, states[0]["trainer_name"],
                                     states[0]["inference_allowed_mirroring_axes"])
     predictor.modality_dropout = min(state.get("options", {}).get("modality_dropout", 0.0) for state in states)
     return predictor
-
-
-def _require_fit(network: torch.nn.Module, parameters: list[dict], model_folder: Path, folds: Sequence[int | str],
-                 checkpoint: str) -> None:
-    for fold, weights in zip(folds, parameters, strict=True):
-        path = model_folder / f"fold_{fold}" / checkpoint
-        if not isinstance(network, FuseThenSegment):
-            raise CheckpointError(path, "is no model of Fuse4Seg. Predict with the tool that trained it.")
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(path, f"does not fit {model_folder / 'plans.json'}. Restore the plans it was "
-                                        f"trained with.") from error
