@@ -93,8 +93,8 @@ def _problem(member: ZipInfo) -> str | None:
 def _refuse_overlaps(archive: ZipFile, members: list[ZipInfo], path: Path) -> None:
     """Members that share their data can unpack to any size at an innocent ratio."""
     ordered = sorted(members, key=lambda member: member.header_offset)
-    ends = [*(member.header_offset for member in ordered[1:]), archive.start_dir]
-    for member, end in zip(ordered, ends, strict=True):
+    for number, member in enumerate(ordered, 1):
+        end = ordered[number].header_offset if number < len(ordered) else archive.start_dir
         if member.header_offset + LOCAL_HEADER + member.compress_size > end:
             raise ModelArchiveError(path, f"member {member.filename!r} overlaps another. Do not trust this archive.")
 

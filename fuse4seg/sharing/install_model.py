@@ -86,7 +86,7 @@ def _read_manifest(archive: ZipFile, members: dict[str, ZipInfo], path: Path) ->
     try:
         models, checksums = from_manifest(json.loads(read_member(archive, members[MANIFEST], path)))
     except (ValueError, RecursionError) as error:
-        raise ModelArchiveError(path, f"{MANIFEST} {_first_line(error)}.") from error
+        raise ModelArchiveError(path, f"{MANIFEST}: {_first_line(error)}.") from error
     expected = {MANIFEST, *(name for model in models for name in model.members())}
     for problem, names in (("lacks the member", expected - set(members)), ("has the unknown member", set(members) - expected),
                            ("has no checksum of", expected - {MANIFEST} - set(checksums)),

@@ -20,14 +20,14 @@ FOLDER = "Dataset990_Phantom/Fuse4SegTrainer__Fuse4SegPlans__2d"
 
 
 @pytest.fixture
-def model(trained_model: Path, tmp_path: Path) -> Path:
+def model(untrained_model: Path, tmp_path: Path) -> Path:
     """A copy of the trained model, for this test to change."""
-    return Path(shutil.copytree(trained_model, tmp_path / "moved" / FOLDER))
+    return Path(shutil.copytree(untrained_model, tmp_path / "moved" / FOLDER))
 
 
 class TestArchive:
-    def test_holds_weights_descriptions_and_checksums_alone(self, exported: Path, trained_model: Path) -> None:
-        with ZipFile(exported) as archive:
+    def test_holds_weights_descriptions_and_checksums_alone(self, exported_model: Path, untrained_model: Path) -> None:
+        with ZipFile(exported_model) as archive:
             content = {name: archive.read(name) for name in archive.namelist()}
         described = ("plans.json", "dataset.json", "dataset_fingerprint.json")
         weights = [f"{FOLDER}/fold_0/checkpoint_final{ending}" for ending in (".safetensors", ".json")]
@@ -36,30 +36,32 @@ class TestArchive:
         assert manifest["checksums"] == {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
         assert set(manifest["versions"]) == {"fuse4seg", "nnunetv2", "torch"}
         for name in described:
-            assert content[f"{FOLDER}/{name}"] == (trained_model / name).read_bytes()
+            assert content[f"{FOLDER}/{name}"] == (untrained_model / name).read_bytes()
 
-    def test_holds_every_weight_once(self, exported: Path, trained_model: Path) -> None:
-        trained = torch.load(trained_model / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
-        with ZipFile(exported) as archive:
+    def test_holds_every_weight_once(self, exported_model: Path, untrained_model: Path) -> None:
+        trained = torch.load(untrained_model / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+        with ZipFile(exported_model) as archive:
             tensors = load(archive.read(f"{FOLDER}/fold_0/checkpoint_final.safetensors"))
             rest = json.loads(archive.read(f"{FOLDER}/fold_0/checkpoint_final.json"))
         assert len({weight.data_ptr() for weight in trained.values()}) == len(tensors)
         for name, weight in trained.items():
             assert torch.equal(tensors[rest["shared"].get(name, name)], weight)
 
-    def test_is_the_same_bytes_each_time(self, exported: Path, trained_phantom: Path, tmp_path: Path) -> None:
+    def test_is_the_same_bytes_each_time(self, exported_model: Path, untrained_phantom: Path, tmp_path: Path) -> None:
         flags = ["-d", "990", "-c", "2d", "-f", "0", "-p", "Fuse4SegPlans", "-tr", "Fuse4SegTrainer"]
-        assert main([*flags, "-o", str(tmp_path / "again.zip"), "--root", str(trained_phantom)]) == 0
-        assert (tmp_path / "again.zip").read_bytes() == exported.read_bytes()
+        assert main([*flags, "-o", str(tmp_path / "again.zip"), "--root", str(untrained_phantom)]) == 0
+        assert (tmp_path / "again.zip").read_bytes() == exported_model.read_bytes()
 
-    def test_of_a_folder_elsewhere_is_the_same(self, exported: Path, model: Path, tmp_path: Path) -> None:
+    def test_of_a_folder_elsewhere_is_the_same(self, exported_model: Path, model: Path, tmp_path: Path) -> None:
         (tmp_path / "again.zip").write_text("an older one")
         assert main(["-m", str(model), "-o", str(tmp_path / "again.zip")]) == 0
-        assert (tmp_path / "again.zip").read_bytes() == exported.read_bytes()
+        assert (tmp_path / "again.zip").read_bytes() == exported_model.read_bytes()
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
     def test_holds_several_checkpoints_and_folds(self, model: Path, tmp_path: Path) -> None:
         shutil.copytree(model / "fold_0", model / "fold_all")
+        for fold in ("fold_0", "fold_all"):
+            shutil.copy(model / fold / "checkpoint_final.pth", model / fold / "checkpoint_best.pth")
         (model / "dataset_fingerprint.json").unlink()
         export_models([model_in(model, folds=(0, "all"))], tmp_path / "two.zip",
                       checkpoints=["checkpoint_final.pth", "checkpoint_best.pth"])
