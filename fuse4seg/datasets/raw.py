@@ -253,7 +253,8 @@ def _channels_problem(channels: Any) -> str | None:
 
 
 def _normalisation_problem(chosen: Any, channels: dict[str, str]) -> str | None:
-    if not isinstance(chosen, dict) or not set(chosen) <= set(channels) or not set(chosen.values()) <= set(NORMALISATIONS):
+    if not isinstance(chosen, dict) or not set(chosen) <= set(channels) or not all(
+            isinstance(scheme, str) and scheme in NORMALISATIONS for scheme in chosen.values()):
         return f"{NORMALISATION} must map channel numbers to some of {', '.join(NORMALISATIONS)}. Correct it, or leave it out."
     return None
 

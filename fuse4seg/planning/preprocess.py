@@ -19,7 +19,8 @@ from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.one_pass import OnePassPreprocessor
 from fuse4seg.planning.unlabelled import UnlabelledPreprocessor
-from fuse4seg.plans import PLANS_NAME, read_plans
+from fuse4seg.planning.usable_plans import usable_plans
+from fuse4seg.plans import PLANS_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     labels = {f"{case}{description['file_ending']}": found.label
               for case, found in training_cases(raw, description).items() if found.label is not None}
     plans_file = preprocessed / f"{plans_name}.json"
-    plans = PlansManager(read_plans(plans_file))
+    plans = usable_plans(plans_file)
     chosen = choose_configurations(configurations, plans, plans_file=plans_file)
     make_writable_folder(preprocessed)
     by_class: dict[type[DefaultPreprocessor], list[str]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.datasets.raw import channel_names, foreground_classes, read_dataset_json
+from fuse4seg.datasets.splits import SPLITS_FILE, USUAL, read_splits, require_fold
 from fuse4seg.errors import (
     CheckpointNotFoundError,
     ConfigurationNotFoundError,
@@ -36,8 +36,6 @@ from fuse4seg.training.trainer import Fuse4SegTrainer
 
 log = logging.getLogger(__name__)
 
-#: nnU-Net's cross-validation.
-SPLITS = 5
 #: Options whose flag has another name.
 FLAGS = {"auxiliary_weight": "--auxiliary_head"}
 #: Most wanted first.
@@ -136,7 +134,7 @@ def choose_device(wanted: str | None) -> torch.device:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = wanted or next(kind for kind, here in available.items() if here)
-    if not available[name]:
+    if not available.get(name, False):
         raise DeviceUnavailableError(name)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
@@ -170,18 +168,20 @@ def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:
     if training.fold == "all":
         return
     folder = data_root(PREPROCESSED) / name
-    splits = folder / "splits_final.json"
-    count = len(json.loads(splits.read_text())) if splits.is_file() else SPLITS
-    if int(training.fold) >= count:
-        # nnU-Net would draw another split at random, and say so in its log alone.
-        raise FoldError(f"{name} has no fold {training.fold}. Train one of 0 to {count - 1}, or all.")
-    if splits.is_file():
-        return
+    require_fold(folder, int(training.fold))
+    splits = read_splits(folder)
     data = folder / PlansManager(dict(plans)).get_configuration(training.configuration).data_identifier
     cases = infer_dataset_class(str(data)).get_identifiers(str(data))
-    if len(cases) < SPLITS:
-        raise FoldError(f"{name} has {len(cases)} training cases, too few for {SPLITS} folds. "
-                        f"Train fold all, or write {splits}.")
+    if splits is None:
+        if len(cases) < USUAL:
+            raise FoldError(f"{name} has {len(cases)} training cases, too few for {USUAL} folds. "
+                            f"Train fold all, or write {folder / SPLITS_FILE}.")
+        return
+    fold = splits[int(training.fold)]
+    unknown = {*fold["train"], *fold["val"]} - set(cases)
+    if unknown:
+        raise FoldError(f"{folder / SPLITS_FILE} names case {min(unknown)}, which {data} does not hold. Preprocess it, or mend "
+                        "the file.")
 
 
 def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Path | None:
