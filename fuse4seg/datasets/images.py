@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 NIFTI = (".nii", ".nii.gz")
 CHUNK = 1 << 20
+#: What nibabel, stricter than ITK, ends in; its own errors have no common base.
+NIBABEL_REFUSES = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
+                   nibabel.spatialimages.ImageDataError, nibabel.wrapstruct.WrapStructError, OSError, EOFError, ValueError,
+                   TypeError, LookupError, ArithmeticError, MemoryError, zlib.error)
 # Spacing as strict as nnU-Net's own comparison; origin (mm) and direction leave room for the rounding of NIfTI headers.
 TOLERANCES = {"shape": 0.0, "spacing": 1e-8, "origin": 1e-3, "direction": 1e-4}
 
@@ -117,7 +121,7 @@ def _is_stored_finite(path: Path) -> bool:
     try:
         stored = nibabel.load(path)
         return stored.get_data_dtype().kind != "f" or bool(np.isfinite(np.asanyarray(stored.dataobj)).all())
-    except (nibabel.filebasedimages.ImageFileError, OSError, ValueError):
+    except NIBABEL_REFUSES:
         logger.debug("nibabel cannot read %s, so what ITK read of it counts", path)
         return True
 

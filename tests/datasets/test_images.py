@@ -89,6 +89,12 @@ class TestIsFinite:
         SimpleITK.WriteImage(volume, str(path))
         assert not is_finite(read_image(path, SimpleITKIO))
 
+    def test_believes_itk_where_nibabel_refuses_a_header(self, tmp_path: Path) -> None:
+        """Voxels that begin at byte 128, within the header, which ITK puts right in silence."""
+        whole = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4)).to_bytes()
+        (tmp_path / "image.nii").write_bytes(whole[:108] + np.array([128], "<f4").tobytes() + whole[112:])
+        assert is_finite(read_image(tmp_path / "image.nii", SimpleITKIO))
+
     def test_accepts_whole_and_broken_numbers(self, image: Path, tmp_path: Path) -> None:
         whole = tmp_path / "whole.nii.gz"
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((2, 2, 2), np.int16)), str(whole))
