@@ -12,7 +12,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py
 README = ROOT / "README.md"
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "predict", "fuse", "evaluate", "evaluate_fusion",
-            "compare", "build_brats_fuse", "demo")
+            "compare", "build_brats_fuse", "export_model", "install_model", "demo")
 
 setup(
     name="fuse4seg",
@@ -41,6 +41,7 @@ setup(
         "numpy>=1.24",
         "pillow>=10",
         "PyWavelets>=1.5",
+        "safetensors>=0.4.3",
         "scipy>=1.10",
         "tqdm>=4.60",
     ],

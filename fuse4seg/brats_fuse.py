@@ -91,9 +91,12 @@ def build_brats_fuse(source: Path, build: Build, *, processes: int) -> list[str]
     Raises:
         FolderNotFoundError, EmptyFolderError, FaultyCasesError: The source.
         UnwritableFolderError: The output.
+        CheckpointError, ModelPlansError, UntrustedModelError, OptionError: The model, or its modalities.
         WorkerDiedError: A process ended without an answer.
     """
     cases = find_brats_cases(source)
+    # Each process loads it again; here it is only to be refused before anything is written.
+    _predictor(build)
     make_writable_folder(build.output / CASES)
     made_by = build.to_plain()
     work = partial(_build_case, build=build, made_by=made_by)

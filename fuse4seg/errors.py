@@ -224,14 +224,6 @@ class ForeignPlansError(Fuse4SegError):
         super().__init__(f"plans {plans} do not name our network. Plan with f4s_plan_and_preprocess, or give -p Fuse4SegPlans.")
 
 
-class OtherVersionError(Fuse4SegError):
-    """A model whose plans this version cannot build a network from."""
-
-    def __init__(self, path: Path, made_by: str, here: str, problem: str) -> None:
-        super().__init__(f"{path} is of another version (made by {made_by}, this is {here}): {problem}. Predict "
-                         f"with that version, or plan and train anew.")
-
-
 class ConfigurationNotFoundError(Fuse4SegError):
     """The plans hold no such configuration."""
 
@@ -357,3 +349,35 @@ class TrainingExistsError(Fuse4SegError):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"{folder} already holds a training. Go on with --c, validate it with --val, or move it away.")
+
+
+# ------------------------------------------------------------------ models of others
+
+
+class ModelPlansError(Fuse4SegError):
+    """plans.json of a trained model is missing, damaged, or describes no network that can be built."""
+
+    def __init__(self, path: Path, problem: str = "is missing") -> None:
+        super().__init__(f"{path} {problem}. Restore the file that belongs to the model, or predict with the version that made it.")
+
+
+class UntrustedModelError(Fuse4SegError):
+    """A model names code that is not ours, PyTorch's or nnU-Net's, which loading it would run."""
+
+    def __init__(self, path: Path, entry: str, name: object) -> None:
+        self.problem = f"{entry} names {str(name)[:100]!r}, which is none of the classes that a shared model may use"
+        super().__init__(f"{path}: {self.problem}. If you know who made it, give --trust where the command has it.")
+
+
+class ModelArchiveError(Fuse4SegError):
+    """An archive that cannot be installed: not one of ours, damaged, or hostile."""
+
+    def __init__(self, archive: Path, problem: str) -> None:
+        super().__init__(f"{archive}: {problem}")
+
+
+class ModelExistsError(Fuse4SegError):
+    """A model would be installed over another."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} exists. Move it away, or replace it with --overwrite.")

@@ -95,7 +95,8 @@ def read_json(path: Path, error: Callable[..., Fuse4SegError]) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as missing:
         raise error(path) from missing
-    except (OSError, ValueError) as unreadable:
+    # Brackets nested by the thousands end in a RecursionError.
+    except (OSError, ValueError, RecursionError) as unreadable:
         raise error(path, f"cannot be read ({unreadable})") from unreadable
 
 

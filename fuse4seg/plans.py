@@ -21,6 +21,6 @@ def read_plans(path: Path) -> dict[str, Any]:
         PlansNotFoundError: It is missing or cannot be read.
     """
     plans = read_json(path, PlansNotFoundError)
-    if not isinstance(plans, dict) or "configurations" not in plans:
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
         raise PlansNotFoundError(path, "holds no plans")
     return plans

@@ -208,6 +208,55 @@ def trained_model(trained_phantom: Path) -> Path:
     return trained_phantom / "nnUNet_results" / "Dataset990_Phantom" / "Fuse4SegTrainer__Fuse4SegPlans__2d"
 
 
+@pytest.fixture(scope="session")
+def untrained_phantom(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the planned roots with a model of seeded random weights, as f4s_train would leave one of 2d, fold 0."""
+    import torch
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from fuse4seg.files import read_json, write_json
+    from fuse4seg.training.checkpoint import save_checkpoint
+
+    root = tmp_path_factory.mktemp("untrained") / "roots"
+    shutil.copytree(planned_phantom, root)
+    preprocessed = root / "nnUNet_preprocessed" / "Dataset990_Phantom"
+    model = root / "nnUNet_results" / "Dataset990_Phantom" / "Fuse4SegTrainer__Fuse4SegPlans__2d"
+    (model / "fold_0").mkdir(parents=True)
+    plans, dataset_json = (read_json(preprocessed / name, ValueError) for name in ("Fuse4SegPlans.json", "dataset.json"))
+    for name, content in (("plans.json", plans), ("dataset.json", dataset_json)):
+        write_json(content, model / name)
+    shutil.copy(preprocessed / "dataset_fingerprint.json", model)
+    architecture = PlansManager(plans).get_configuration("2d").configuration["architecture"]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
+                                         architecture["_kw_requires_import"], len(dataset_json["channel_names"]),
+                                         len(dataset_json["labels"]), allow_init=True, deep_supervision=False)
+    save_checkpoint({"network_weights": network.state_dict(), "trainer_name": "Fuse4SegTrainer",
+                     "init_args": {"plans": plans, "configuration": "2d", "fold": 0, "dataset_json": dataset_json},
+                     "inference_allowed_mirroring_axes": (0, 1), "options": {"modality_dropout": 0.0}, "current_epoch": 1},
+                    model / "fold_0" / "checkpoint_final.pth")
+    return root
+
+
+@pytest.fixture(scope="session")
+def untrained_model(untrained_phantom: Path) -> Path:
+    """The model folder of ``untrained_phantom``; its one fold is fold_0."""
+    return untrained_phantom / "nnUNet_results" / "Dataset990_Phantom" / "Fuse4SegTrainer__Fuse4SegPlans__2d"
+
+
+@pytest.fixture(scope="session")
+def exported_model(untrained_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Archive of ``untrained_model``."""
+    from fuse4seg.inference.models import model_in
+    from fuse4seg.sharing.export_model import export_models
+
+    path = tmp_path_factory.mktemp("exported") / "model.zip"
+    export_models([model_in(untrained_model)], path)
+    return path
+
+
 @pytest.fixture
 def own_results(trained_phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results root of this test alone, beside the raw and preprocessed data of ``trained_phantom``."""

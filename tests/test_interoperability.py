@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from fuse4seg.cli import predict, train
+from fuse4seg.cli import export_model, install_model, predict, train
 from fuse4seg.paths import TRAINER_FOLDER
 
 pytestmark = pytest.mark.slow
@@ -134,6 +134,19 @@ class TestStockPrediction:
         segmentations = [tmp_path / by / "phantom_005.nii.gz" for by in ("stock", "ours")]
         assert_same_place(segmentations[0], images / "phantom_005_0000.nii.gz")
         assert agreement(*segmentations) >= 0.999
+
+
+class TestSharedModel:
+    def test_is_predicted_with_by_stock_nnunet_as_before(self, stock: Callable[..., None], root: Path, images: Path,
+                                                         tmp_path: Path) -> None:
+        """What f4s_install_model writes is what stock nnU-Net takes, and gives the same labels byte for byte."""
+        predict_with_stock(stock, images, tmp_path / "before", fold=0, trainer="Fuse4SegTrainer")
+        assert export_model.main(["-d", "990", "-o", str(tmp_path / "model.zip"), "--root", str(root)]) == 0
+        shutil.rmtree(root / "nnUNet_results")
+        assert install_model.main([str(tmp_path / "model.zip"), "--root", str(root)]) == 0
+        predict_with_stock(stock, images, tmp_path / "after", fold=0, trainer="Fuse4SegTrainer")
+        before, after = (tmp_path / when / "phantom_005.nii.gz" for when in ("before", "after"))
+        assert after.read_bytes() == before.read_bytes()
 
 
 class TestStockTraining:

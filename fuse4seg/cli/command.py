@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from fuse4seg.errors import Fuse4SegError, Terminated, TrainingStoppedError, UnwritableFolderError
+from fuse4seg.errors import Fuse4SegError, OptionError, Terminated, TrainingStoppedError, UnwritableFolderError
 from fuse4seg.paths import prepare_environment, set_roots
 from fuse4seg.signals import handled
 
@@ -40,6 +40,17 @@ def make_parser(description: str, *, example: str) -> argparse.ArgumentParser:
                                                   "(default: F4S_ROOT, else nnU-Net's own variables)")
     parser.add_argument("--verbose", action="store_true", help="log what nnU-Net says, too")
     return parser
+
+
+def require_at_least(least: int, *values: int, flag: str) -> None:
+    """Make sure that a number of the command line is large enough.
+
+    Raises:
+        OptionError: One is not.
+    """
+    for value in values:
+        if value < least:
+            raise OptionError(flag, f"must be at least {least}, got {value}.")
 
 
 def run_command(action: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser,

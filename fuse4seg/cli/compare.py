@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.command import make_parser, require_at_least, run_command
 from fuse4seg.comparison.rows import USUAL
-from fuse4seg.errors import OptionError
+from fuse4seg.errors import FolderNotFoundError, OptionError
 from fuse4seg.plans import PLANS_NAME
 
 
@@ -75,9 +75,15 @@ def _run(options: argparse.Namespace) -> None:
     modalities = channel_names(read_dataset_json(data_root(PREPROCESSED) / name))
     rows = choose_rows(options.rows, modalities=modalities, images={row: Path(folder) for row, folder in images.items()},
                        variants=variants)
+    for folder in map(Path, images.values()):
+        if not folder.is_dir():
+            raise FolderNotFoundError(folder)
     devices = options.devices or [choose_device(None).type]
     for device in devices:
         choose_device(device.partition(":")[0])
+    for flag, least, values in (("--epochs", 1, [options.epochs]), ("--iterations", 1, [options.iterations]),
+                                ("--pretrain_epochs", 0, [options.pretrain_epochs]), ("--seeds", 0, options.seeds)):
+        require_at_least(least, *values, flag=flag)
     budget = Budget(options.epochs, options.iterations, options.pretrain_epochs)
     command = shlex.join(["f4s_compare", *sys.argv[1:]])
     result, faults = compare(Comparison(name, options.configuration, options.plans, options.output, rows, options.folds,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.command import make_parser, require_at_least, run_command
 
 if TYPE_CHECKING:
     from fuse4seg.evaluation.folders import Classes
@@ -39,6 +39,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from fuse4seg.errors import DatasetJsonError, FaultyCasesError
     from fuse4seg.evaluation.folders import evaluate_folders
 
+    require_at_least(0, options.seed, flag="--seed")
     description = options.djfile or _default_dataset_json(options)
     dataset_json = read_dataset_description(description)
     if not foreground_classes(dataset_json):

@@ -10,6 +10,7 @@ from typing import Any
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.evaluate_fusion import add_source_flags, grey_range
+from fuse4seg.cli.export_model import add_trust_flag
 from fuse4seg.cli.train import fold
 
 RULE_NAMES = ("max", "mean", "laplacian", "wavelet")
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-tr", dest="trainer", help="trainer")
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
+    add_trust_flag(parser)
     return run_command(_run, parser, arguments)
 
 
@@ -63,7 +65,7 @@ def _fuse_by_model(options: argparse.Namespace, sources: Any) -> list[str]:
         dataset=options.dataset, configuration=options.configuration, plans=options.plans, trainer=options.trainer,
         folds=folds, checkpoint=options.checkpoint)
     predictor = load_predictor(model.folder, folds=model.folds[:1], checkpoint=options.checkpoint,
-                               device=choose_device(options.device))
+                               device=choose_device(options.device), trust=options.trust)
     used = model.folder / f"fold_{model.folds[0]}" / options.checkpoint
     logging.getLogger(__name__).info("model: %s", used)
     method = {"model": model.folder.name, "fold": model.folds[0], "checkpoint": checksum(used)}

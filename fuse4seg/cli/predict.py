@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.export_model import add_trust_flag
 from fuse4seg.cli.train import fold
 
 
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-part_id", type=int, default=0, help="which part is predicted here, from 0 on (default: 0)")
     parser.add_argument("--allow_missing", action="store_true",
                         help="also predict cases that lack channels, and list these in missing_modalities.json")
+    add_trust_flag(parser)
     return run_command(_run, parser, arguments)
 
 
@@ -65,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     predictor = load_predictor(model.folder, folds=model.folds, checkpoint=options.checkpoint,
                                device=device, use_mirroring=not options.disable_tta,
                                tile_step_size=options.step_size, want_attention=options.save_attention or options.save_panels,
-                               precision=options.precision)
+                               precision=options.precision, trust=options.trust)
     formats = None if options.save_probabilities is None else options.save_probabilities or [NPZ]
     wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))))
     run = describe_run(model.folder, folds=model.folds, checkpoint=options.checkpoint, device=str(device), options={

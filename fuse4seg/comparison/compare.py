@@ -18,8 +18,9 @@ from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.scores import score_trial, score_trivial
 from fuse4seg.comparison.trainings import Budget, Trial, run_trials
 from fuse4seg.datasets.raw import foreground_classes, read_dataset_json
-from fuse4seg.errors import ConfigurationNotFoundError, NotPreprocessedError, OptionError
-from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.datasets.splits import require_fold
+from fuse4seg.errors import ConfigurationNotFoundError, NotPreprocessedError, OptionError, UnreadableRecordError
+from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, data_root
 from fuse4seg.plans import read_plans
 
@@ -74,6 +75,8 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
         raise NotPreprocessedError(source / configuration.data_identifier, wanted.configuration)
     if not foreground_classes(read_dataset_json(source)):
         raise OptionError("dataset", f"{wanted.dataset} has no labels, so there is no segmentation to compare.")
+    for fold in wanted.folds:
+        require_fold(source, fold)
     _require_same_conditions(make_writable_folder(wanted.output), _conditions(wanted))
     trials = [Trial(row, fold, seed, wanted.dataset, wanted.configuration, wanted.plans, wanted.output.absolute(), wanted.budget)
               for seed in wanted.seeds for fold in wanted.folds for row in wanted.rows]
@@ -106,7 +109,9 @@ def _require_same_conditions(output: Path, conditions: dict[str, Any]) -> None:
     """
     path = output / "conditions.json"
     if path.is_file():
-        known = json.loads(path.read_text())
+        known = read_json(path, UnreadableRecordError)
+        if not isinstance(known, dict):
+            raise UnreadableRecordError(path, "is no record of a comparison")
         for name, value in conditions.items():
             if known.get(name) != value:
                 raise OptionError("-o", f"{output} holds a comparison with {name} {known.get(name)}, not {value}. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import math
 import zlib
 from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,6 +15,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import (
     determine_reader_writer_from_dataset_json,
@@ -26,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 NIFTI = (".nii", ".nii.gz")
 CHUNK = 1 << 20
+#: What nibabel, stricter than ITK, ends in; its own errors have no common base.
+NIBABEL_REFUSES = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
+                   nibabel.spatialimages.ImageDataError, nibabel.wrapstruct.WrapStructError, OSError, EOFError, ValueError,
+                   TypeError, LookupError, ArithmeticError, MemoryError, zlib.error)
 # Spacing as strict as nnU-Net's own comparison; origin (mm) and direction leave room for the rounding of NIfTI headers.
 TOLERANCES = {"shape": 0.0, "spacing": 1e-8, "origin": 1e-3, "direction": 1e-4}
 
@@ -77,7 +83,9 @@ def find_reader(dataset_json: dict[str, Any], examples: Iterable[Path]) -> type[
     for example in examples:
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                return determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
+                reader = determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
+            # By overwrite_image_reader_writer nnU-Net gives whatever has that name.
+            return reader if isinstance(reader, type) and issubclass(reader, BaseReaderWriter) else default
         except RuntimeError:
             logger.debug("%s tells no reader", example)
     return default
@@ -94,7 +102,7 @@ def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
         UnreadableImageError: It is missing, truncated, or no image.
     """
     try:
-        _read_through(path)
+        _require_room_for_voxels(path, _unpacked_size(path))
         with redirect_stdout(io.StringIO()):
             voxels, properties = reader().read_images((str(path),))
     # ITK, nibabel, tifffile and imageio have no common base for what they raise on a damaged file.
@@ -114,7 +122,7 @@ def _is_stored_finite(path: Path) -> bool:
     try:
         stored = nibabel.load(path)
         return stored.get_data_dtype().kind != "f" or bool(np.isfinite(np.asanyarray(stored.dataobj)).all())
-    except (nibabel.filebasedimages.ImageFileError, OSError, ValueError):
+    except NIBABEL_REFUSES:
         logger.debug("nibabel cannot read %s, so what ITK read of it counts", path)
         return True
 
@@ -132,14 +140,38 @@ def geometry_difference(geometry: Geometry, expected: Geometry) -> str | None:
     return None
 
 
-def _read_through(path: Path) -> None:
-    """Unpack a whole gzip file, because ITK takes the missing end of a truncated one for zeros."""
-    if path.suffix != ".gz":
+def _require_room_for_voxels(path: Path, size: int) -> None:
+    """Make sure that a NIfTI file of so many bytes holds a byte for each voxel of its header.
+
+    ITK takes memory for all that a header claims before it looks at how much there is.
+
+    Raises:
+        OSError: It does not.
+    """
+    if not path.name.endswith(NIFTI):
         return
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        logger.debug("ITK cannot read the header of %s; another reader may", path)
+        return
+    claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    if claimed > size:
+        raise OSError(f"its header claims {claimed} voxels, and it holds {size} bytes")
+
+
+def _unpacked_size(path: Path) -> int:
+    """Bytes of a file, unpacked wholly if it is a gzip file: ITK takes the missing end of a truncated one for zeros."""
+    if path.suffix != ".gz":
+        return path.stat().st_size
+    size = 0
     try:
         with gzip.open(path) as stream:
-            while stream.read(CHUNK):
-                pass
+            while chunk := stream.read(CHUNK):
+                size += len(chunk)
+        return size
     except (EOFError, zlib.error) as error:
         raise OSError("the file is truncated or damaged") from error
 

@@ -255,7 +255,7 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         problem = "is missing. Add one that gives channel_names, labels, file_ending and numTraining."
         raise DatasetJsonError(path, problem) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetJsonError(path, f"cannot be read as JSON ({error}). Mend or replace it.") from error
 
 
@@ -287,7 +287,8 @@ def _channels_problem(channels: Any) -> str | None:
 
 
 def _normalisation_problem(chosen: Any, channels: dict[str, str]) -> str | None:
-    if not isinstance(chosen, dict) or not set(chosen) <= set(channels) or not set(chosen.values()) <= set(NORMALISATIONS):
+    if not isinstance(chosen, dict) or not set(chosen) <= set(channels) or not all(
+            isinstance(scheme, str) and scheme in NORMALISATIONS for scheme in chosen.values()):
         return f"{NORMALISATION} must map channel numbers to some of {', '.join(NORMALISATIONS)}. Correct it, or leave it out."
     return None
 

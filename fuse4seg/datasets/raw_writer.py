@@ -75,4 +75,13 @@ def describe(folder: Path, *, channels: Sequence[str], labels: Mapping[str, int]
                 "numTraining": training, "file_ending": ending, **further}, folder / "dataset.json")
     faults = find_faults(folder, processes=processes) if training else []
     if faults:
-        raise FaultyDatasetError(folder.name.removeprefix(".").removesuffix(".partial"), faults)
+        raise FaultyDatasetError(folder.name.removeprefix(".").removesuffix(".partial"), _by_their_sources(faults, folder))
+
+
+def _by_their_sources(faults: Sequence[str], folder: Path) -> list[str]:
+    """Faults that name linked files by what they link to: the links go with the folder."""
+    named = list(faults)
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            named = [fault.replace(str(path), str(path.resolve())) for fault in named]
+    return named

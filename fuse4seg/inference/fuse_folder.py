@@ -37,7 +37,7 @@ def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[s
 
     Args:
         sources: From ``find_sources``.
-        output: Is created.
+        output: Is created with the first fused image.
         fuse: :func:`by_rule` or :func:`by_model`.
         method: What the record shall say of ``fuse``.
         levels: Black and white of images that are not 8-bit; None to take any intensities, for a model.
@@ -51,22 +51,25 @@ def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[s
     """
     if any(output.resolve() == path.parent.resolve() for files in sources.images.values() for path in files):
         raise OptionError("-o", f"{output} holds sources, which fused images would overwrite. Choose another folder.")
-    make_writable_folder(output)
-    # Until this run is through, nothing is known of the folder's images.
-    (output / RECORD).unlink(missing_ok=True)
     faults, checksums = [], {}
     for name, files in progress(list(sources.images.items()), "fusing", unit="case"):
         try:
             images = [read_grey_image(path, levels) for path in files]
             _require_one_place(images)
+            fused = fuse(name, images)
+            if not checksums:
+                make_writable_folder(output)
+                # Until this run is through, nothing is known of the folder's images.
+                (output / RECORD).unlink(missing_ok=True)
             (output / GREY / f"{name}.png").unlink(missing_ok=True)
-            write_fused(fuse(name, images), images, output, name)
+            write_fused(fused, images, output, name)
             checksums[name] = tuple(map(checksum, files))
         except UnwritableFolderError:
             raise
         except Fuse4SegError as error:
             faults.append(str(error))
-    FusedRecord(method, sources.names, checksums).write(output)
+    if checksums:
+        FusedRecord(method, sources.names, checksums).write(output)
     return faults
 
 

@@ -51,8 +51,8 @@ def find_model(*, dataset: str | None = None, configuration: str | None = None, 
     results = data_root(RESULTS)
     wanted_dataset = dataset_name(dataset, variables=(RESULTS,)) if dataset is not None else "Dataset*"
     pattern = f"{wanted_dataset}/{trainer or '*'}__{plans or '*'}__{configuration or '*'}"
-    candidates = [TrainedModel(folder, trained) for folder in sorted(results.glob(pattern)) if _is_ours(folder)
-                  if (trained := _folds(folder, folds, checkpoint))]
+    candidates = [TrainedModel(folder, trained) for folder in sorted(results.glob(pattern))
+                  if folder.name.count("__") == 2 and _is_ours(folder) and (trained := _folds(folder, folds, checkpoint))]
     if not candidates:
         wanted = " ".join(f"{flag} {value}" for flag, value in (("-d", dataset), ("-c", configuration), ("-p", plans),
                           ("-tr", trainer), ("-f", folds and " ".join(map(str, folds)))) if value)
@@ -79,7 +79,7 @@ def _is_ours(folder: Path) -> bool:
     """Whether the folder's plans name our network; stock nnU-Net models lie in the same place."""
     try:
         return NETWORK in (folder / "plans.json").read_text() and bool(json.loads((folder / "dataset.json").read_text()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
-from fuse4seg import __version__
-from fuse4seg.errors import CheckpointError, OptionError, OtherVersionError, PlansNotFoundError
-from fuse4seg.files import read_json
+from fuse4seg.datasets.raw import read_dataset_json
+from fuse4seg.errors import OptionError
 from fuse4seg.inference.fuse_image import WholeImage, fuse_whole_image, joined
+from fuse4seg.inference.model_network import build_fitting, require_predictive
+from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.inference.precision import AUTO, choose_precision
 from fuse4seg.inference.sliding_window import mirrored_copies, segment_windows
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
@@ -118,8 +115,8 @@ class Fuse4SegPredictor(nnUNetPredictor):
 
 def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth",
                    device: torch.device, use_mirroring: bool = True, tile_step_size: float = 0.5,
-                   want_attention: bool = False, precision: str = AUTO) -> Fuse4SegPredictor:
-    """Load trained weights without running any code that a checkpoint might hold.
+                   want_attention: bool = False, precision: str = AUTO, trust: bool = False) -> Fuse4SegPredictor:
+    """Load trained weights without running any code that a checkpoint or plans might hold or name.
 
     Args:
         model_folder: Folder Trainer__Plans__configuration with plans.json, dataset.json and fold_*.
@@ -131,29 +128,29 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
         want_attention: Keep attention maps.
         precision: Of the segmentation network, see :func:`~fuse4seg.inference.precision.choose_precision`. The fusion network
             computes in float32.
+        trust: Load whatever it holds, code too; for models whose maker is known.
 
     Raises:
         CheckpointNotFoundError, CheckpointError: A fold has no usable checkpoint.
-        PlansNotFoundError, OtherVersionError: plans.json is missing, damaged, or of another version.
+        ModelPlansError, DatasetJsonError: plans.json or dataset.json cannot be used.
+        UntrustedModelError: The plans name classes that are not known.
         OptionError: The model needs the labels of another stage, or the device lacks the precision.
     """
-    plans, dataset_json = (_read(model_folder / name) for name in ("plans.json", "dataset.json"))
+    plans_file = model_folder / "plans.json"
+    plans = PlansManager(read_model_plans(plans_file, trust=trust))
+    dataset_json = read_dataset_json(model_folder)
     paths = [model_folder / f"fold_{fold}" / checkpoint for fold in folds]
-    states = [load_checkpoint(path) for path in paths]
+    states = [load_checkpoint(path, trust=trust) for path in paths]
     for state, path in zip(states, paths, strict=True):
-        require_same_plans(state, path, plans)
-    name = states[0]["init_args"]["configuration"]
-    if plans.get("configurations", {}).get(name, {}).get("previous_stage"):
+        require_same_plans(state, path, plans.plans)
+    configuration = plans.get_configuration(states[0]["init_args"]["configuration"])
+    for state, path in zip(states, paths, strict=True):
+        require_predictive(state, path, dimensions=len(configuration.patch_size))
+    if configuration.previous_stage_name is not None:
         raise OptionError("-c", f"{model_folder} is the second stage of a cascade, which cannot be predicted yet. "
                                 "Choose a configuration of its own, such as 3d_fullres.")
-    try:
-        plans, configuration, network = _built(plans, name, dataset_json)
-    # Whatever nnU-Net and the networks say of entries that they miss or do not know.
-    except (KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
-        made_by = (plans.get("fuse4seg") or {}).get("version", "unknown")
-        raise OtherVersionError(model_folder / "plans.json", made_by, __version__, repr(error)) from error
     parameters = [state["network_weights"] for state in states]
-    _require_fit(network, parameters, model_folder, folds, checkpoint)
+    network = build_fitting(plans, configuration, dataset_json, plans_file, weights=dict(zip(paths, parameters, strict=True)))
     predictor = Fuse4SegPredictor(device=device, use_mirroring=use_mirroring, tile_step_size=tile_step_size,
                                   want_attention=want_attention, precision=choose_precision(precision, device))
     predictor.manual_initialization(network, plans, configuration, parameters, dataset_json, states[0]["trainer_name"],
@@ -162,35 +159,3 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
     predictor.modality_dropout = min(known.get("modality_dropout", 0.0) for known in options)
     predictor.mirror_fused = all(known.get("bilevel", {}).get("mirror_fused") for known in options)
     return predictor
-
-
-def _read(path: Path) -> dict[str, Any]:
-    error = partial(PlansNotFoundError, mend="Copy it from where the model was trained.")
-    content = read_json(path, error)
-    if not isinstance(content, dict):
-        raise error(path, "is not a JSON object")
-    return content
-
-
-def _built(plans: dict[str, Any], name: str,
-           dataset_json: dict[str, Any]) -> tuple[PlansManager, ConfigurationManager, torch.nn.Module]:
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration(name)
-    network = get_network_from_plans(
-        configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import, determine_num_input_channels(manager, configuration, dataset_json),
-        manager.get_label_manager(dataset_json).num_segmentation_heads, allow_init=False, deep_supervision=False)
-    return manager, configuration, network
-
-
-def _require_fit(network: torch.nn.Module, parameters: list[dict], model_folder: Path, folds: Sequence[int | str],
-                 checkpoint: str) -> None:
-    for fold, weights in zip(folds, parameters, strict=True):
-        path = model_folder / f"fold_{fold}" / checkpoint
-        if not isinstance(network, FuseThenSegment):
-            raise CheckpointError(path, "is no model of Fuse4Seg. Predict with the tool that trained it.")
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(path, f"does not fit {model_folder / 'plans.json'}. Restore the plans it was "
-                                        f"trained with.") from error

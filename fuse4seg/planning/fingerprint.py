@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -102,9 +103,33 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
         FingerprintNotFoundError: It is missing, cannot be read, or is nnU-Net's own.
     """
     fingerprint = read_json(path, FingerprintNotFoundError)
-    if WINDOWS not in fingerprint:
+    if not isinstance(fingerprint, dict) or WINDOWS not in fingerprint:
         raise FingerprintNotFoundError(path, "has no intensity windows, so it was not made by Fuse4Seg")
+    faulty = [entry for entry, is_sound in SOUND.items() if not is_sound(fingerprint.get(entry))]
+    if faulty:
+        raise FingerprintNotFoundError(path, f"has no usable {', '.join(faulty)}")
     return fingerprint
+
+
+def _are_triples(entry: Any) -> bool:
+    """Whether this can be spacings or shapes: a list of three numbers above 0 for each case."""
+    return isinstance(entry, list) and bool(entry) and all(
+        isinstance(triple, list) and len(triple) == 3 and all(_is_number(value) and value > 0 for value in triple)
+        for triple in entry)
+
+
+def _are_windows(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(
+        isinstance(window, dict) and all(_is_number(window.get(end)) for end in ("low", "high")) for window in entry.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+#: What planning takes from a fingerprint, and how each entry has to be.
+SOUND = {WINDOWS: _are_windows, "spacings": _are_triples, "shapes_after_crop": _are_triples,
+         "foreground_intensity_properties_per_channel": lambda entry: isinstance(entry, dict)}
 
 
 class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):

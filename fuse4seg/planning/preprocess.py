@@ -31,7 +31,8 @@ from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
 from fuse4seg.planning.one_pass import NotStoredError, OnePassPreprocessor
 from fuse4seg.planning.unlabelled import UnlabelledPreprocessor
-from fuse4seg.plans import PLANS_NAME, read_plans
+from fuse4seg.planning.usable_plans import usable_plans
+from fuse4seg.plans import PLANS_NAME
 from fuse4seg.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     cases = training_cases(raw, description)
     labels = {f"{name}{description['file_ending']}": case.label for name, case in cases.items() if case.label is not None}
     plans_file = preprocessed / f"{plans_name}.json"
-    plans = PlansManager(read_plans(plans_file))
+    plans = usable_plans(plans_file)
     chosen = choose_configurations(configurations, plans, plans_file=plans_file)
     make_writable_folder(preprocessed)
     with suppress(FingerprintNotFoundError):  # plans may have come without one

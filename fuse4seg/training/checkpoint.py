@@ -34,6 +34,7 @@ SEAL_LENGTH = len(SEAL) + 64
 BLOCK = 1 << 20
 
 MEND = "Use the plans it was trained with."
+TRUST = "If stock nnU-Net wrote it and you know who made it, give --trust where the command has it."
 #: Entries of a configuration that a training depends on.
 DECISIVE = ("architecture", "patch_size", "batch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
 
@@ -181,26 +182,33 @@ def _is_sealed(path: Path) -> bool:
 
 
 def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",
-                    mend: str = "Train first, or check the path.") -> dict[str, Any]:
-    """Read a checkpoint without running any code that it might hold.
+                    mend: str = "Train first, or check the path.", trust: bool = False) -> dict[str, Any]:
+    """Read a checkpoint without running any code that it might hold, unless its maker is trusted.
 
     Args:
         path: File to read.
         device: Where its tensors go.
         mend: What the user can do if there is none.
+        trust: Load whatever it holds, and run the code in it: stock nnU-Net's checkpoints hold NumPy scalars.
 
     Raises:
         CheckpointNotFoundError: There is no such file.
-        CheckpointError: The file is damaged, or holds more than plain data.
+        CheckpointError: The file is damaged, or holds more than plain data without ``trust``.
     """
     if not path.is_file():
         raise CheckpointNotFoundError(path, mend)
     try:
-        _check(path)
-        return torch.load(path, map_location=device, weights_only=True)
+        # Of before PyTorch 1.6, checkpoints are no archives, and hold code.
+        if not trust or zipfile.is_zipfile(path):
+            _check(path)
+        state = torch.load(path, map_location=device, weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(path, f"damaged, or not plain data ({_first_line(error)}). {TRUST}") from error
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(path, f"damaged, or not plain data ({reason})") from error
+        raise CheckpointError(path, f"damaged, or not plain data ({_first_line(error)})") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(path, f"is no checkpoint: it holds a {type(state).__name__}")
+    return state
 
 
 def load_first_sound(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]]:
@@ -226,3 +234,7 @@ def load_first_sound(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]]:
             log.warning("%s. Going on from %s instead.", error, path)
         return path, state
     raise damaged[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

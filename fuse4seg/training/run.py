@@ -15,6 +15,7 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.datasets.raw import channel_names, foreground_classes, read_dataset_json
+from fuse4seg.datasets.splits import SPLITS_FILE, USUAL, read_splits, require_fold
 from fuse4seg.errors import (
     ConfigurationNotFoundError,
     DeviceUnavailableError,
@@ -25,7 +26,7 @@ from fuse4seg.errors import (
     PlansNotFoundError,
     TrainingExistsError,
 )
-from fuse4seg.files import make_writable_folder, read_json, write_json
+from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
@@ -38,9 +39,6 @@ from fuse4seg.training.trainer import BEST, FINAL, LATEST, Fuse4SegTrainer
 
 log = logging.getLogger(__name__)
 
-#: nnU-Net's cross-validation.
-SPLITS = 5
-SPLITS_FILE = "splits_final.json"
 #: Options whose flag has another name.
 FLAGS = {"auxiliary_weight": "--auxiliary_head"}
 #: Most wanted first.
@@ -156,7 +154,7 @@ def choose_device(wanted: str | None) -> torch.device:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = wanted or next(kind for kind, here in available.items() if here)
-    if not available[name]:
+    if not available.get(name, False):
         raise DeviceUnavailableError(name)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
@@ -190,43 +188,30 @@ def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:
     if training.fold == "all":
         return
     folder = data_root(PREPROCESSED) / name
-    splits = folder / SPLITS_FILE
-    count = len(_read_splits(splits)) if splits.is_file() else SPLITS
-    if int(training.fold) >= count:
-        # nnU-Net would draw another split at random, and say so in its log alone.
-        raise FoldError(f"{name} has no fold {training.fold}. Train one of 0 to {count - 1}, or all.")
-    if splits.is_file():
+    require_fold(folder, int(training.fold))
+    splits = read_splits(folder)
+    data, cases = _preprocessed_cases(training, folder, plans)
+    if splits is None:
+        if len(cases) < USUAL:
+            raise FoldError(f"{name} has {len(cases)} training cases, too few for {USUAL} folds. "
+                            f"Train fold all, or write {folder / SPLITS_FILE}.")
         return
-    cases = _preprocessed_cases(training, folder, plans)
-    if len(cases) < SPLITS:
-        raise FoldError(f"{name} has {len(cases)} training cases, too few for {SPLITS} folds. "
-                        f"Train fold all, or write {splits}.")
+    fold = splits[int(training.fold)]
+    unknown = {*fold["train"], *fold["val"]} - set(cases)
+    if unknown:
+        raise FoldError(f"{folder / SPLITS_FILE} names case {min(unknown)}, which {data} does not hold. Preprocess it, or mend "
+                        "the file.")
 
 
-def _preprocessed_cases(training: Training, folder: Path, plans: dict[str, Any]) -> list[str]:
+def _preprocessed_cases(training: Training, folder: Path, plans: dict[str, Any]) -> tuple[Path, list[str]]:
     data = folder / PlansManager(dict(plans)).get_configuration(training.configuration).data_identifier
-    return sorted(infer_dataset_class(str(data)).get_identifiers(str(data)))
-
-
-def _read_splits(path: Path) -> list[dict[str, list[str]]]:
-    """Folds, each with the names of its training and validation cases.
-
-    Raises:
-        FoldError: The file is damaged, or holds something else.
-    """
-    content = read_json(path, lambda where, problem="is missing": FoldError(f"{where} {problem}. Correct it, or remove it."))
-    sound = isinstance(content, list) and all(isinstance(fold, dict) and isinstance(fold.get(part), list)
-                                              for fold in content for part in ("train", "val"))
-    if not sound:
-        raise FoldError(f'{path} is no list of folds, each with "train" and "val". Correct it, or remove it: the first training '
-                        f"then writes nnU-Net's.")
-    return content
+    return data, sorted(infer_dataset_class(str(data)).get_identifiers(str(data)))
 
 
 def _write_splits(training: Training, folder: Path, plans: dict[str, Any]) -> None:
     """Write nnU-Net's split, where there is none, as nnU-Net would, but whole."""
     if training.fold != "all" and not (folder / SPLITS_FILE).is_file():
-        write_json(generate_crossval_split(_preprocessed_cases(training, folder, plans)), folder / SPLITS_FILE)
+        write_json(generate_crossval_split(_preprocessed_cases(training, folder, plans)[1]), folder / SPLITS_FILE)
 
 
 def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Found | None:

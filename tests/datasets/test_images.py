@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel
@@ -56,6 +57,24 @@ class TestReadImage:
         with pytest.raises(UnreadableImageError):
             read_image(image, SimpleITKIO)
 
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+    @pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO])
+    def test_takes_no_memory_for_voxels_that_only_the_header_claims(self, tmp_path: Path, ending: str, reader: type) -> None:
+        """Sixty terabytes, of which it would get as far as the system lets it."""
+        whole = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4)).to_bytes()
+        claiming = whole[:42] + np.array([25000] * 3, "<i2").tobytes() + whole[48:]
+        path = tmp_path / f"image{ending}"
+        path.write_bytes(gzip.compress(claiming) if ending.endswith(".gz") else claiming)
+        with pytest.raises(UnreadableImageError, match="its header claims 15625000000000 voxels"):
+            read_image(path, reader)
+
+    def test_takes_fewer_bytes_per_voxel_than_it_gives(self, tmp_path: Path) -> None:
+        """A scaled header makes doubles of bytes."""
+        image = nibabel.Nifti1Image(np.arange(60, dtype=np.uint8).reshape(3, 4, 5), np.eye(4))
+        image.header.set_slope_inter(0.5, 0)
+        nibabel.save(image, tmp_path / "image.nii")
+        assert read_image(tmp_path / "image.nii", SimpleITKIO).voxels.max() == 29.5
+
     def test_refuses_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(UnreadableImageError):
             read_image(tmp_path / "image.mha", SimpleITKIO)
@@ -69,6 +88,12 @@ class TestIsFinite:
         volume = SimpleITK.GetImageFromArray(np.array([[[1, 2, value]]], np.float32))
         SimpleITK.WriteImage(volume, str(path))
         assert not is_finite(read_image(path, SimpleITKIO))
+
+    def test_believes_itk_where_nibabel_refuses_a_header(self, tmp_path: Path) -> None:
+        """Voxels that begin at byte 128, within the header, which ITK puts right in silence."""
+        whole = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4)).to_bytes()
+        (tmp_path / "image.nii").write_bytes(whole[:108] + np.array([128], "<f4").tobytes() + whole[112:])
+        assert is_finite(read_image(tmp_path / "image.nii", SimpleITKIO))
 
     def test_accepts_whole_and_broken_numbers(self, image: Path, tmp_path: Path) -> None:
         whole = tmp_path / "whole.nii.gz"
@@ -87,6 +112,10 @@ class TestFindReader:
     def test_obeys_dataset_json(self, image: Path) -> None:
         content = {"file_ending": ".nii.gz", "overwrite_image_reader_writer": "NibabelIO"}
         assert find_reader(content, [image]) is NibabelIO
+
+    @pytest.mark.parametrize("name", ["os", "np", "abstractmethod", "NoSuchReader"])
+    def test_takes_nothing_but_readers_by_name(self, image: Path, name: str) -> None:
+        assert find_reader({"file_ending": ".nii.gz", "overwrite_image_reader_writer": name}, [image]) is SimpleITKIO
 
     def test_refuses_a_format_that_nnunet_does_not_read(self) -> None:
         with pytest.raises(UnsupportedFormatError, match=r"\.jpg"):

@@ -64,6 +64,13 @@ def test_a_faulty_case_is_named_and_the_others_are_fused(folders: list[Path], tm
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
 
 
+def test_nothing_is_left_where_nothing_could_be_fused(folders: list[Path], tmp_path: Path) -> None:
+    for path in folders[0].iterdir():
+        path.write_bytes(b"no image")
+    assert len(fuse_folder(find_sources(folders), tmp_path / "out", by_rule("max"), method={})) == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_sources_are_never_overwritten(folders: list[Path]) -> None:
     with pytest.raises(OptionError, match="holds sources"):
         fuse_folder(find_sources(folders), folders[0], by_rule("mean"), method={})

@@ -196,7 +196,10 @@ class TestKeptFingerprint:
 
 
 class TestReadFingerprint:
-    @pytest.mark.parametrize(("content", "problem"), [(None, "is missing"), ("{", "cannot be read"), ("{}", "windows")])
+    @pytest.mark.parametrize(("content", "problem"), [
+        (None, "is missing"), ("{", "cannot be read"), ("{}", "windows"), ("7", "windows"),
+        ('{"intensity_windows_per_channel": {"0": {"low": 0}}, "spacings": [[1, 1]], "shapes_after_crop": []}',
+         "no usable intensity_windows_per_channel, spacings, shapes_after_crop, foreground_intensity_properties_per_channel")])
     def test_says_what_is_wrong(self, tmp_path: Path, content: str | None, problem: str) -> None:
         path = tmp_path / "dataset_fingerprint.json"
         if content is not None:

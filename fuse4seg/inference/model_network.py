@@ -1,0 +1,98 @@
+"""The network of a trained model, built only once its weights are known to fit what plans.json says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+
+from fuse4seg import __version__
+from fuse4seg.errors import CheckpointError, ModelPlansError
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.plans import OURS
+
+Weights = Mapping[str, Tensor]
+
+
+def require_predictive(state: Mapping[str, Any], path: Path, *, dimensions: int) -> None:
+    """Make sure that a checkpoint holds what prediction takes from it.
+
+    Args:
+        state: Its content.
+        path: Its file.
+        dimensions: Axes of the patch, 2 or 3.
+
+    Raises:
+        CheckpointError: Something is missing or of another kind.
+    """
+    weights, axes = state.get("network_weights"), state.get("inference_allowed_mirroring_axes")
+    options, dropout = state.get("options", {}), None
+    if isinstance(options, dict):
+        dropout = options.get("modality_dropout", 0.0)
+    sound = {
+        "network_weights": isinstance(weights, dict) and all(isinstance(weight, Tensor) for weight in weights.values()),
+        "trainer_name": isinstance(state.get("trainer_name"), str) and state["trainer_name"].isidentifier(),
+        "inference_allowed_mirroring_axes": axes is None or (isinstance(axes, (list, tuple))
+                                                             and set(axes) <= set(range(dimensions))),
+        "options": isinstance(dropout, (int, float)) and 0 <= dropout <= 1,
+    }
+    faulty = [entry for entry, is_sound in sound.items() if not is_sound]
+    if faulty:
+        raise CheckpointError(path, f"has no usable {', '.join(faulty)}. Give one that f4s_train wrote.")
+
+
+def build_fitting(plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any], plans_file: Path, *,
+                  weights: Mapping[Path, Weights]) -> FuseThenSegment:
+    """The network that the plans describe, uninitialised.
+
+    Args:
+        plans: From :func:`~fuse4seg.inference.model_plans.read_model_plans`.
+        configuration: One of its configurations.
+        dataset_json: The model's.
+        plans_file: Where the plans are from.
+        weights: Of each checkpoint, by its file; one at least.
+
+    Raises:
+        ModelPlansError: No network can be built from the plans.
+        CheckpointError: It is none of ours, or weights do not fit it.
+    """
+    # Without memory first: what plans ask for is bounded by the weights only once these are known to fit.
+    with torch.device("meta"):
+        outline = _build(plans, configuration, dataset_json, plans_file)
+    if not isinstance(outline, FuseThenSegment):
+        raise CheckpointError(next(iter(weights)), "is no model of Fuse4Seg. Predict with the tool that trained it.")
+    expected = _shapes(outline.state_dict())
+    for path, found in weights.items():
+        if _shapes(found) != expected:
+            raise CheckpointError(path, f"does not fit {plans_file}. Restore the plans it was trained with.")
+    network = _build(plans, configuration, dataset_json, plans_file)
+    for path, found in weights.items():
+        try:
+            network.load_state_dict(found)
+        except (RuntimeError, TypeError) as error:
+            raise CheckpointError(path, f"does not fit {plans_file}. Restore the plans it was trained with.") from error
+    return network
+
+
+def _shapes(weights: Weights) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
+
+
+def _build(plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any], plans_file: Path) -> nn.Module:
+    try:
+        return get_network_from_plans(
+            configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import, determine_num_input_channels(plans, configuration, dataset_json),
+            plans.get_label_manager(dataset_json).num_segmentation_heads, allow_init=False, deep_supervision=False)
+    # Whatever a constructor makes of arguments that it was not made for.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+        made_by = (plans.plans.get(OURS) or {}).get("version", "unknown")
+        raise ModelPlansError(plans_file, f"describes no network that can be built ({reason}); it was made by version {made_by}, "
+                                          f"this is {__version__}") from error

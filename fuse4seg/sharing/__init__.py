@@ -1,0 +1,1 @@
+"""Models as archives: exported by one, installed by another who need not trust them."""

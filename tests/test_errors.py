@@ -1,0 +1,27 @@
+"""Every named error is in the reference, and the reference names no other; each message is a line."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+from fuse4seg import errors
+
+TABLE = Path(__file__).parents[1] / "documentation" / "reference" / "errors.md"
+
+
+def named() -> set[str]:
+    return {name for name, found in inspect.getmembers(errors, inspect.isclass)
+            if issubclass(found, errors.Fuse4SegError) and found is not errors.Fuse4SegError}
+
+
+def test_the_reference_lists_every_error_once_with_its_meaning() -> None:
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in TABLE.read_text().splitlines() if re.match(r"\| `\w+Error` \|", line)]
+    assert sorted(row[0].strip("`") for row in rows) == sorted(named())
+    assert [row[0] for row in rows if len(row) < 2 or not all(row)] == []
+
+
+def test_every_error_says_what_it_is() -> None:
+    assert [name for name in named() if not (getattr(errors, name).__doc__ or "").strip()] == []
