@@ -125,7 +125,6 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
         options.require_no_task()
     trainer_class = _trainer_class(training.trainer)
     make_writable_folder(fold)
-    _write_splits(training, data_root(PREPROCESSED) / name, plans)
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
                             device)
     # A user's trainer may come with options of its own; what was chosen on the command line goes over them.
@@ -135,6 +134,7 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     _warn_of_unplanned_memory(plans, trainer.options)
     if checkpoint is not None:
         trainer.take_up(checkpoint.state, checkpoint.path)
+    _write_splits(training, data_root(PREPROCESSED) / name, plans)
     return trainer
 
 

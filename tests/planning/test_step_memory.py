@@ -72,6 +72,11 @@ class TestCountMemory:
         known = [value for module in levels.modules() for value in (*module.parameters(), *module.buffers())]
         flips = torch.rand(BATCH, 2) < 0.5
         with LiveBytes([*known, batch, *targets, flips]) as real:
+            # As stage 1 leaves it; without an adversarial loss, stage 2 does not move the discriminators.
+            for parameter in levels.discriminators.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            levels.discriminator_optimiser.step()
+            levels.discriminator_optimiser.zero_grad(set_to_none=True)
             step.move(batch, targets, flips=flips)
             step.move(batch, targets, flips=flips)
         counted = count_memory(planned, PATCH, BATCH, Training(2, CLASSES, hypergradient=hypergradient, mixed_precision=False))

@@ -177,7 +177,7 @@ class TestFold:
     @pytest.mark.parametrize("content", ["", "[", "{}", "3", '[{"train": []}]', '["phantom_000"]'])
     def test_of_damaged_splits_is_refused(self, preprocessed: Path, content: str) -> None:
         (preprocessed / "splits_final.json").write_text(content)
-        with pytest.raises(FoldError, match=f"^{preprocessed / 'splits_final.json'} .*Correct it, or remove it"):
+        with pytest.raises(FoldError, match=f"^{preprocessed / 'splits_final.json'} .*Mend it, or remove it"):
             make_trainer(FOLD_0)
 
     def test_all_needs_no_five_cases(self, preprocessed: Path) -> None:
