@@ -201,7 +201,7 @@ class TestMissingModalities:
     def test_change_what_is_fused(self, predict: Predict, case: Path, predicted: Path) -> None:
         (case / "phantom_005_0003.nii.gz").unlink()
         fused, whole = (voxels(folder / "fused" / "phantom_005.nii.gz") for folder in (predict(case), predicted))
-        assert np.abs(fused - whole)[whole > 0].mean() > 0.01
+        assert np.abs(fused - whole)[whole > 0.05].mean() > 0.01
 
     def test_that_are_none_change_no_byte(self, predicted: Path, images: Path, trained_phantom: Path, tmp_path: Path,
                                           capsys: pytest.CaptureFixture[str]) -> None:
