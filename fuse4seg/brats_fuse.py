@@ -7,13 +7,10 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import combinations
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +21,14 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
 from fuse4seg import __version__
+from fuse4seg.background import in_background
 from fuse4seg.datasets.brain import extract_brain, is_skull_stripped
 from fuse4seg.datasets.brats import MODALITIES, BratsCase, enhancing_is_three, find_brats_cases
 from fuse4seg.datasets.fused_record import checksum
 from fuse4seg.datasets.images import geometry_difference, read_image
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.datasets.slices import AXES, RULE, telling_slices, to_8_bit
-from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError, WorkerDiedError
+from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, fusion_metrics
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.files import make_writable_folder, write_json, written_whole
@@ -101,12 +99,9 @@ def build_brats_fuse(source: Path, build: Build, *, processes: int) -> list[str]
     made_by = build.to_plain()
     work = partial(_build_case, build=build, made_by=made_by)
     # Always in processes of their own with one thread each: the same bytes, however many there are.
-    try:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads,
-                                 initargs=(1,)) as pool:
-            ended = list(progress(pool.map(work, cases), "building", unit="case", total=len(cases)))
-    except BrokenProcessPool as error:
-        raise WorkerDiedError("building BraTS-Fuse") from error
+    with in_background(work, cases, processes=processes, doing="building BraTS-Fuse", initializer=torch.set_num_threads,
+                       initargs=(1,)) as building:
+        ended = [future.result() for future in progress(building, "building", unit="case", total=len(cases))]
     records = {case.name: record for case, record in zip(cases, ended, strict=True) if not isinstance(record, str)}
     _write_unless_same(json.dumps({**made_by, "modalities": MODALITIES, "combinations": list(map("+".join, COMBINATIONS)),
                                    "cases": records}, indent=1), build.output / MANIFEST)

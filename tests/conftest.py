@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # nnU-Net reads these when it is imported.
 os.environ["nnUNet_n_proc_DA"] = "1"
+os.environ.pop("F4S_ROOT", None)  # goes before the variables that the tests set
 os.environ["nnUNet_def_n_proc"] = "2"
 
 #: A U-Net of three stages as it stands in nnU-Net's plans.

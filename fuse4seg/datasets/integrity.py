@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from fuse4seg.background import in_background
 from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, is_finite, read_image
 from fuse4seg.datasets.raw import (
     Case,
@@ -30,7 +28,6 @@ from fuse4seg.errors import (
     MissingModalityError,
     SurplusChannelError,
     UnreadableImageError,
-    WorkerDiedError,
 )
 from fuse4seg.progress import progress
 
@@ -105,11 +102,8 @@ def _examine_all(examine: partial[str | None], cases: list[Case], processes: int
     watched = partial(progress, doing="checking cases", unit="case", total=len(cases))
     if processes == 1:
         return list(watched(map(examine, cases)))
-    try:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            return list(watched(pool.map(examine, cases)))
-    except BrokenProcessPool as error:
-        raise WorkerDiedError("checking cases") from error
+    with in_background(examine, cases, processes=processes, doing="checking cases") as found:
+        return [future.result() for future in watched(found)]
 
 
 def read_sound_images(case: Case, reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fuse4seg import __version__
+from fuse4seg.background import in_background
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import GREY, UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.sources import Sources, find_sources, require_equal_names
-from fuse4seg.errors import Fuse4SegError, StaleImageError, UnsuitableImageError, WorkerDiedError
+from fuse4seg.errors import Fuse4SegError, StaleImageError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, Conventions, fusion_metrics
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.files import write_json, written_whole
@@ -130,11 +128,8 @@ def _score_all(score: partial[dict[str, Values] | str], cases: list[str], proces
     watched = partial(progress, doing="scoring", unit="case", total=len(cases))
     if processes == 1:
         return list(watched(map(score, cases)))
-    try:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            return list(watched(pool.map(score, cases)))
-    except BrokenProcessPool as error:
-        raise WorkerDiedError("scoring fused images") from error
+    with in_background(score, cases, processes=processes, doing="scoring fused images") as scored:
+        return [future.result() for future in watched(scored)]
 
 
 def _score(case: str, *, sources: Sources, images: dict[str, Path], record: FusedRecord | None, conventions: Conventions,

@@ -14,6 +14,7 @@ from multiprocessing import connection, get_context, parent_process
 from threading import Thread
 from typing import Any, NamedTuple
 
+from fuse4seg.background import submit
 from fuse4seg.errors import CaseTooLargeError, Fuse4SegError, WorkerDiedError
 
 
@@ -62,7 +63,7 @@ class Workers(AbstractContextManager):
         for number, item in enumerate(items):
             done = [self._finish(*pending.popleft())] if len(pending) == len(self._pools) else []
             place = number % len(self._pools)
-            pending.append((name(item), place, self._pool(place).submit(function, item)))
+            pending.append((name(item), place, submit(self._pool(place), function, item)))
             del item
             if done:
                 yield done.pop()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,11 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
+from fuse4seg.background import in_background
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.integrity import check_dataset
 from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
-from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegroundError, WorkerDiedError
+from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegroundError
 from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
@@ -227,24 +226,15 @@ def _summarise_all(summarise: Callable[[Mapping[str, Any]], CaseSummary], cases:
     """Summaries in the order of ``cases``; with one process, made in this one."""
     watched = partial(progress, doing="extracting fingerprint", unit="case", total=len(cases))
     if processes == 1:
-        return [_summarise_here(summarise, case, name=name) for name, case in watched(cases.items())]
-    with ProcessPoolExecutor(min(processes, len(cases)), mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(summarise, case): name for name, case in cases.items()}
-        try:
-            for future in watched(as_completed(futures)):
-                with _naming_the_case(futures[future]):
-                    future.result()
-        except BrokenProcessPool as error:
-            raise WorkerDiedError("extracting the fingerprint") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-        return [future.result() for future in futures]
+        return [_named(partial(summarise, case), name=name) for name, case in watched(cases.items())]
+    with in_background(summarise, cases.values(), processes=processes, doing="extracting the fingerprint") as summaries:
+        return [_named(future.result, name=name) for name, future in watched(zip(cases, summaries, strict=True))]
 
 
-def _summarise_here(summarise: Callable[[Mapping[str, Any]], CaseSummary], case: Mapping[str, Any], *,
-                    name: str) -> CaseSummary:
+def _named(make: Callable[[], CaseSummary], *, name: str) -> CaseSummary:
+    """What it makes; what it raises names the case."""
     with _naming_the_case(name):
-        return summarise(case)
+        return make()
 
 
 @contextmanager

@@ -6,23 +6,22 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fuse4seg.background import in_background
 from fuse4seg.datasets.raw import Case, is_labelled, read_dataset_json, read_raw_dataset_json, training_cases
 from fuse4seg.errors import (
     ConfigurationNotFoundError,
     FaultyImageError,
     FingerprintNotFoundError,
     UnwritableFolderError,
-    WorkerDiedError,
 )
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.free_memory import free_memory, require_memory
@@ -151,21 +150,18 @@ def _run_all(one_pass: OnePassPreprocessor, arguments: dict[str, tuple[Any, ...]
     Raises:
         WorkerDiedError, FaultyImageError, UnwritableFolderError: The first thing that went wrong.
     """
-    with ProcessPoolExecutor(min(processes, len(arguments)), mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_run_quietly, one_pass, case): name for name, case in arguments.items()}
-        try:
-            for future in progress(as_completed(futures), "preprocessing", unit="case", total=len(futures)):
-                future.result()
-        except BrokenProcessPool as error:
-            raise WorkerDiedError(task) from error
-        except NotStoredError as error:
-            raise UnwritableFolderError(Path(arguments[futures[future]][0]).parent.parent, str(error)) from error
-        # Readers and nnU-Net's preprocessor have no common base for what they raise on a case that they cannot use.
-        except (AssertionError, OSError, RuntimeError, ValueError) as error:
-            problem = " ".join(str(error).split())
-            raise FaultyImageError(futures[future], f"{problem}. Mend or remove it.") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with in_background(partial(_run_quietly, one_pass), arguments.values(), processes=processes, doing=task) as cases:
+        for name, case in progress(zip(arguments, cases, strict=True), "preprocessing", unit="case", total=len(cases)):
+            try:
+                case.result()
+            except BrokenProcessPool:
+                raise
+            except NotStoredError as error:
+                raise UnwritableFolderError(Path(arguments[name][0]).parent.parent, str(error)) from error
+            # Readers and nnU-Net's preprocessor have no common base for what they raise on a case that they cannot use.
+            except (AssertionError, OSError, RuntimeError, ValueError) as error:
+                problem = " ".join(str(error).split())
+                raise FaultyImageError(name, f"{problem}. Mend or remove it.") from error
 
 
 def _run_quietly(one_pass: OnePassPreprocessor, case: tuple[Any, ...]) -> None:

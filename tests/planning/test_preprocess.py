@@ -6,7 +6,7 @@ import errno
 import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import blosc2
@@ -14,6 +14,7 @@ import pytest
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fuse4seg import background
 from fuse4seg.errors import (
     ConfigurationNotFoundError,
     FaultyImageError,
@@ -71,7 +72,7 @@ class TestPreprocess:
         make_fingerprinted((24, 40, 36))
         plan_experiment(991)
         # What the main process does while its workers work.
-        monkeypatch.setattr(module, "as_completed", lambda futures: kill_children() or as_completed(futures))
+        monkeypatch.setattr(module, "progress", lambda cases, *_arguments, **_options: kill_children() or cases)
 
         with pytest.raises(WorkerDiedError, match="preprocessing 2d"):
             preprocess(991, configurations=["2d"], processes=1)
@@ -81,7 +82,7 @@ class TestEarlierData:
     @pytest.fixture
     def earlier(self, make_fingerprinted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
         """A folder with the data of an earlier preprocessing; the cases are preprocessed in this process."""
-        monkeypatch.setattr(module, "ProcessPoolExecutor", lambda *_arguments, **_options: ThreadPoolExecutor(1))
+        monkeypatch.setattr(background, "ProcessPoolExecutor", lambda *_arguments, **_options: ThreadPoolExecutor(1))
         folder = make_fingerprinted((24, 40, 36)) / "nnUNetPlans_2d"
         plan_experiment(991)
         folder.mkdir()
