@@ -84,6 +84,11 @@ class Child:
             for descriptor in (1, 2):
                 os.dup2(output, descriptor)
             sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
+            # The threads of OpenMP did not come along; a process that uses more than one would wait for them for ever.
+            import torch
+
+            torch.set_num_threads(1)
+            os.environ["OMP_NUM_THREADS"] = "1"  # which commands heed
             status = work()
         except BaseException:  # noqa: BLE001 (the process ends here, whatever it was)
             traceback.print_exc()
