@@ -19,6 +19,8 @@ from fuse4seg.networks.presence import checked_presence, fill_absent, maximum_of
 
 #: The low-frequency stream lies this many of the U-Net's strides down (1/8 of the resolution where each is 2).
 BASE_LEVEL = 3
+#: Share of the sources' sum in every voxel, where it is mixed in.
+SUM_SHARE = 0.12
 
 
 class Fused(NamedTuple):
@@ -26,7 +28,7 @@ class Fused(NamedTuple):
 
     Attributes:
         image: Fused image in [0, 1], shape (B, 1, *S).
-        gates: Shares of the N sources, of their sum if it is mixed in, and of the painted image, shape (B, N + 1 or 2, *S).
+        gates: Shares of the N sources, of the painted image and, if it is mixed in, of their sum, shape (B, N + 1 or 2, *S).
         low, high: Features of every modality, shapes (B, N, C, *s) and (B, N, c, *t).
         base, detail: Features fused per frequency, before the decoder, shapes (B, C, *s) and (B, c, *t).
         decoded: Features that the image was painted from, shape (B, c, *t).
@@ -60,7 +62,8 @@ class FusionNetwork(nn.Module):
         transformers: Lite-Transformer blocks of the low-frequency stream.
         reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
-        with_sum: The gate can also mix in the sources' sum, cut at 1: brighter than any of them.
+        with_sum: Every voxel holds SUM_SHARE of the sources' sum, cut at 1, which is brighter than any of them. The share is
+            fixed: where the gate could choose it, it chose the sum and nothing else, or none of it.
         halftone: Where modalities differ, each shows through at voxels of its own.
 
     Raises:
@@ -91,8 +94,7 @@ class FusionNetwork(nn.Module):
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
         self.with_sum = with_sum
-        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, made=2 if with_sum else 1,
-                         halftone_of=modalities if halftone else 0)
+        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, halftone_of=modalities if halftone else 0)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 
@@ -132,8 +134,11 @@ class FusionNetwork(nn.Module):
             base = base + context
         painted, decoded = self.decoder(base, detail)
         gates = self.gate(decoded, high, padded, present=present)
-        bright = [padded.sum(dim=1, keepdim=True).clamp(max=1)] if self.with_sum else []
-        image = (gates * torch.cat([padded, *bright, painted], dim=1)).sum(dim=1, keepdim=True)
+        candidates = torch.cat([padded, painted], dim=1)
+        if self.with_sum:
+            gates = torch.cat([(1 - SUM_SHARE) * gates, gates.new_full((len(gates), 1, *gates.shape[2:]), SUM_SHARE)], dim=1)
+            candidates = torch.cat([candidates, padded.sum(dim=1, keepdim=True).clamp(max=1)], dim=1)
+        image = (gates * candidates).sum(dim=1, keepdim=True)
         return Fused(image[(..., *size)], gates[(..., *size)], low, high, base, detail, decoded, attention)
 
     def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:

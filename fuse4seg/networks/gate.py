@@ -39,20 +39,18 @@ class Gate(nn.Module):
         conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
         features: Channels of the decoder's and of the high-frequency features.
         detail_stride: Voxels per feature, per axis.
-        made: Images that are no source and have shares of their own: the painted one, and what else is to be mixed in.
         halftone_of: Number of modalities that a halftone is to tell apart; 0 for none.
 
     Source: method.md, "What a first sketch measured" (a per-pixel softmax gate over the sources plus a residual).
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, detail_stride: Sequence[int],
-                 made: int = 1, halftone_of: int = 0) -> None:
+                 halftone_of: int = 0) -> None:
         super().__init__()
         self.detail_stride = tuple(detail_stride)
         fine = prod(detail_stride)
         self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, fine, 1))
-        self.made = made
-        self.painted = conv_op(features, made * fine, 1)
+        self.painted = conv_op(features, fine, 1)
         self.brighter = nn.Parameter(torch.tensor(BRIGHTER_AT_START))
         self.halftone = nn.Parameter(torch.zeros(halftone_of, fine)) if halftone_of else None
         self.reset()
@@ -69,7 +67,7 @@ class Gate(nn.Module):
                 self.halftone.copy_(halftone(*self.halftone.shape))
 
     def forward(self, decoded: Tensor, high: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
-        """Shares of the N sources and, last, of the images that were made.
+        """Shares of the N sources and, last, of the painted image.
 
         Args:
             decoded: Features of the decoder, shape (B, c, *t).
@@ -78,7 +76,7 @@ class Gate(nn.Module):
             present: True where a case has a modality, bool of shape (B, N); None for all.
 
         Returns:
-            Non-negative, 0 for absent sources, sum 1 over dimension 1, shape (B, N + made, *S).
+            Non-negative, 0 for absent sources, sum 1 over dimension 1, shape (B, N + 1, *S).
         """
         batch, modalities = sources.shape[:2]
         beside = torch.cat([decoded.unsqueeze(1).expand_as(high), high], dim=2).flatten(0, 1)
@@ -86,10 +84,9 @@ class Gate(nn.Module):
         if self.halftone is not None:
             scores = scores + self.halftone.repeat(batch, 1).view(*scores.shape[:2], *[1] * len(self.detail_stride))
         scores = depth_to_space(scores, self.detail_stride).squeeze(1).unflatten(0, (batch, modalities))
-        made = torch.cat([depth_to_space(one, self.detail_stride) for one in self.painted(decoded).chunk(self.made, dim=1)],
-                         dim=1)
+        painted = depth_to_space(self.painted(decoded), self.detail_stride)
         scores = fill_absent(scores + self.brighter * sources, present, value=-torch.inf)
-        return torch.cat([scores, made], dim=1).softmax(dim=1)
+        return torch.cat([scores, painted], dim=1).softmax(dim=1)
 
 
 def halftone(modalities: int, places: int) -> Tensor:

@@ -35,15 +35,6 @@ class TestGate:
         assert shares.min() >= 0
         torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, *size))
 
-    def test_gives_each_image_that_is_made_a_share(self, random_images: Callable[..., torch.Tensor]) -> None:
-        torch.manual_seed(0)
-        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], made=2)
-        nn.init.constant_(network.painted.bias[:4], 50.0)
-        shares = network(*features(3, 4, 6), random_images(2, 3, 8, 12))
-        assert shares.shape == (2, 5, 8, 12)
-        torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, 8, 12))
-        assert shares[:, 3].min() > 0.999
-
     @pytest.mark.parametrize("detail_stride", [[1, 2, 2], [1, 1, 1], [2, 1, 3]])
     def test_knows_anisotropic_strides(self, detail_stride: list[int]) -> None:
         size = [2 * stride for stride in detail_stride]
