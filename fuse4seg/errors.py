@@ -21,6 +21,12 @@ def _with_message(kind: type[Fuse4SegError], message: str) -> Fuse4SegError:
     return error
 
 
+def first_line(error: Exception, *, kind: bool = False) -> str:
+    """What an exception says, in one line of at most 160 characters; with ``kind`` after the name of its class."""
+    said = f"{type(error).__name__}: {error}" if kind or not str(error) else str(error)
+    return said.splitlines()[0][:160]
+
+
 class Terminated(BaseException):
     """SIGTERM, as KeyboardInterrupt is SIGINT."""
 

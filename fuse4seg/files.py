@@ -92,7 +92,7 @@ def read_json(path: Path, error: Callable[..., Fuse4SegError]) -> Any:
         Fuse4SegError: As ``error`` makes it.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as missing:
         raise error(path) from missing
     # Brackets nested by the thousands end in a RecursionError.

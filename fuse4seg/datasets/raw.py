@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from fuse4seg.errors import (
     MissingModalityError,
     SurplusChannelError,
 )
+from fuse4seg.files import read_json
 
 IGNORE = "ignore"
 #: Entry of dataset.json that names the normalisation of channels, which nnU-Net otherwise takes from their names.
@@ -53,7 +53,7 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
 def read_raw_dataset_json(folder: Path) -> dict[str, Any]:
     """The same of a raw dataset; without labels it names the background alone, whatever the file lists."""
     path = folder / "dataset.json"
-    content = _read_json(path)
+    content = read_json(path, _unreadable)
     if isinstance(content, dict) and not is_labelled(folder, content):
         content = {**content, "labels": dict(NO_LABELS)}
         content.pop("regions_class_order", None)
@@ -77,7 +77,7 @@ def read_dataset_description(path: Path) -> dict[str, Any]:
     Raises:
         DatasetJsonError: It is missing, is not JSON, or lacks something; the message names the mend.
     """
-    return _validated(_read_json(path), path)
+    return _validated(read_json(path, _unreadable), path)
 
 
 def channel_names(dataset_json: dict[str, Any]) -> list[str]:
@@ -249,14 +249,9 @@ def _listed_cases(folder: Path, listed: Any) -> Iterator[tuple[str, Case]]:
         yield name, Case(name, tuple(folder / path for path in images), folder / label)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        problem = "is missing. Add one that gives channel_names, labels, file_ending and numTraining."
-        raise DatasetJsonError(path, problem) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetJsonError(path, f"cannot be read as JSON ({error}). Mend or replace it.") from error
+def _unreadable(path: Path, reason: str | None = None) -> DatasetJsonError:
+    return DatasetJsonError(path, "is missing. Add one that gives channel_names, labels, file_ending and numTraining."
+                            if reason is None else f"{reason}. Mend or replace it.")
 
 
 def _validated(content: Any, path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from fuse4seg import __version__
-from fuse4seg.errors import CheckpointError, ModelPlansError
+from fuse4seg.errors import CheckpointError, ModelPlansError, first_line
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.plans import OURS
 
@@ -92,7 +92,7 @@ def _build(plans: PlansManager, configuration: ConfigurationManager, dataset_jso
             plans.get_label_manager(dataset_json).num_segmentation_heads, allow_init=False, deep_supervision=False)
     # Whatever a constructor makes of arguments that it was not made for.
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+        reason = first_line(error, kind=True)
         made_by = (plans.plans.get(OURS) or {}).get("version", "unknown")
         raise ModelPlansError(plans_file, f"describes no network that can be built ({reason}); it was made by version {made_by}, "
                                           f"this is {__version__}") from error

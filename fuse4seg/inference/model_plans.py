@@ -19,7 +19,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from fuse4seg.errors import ModelPlansError, UntrustedModelError
+from fuse4seg.errors import ModelPlansError, UntrustedModelError, first_line
 from fuse4seg.files import read_json
 
 #: Where the networks of plans, and their building blocks, come from.
@@ -68,8 +68,7 @@ def require_known_classes(plans: dict[str, Any], path: Path) -> None:
     try:
         _require_names(manager, path)
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-        raise ModelPlansError(path, f"cannot be used ({reason})") from error
+        raise ModelPlansError(path, f"cannot be used ({first_line(error, kind=True)})") from error
 
 
 def _require_names(manager: PlansManager, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.errors import PlansNotFoundError
+from fuse4seg.errors import PlansNotFoundError, first_line
 from fuse4seg.plans import read_plans
 
 
@@ -22,8 +22,7 @@ def usable_plans(path: Path) -> PlansManager:
         for name in plans.available_configurations:
             _require_usable(plans, name)
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-        raise PlansNotFoundError(path, f"cannot be used ({reason})") from error
+        raise PlansNotFoundError(path, f"cannot be used ({first_line(error, kind=True)})") from error
     return plans
 
 

@@ -17,7 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fuse4seg.datasets.raw import read_dataset_json
-from fuse4seg.errors import Fuse4SegError, ModelArchiveError, ModelExistsError, UntrustedModelError, UnwritableFolderError
+from fuse4seg.errors import (
+    Fuse4SegError,
+    ModelArchiveError,
+    ModelExistsError,
+    UntrustedModelError,
+    UnwritableFolderError,
+    first_line,
+)
 from fuse4seg.files import make_writable_folder, read_json
 from fuse4seg.inference.model_network import build_fitting, require_predictive
 from fuse4seg.inference.model_plans import read_model_plans
@@ -86,7 +93,7 @@ def _read_manifest(archive: ZipFile, members: dict[str, ZipInfo], path: Path) ->
     try:
         models, checksums = from_manifest(json.loads(read_member(archive, members[MANIFEST], path)))
     except (ValueError, RecursionError) as error:
-        raise ModelArchiveError(path, f"{MANIFEST}: {_first_line(error)}.") from error
+        raise ModelArchiveError(path, f"{MANIFEST}: {first_line(error)}.") from error
     expected = {MANIFEST, *(name for model in models for name in model.members())}
     for problem, names in (("lacks the member", expected - set(members)), ("has the unknown member", set(members) - expected),
                            ("has no checksum of", expected - {MANIFEST} - set(checksums)),
@@ -152,11 +159,11 @@ def _joined(target: Path, model: SharedModel, plans: dict[str, Any], dataset_jso
         tensors = load_file(weights_file)
     # safetensors has no tensor types that we do not; a header may still name some, or none.
     except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError) as error:
-        raise ModelArchiveError(weights_file, f"holds no tensors ({_first_line(error)}).") from error
+        raise ModelArchiveError(weights_file, f"holds no tensors ({first_line(error)}).") from error
     try:
         state = join_checkpoint(tensors, rest, plans=plans, dataset_json=dataset_json)
     except (ValueError, TypeError) as error:
-        raise ModelArchiveError(rest_file, f"{_first_line(error)}.") from error
+        raise ModelArchiveError(rest_file, f"{first_line(error)}.") from error
     if (state["trainer_name"], state["init_args"]["configuration"]) != (model.trainer, model.configuration):
         raise ModelArchiveError(rest_file, "is of another trainer or configuration than its folder.")
     return state
@@ -195,8 +202,4 @@ def _warn_of_equal_ids(dataset: Path) -> None:
 
 
 def _within_archive(error: Exception, folder: Path, model: SharedModel) -> str:
-    return _first_line(error).replace(str(folder), str(model.folder))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error).replace(str(folder), str(model.folder))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.errors import CheckpointError, CheckpointNotFoundError
+from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, first_line
 from fuse4seg.files import written_whole
 
 log = logging.getLogger(__name__)
@@ -203,9 +203,9 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",
             _check(path)
         state = torch.load(path, map_location=device, weights_only=not trust)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(path, f"damaged, or not plain data ({_first_line(error)}). {TRUST}") from error
+        raise CheckpointError(path, f"damaged, or not plain data ({first_line(error)}). {TRUST}") from error
     except UNREADABLE as error:
-        raise CheckpointError(path, f"damaged, or not plain data ({_first_line(error)})") from error
+        raise CheckpointError(path, f"damaged, or not plain data ({first_line(error)})") from error
     if not isinstance(state, dict):
         raise CheckpointError(path, f"is no checkpoint: it holds a {type(state).__name__}")
     return state
@@ -234,7 +234,3 @@ def load_first_sound(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]]:
             log.warning("%s. Going on from %s instead.", error, path)
         return path, state
     raise damaged[0]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
