@@ -97,7 +97,7 @@ def read_json(path: Path, error: Callable[..., Fuse4SegError]) -> Any:
         raise error(path) from missing
     # Brackets nested by the thousands end in a RecursionError.
     except (OSError, ValueError, RecursionError) as unreadable:
-        raise error(path, f"cannot be read ({unreadable})") from unreadable
+        raise error(path, f"cannot be read as JSON ({unreadable})") from unreadable
 
 
 def write_json(content: Any, path: Path) -> None:
