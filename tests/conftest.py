@@ -226,6 +226,27 @@ def untrained_phantom(planned_phantom: Path, tmp_path_factory: pytest.TempPathFa
     return root
 
 
+@pytest.fixture(scope="session")
+def untrained_cascade(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the planned roots with seeded random weights of both stages of a cascade, folds 0 and 1; leave it as it is.
+
+    Both stages resample the phantom; one window of the second holds all of it.
+    """
+    from fuse4seg.files import read_json
+
+    root = tmp_path_factory.mktemp("cascade") / "roots"
+    shutil.copytree(planned_phantom, root)
+    plans = read_json(root / "nnUNet_preprocessed" / "Dataset990_Phantom" / "Fuse4SegPlans.json", ValueError)
+    full = plans["configurations"]["3d_fullres"]
+    plans["configurations"]["3d_lowres"] = {**deepcopy(full), "spacing": [2.0, 2.0, 2.0], "patch_size": [16, 24, 16],
+                                            "data_identifier": "Fuse4SegPlans_3d_lowres", "next_stage": "3d_cascade_fullres"}
+    plans["configurations"]["3d_cascade_fullres"] = {**deepcopy(full), "spacing": [1.25, 1.2, 1.3], "patch_size": [28, 40, 32],
+                                                     "previous_stage": "3d_lowres"}
+    for configuration in ("3d_lowres", "3d_cascade_fullres"):
+        _write_untrained(root, plans, configuration, folds=(0, 1))
+    return root
+
+
 def _write_untrained(root: Path, plans: dict[str, Any], configuration: str, *, folds: tuple[int, ...] = (0,)) -> Path:
     """A model of seeded random weights in the results of ``root``, which holds the preprocessed phantom; returns its folder."""
     import torch
