@@ -163,7 +163,7 @@ def _run(predictor: Fuse4SegPredictor, shared: _Shared, export: Export, *, recor
     if done:
         log.info("%d of %d cases are predicted already", len(done), len(cases))
         run.begin_output()
-    preparing, exporting = (fitting_processes(found_files(todo[0]), cases=len(todo), on_gpu=predictor.device.type == "cuda")
+    preparing, exporting = (fitting_processes(sources(todo[0]), cases=len(todo), on_gpu=predictor.device.type == "cuda")
                             if count is None and todo else count or 0 for count in shared.processes)
     with Workers("preparing", preparing, flag="-npp") as preparers, Workers("exporting", exporting, flag="-nps") as exporters:
         prepared = preparers.map(partial(_prepared, recipe=export.recipe, previous=previous), todo, name=lambda case: case.name)

@@ -422,6 +422,8 @@ class TestCascade:
         assert changed == {"b.nii.gz"}
 
     def test_averages_folds_in_both_stages(self, predict: Callable[..., int], images: Path, tmp_path: Path) -> None:
+        for path in images.glob("b_*"):
+            path.unlink()
         assert predict(images, folds=("0", "1")) == 0
         for folder in (tmp_path / "out", tmp_path / "out" / "previous_stage"):
             assert {path.name for path in (folder / "fused").iterdir()} == {"fold_0", "fold_1"}
