@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> None:
     wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))))
     part = options.part_id, options.num_parts
     open_part = partial(open_record, resume=options.continue_prediction, part=part)
-    previous, told = find_previous_stage(model, predictor, given=options.previous_stage), None
+    previous, told = find_previous_stage(model, predictor, given=options.previous_stage, output=options.output), None
     if isinstance(previous, TrainedModel):
         first = _load(previous, options, want_attention=False)
         told = _described(previous, first, options, SEGMENTATIONS)

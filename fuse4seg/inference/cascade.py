@@ -12,16 +12,19 @@ from fuse4seg.inference.predictor import Fuse4SegPredictor
 log = logging.getLogger(__name__)
 
 
-def find_previous_stage(model: TrainedModel, predictor: Fuse4SegPredictor, *, given: Path | None) -> TrainedModel | Path | None:
+def find_previous_stage(model: TrainedModel, predictor: Fuse4SegPredictor, *, given: Path | None,
+                        output: Path) -> TrainedModel | Path | None:
     """Where a model's previous stage comes from; None where it has none.
 
     Args:
         model: The chosen one.
         predictor: Loaded from it.
         given: Folder of segmentations that the user named; if None, the trained model of the previous stage is taken.
+        output: Folder of predictions.
 
     Raises:
-        OptionError: A folder was given to a model that is not a later stage; or the previous stage has a previous one itself.
+        OptionError: A folder was given to a model that is not a later stage, or is the output folder; or the previous stage has
+            a previous one itself.
         FolderNotFoundError: There is no such folder.
         PreviousStageNotFoundError: The previous stage is not trained.
     """
@@ -34,6 +37,9 @@ def find_previous_stage(model: TrainedModel, predictor: Fuse4SegPredictor, *, gi
         return trained_previous_stage(model, predictor)
     if not given.is_dir():
         raise FolderNotFoundError(given)
+    if given.resolve() == output.resolve():
+        raise OptionError("-prev_stage_predictions", f"{given} is the output folder, where they would be replaced. Give another "
+                                                     f"folder with -o.")
     return given
 
 

@@ -29,7 +29,7 @@ def models(untrained_cascade: Path, tmp_path: Path) -> Path:
 def find(models: Path) -> Find:
     def run(*folds: int | str, name: str = SECOND, checkpoint: str = FINAL, given: Path | None = None) -> object:
         predictor = load_predictor(models / name, folds=folds, checkpoint=checkpoint, device=torch.device("cpu"))
-        return find_previous_stage(TrainedModel(models / name, folds, checkpoint), predictor, given=given)
+        return find_previous_stage(TrainedModel(models / name, folds, checkpoint), predictor, given=given, output=models / "out")
 
     return run
 
@@ -63,6 +63,11 @@ class TestFindPreviousStage:
     def test_refuses_a_folder_that_is_none(self, find: Find, tmp_path: Path) -> None:
         with pytest.raises(FolderNotFoundError, match="nowhere is not a folder"):
             find(0, given=tmp_path / "nowhere")
+
+    def test_refuses_the_folder_that_is_predicted_into(self, find: Find, models: Path) -> None:
+        (models / "out").mkdir()
+        with pytest.raises(OptionError, match=r"out is the output folder, where they would be replaced\. Give another"):
+            find(0, given=models / "." / "out" / ".." / "out")
 
     def test_refuses_one_that_is_not_trained(self, find: Find, models: Path) -> None:
         for path in (models / FIRST).glob(f"fold_*/{FINAL}"):
