@@ -273,6 +273,21 @@ class ModelNotFoundError(Fuse4SegError):
         super().__init__(f"no trained model{detail} in {where}. Train one with f4s_train, or check -d, -c, -f, -p and -tr.")
 
 
+class PreviousStageNotFoundError(Fuse4SegError):
+    """The model of a cascade's previous stage is not trained beside that of the stage after."""
+
+    def __init__(self, model: Path, expected: Path) -> None:
+        super().__init__(f"{model} is a later stage of a cascade, and the stage before it is not trained: expected {expected}. "
+                         f"Train it with f4s_train, or give its segmentations with -prev_stage_predictions.")
+
+
+class PreviousStageError(Fuse4SegError):
+    """A case has no usable segmentation of a cascade's previous stage."""
+
+    def __init__(self, case: str, problem: str) -> None:
+        super().__init__(f"case {case}: {problem}")
+
+
 class AmbiguousModelError(Fuse4SegError):
     """Several trained models fit; one has to be chosen."""
 

@@ -217,33 +217,70 @@ def trained_model(trained_phantom: Path) -> Path:
 @pytest.fixture(scope="session")
 def untrained_phantom(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the planned roots with a model of seeded random weights, as f4s_train would leave one of 2d, fold 0."""
+    from fuse4seg.files import read_json
+
+    root = tmp_path_factory.mktemp("untrained") / "roots"
+    shutil.copytree(planned_phantom, root)
+    plans = read_json(root / "nnUNet_preprocessed" / "Dataset990_Phantom" / "Fuse4SegPlans.json", ValueError)
+    _write_untrained(root, plans, "2d")
+    return root
+
+
+@pytest.fixture(scope="session")
+def untrained_cascade(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the planned roots with seeded random weights of both stages of a cascade, folds 0 and 1; leave it as it is.
+
+    Both stages resample the phantom; one window of the second holds all of it.
+    """
+    from fuse4seg.files import read_json
+
+    root = tmp_path_factory.mktemp("cascade") / "roots"
+    shutil.copytree(planned_phantom, root)
+    plans = read_json(root / "nnUNet_preprocessed" / "Dataset990_Phantom" / "Fuse4SegPlans.json", ValueError)
+    full = plans["configurations"]["3d_fullres"]
+    plans["configurations"]["3d_lowres"] = {**deepcopy(full), "spacing": [2.0, 2.0, 2.0], "patch_size": [16, 24, 16],
+                                            "data_identifier": "Fuse4SegPlans_3d_lowres", "next_stage": "3d_cascade_fullres"}
+    plans["configurations"]["3d_cascade_fullres"] = {**deepcopy(full), "spacing": [1.25, 1.2, 1.3], "patch_size": [28, 40, 32],
+                                                     "previous_stage": "3d_lowres"}
+    for configuration in ("3d_lowres", "3d_cascade_fullres"):
+        _write_untrained(root, plans, configuration, folds=(0, 1))
+    return root
+
+
+def _write_untrained(root: Path, plans: dict[str, Any], configuration: str, *, folds: tuple[int, ...] = (0,)) -> Path:
+    """A model of seeded random weights in the results of ``root``, which holds the preprocessed phantom; returns its folder."""
     import torch
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from fuse4seg.files import read_json, write_json
     from fuse4seg.training.checkpoint import save_checkpoint
 
-    root = tmp_path_factory.mktemp("untrained") / "roots"
-    shutil.copytree(planned_phantom, root)
     preprocessed = root / "nnUNet_preprocessed" / "Dataset990_Phantom"
-    model = root / "nnUNet_results" / "Dataset990_Phantom" / "Fuse4SegTrainer__Fuse4SegPlans__2d"
-    (model / "fold_0").mkdir(parents=True)
-    plans, dataset_json = (read_json(preprocessed / name, ValueError) for name in ("Fuse4SegPlans.json", "dataset.json"))
+    model = root / "nnUNet_results" / "Dataset990_Phantom" / f"Fuse4SegTrainer__Fuse4SegPlans__{configuration}"
+    model.mkdir(parents=True)
+    dataset_json, manager = read_json(preprocessed / "dataset.json", ValueError), PlansManager(plans)
     for name, content in (("plans.json", plans), ("dataset.json", dataset_json)):
         write_json(content, model / name)
     shutil.copy(preprocessed / "dataset_fingerprint.json", model)
-    architecture = PlansManager(plans).get_configuration("2d").configuration["architecture"]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
-                                         architecture["_kw_requires_import"], len(dataset_json["channel_names"]),
-                                         len(dataset_json["labels"]), allow_init=True, deep_supervision=False)
-    save_checkpoint({"network_weights": network.state_dict(), "trainer_name": "Fuse4SegTrainer",
-                     "init_args": {"plans": plans, "configuration": "2d", "fold": 0, "dataset_json": dataset_json},
-                     "inference_allowed_mirroring_axes": (0, 1), "options": {"modality_dropout": 0.0}, "current_epoch": 1},
-                    model / "fold_0" / "checkpoint_final.pth")
-    return root
+    planned = manager.get_configuration(configuration)
+    architecture = planned.configuration["architecture"]
+    for fold in folds:
+        with torch.random.fork_rng():
+            torch.manual_seed(fold)
+            network = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
+                                             architecture["_kw_requires_import"],
+                                             determine_num_input_channels(manager, planned, dataset_json),
+                                             len(dataset_json["labels"]), allow_init=True, deep_supervision=False)
+        (model / f"fold_{fold}").mkdir()
+        save_checkpoint({"network_weights": network.state_dict(), "trainer_name": "Fuse4SegTrainer",
+                         "init_args": {"plans": plans, "configuration": configuration, "fold": fold,
+                                       "dataset_json": dataset_json},
+                         "inference_allowed_mirroring_axes": tuple(range(len(planned.patch_size))),
+                         "options": {"modality_dropout": 0.0}, "current_epoch": 1},
+                        model / f"fold_{fold}" / "checkpoint_final.pth")
+    return model
 
 
 @pytest.fixture(scope="session")

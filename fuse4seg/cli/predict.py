@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.export_model import add_trust_flag
 from fuse4seg.cli.train import fold
+
+if TYPE_CHECKING:
+    from fuse4seg.inference.export_case import Wanted
+    from fuse4seg.inference.models import TrainedModel
+    from fuse4seg.inference.predictor import Fuse4SegPredictor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,18 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-part_id", type=int, default=0, help="which part is predicted here, from 0 on (default: 0)")
     parser.add_argument("--allow_missing", action="store_true",
                         help="also predict cases that lack channels, and list these in missing_modalities.json")
+    parser.add_argument("-prev_stage_predictions", dest="previous_stage", type=Path, metavar="FOLDER",
+                        help="of a cascade: segmentations of the stage before, CASE in the geometry of the input (default: its "
+                             "model predicts them first)")
     add_trust_flag(parser)
     return run_command(_run, parser, arguments)
 
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.errors import OptionError
+    from fuse4seg.inference.cascade import find_previous_stage
     from fuse4seg.inference.export_case import NPZ, Wanted
-    from fuse4seg.inference.models import find_model
-    from fuse4seg.inference.predict_folder import predict_folder
-    from fuse4seg.inference.predictor import load_predictor
-    from fuse4seg.inference.run_record import describe_run, open_record
-    from fuse4seg.training.run import choose_device
+    from fuse4seg.inference.models import TrainedModel, find_model
+    from fuse4seg.inference.predict_folder import SEGMENTATIONS, FirstStage, predict_folder
+    from fuse4seg.inference.previous_stage import PREVIOUS_STAGE
+    from fuse4seg.inference.run_record import open_record
 
     if not 0 < options.step_size <= 1:
         raise OptionError("-step_size", f"must be above 0 and at most 1, got {options.step_size}. The default is 0.5.")
@@ -63,23 +73,43 @@ def _run(options: argparse.Namespace) -> None:
         raise OptionError("-part_id", f"must be one of 0 to num_parts - 1, got {options.part_id} of {options.num_parts}.")
     model = find_model(dataset=options.dataset, configuration=options.configuration, plans=options.plans,
                        trainer=options.trainer, folds=options.folds and tuple(options.folds), checkpoint=options.checkpoint)
-    device = choose_device(options.device)
-    predictor = load_predictor(model.folder, folds=model.folds, checkpoint=options.checkpoint,
-                               device=device, use_mirroring=not options.disable_tta,
-                               tile_step_size=options.step_size, want_attention=options.save_attention or options.save_panels,
-                               precision=options.precision, trust=options.trust)
+    predictor = _load(model, options, want_attention=options.save_attention or options.save_panels)
     formats = None if options.save_probabilities is None else options.save_probabilities or [NPZ]
     wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))))
-    run = describe_run(model.folder, folds=model.folds, checkpoint=options.checkpoint, device=str(device), options={
-        **asdict(wanted), "probabilities": list(wanted.probabilities), "mirroring": not options.disable_tta,
-        "step_size": options.step_size, "allow_missing": options.allow_missing,
-        "precision": str(predictor.precision).removeprefix("torch.")})
     part = options.part_id, options.num_parts
-    record = open_record(options.output, run, resume=options.continue_prediction, part=part)
+    open_part = partial(open_record, resume=options.continue_prediction, part=part)
+    previous, told = find_previous_stage(model, predictor, given=options.previous_stage, output=options.output), None
+    if isinstance(previous, TrainedModel):
+        first = _load(previous, options, want_attention=False)
+        told = _described(previous, first, options, SEGMENTATIONS)
+        previous = FirstStage(first, previous.folds, open_part(options.output / PREVIOUS_STAGE, told))
+    elif previous is not None:
+        told = {"folder": str(previous)}
+    record = open_part(options.output, _described(model, predictor, options, wanted, previous_stage=told))
     # What is no folder is said so of a single path; several can only be files.
     images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
-    predict_folder(predictor, images, options.output, folds=model.folds, wanted=wanted,
-                   allow_missing=options.allow_missing, record=record, part=part, processes=(options.npp, options.nps))
+    predict_folder(predictor, images, options.output, folds=model.folds, wanted=wanted, allow_missing=options.allow_missing,
+                   record=record, part=part, processes=(options.npp, options.nps), previous=previous)
+
+
+def _load(model: TrainedModel, options: argparse.Namespace, *, want_attention: bool) -> Fuse4SegPredictor:
+    from fuse4seg.inference.predictor import load_predictor
+    from fuse4seg.training.run import choose_device
+
+    return load_predictor(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=choose_device(options.device),
+                          use_mirroring=not options.disable_tta, tile_step_size=options.step_size, want_attention=want_attention,
+                          precision=options.precision, trust=options.trust)
+
+
+def _described(model: TrainedModel, predictor: Fuse4SegPredictor, options: argparse.Namespace, wanted: Wanted, *,
+               previous_stage: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What run.json says of a model and how it predicts."""
+    from fuse4seg.inference.run_record import describe_run
+
+    return describe_run(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=str(predictor.device), options={
+        **asdict(wanted), "probabilities": list(wanted.probabilities), "mirroring": not options.disable_tta,
+        "step_size": options.step_size, "allow_missing": options.allow_missing,
+        "precision": str(predictor.precision).removeprefix("torch.")}, previous_stage=previous_stage)
 
 
 def _count(text: str) -> int:

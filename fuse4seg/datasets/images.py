@@ -108,7 +108,7 @@ def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
     # ITK, nibabel, tifffile and imageio have no common base for what they raise on a damaged file.
     except Exception as error:
         raise UnreadableImageError(path, _one_line(error)) from error
-    return Image(path, voxels, _geometry(voxels.shape[1:], properties), properties)
+    return Image(path, voxels, geometry_of(voxels.shape[1:], properties), properties)
 
 
 def is_finite(image: Image) -> bool:
@@ -125,6 +125,19 @@ def _is_stored_finite(path: Path) -> bool:
     except NIBABEL_REFUSES:
         logger.debug("nibabel cannot read %s, so what ITK read of it counts", path)
         return True
+
+
+def geometry_of(shape: tuple[int, ...], properties: dict[str, Any]) -> Geometry:
+    """Geometry of voxels of this shape (Z, Y, X), by what nnU-Net's reader says of them."""
+    spacing = tuple(float(step) for step in properties["spacing"])
+    if "sitk_stuff" in properties:
+        placed = properties["sitk_stuff"]
+        return Geometry(shape, spacing, tuple(placed.get("origin", ())), tuple(placed.get("direction", ())))
+    if "nibabel_stuff" in properties:
+        affine = np.asarray(properties["nibabel_stuff"]["original_affine"])
+        axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        return Geometry(shape, spacing, tuple(affine[:3, 3].tolist()), tuple(axes.ravel().tolist()))
+    return Geometry(shape, spacing)
 
 
 def geometry_difference(geometry: Geometry, expected: Geometry) -> str | None:
@@ -174,18 +187,6 @@ def _unpacked_size(path: Path) -> int:
         return size
     except (EOFError, zlib.error) as error:
         raise OSError("the file is truncated or damaged") from error
-
-
-def _geometry(shape: tuple[int, ...], properties: dict[str, Any]) -> Geometry:
-    spacing = tuple(float(step) for step in properties["spacing"])
-    if "sitk_stuff" in properties:
-        placed = properties["sitk_stuff"]
-        return Geometry(shape, spacing, tuple(placed.get("origin", ())), tuple(placed.get("direction", ())))
-    if "nibabel_stuff" in properties:
-        affine = np.asarray(properties["nibabel_stuff"]["original_affine"])
-        axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-        return Geometry(shape, spacing, tuple(affine[:3, 3].tolist()), tuple(axes.ravel().tolist()))
-    return Geometry(shape, spacing)
 
 
 def _rounded(numbers: tuple[float, ...]) -> str:

@@ -85,6 +85,10 @@ def _require_names(manager: PlansManager, path: Path) -> None:
     for name in manager.available_configurations:
         configuration = manager.get_configuration(name)
         _require_configuration(configuration, path, f"configuration {name}")
+        previous = configuration.previous_stage_name
+        # Names a folder beside the model's.
+        if previous is not None and not (previous in manager.available_configurations and Path(previous).name == previous):
+            raise ValueError(f"previous_stage of configuration {name} is {previous}")
         _require_architecture(configuration.configuration["architecture"], path, f"architecture of {name}")
 
 

@@ -10,6 +10,7 @@ from fuse4seg.errors import AmbiguousModelError, ModelNotFoundError
 from fuse4seg.paths import RESULTS, data_root, dataset_name
 
 NETWORK = "FuseThenSegment"
+FINAL = "checkpoint_final.pth"
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class TrainedModel:
     Attributes:
         folder: <results>/<dataset>/<trainer>__<plans>__<configuration>.
         folds: Those with the wanted checkpoint; numbers, or "all" where there is nothing else.
+        checkpoint: The wanted one.
     """
 
     folder: Path
     folds: tuple[int | str, ...]
+    checkpoint: str = FINAL
 
     @property
     def flags(self) -> str:
@@ -33,7 +36,7 @@ class TrainedModel:
 
 def find_model(*, dataset: str | None = None, configuration: str | None = None, plans: str | None = None,
                trainer: str | None = None, folds: tuple[int | str, ...] | None = None,
-               checkpoint: str = "checkpoint_final.pth") -> TrainedModel:
+               checkpoint: str = FINAL) -> TrainedModel:
     """The one trained model of ours that fits; what is None may be anything.
 
     Args:
@@ -51,7 +54,7 @@ def find_model(*, dataset: str | None = None, configuration: str | None = None, 
     results = data_root(RESULTS)
     wanted_dataset = dataset_name(dataset, variables=(RESULTS,)) if dataset is not None else "Dataset*"
     pattern = f"{wanted_dataset}/{trainer or '*'}__{plans or '*'}__{configuration or '*'}"
-    candidates = [TrainedModel(folder, trained) for folder in sorted(results.glob(pattern))
+    candidates = [TrainedModel(folder, trained, checkpoint) for folder in sorted(results.glob(pattern))
                   if folder.name.count("__") == 2 and _is_ours(folder) and (trained := _folds(folder, folds, checkpoint))]
     if not candidates:
         wanted = " ".join(f"{flag} {value}" for flag, value in (("-d", dataset), ("-c", configuration), ("-p", plans),
@@ -63,7 +66,7 @@ def find_model(*, dataset: str | None = None, configuration: str | None = None, 
 
 
 def model_in(folder: Path, *, folds: tuple[int | str, ...] | None = None,
-             checkpoint: str = "checkpoint_final.pth") -> TrainedModel:
+             checkpoint: str = FINAL) -> TrainedModel:
     """The trained model of ours in a folder Trainer__Plans__configuration, wherever it lies.
 
     Raises:
@@ -72,7 +75,7 @@ def model_in(folder: Path, *, folds: tuple[int | str, ...] | None = None,
     trained = _folds(folder, folds, checkpoint) if _is_ours(folder) else ()
     if not trained:
         raise ModelNotFoundError(folder, folds and "-f " + " ".join(map(str, folds)) or "")
-    return TrainedModel(folder, trained)
+    return TrainedModel(folder, trained, checkpoint)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +29,7 @@ from fuse4seg.files import make_writable_folder, remove_stale, write_json
 from fuse4seg.inference.export_case import Export, Exported, Predicted, Wanted, export_case
 from fuse4seg.inference.predictor import Fuse4SegPredictor
 from fuse4seg.inference.preprocess_case import Recipe, found_files, preprocessed_images
+from fuse4seg.inference.previous_stage import PREVIOUS_STAGE, require_segmentation
 from fuse4seg.inference.process_counts import fitting_processes
 from fuse4seg.inference.run_record import RunRecord, checksums
 from fuse4seg.inference.workers import Outcome, Workers
@@ -61,9 +62,25 @@ class Prepared:
     seconds: float
 
 
+@dataclass(frozen=True)
+class FirstStage:
+    """A cascade's first stage, which is predicted before the second.
+
+    Attributes:
+        predictor: From ``load_predictor``.
+        folds: Names of its sets of weights.
+        record: Of its cases.
+    """
+
+    predictor: Fuse4SegPredictor
+    folds: tuple[int | str, ...]
+    record: RunRecord | None = None
+
+
 def predict_folder(predictor: Fuse4SegPredictor, images: Path | Sequence[Path], output: Path, *, folds: tuple[int | str, ...],
                    wanted: Wanted = SEGMENTATIONS, allow_missing: bool = False, record: RunRecord | None = None,
-                   part: tuple[int, int] = (0, 1), processes: tuple[int | None, int | None] = (0, 0)) -> list[Path]:
+                   part: tuple[int, int] = (0, 1), processes: tuple[int | None, int | None] = (0, 0),
+                   previous: FirstStage | Path | None = None) -> list[Path]:
     """Predict every case of a folder; faulty ones are left out.
 
     Args:
@@ -78,6 +95,8 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path | Sequence[Path], 
         part: This part's number, from 0, and how many there are: every so manieth case is predicted.
         processes: That prepare and export cases while others are in the network; 0 for this process, None for as many as
             cores and memory allow. The outputs are the same.
+        previous: For the second stage of a cascade: the first, whose output goes to ``output``/previous_stage, or a folder of its
+            segmentations, CASE in the geometry of the input.
 
     Returns:
         The segmentations of this part; none from a model that was trained without labels.
@@ -85,52 +104,98 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path | Sequence[Path], 
     Raises:
         FolderNotFoundError, EmptyFolderError, MisnamedImageError, DuplicateCaseError, SurplusChannelError: The input.
         FaultyCasesError: Some cases could not be predicted; the others were.
-        MissingModalityError, FaultyImageError, WorkerDiedError: The only case could not be predicted.
+        MissingModalityError, FaultyImageError, PreviousStageError, WorkerDiedError: The only case could not be predicted.
         UnwritableFolderError: The output.
+        ValueError: The model is the second stage of a cascade, and there is no ``previous``.
     """
-    dataset_json = predictor.dataset_json
+    if predictor.previous_stage is not None and previous is None:
+        raise ValueError(f"the model sees what {predictor.previous_stage} segmented: give previous")
+    every = _listed(images, predictor.dataset_json)
+    shared = _Shared(every, every[part[0]::part[1]], allow_missing, processes)
+    faults: dict[str, Fuse4SegError] = {}
+    if isinstance(previous, FirstStage):
+        first = Export(Recipe.of(previous.predictor), output / PREVIOUS_STAGE, previous.folds,
+                       previous.predictor.network.fusion.reference, SEGMENTATIONS)
+        run = _run(previous.predictor, shared, first, record=previous.record)
+        faults, previous = run.faults, first.output
+    export = Export(Recipe.of(predictor), output, folds, predictor.network.fusion.reference, wanted)
+    _run(predictor, shared, export, record=record, previous=previous, known=faults).raise_faults()
+    segments = bool(foreground_classes(predictor.dataset_json))
+    return [output / f"{case.name}{export.ending}" for case in shared.cases] if segments else []
+
+
+def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list[Case]:
     names, ending = channel_names(dataset_json), dataset_json["file_ending"]
     if isinstance(images, Path):
-        every = list(list_cases(images, channels=names, file_ending=ending, allow_missing=True).values())
-    else:
-        every = list(cases_of_files(images, channels=names, file_ending=ending).values())
-    cases = every[part[0]::part[1]]
-    done = [case for case in cases if record and record.is_done(case.name, found_files(case), output)]
+        return list(list_cases(images, channels=names, file_ending=ending, allow_missing=True).values())
+    return list(cases_of_files(images, channels=names, file_ending=ending).values())
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the stages of a cascade share.
+
+    Attributes:
+        every: Cases of all parts.
+        cases: Those of this part.
+        allow_missing: Also predict cases that lack modalities.
+        processes: That prepare and export cases.
+    """
+
+    every: list[Case]
+    cases: list[Case]
+    allow_missing: bool
+    processes: tuple[int | None, int | None]
+
+
+def _run(predictor: Fuse4SegPredictor, shared: _Shared, export: Export, *, record: RunRecord | None,
+         previous: Path | None = None, known: Mapping[str, Fuse4SegError] | None = None) -> _Run:
+    """Predict the sound cases; ``known`` is why some of them are already known not to be."""
+    names, cases, output = channel_names(predictor.dataset_json), shared.cases, export.output
+    sources = partial(_sources, previous=previous, ending=export.ending)
+    done = [case for case in cases if record and record.is_done(case.name, sources(case), output)]
     left = [case for case in cases if case not in done]
-    export = Export(Recipe.of(predictor), output, folds, predictor.network.fusion.reference, wanted)
-    run = _Run(predictor, export, record, [case for case in every if allow_missing or all(case.found)], len(left))
-    run.faults = {} if allow_missing else {case.name: fault for case in left if (fault := _incomplete(case, names))}
+    run = _Run(predictor, export, record, [case for case in shared.every if shared.allow_missing or all(case.found)], len(left))
+    required = [] if shared.allow_missing else [partial(require_channels, channels=names, mend=PREDICT_ANYWAY)]
+    required += [] if previous is None else [lambda case: require_segmentation(sources(case)[-1], case.name)]
+    run.faults = {case.name: fault for case in left if (fault := (known or {}).get(case.name) or _fault(case, required))}
     todo = [case for case in left if case.name not in run.faults]
     if done:
         log.info("%d of %d cases are predicted already", len(done), len(cases))
         run.begin_output()
-    preparing, exporting = (fitting_processes(found_files(todo[0]), cases=len(todo), on_gpu=predictor.device.type == "cuda")
-                            if count is None and todo else count or 0 for count in processes)
+    preparing, exporting = (fitting_processes(sources(todo[0]), cases=len(todo), on_gpu=predictor.device.type == "cuda")
+                            if count is None and todo else count or 0 for count in shared.processes)
     with Workers("preparing", preparing, flag="-npp") as preparers, Workers("exporting", exporting, flag="-nps") as exporters:
-        prepared = preparers.map(partial(_prepared, recipe=export.recipe), todo, name=lambda case: case.name)
+        prepared = preparers.map(partial(_prepared, recipe=export.recipe, previous=previous), todo, name=lambda case: case.name)
         exported = exporters.map(partial(export_case, export=export), run.predicted(prepared),
                                  name=lambda predicted: predicted.case.name)
         with closing(run):
             for outcome in exported:
                 run.note(outcome)
-    run.end()
-    segments = bool(foreground_classes(dataset_json))
-    return [output / f"{case.name}{ending}" for case in cases] if segments else []
+    run.settle()
+    return run
 
 
-def _incomplete(case: Case, channels: Sequence[str]) -> Fuse4SegError | None:
-    """Why a case that lacks modalities cannot be predicted; None where it lacks none."""
+def _fault(case: Case, required: Sequence[Callable[[Case], None]]) -> Fuse4SegError | None:
+    """What a case lacks of what is required, before anything is read; None where it lacks nothing."""
     try:
-        require_channels(case, channels, mend=PREDICT_ANYWAY)
+        for require in required:
+            require(case)
     except Fuse4SegError as error:
         return error
     return None
 
 
-def _prepared(case: Case, recipe: Recipe) -> Prepared:
+def _sources(case: Case, previous: Path | None, ending: str) -> tuple[Path, ...]:
+    """What a case is predicted from: its images and, last, the segmentation of a cascade's previous stage."""
+    return (*found_files(case), *([] if previous is None else [previous / f"{case.name}{ending}"]))
+
+
+def _prepared(case: Case, recipe: Recipe, previous: Path | None) -> Prepared:
     begin = time.perf_counter()
-    sources = checksums(found_files(case))
-    channels, properties = preprocessed_images(case, recipe)
+    files = _sources(case, previous, recipe.dataset_json["file_ending"])
+    sources = checksums(files)
+    channels, properties = preprocessed_images(case, recipe, previous=None if previous is None else files[-1])
     return Prepared(case, channels, properties, sources, time.perf_counter() - begin)
 
 
@@ -219,18 +284,21 @@ class _Run:
             self.record.note_done(outcome.case, prepared.sources, exported.files, output=self.export.output,
                                   seconds=prepared.seconds + exported.seconds, absent=absent)
 
-    def end(self) -> None:
-        """Raise what kept cases from being predicted, if anything did."""
-        if not self.faults:
+    def settle(self) -> None:
+        """Write down what kept cases from being predicted, if anything did and anything else was written."""
+        if not self.faults or self._bar is None:
             return
-        if self._bar is not None:
-            _write_missing(self._missing(), self.export.output)
-            if self.record is not None:
-                self.record.note_failed(self.faults)
-                self.record.write()
-        elif len(self.faults) == 1:
+        _write_missing(self._missing(), self.export.output)
+        if self.record is not None:
+            self.record.note_failed(self.faults)
+            self.record.write()
+
+    def raise_faults(self) -> None:
+        """Raise what kept cases from being predicted, if anything did."""
+        if self._bar is None and len(self.faults) == 1:
             raise next(iter(self.faults.values()))
-        raise FaultyCasesError(map(str, self.faults.values()))
+        if self.faults:
+            raise FaultyCasesError(map(str, self.faults.values()))
 
     def _missing(self) -> dict[str, list[str]]:
         """Names of what cases lack, by case."""

@@ -11,7 +11,6 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from fuse4seg.datasets.raw import read_dataset_json
-from fuse4seg.errors import OptionError
 from fuse4seg.inference.fuse_image import WholeImage, fuse_whole_image, joined
 from fuse4seg.inference.model_network import build_fitting, require_predictive
 from fuse4seg.inference.model_plans import read_model_plans
@@ -102,6 +101,11 @@ class Fuse4SegPredictor(nnUNetPredictor):
             self.network.load_state_dict(weights)
             self.seen.append(self._fuse(self.network.to(self.device).eval(), image, want_attention=self.want_attention))
 
+    @property
+    def previous_stage(self) -> str | None:
+        """Configuration whose segmentations the follower sees, too, where this is a later stage of a cascade."""
+        return self.configuration_manager.previous_stage_name
+
     def _fuse(self, model: FuseThenSegment, image: Tensor, *, want_attention: bool) -> WholeImage:
         return fuse_whole_image(model, image, patch_size=self.configuration_manager.patch_size, device=self.device,
                                 present=self.present, want_attention=want_attention)
@@ -134,7 +138,7 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
         CheckpointNotFoundError, CheckpointError: A fold has no usable checkpoint.
         ModelPlansError, DatasetJsonError: plans.json or dataset.json cannot be used.
         UntrustedModelError: The plans name classes that are not known.
-        OptionError: The model needs the labels of another stage, or the device lacks the precision.
+        OptionError: The device lacks the precision.
     """
     plans_file = model_folder / "plans.json"
     plans = PlansManager(read_model_plans(plans_file, trust=trust))
@@ -146,9 +150,6 @@ def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint
     configuration = plans.get_configuration(states[0]["init_args"]["configuration"])
     for state, path in zip(states, paths, strict=True):
         require_predictive(state, path, dimensions=len(configuration.patch_size))
-    if configuration.previous_stage_name is not None:
-        raise OptionError("-c", f"{model_folder} is the second stage of a cascade, which cannot be predicted yet. "
-                                "Choose a configuration of its own, such as 3d_fullres.")
     parameters = [state["network_weights"] for state in states]
     network = build_fitting(plans, configuration, dataset_json, plans_file, weights=dict(zip(paths, parameters, strict=True)))
     predictor = Fuse4SegPredictor(device=device, use_mirroring=use_mirroring, tile_step_size=tile_step_size,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from fuse4seg.datasets.images import Geometry
 from fuse4seg.datasets.raw import Case, channel_names, foreground_classes
 from fuse4seg.errors import FaultyImageError, MissingModalityError
+from fuse4seg.inference.cascade import trained_previous_stage
 from fuse4seg.inference.export import to_input_space, to_labels
 from fuse4seg.inference.models import model_in
 from fuse4seg.inference.precision import AUTO
 from fuse4seg.inference.predictor import load_predictor
 from fuse4seg.inference.preprocess_case import Recipe, preprocess, preprocess_case, with_absent
+from fuse4seg.inference.previous_stage import previous_labels
 from fuse4seg.nnunet_output import logged_prints
 
 #: What a case of arrays is called in messages.
@@ -66,9 +70,10 @@ class Predictor:
     def __init__(self, model: Path | str, *, folds: Sequence[int | str] | None = None,
                  checkpoint: str = "checkpoint_final.pth", device: torch.device | str | None = None, mirroring: bool = True,
                  step_size: float = 0.5, precision: str = AUTO) -> None:
-        found = model_in(Path(model), folds=None if folds is None else tuple(folds), checkpoint=checkpoint)
+        self._model = model_in(Path(model), folds=None if folds is None else tuple(folds), checkpoint=checkpoint)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._predictor = load_predictor(found.folder, folds=found.folds, checkpoint=checkpoint, device=place,
+        self._settings = {"device": place, "mirroring": mirroring, "step_size": step_size, "precision": precision}
+        self._predictor = load_predictor(self._model.folder, folds=self._model.folds, checkpoint=checkpoint, device=place,
                                          use_mirroring=mirroring, tile_step_size=step_size, precision=precision)
 
     @property
@@ -77,7 +82,7 @@ class Predictor:
         return channel_names(self._predictor.dataset_json)
 
     def predict(self, images: Sequence[Path | str | np.ndarray | None], *, spacing: Sequence[float] | None = None,
-                probabilities: bool = False) -> Prediction:
+                probabilities: bool = False, previous_stage: Path | str | np.ndarray | None = None) -> Prediction:
         """Fuse and segment one case.
 
         Args:
@@ -85,21 +90,27 @@ class Predictor:
                 modality, but not for all.
             spacing: Of arrays, millimetres along Z, Y, X; files have their own.
             probabilities: Also give these.
+            previous_stage: For the second stage of a cascade: what the first segmented, label values (Z, Y, X) on the images'
+                grid, or a file beside files. None to have the first stage, trained beside this one, segment it now.
 
         Raises:
+            PreviousStageNotFoundError: The first stage is needed, and not trained.
+            PreviousStageError: Its segmentation is on another grid, or holds other labels than the dataset.
             MissingModalityError: A file does not exist.
             FaultyImageError, UnreadableImageError: Shapes or geometries differ, or an image is constant or not finite.
-            ValueError: There are more or fewer images than modalities, files are mixed with arrays, or a spacing is missing, or
-                given for files.
+            ValueError: There are more or fewer images than modalities, files are mixed with arrays, a spacing is missing, or
+                given for files, or there is a segmentation for a model that is no second stage.
         """
         present = self._require_modalities(images)
         given = [image for image in images if image is not None]
-        if all(isinstance(image, np.ndarray) for image in given):
-            channels, properties = self._of_arrays(images, present, spacing)
-        elif any(isinstance(image, np.ndarray) for image in given) or spacing is not None:
+        of_arrays = all(isinstance(image, np.ndarray) for image in given)
+        if not of_arrays and (any(isinstance(image, np.ndarray) for image in given) or spacing is not None):
             raise ValueError("give all modalities as files, or all as arrays with their spacing")
+        previous = self._previous(images, spacing, previous_stage)
+        if of_arrays:
+            channels, properties = self._of_arrays(images, present, spacing, previous)
         else:
-            channels, properties = self._of_files([None if image is None else Path(image) for image in images])
+            channels, properties = self._of_files([None if image is None else Path(image) for image in images], previous)
         return self._predict(channels, properties, probabilities=probabilities)
 
     def _require_modalities(self, images: Sequence[object]) -> tuple[bool, ...]:
@@ -109,17 +120,35 @@ class Predictor:
                              f"and one at least; got {len(images)}")
         return tuple(image is not None for image in images)
 
-    def _of_files(self, images: Sequence[Path | None]) -> tuple[torch.Tensor, dict[str, Any]]:
+    @cached_property
+    def _first_stage(self) -> Predictor:
+        found = trained_previous_stage(self._model, self._predictor)
+        return Predictor(found.folder, folds=found.folds, checkpoint=found.checkpoint, **self._settings)
+
+    def _previous(self, images: Sequence[Path | str | np.ndarray | None], spacing: Sequence[float] | None,
+                  given: Path | str | np.ndarray | None) -> Path | np.ndarray | None:
+        """What a cascade's first stage segmented; None from a model that has none."""
+        if self._predictor.previous_stage is None:
+            if given is not None:
+                raise ValueError("the model is no second stage of a cascade: leave previous_stage out")
+            return None
+        if given is None:
+            return self._first_stage.predict(images, spacing=spacing).segmentation
+        if spacing is not None and not isinstance(given, np.ndarray):
+            raise ValueError("give previous_stage as an array where the modalities are arrays")
+        return given if isinstance(given, np.ndarray) else Path(given)
+
+    def _of_files(self, images: Sequence[Path | None], previous: Path | np.ndarray | None) -> tuple[torch.Tensor, dict[str, Any]]:
         for name, image in zip(self.modalities, images, strict=True):
             if image is not None and not image.is_file():
                 raise MissingModalityError(image.name, name, image, "Give None for an absent modality.")
         there = [image for image in images if image is not None]
         # A file that is not there stands for an absent modality.
         case = Case(there[0].name, tuple(image or there[0].with_name(f".absent_{number}") for number, image in enumerate(images)))
-        return preprocess_case(self._predictor, case)
+        return preprocess_case(self._predictor, case, previous=previous)
 
     def _of_arrays(self, images: Sequence[np.ndarray | None], present: tuple[bool, ...],
-                   spacing: Sequence[float] | None) -> tuple[torch.Tensor, dict[str, Any]]:
+                   spacing: Sequence[float] | None, previous: np.ndarray | None) -> tuple[torch.Tensor, dict[str, Any]]:
         there = [image for image in images if image is not None]
         if spacing is None or len(spacing) != 3 or not all(step > 0 for step in spacing):
             raise ValueError("arrays need their spacing, three lengths in millimetres along Z, Y, X")
@@ -130,11 +159,15 @@ class Predictor:
                 raise FaultyImageError(UNNAMED, f"{name} has shape {image.shape}, not (Z, Y, X) as the others. Resample it.")
             if not np.isfinite(image).all() or image.min() == image.max():
                 raise FaultyImageError(UNNAMED, f"{name} is constant, or holds NaN or infinite intensities. Replace them.")
-        predictor = self._predictor
+        predictor, labels = self._predictor, None
+        recipe = Recipe.of(predictor)
+        if previous is not None:
+            labels = previous_labels(previous, UNNAMED, expected=Geometry(there[0].shape, tuple(spacing)),
+                                     reader=recipe.plans.image_reader_writer_class, dataset_json=recipe.dataset_json)
         predictor.forget()
         predictor.present = None if all(present) else present
         stacked = with_absent(np.stack(there).astype(np.float32), present)
-        channels, properties = preprocess([stacked], {"spacing": [float(step) for step in spacing]}, Recipe.of(predictor))
+        channels, properties = preprocess([stacked], {"spacing": [float(step) for step in spacing]}, recipe, labels=labels)
         return torch.from_numpy(channels), properties
 
     def _predict(self, channels: torch.Tensor, properties: dict[str, Any], *, probabilities: bool) -> Prediction:

@@ -35,7 +35,7 @@ class RunRecord:
         """Whether the case's outputs are there, and were made from these files as they are now."""
         known = self.cases.get(case, {})
         return (known.get("status") == "done" and all((output / name).is_file() for name in known["outputs"])
-                and known["sources"] == checksums(sources))
+                and all(path.is_file() for path in sources) and known["sources"] == checksums(sources))
 
     def note_done(self, case: str, sources: dict[str, str], outputs: Iterable[Path], *, output: Path, seconds: float,
                   absent: Sequence[str] = ()) -> None:
@@ -92,8 +92,8 @@ def open_record(output: Path, made_by: dict[str, Any], *, resume: bool, part: tu
     return RunRecord(path, made_by, content["cases"])
 
 
-def describe_run(model: Path, *, folds: Sequence[int | str], checkpoint: str, device: str,
-                 options: dict[str, Any]) -> dict[str, Any]:
+def describe_run(model: Path, *, folds: Sequence[int | str], checkpoint: str, device: str, options: dict[str, Any],
+                 previous_stage: dict[str, Any] | None = None) -> dict[str, Any]:
     """What decides about the outputs, and what they were made on.
 
     Args:
@@ -102,9 +102,13 @@ def describe_run(model: Path, *, folds: Sequence[int | str], checkpoint: str, de
         checkpoint: File in each fold.
         device: Where it computes.
         options: Of the prediction, in plain data.
+        previous_stage: What is to be told of a cascade's previous stage. Its segmentations are sources of each case, whose
+            checksums decide.
     """
+    told = {} if previous_stage is None else {"previous_stage": previous_stage}
     return {"model": model.name, "folds": list(folds), "checkpoint": checkpoint,
-            "weights": [checksum(model / f"fold_{fold}" / checkpoint) for fold in folds], "options": options, "device": device,
+            "weights": [checksum(model / f"fold_{fold}" / checkpoint) for fold in folds], "options": options, **told,
+            "device": device,
             "versions": {name: version(name) for name in ("fuse4seg", "torch", "nnunetv2", "numpy", "SimpleITK")}}
 
 

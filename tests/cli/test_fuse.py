@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from PIL import Image as Picture
 
 from fuse4seg.cli.fuse import RULE_NAMES, main
+from fuse4seg.cli.predict import main as predict
 from fuse4seg.inference.fusion_rules import RULES
 
 
@@ -56,6 +57,18 @@ def test_fuses_with_the_model_that_is_found_or_named(trained_phantom: Path, trai
     (written,) = (tmp_path / "out").glob("*.nii.gz")
     fused = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
     assert 0 <= fused.min() < fused.max() <= 1
+
+
+def test_fuses_with_a_later_stage_of_a_cascade_as_it_is_predicted(untrained_cascade: Path, tmp_path: Path) -> None:
+    """The leader does not look at the labels of the stage before, so it needs none."""
+    images = untrained_cascade / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs"
+    chosen = ["-i", str(images), "--root", str(untrained_cascade), "-c", "3d_cascade_fullres", "-f", "0", "-device", "cpu"]
+    assert main([*chosen, "-o", str(tmp_path / "fused")]) == 0
+    assert predict([*chosen, "-o", str(tmp_path / "predicted"), "--disable_tta"]) == 0
+    fused, predicted = (sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "phantom_005.nii.gz")))
+                        for folder in (tmp_path / "fused", tmp_path / "predicted" / "fused"))
+    assert fused.std() > 0.05
+    np.testing.assert_allclose(fused, predicted, atol=1e-5)
 
 
 def test_a_folder_without_a_model_is_refused(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

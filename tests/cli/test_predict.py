@@ -18,8 +18,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 from matplotlib import pyplot as plt
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from fuse4seg.cli.predict import main
+from fuse4seg.inference.predictor import load_predictor
 
 DATASET = "Dataset990_Phantom"
 MODEL = Path("nnUNet_results", DATASET, "Fuse4SegTrainer__Fuse4SegPlans__2d")
@@ -315,6 +317,181 @@ class TestContinue:
         assert {name: entry["status"] for name, entry in record["cases"].items()} == {
             "a": "done", "b": "failed", "phantom_005": "done"}
         assert record["made_by"]["options"]["mirroring"] is False
+
+
+class TestCascade:
+    NAME = "Fuse4SegTrainer__Fuse4SegPlans__3d_cascade_fullres"
+    FIRST = "Fuse4SegTrainer__Fuse4SegPlans__3d_lowres"
+
+    @pytest.fixture
+    def predict(self, untrained_cascade: Path, tmp_path: Path) -> Callable[..., int]:
+        def run(images: Path, *flags: str, output: Path = tmp_path / "out", root: Path = untrained_cascade,
+                folds: tuple[str, ...] = ("0",), stage: str = "3d_cascade_fullres") -> int:
+            return main(["-i", str(images), "-o", str(output), "--root", str(root), "-c", stage, "-f", *folds, "-device", "cpu",
+                         "--precision", "float32", "--disable_tta", "-npp", "0", "-nps", "0", *flags])
+
+        return run
+
+    @pytest.fixture
+    def images(self, untrained_cascade: Path, tmp_path: Path) -> Path:
+        """The phantom under two names."""
+        (tmp_path / "images").mkdir()
+        for path in (untrained_cascade / "nnUNet_raw" / DATASET / "imagesTs").iterdir():
+            for name in ("a", "b"):
+                shutil.copy(path, tmp_path / "images" / path.name.replace("phantom_005", name))
+        return tmp_path / "images"
+
+    @pytest.fixture
+    def given(self, images: Path, tmp_path: Path) -> Path:
+        """A folder with a segmentation of each case."""
+        (tmp_path / "given").mkdir()
+        for name in ("a", "b"):
+            head = read(images / f"{name}_0000.nii.gz")
+            segmentation = sitk.GetImageFromArray((voxels(images / f"{name}_0000.nii.gz") > 0).astype(np.uint8))
+            segmentation.CopyInformation(head)
+            sitk.WriteImage(segmentation, str(tmp_path / "given" / f"{name}.nii.gz"))
+        return tmp_path / "given"
+
+    def test_predicts_its_first_stage_and_then_the_second(self, predict: Callable[..., int], images: Path,
+                                                          tmp_path: Path) -> None:
+        assert predict(images) == 0
+        assert predict(images, output=tmp_path / "first", stage="3d_lowres") == 0
+        kept = tmp_path / "out" / "previous_stage"
+        assert contents(kept) == contents(tmp_path / "first")
+        assert len(np.unique(voxels(kept / "a.nii.gz"))) > 1
+        assert predict(images, "-prev_stage_predictions", str(kept), output=tmp_path / "second") == 0
+        assert contents(tmp_path / "second") == {path: held for path, held in contents(tmp_path / "out").items()
+                                                 if path.parts[0] != "previous_stage"}
+        for name in ("a", "b"):
+            assert_same_place(tmp_path / "out" / f"{name}.nii.gz", images / f"{name}_0000.nii.gz")
+
+    def test_gives_what_stock_nnunet_gives(self, predict: Callable[..., int], images: Path, given: Path, tmp_path: Path,
+                                           untrained_cascade: Path) -> None:
+        """One window holds the whole phantom; the rest is the rounding of half precision and of resampling."""
+        assert predict(images, "-prev_stage_predictions", str(given)) == 0
+        ours = load_predictor(untrained_cascade / "nnUNet_results" / DATASET / self.NAME, folds=[0], device=torch.device("cpu"))
+        stock = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+        stock.manual_initialization(ours.network, ours.plans_manager, ours.configuration_manager, ours.list_of_parameters,
+                                    ours.dataset_json, ours.trainer_name, None)
+        (tmp_path / "stock").mkdir()
+        stock.predict_from_files_sequential([[str(path) for path in sorted(images.glob("a_*"))]], [str(tmp_path / "stock" / "a")],
+                                            folder_with_segs_from_prev_stage=str(given))
+        found, wanted = (voxels(tmp_path / folder / "a.nii.gz") for folder in ("out", "stock"))
+        assert len(np.unique(wanted)) > 1
+        assert (found != wanted).mean() < 1e-3
+
+    def test_shows_the_labels_to_the_follower_alone(self, predict: Callable[..., int], images: Path, given: Path) -> None:
+        other = read(given / "b.nii.gz")
+        sitk.WriteImage(other * 2, str(given / "b.nii.gz"))
+        assert predict(images, "-prev_stage_predictions", str(given)) == 0
+        output = given.parent / "out"
+        np.testing.assert_array_equal(*(voxels(output / "fused" / f"{name}.nii.gz") for name in "ab"))
+        assert (voxels(output / "a.nii.gz") != voxels(output / "b.nii.gz")).mean() > 0.01
+
+    def test_says_what_the_first_stage_was(self, predict: Callable[..., int], images: Path, given: Path, tmp_path: Path) -> None:
+        (images / "b_0000.nii.gz").unlink()
+        assert predict(images, "--allow_missing", "--save_panels") == 0
+        record, first = (json.loads((tmp_path / "out" / folder / "run.json").read_text()) for folder in (".", "previous_stage"))
+        told = record["made_by"]["previous_stage"]
+        assert told == first["made_by"]
+        assert (told["model"], told["folds"]) == (self.FIRST, [0])
+        assert (told["options"]["panels"], told["options"]["allow_missing"]) == (False, True)
+        assert set(record["cases"]["b"]["sources"]) == {f"b_000{channel}.nii.gz" for channel in (1, 2, 3)} | {"b.nii.gz"}
+        assert record["cases"]["b"]["absent"] == first["cases"]["b"]["absent"] == ["T1"]
+        assert predict(images, "--allow_missing", "-prev_stage_predictions", str(given)) == 0
+        assert json.loads((tmp_path / "out" / "run.json").read_text())["made_by"]["previous_stage"] == {"folder": str(given)}
+
+    def test_goes_on_where_either_stage_ended(self, predict: Callable[..., int], images: Path, tmp_path: Path) -> None:
+        assert predict(images) == 0
+        before, output = contents(tmp_path / "out"), tmp_path / "out"
+        (output / "previous_stage" / "b.nii.gz").unlink()
+        (output / "a.nii.gz").unlink()
+        written = {path: path.stat().st_mtime_ns for path in output.rglob("*.nii.gz") if "fused" not in path.parts}
+        assert predict(images, "--continue_prediction") == 0
+        assert contents(output) == before
+        assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())
+
+    def test_predicts_a_case_anew_whose_segmentation_changed(self, predict: Callable[..., int], images: Path, given: Path,
+                                                             tmp_path: Path) -> None:
+        flags = ("-prev_stage_predictions", str(given), "--continue_prediction")
+        assert predict(images, *flags) == 0
+        before = contents(tmp_path / "out")
+        sitk.WriteImage(read(given / "b.nii.gz") * 2, str(given / "b.nii.gz"))
+        assert predict(images, *flags) == 0
+        changed = {str(path) for path, held in contents(tmp_path / "out").items() if held != before[path]}
+        assert changed == {"b.nii.gz"}
+
+    def test_averages_folds_in_both_stages(self, predict: Callable[..., int], images: Path, tmp_path: Path) -> None:
+        for path in images.glob("b_*"):
+            path.unlink()
+        assert predict(images, folds=("0", "1")) == 0
+        for folder in (tmp_path / "out", tmp_path / "out" / "previous_stage"):
+            assert {path.name for path in (folder / "fused").iterdir()} == {"fold_0", "fold_1"}
+            assert json.loads((folder / "run.json").read_text())["made_by"]["folds"] == [0, 1]
+
+    def test_is_shared_by_parts(self, predict: Callable[..., int], images: Path, tmp_path: Path) -> None:
+        assert predict(images, "-num_parts", "2", "-part_id", "1") == 0
+        for folder in (tmp_path / "out", tmp_path / "out" / "previous_stage"):
+            assert [path.name for path in folder.glob("*.nii.gz")] == ["b.nii.gz"]
+            assert (folder / "run_1_of_2.json").is_file()
+
+    @pytest.mark.slow
+    def test_gives_the_same_bytes_by_background_processes(self, predict: Callable[..., int], images: Path,
+                                                          tmp_path: Path) -> None:
+        (images / "b_0001.nii.gz").write_bytes(b"no image")
+        for output, processes in (("here", "0"), ("elsewhere", "1")):
+            assert predict(images, "-npp", processes, "-nps", processes, output=tmp_path / output) == 1
+        assert contents(tmp_path / "elsewhere") == contents(tmp_path / "here")
+        assert (tmp_path / "here" / "a.nii.gz").is_file()
+
+    def test_names_a_faulty_case_once_and_predicts_the_others(self, predict: Callable[..., int], images: Path, tmp_path: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+        (images / "b_0001.nii.gz").write_bytes(b"no image")
+        assert predict(images) == 1
+        *_, fault, summary = capsys.readouterr().err.strip().splitlines()
+        assert fault.startswith(f"error: case b: {images / 'b_0001.nii.gz'} cannot be read")
+        assert summary.startswith("1 faulty case")
+        for folder in (tmp_path / "out", tmp_path / "out" / "previous_stage"):
+            assert [path.name for path in folder.glob("*.nii.gz")] == ["a.nii.gz"]
+            cases = json.loads((folder / "run.json").read_text())["cases"]
+            assert {name: case["status"] for name, case in cases.items()} == {"a": "done", "b": "failed"}
+
+    @pytest.mark.parametrize("fault", ["missing", "elsewhere", "unknown", "damaged"])
+    def test_leaves_a_case_out_whose_segmentation_cannot_be_used(self, fault: str, predict: Callable[..., int], images: Path,
+                                                                 given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        spoilt = given / "b.nii.gz"
+        image = read(spoilt)
+        if fault == "elsewhere":
+            image.SetOrigin([5, 5, 5])
+        sitk.WriteImage(image * 9 if fault == "unknown" else image, str(spoilt))
+        if fault == "damaged":
+            spoilt.write_bytes(spoilt.read_bytes()[:200])
+        if fault == "missing":
+            spoilt.unlink()
+        assert predict(images, "-prev_stage_predictions", str(given)) == 1
+        *_, line, summary = capsys.readouterr().err.strip().splitlines()
+        said = {"missing": "there is no segmentation of the previous stage: expected", "elsewhere": "has origin",
+                "unknown": "holds the value 9, which the model's dataset.json does not name", "damaged": "cannot be read"}
+        assert line.startswith("error: case b: ")
+        assert str(spoilt) in line
+        assert said[fault] in line
+        assert summary.startswith("1 faulty case")
+        assert [path.name for path in (given.parent / "out").glob("*.nii.gz")] == ["a.nii.gz"]
+
+    def test_is_refused_without_its_first_stage(self, predict: Callable[..., int], images: Path, tmp_path: Path,
+                                                untrained_cascade: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        results = Path("nnUNet_results", DATASET)
+        shutil.copytree(untrained_cascade / results / self.NAME, tmp_path / results / self.NAME)
+        assert predict(images, root=tmp_path) == 1
+        line, = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert f"expected {tmp_path / results / self.FIRST}. Train it with f4s_train" in line
+        assert not (tmp_path / "out").exists()
+
+    def test_is_refused_with_a_folder_that_is_none(self, predict: Callable[..., int], images: Path, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+        assert predict(images, "-prev_stage_predictions", str(tmp_path / "nowhere")) == 1
+        assert capsys.readouterr().err.splitlines() == [f"error: {tmp_path / 'nowhere'} is not a folder. Check the path."]
 
 
 class TestFiles:

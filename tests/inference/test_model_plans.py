@@ -27,6 +27,24 @@ def architecture(plans: Plans) -> dict[str, Any]:
     return plans["configurations"]["2d"]["architecture"]
 
 
+class TestPreviousStage:
+    def test_of_the_same_plans_passes(self, plans: Plans) -> None:
+        plans["configurations"]["3d_fullres"]["previous_stage"] = "2d"
+        require_known_classes(plans, PATH)
+
+    @pytest.mark.parametrize("name", ["3d_lowres", "../../elsewhere", "", 7, ["2d"]])
+    def test_that_is_not_in_the_plans_is_refused(self, plans: Plans, name: object) -> None:
+        plans["configurations"]["3d_fullres"]["previous_stage"] = name
+        with pytest.raises(ModelPlansError, match="previous_stage of configuration 3d_fullres is"):
+            require_known_classes(plans, PATH)
+
+    def test_with_a_name_that_leads_elsewhere_is_refused(self, plans: Plans) -> None:
+        plans["configurations"]["../2d"] = plans["configurations"]["2d"]
+        plans["configurations"]["3d_fullres"]["previous_stage"] = "../2d"
+        with pytest.raises(ModelPlansError, match="previous_stage of configuration 3d_fullres is"):
+            require_known_classes(plans, PATH)
+
+
 class TestKnownClasses:
     def test_of_our_planner_pass(self, plans: Plans, planned_phantom: Path) -> None:
         path = planned_phantom / "nnUNet_preprocessed/Dataset990_Phantom/Fuse4SegPlans.json"

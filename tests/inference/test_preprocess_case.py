@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from queue import Queue
+from threading import Event
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.inference.data_iterators import preprocess_fromfiles_save_to_queue
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -52,6 +55,57 @@ class TestPreprocessedImages:
             sitk.WriteImage(sitk.ReadImage(str(path))[:, :, 16], str(file))
         with pytest.raises(FaultyImageError, match=f"case flat: {files[0]} is 2D, but the model segments volumes"):
             preprocessed_images(Case("flat", files), recipe)
+
+
+class TestCascade:
+    @pytest.fixture
+    def second_stage(self, untrained_cascade: Path) -> Recipe:
+        model = untrained_cascade / "nnUNet_results/Dataset990_Phantom/Fuse4SegTrainer__Fuse4SegPlans__3d_cascade_fullres"
+        plans = PlansManager(json.loads((model / "plans.json").read_text()))
+        return Recipe(plans, plans.get_configuration("3d_cascade_fullres"), json.loads((model / "dataset.json").read_text()))
+
+    @pytest.fixture
+    def labels(self, case: Case, tmp_path: Path) -> Path:
+        """Blobs of all labels, also outside the head, where nnU-Net keeps them."""
+        image = sitk.ReadImage(str(case.images[0]))
+        values = np.random.default_rng(0).integers(0, 4, [size // 4 for size in reversed(image.GetSize())], dtype=np.uint8)
+        segmentation = sitk.GetImageFromArray(values.repeat(4, 0).repeat(4, 1).repeat(4, 2))
+        segmentation.CopyInformation(image)
+        sitk.WriteImage(segmentation, str(tmp_path / "phantom_005.nii.gz"))
+        return tmp_path / "phantom_005.nii.gz"
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_channels_are_those_of_nnunets_data_iterator(self, case: Case, second_stage: Recipe, labels: Path,
+                                                         transposed: bool) -> None:
+        if transposed:
+            second_stage.plans.plans.update(transpose_forward=[2, 0, 1], transpose_backward=[1, 2, 0])
+        channels, properties = preprocessed_images(case, second_stage, previous=labels)
+        queue: Queue = Queue()
+        preprocess_fromfiles_save_to_queue([[str(path) for path in case.images]], [str(labels)], None, second_stage.plans,
+                                           second_stage.dataset_json, second_stage.configuration, queue, Event(), Event())
+        item = queue.get_nowait()
+        wanted = item["data"].numpy()
+        assert channels.shape == wanted.shape
+        assert len(channels) == 4 + 3
+        np.testing.assert_array_equal(channels[4:], wanted[4:])
+        np.testing.assert_allclose(channels[:4], wanted[:4], atol=1e-4)
+        assert all(0.1 < share < 0.4 for share in channels[4:].mean(axis=(1, 2, 3)))
+        del item["data_properties"]["class_locations"]
+        assert str(properties) == str(item["data_properties"])
+
+    def test_channels_of_nothing_found_are_zero(self, case: Case, second_stage: Recipe) -> None:
+        size = sitk.ReadImage(str(case.images[0])).GetSize()
+        channels, _ = preprocessed_images(case, second_stage, previous=np.zeros(size[::-1], dtype=np.uint8))
+        alone, _ = preprocessed_images(case, second_stage)
+        np.testing.assert_array_equal(channels[:4], alone)
+        assert channels.shape == (7, *alone.shape[1:])
+        assert not channels[4:].any()
+
+    def test_labels_stay_where_a_modality_is_absent(self, case: Case, second_stage: Recipe, labels: Path, tmp_path: Path) -> None:
+        whole, _ = preprocessed_images(case, second_stage, previous=labels)
+        absent = Case(case.name, (tmp_path / "absent", *case.images[1:]))
+        channels, _ = preprocessed_images(absent, second_stage, previous=labels)
+        np.testing.assert_array_equal(channels[4:], whole[4:])
 
 
 def test_absent_channels_get_the_first_one_that_is_there() -> None:

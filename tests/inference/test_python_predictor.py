@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,13 @@ import SimpleITK as sitk
 
 import fuse4seg
 from fuse4seg.cli.predict import main
-from fuse4seg.errors import FaultyImageError, MissingModalityError, ModelNotFoundError
+from fuse4seg.errors import (
+    FaultyImageError,
+    MissingModalityError,
+    ModelNotFoundError,
+    PreviousStageError,
+    PreviousStageNotFoundError,
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,62 @@ class TestPredictor:
 
     def test_knows_its_modalities(self, predictor: fuse4seg.Predictor) -> None:
         assert predictor.modalities == ["T1", "T1ce", "T2", "FLAIR"]
+
+
+class TestCascade:
+    @pytest.fixture
+    def models(self, untrained_cascade: Path) -> Path:
+        return untrained_cascade / "nnUNet_results" / "Dataset990_Phantom"
+
+    @pytest.fixture
+    def second_stage(self, models: Path) -> fuse4seg.Predictor:
+        return fuse4seg.Predictor(models / "Fuse4SegTrainer__Fuse4SegPlans__3d_cascade_fullres", folds=[0], device="cpu",
+                                  mirroring=False)
+
+    @pytest.fixture
+    def images(self, untrained_cascade: Path) -> list[Path]:
+        return sorted((untrained_cascade / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs").iterdir())
+
+    def test_gives_what_the_command_writes(self, second_stage: fuse4seg.Predictor, images: list[Path], untrained_cascade: Path,
+                                           tmp_path: Path) -> None:
+        """By its own first stage, by what that segmented, by its file, and of arrays."""
+        assert main(["-i", str(images[0].parent), "-o", str(tmp_path), "--root", str(untrained_cascade), "-c",
+                     "3d_cascade_fullres", "-f", "0", "-device", "cpu", "--disable_tta"]) == 0
+        wanted, kept = voxels(tmp_path / "phantom_005.nii.gz"), tmp_path / "previous_stage" / "phantom_005.nii.gz"
+        assert len(np.unique(wanted)) > 1
+        arrays = [voxels(path) for path in images]
+        for found in (second_stage.predict(images), second_stage.predict(images, previous_stage=kept),
+                      second_stage.predict(images, previous_stage=voxels(kept)),
+                      second_stage.predict(arrays, spacing=(1, 1, 1)),
+                      second_stage.predict(arrays, spacing=(1, 1, 1), previous_stage=voxels(kept))):
+            np.testing.assert_array_equal(found.segmentation, wanted)
+
+    def test_follows_what_it_is_given(self, second_stage: fuse4seg.Predictor, images: list[Path]) -> None:
+        shape = voxels(images[0]).shape
+        one, other = (second_stage.predict(images, previous_stage=np.full(shape, label)) for label in (1, 2))
+        assert (one.segmentation != other.segmentation).any()
+        np.testing.assert_array_equal(one.fused, other.fused)
+
+    def test_refuses_what_does_not_fit(self, second_stage: fuse4seg.Predictor, images: list[Path]) -> None:
+        first = voxels(images[0])
+        with pytest.raises(PreviousStageError, match="case phantom_005_0000.nii.gz: the segmentation .* has shape"):
+            second_stage.predict(images, previous_stage=np.zeros((1, 2, 3)))
+        with pytest.raises(PreviousStageError, match="holds the value 9"):
+            second_stage.predict([voxels(path) for path in images], spacing=(1, 1, 1), previous_stage=np.full(first.shape, 9))
+        with pytest.raises(ValueError, match="previous_stage as an array"):
+            second_stage.predict([voxels(path) for path in images], spacing=(1, 1, 1), previous_stage=images[0])
+
+    def test_of_one_stage_takes_no_segmentation(self, models: Path, images: list[Path]) -> None:
+        first = fuse4seg.Predictor(models / "Fuse4SegTrainer__Fuse4SegPlans__3d_lowres", device="cpu")
+        with pytest.raises(ValueError, match="no second stage of a cascade"):
+            first.predict(images, previous_stage=voxels(images[0]))
+
+    def test_misses_its_first_stage_when_it_is_needed(self, models: Path, images: list[Path], tmp_path: Path) -> None:
+        name = "Fuse4SegTrainer__Fuse4SegPlans__3d_cascade_fullres"
+        alone = fuse4seg.Predictor(shutil.copytree(models / name, tmp_path / name), device="cpu", mirroring=False)
+        assert alone.predict(images, previous_stage=np.zeros(voxels(images[0]).shape)).segmentation is not None
+        with pytest.raises(PreviousStageNotFoundError, match="3d_lowres"):
+            alone.predict(images)
 
 
 class TestMistakes:

@@ -59,6 +59,10 @@ class TestRunRecord:
         (output / "case.nii.gz").unlink()
         assert not noted.is_done("case", [source], output)
 
+    def test_takes_no_case_for_done_whose_source_is_gone(self, noted: RunRecord, source: Path, output: Path) -> None:
+        source.unlink()
+        assert not noted.is_done("case", [source], output)
+
     def test_does_not_take_a_failed_case_for_done(self, noted: RunRecord, made_by: dict[str, Any], source: Path,
                                                   output: Path) -> None:
         noted.note_failed({"case": Fuse4SegError("it is constant")})
@@ -80,6 +84,10 @@ class TestRunRecord:
 
     def test_goes_on_elsewhere(self, noted: RunRecord, made_by: dict[str, Any], output: Path) -> None:
         assert open_record(output, {**made_by, "device": "cuda", "versions": {}}, resume=True).cases == noted.cases
+
+    def test_goes_on_after_another_previous_stage_by_the_checksums_of_its_segmentations(
+            self, noted: RunRecord, made_by: dict[str, Any], output: Path) -> None:
+        assert open_record(output, {**made_by, "previous_stage": {"folder": "there"}}, resume=True).cases == noted.cases
 
     @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"made_by": {}}), json.dumps({"made_by": 1, "cases": {}})])
     def test_refuses_a_damaged_one(self, made_by: dict[str, Any], output: Path, content: str) -> None:
