@@ -13,6 +13,9 @@ from fuse4seg.comparison.rows import USUAL
 from fuse4seg.errors import FolderNotFoundError, OptionError
 from fuse4seg.plans import PLANS_NAME
 
+#: Per epoch, unless the user says otherwise.
+ITERATIONS = 100
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
@@ -33,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--epochs", type=int, default=10, help="of each training (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=100, help="per epoch (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, help=f"per epoch (default: {ITERATIONS})")
+    parser.add_argument("--minutes", type=float, help="of each training, in place of --iterations: every row is timed first")
     parser.add_argument("--pretrain_epochs", type=int, default=2, help="of ours (default: %(default)s)")
     parser.add_argument("--devices", nargs="+", metavar="DEVICE",
                         help="cpu, cuda, cuda:1, ...: one training at a time on each; name one twice for two at a time "
@@ -81,13 +85,18 @@ def _run(options: argparse.Namespace) -> None:
     devices = options.devices or [choose_device(None).type]
     for device in devices:
         choose_device(device.partition(":")[0])
-    for flag, least, values in (("--epochs", 1, [options.epochs]), ("--iterations", 1, [options.iterations]),
+    if options.minutes is not None and options.iterations is not None:
+        raise OptionError("--minutes", "goes in place of --iterations. Give one of them.")
+    if options.minutes is not None and not options.minutes > 0:
+        raise OptionError("--minutes", f"must be above 0, got {options.minutes:g}.")
+    iterations = ITERATIONS if options.iterations is None else options.iterations
+    for flag, least, values in (("--epochs", 1, [options.epochs]), ("--iterations", 1, [iterations]),
                                 ("--pretrain_epochs", 0, [options.pretrain_epochs]), ("--seeds", 0, options.seeds)):
         require_at_least(least, *values, flag=flag)
-    budget = Budget(options.epochs, options.iterations, options.pretrain_epochs)
+    budget = Budget(options.epochs, iterations, options.pretrain_epochs)
     command = shlex.join(["f4s_compare", *sys.argv[1:]])
     result, faults = compare(Comparison(name, options.configuration, options.plans, options.output, rows, options.folds,
-                                        options.seeds, budget, devices, command))
+                                        options.seeds, budget, options.minutes, devices, command))
     print(format_text([segmentation_table(result["results"]), fusion_table(result["results"], result["trivial"])]))
     print("\n" + "\n".join(reading(result)))
     if options.report:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fuse4seg.comparison.pace import with_equal_minutes
 from fuse4seg.comparison.prepared_data import prepare_row
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.scores import score_trial, score_trivial
@@ -40,6 +41,7 @@ class Comparison:
         folds: Of nnU-Net's splits.
         seeds: Each row is trained with each, in each fold.
         budget: Of each training.
+        minutes: In place of the budget's iterations: as many per epoch as a row gets done in this time.
         devices: See :func:`~fuse4seg.comparison.trainings.run_trials`.
         command: How to repeat it, for the report.
     """
@@ -52,6 +54,7 @@ class Comparison:
     folds: Sequence[int] = (0,)
     seeds: Sequence[int] = (0,)
     budget: Budget = field(default_factory=Budget)
+    minutes: float | None = None
     devices: Sequence[str] = ("cpu",)
     command: str = "f4s_compare"
 
@@ -64,7 +67,8 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
 
     Raises:
         NotPreprocessedError, ConfigurationNotFoundError, PlansNotFoundError: There is nothing to train on.
-        OptionError: The dataset has no labels, or the folder holds a comparison under other conditions.
+        OptionError: The dataset has no labels, the folder holds a comparison under other conditions, or the minutes are too few.
+        FaultyTrainingsError: A row cannot be trained, so its pace cannot be measured.
     """
     source = data_root(PREPROCESSED) / wanted.dataset
     plans = read_plans(source / f"{wanted.plans}.json")
@@ -84,6 +88,8 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
         data = next(trial.data for trial in trials if trial.row is row)
         if any(not trial.finished for trial in trials if trial.row is row):
             prepare_row(row, source, data, plans=plans, configuration=wanted.configuration)
+    if wanted.minutes is not None:
+        trials = with_equal_minutes(trials, wanted.minutes, devices=wanted.devices)
     faults = run_trials(trials, devices=wanted.devices)
     device = torch.device(wanted.devices[0])
     scored = [score_trial(trial, plans=plans, source=source, device=device) for trial in trials if trial.finished]
@@ -97,8 +103,11 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
 
 
 def _conditions(wanted: Comparison) -> dict[str, Any]:
-    return {"dataset": wanted.dataset, "configuration": wanted.configuration, "plans": wanted.plans,
-            "budget": wanted.budget.to_plain()}
+    budget = wanted.budget.to_plain()
+    if wanted.minutes is not None:
+        budget["iterations"] = None
+        budget["minutes"] = wanted.minutes
+    return {"dataset": wanted.dataset, "configuration": wanted.configuration, "plans": wanted.plans, "budget": budget}
 
 
 def _require_same_conditions(output: Path, conditions: dict[str, Any]) -> None:

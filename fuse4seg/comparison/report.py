@@ -70,7 +70,8 @@ def convergence(results: Sequence[Result]) -> dict[str, float]:
     for name in curves:
         if rows[name][0]["ours"]:
             reached = next((epoch for epoch, value in enumerate(curves[name], 1) if value >= aim), math.inf)
-            found[name] = (reached + rows[name][0]["pretrain_epochs"]) / epochs
+            per_epoch = rows[name][0]["iterations"] / rows[PEER][0]["iterations"]
+            found[name] = (reached + rows[name][0]["pretrain_epochs"]) * per_epoch / epochs
     return found
 
 
@@ -90,12 +91,11 @@ def format_text(tables: Iterable[Table]) -> str:
 def format_markdown(comparison: dict[str, Any]) -> str:
     """A page of its own: conditions, command, tables, and what is told apart."""
     results, budget = comparison["results"], comparison["budget"]
-    patch, iterations = " x ".join(map(str, comparison["patch_size"])), budget["iterations"]
+    patch = " x ".join(map(str, comparison["patch_size"]))
     made_by = f"{comparison['machine']}, {comparison['versions']}"
     conditions = (f"Dataset {comparison['dataset']}, configuration {comparison['configuration']}, plans {comparison['plans']} "
                   f"(patch {patch}, batch {comparison['batch_size']}), folds {_listed(comparison['folds'])}, seeds "
-                  f"{_listed(comparison['seeds'])}; {budget['epochs']} x {iterations} iterations, ours after "
-                  f"{budget['pretrain_epochs']} x {iterations} of pre-training. {made_by}.")
+                  f"{_listed(comparison['seeds'])}; {_amount(budget, results)}. {made_by}.")
     parts = [f"# Comparison: {comparison['dataset']}, {comparison['configuration']}", conditions, f"    {comparison['command']}",
              "## Segmentation", _as_markdown(segmentation_table(results)),
              "Means over the trainings, ± their standard deviation. Difference to stacked nnU-Net over cases: mean, 95 % "
@@ -107,6 +107,15 @@ def format_markdown(comparison: dict[str, Any]) -> str:
                   "fusion network sees them. Of more than two sources, the mean over pairs."]
     parts += ["## Reading", "\n".join(f"- {line}" for line in reading(comparison))]
     return "\n\n".join(parts) + "\n"
+
+
+def _amount(budget: dict[str, Any], results: Sequence[Result]) -> str:
+    """What every training got."""
+    epochs, stage_1 = budget["epochs"], budget["pretrain_epochs"]
+    if budget["iterations"] is not None:
+        return f"{epochs} x {budget['iterations']} iterations, ours after {stage_1} x {budget['iterations']} of pre-training"
+    each = ", ".join(f"{name} {trials[0]['iterations']}" for name, trials in _by_row(results).items())
+    return f"{budget['minutes']:g} minutes in {epochs} epochs, ours with {stage_1} of pre-training; iterations per epoch: {each}"
 
 
 def reading(comparison: dict[str, Any]) -> list[str]:

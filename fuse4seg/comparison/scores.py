@@ -29,6 +29,7 @@ from fuse4seg.inference.predictor import load_predictor
 from fuse4seg.progress import progress
 from fuse4seg.training.checkpoint import load_checkpoint
 
+FINAL = "checkpoint_final.pth"
 #: Fusion without learning that every fused image stands beside.
 TRIVIAL = {"average": "mean", "maximum": "max"}
 #: Makes a fused image (Z, Y, X) in 0..255 of preprocessed channels (C, Z, Y, X).
@@ -73,25 +74,34 @@ def costs(trial: Trial, cases: int) -> dict[str, Any]:
     """What training and validating took.
 
     Returns:
-        ``parameters`` of all networks in use; ``pretrain_epochs`` of stage 1; ``seconds_per_iteration``, the median over the
-        epochs, validation batches included; ``seconds_per_case``, from the last checkpoint to the validation's summary;
-        ``pseudo_dice`` of each epoch.
+        ``parameters`` of all networks in use; ``pretrain_epochs`` of stage 1; ``iterations`` of an epoch;
+        ``seconds_per_iteration``; ``seconds_per_case``, from the last checkpoint to the validation's summary; ``pseudo_dice`` of
+        each epoch.
     """
-    checkpoint = trial.fold_folder / "checkpoint_final.pth"
-    if trial.row.ours:
-        state = load_checkpoint(checkpoint)
-        # nnU-Net's U-Net holds its encoder twice.
-        parameters = sum({weights.data_ptr(): weights.numel() for weights in state["network_weights"].values()}.values())
-        log, pretrained = state["logging"], state["options"]["pretrain_epochs"]
-    else:
-        # nnU-Net's checkpoints are pickles with more than plain data.
-        log = read_json(trial.fold_folder / TRAINING_LOG, PlansNotFoundError)
-        parameters, pretrained = log["parameters"], 0
-    epochs = [(end - start) / trial.budget.iterations
-              for start, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True)]
+    log = _log(trial)
+    checkpoint = trial.fold_folder / FINAL
     validated = (trial.fold_folder / "validation" / "summary.json").stat().st_mtime - checkpoint.stat().st_mtime
-    return {"parameters": parameters, "pretrain_epochs": pretrained, "seconds_per_iteration": statistics.median(epochs),
-            "seconds_per_case": validated / cases, "pseudo_dice": [float(value) for value in log["mean_fg_dice"]]}
+    return {"parameters": log["parameters"], "pretrain_epochs": log["pretrain_epochs"], "iterations": trial.budget.iterations,
+            "seconds_per_iteration": seconds_per_iteration(trial), "seconds_per_case": validated / cases,
+            "pseudo_dice": [float(value) for value in log["mean_fg_dice"]]}
+
+
+def seconds_per_iteration(trial: Trial) -> float:
+    """Of a finished training's stage 2: the median over the epochs, validation batches included."""
+    log = _log(trial)
+    return statistics.median((end - start) / trial.budget.iterations for start, end in
+                             zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True))
+
+
+def _log(trial: Trial) -> dict[str, Any]:
+    """A finished training's curves and times of day, with ``parameters`` and ``pretrain_epochs``."""
+    if not trial.row.ours:
+        # nnU-Net's checkpoints are pickles with more than plain data.
+        return {**read_json(trial.fold_folder / TRAINING_LOG, PlansNotFoundError), "pretrain_epochs": 0}
+    state = load_checkpoint(trial.fold_folder / FINAL)
+    # nnU-Net's U-Net holds its encoder twice.
+    parameters = sum({weights.data_ptr(): weights.numel() for weights in state["network_weights"].values()}.values())
+    return {**state["logging"], "parameters": parameters, "pretrain_epochs": state["options"]["pretrain_epochs"]}
 
 
 def score_trivial(cases: list[str], source: Path, *, plans: dict[str, Any], configuration: str) -> dict[str, Any]:

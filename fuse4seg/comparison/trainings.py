@@ -49,6 +49,7 @@ class Trial:
         plans: Their name.
         output: Folder of the comparison.
         budget: What it gets.
+        purpose: Folder of the output that it lies in.
     """
 
     row: Row
@@ -59,11 +60,12 @@ class Trial:
     plans: str
     output: Path
     budget: Budget
+    purpose: str = "trainings"
 
     @property
     def place(self) -> Path:
         """Folder of this training's results and log."""
-        return self.output / "trainings" / self.row.name / f"fold{self.fold}_seed{self.seed}"
+        return self.output / self.purpose / self.row.name / f"fold{self.fold}_seed{self.seed}"
 
     @property
     def data(self) -> Path:

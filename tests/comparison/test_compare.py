@@ -97,6 +97,15 @@ class TestCompare:
         assert "Traceback" not in said
         assert len(json.loads((compared / "comparison.json").read_text())["results"]) == len(result["results"])
 
+    def test_spends_minutes_where_it_is_told_to(self, planned_phantom: Path, tmp_path: Path) -> None:
+        with mock.patch.dict(os.environ):
+            assert main(["990", "2d", "--root", str(planned_phantom), "-o", str(tmp_path), "--epochs", "1", "--minutes", "0.05",
+                         "--devices", "cpu", "--rows", "max"]) == 0
+        result = json.loads((tmp_path / "comparison.json").read_text())
+        seconds = json.loads((tmp_path / "pace" / "max" / "fold0_seed0" / "pace.json").read_text())["seconds_per_iteration"]
+        assert result["budget"] == {"epochs": 1, "iterations": None, "minutes": 0.05, "pretrain_epochs": 2}
+        assert result["results"][0]["iterations"] == int(3 / seconds)
+
 
 class TestMistakes:
     @pytest.mark.parametrize(("words", "said"), [
@@ -104,6 +113,7 @@ class TestMistakes:
         (["--images", "film"], "--images: 'film' is not NAME=VALUE"),
         (["--variant", "a=--seed 1", "--variant", "a=--seed 2"], "--variant: a is there twice"),
         (["-p", "NoPlans"], "NoPlans"),
+        (["--minutes", "1"], "--minutes: goes in place of --iterations"),
         (["--devices", "cuda:0"], "-device cuda is not available")])
     def test_are_told_in_one_line_before_anything_is_written(self, planned_phantom: Path, tmp_path: Path, words: list[str],
                                                              said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def result(name: str, dice: dict[str, float | None], *, seed: int = 0, ours: boo
            pseudo_dice: tuple[float, ...] = (0.1, 0.2, 0.3), ssim: float | None = None) -> dict[str, Any]:
     known = [value for value in dice.values() if value is not None]
     found = {"name": name, "ours": ours, "fold": 0, "seed": seed, "parameters": 2_500_000, "seconds_per_iteration": 0.5,
-             "seconds_per_case": 3.0, "pretrain_epochs": pretrain_epochs, "pseudo_dice": list(pseudo_dice),
+             "seconds_per_case": 3.0, "pretrain_epochs": pretrain_epochs, "iterations": 2, "pseudo_dice": list(pseudo_dice),
              "segmentation": {"foreground_mean": {"Dice": sum(known) / len(known), "IoU": 0.5, "HD95": None},
                               "cases": {case: {"core": {"Dice": value}, "rest": {"Dice": None}}
                                         for case, value in dice.items()}}}
@@ -74,6 +74,11 @@ class TestConvergence:
         never = result("lame", {"a": 0.5}, ours=True, pseudo_dice=(0.1, 0.1, 0.1, 0.1))
         assert convergence([peer, ours, never]) == {"fuse4seg": pytest.approx(2 / 4), "lame": math.inf}
 
+    def test_counts_iterations_where_a_row_has_fewer_in_an_epoch(self) -> None:
+        peer = {**result("stacked", {"a": 0.5}, pseudo_dice=(0.0, 0.3, 0.3, 0.3)), "iterations": 8}
+        ours = result("fuse4seg", {"a": 0.5}, ours=True, pretrain_epochs=1, pseudo_dice=(0.3, 0.3, 0.3, 0.3))
+        assert convergence([peer, ours]) == {"fuse4seg": pytest.approx(2 * 2 / (4 * 8))}
+
     def test_needs_stacked_nnunet(self) -> None:
         assert convergence(OURS) == {}
 
@@ -89,6 +94,11 @@ class TestReading:
         assert lines[0].endswith("higher.")
         same = reading({**self.COMPARISON, "results": [*PEER, result("fuse4seg", dict.fromkeys(CASES, 0.6), ours=True)]})
         assert same[0].endswith("not told apart.")
+
+    def test_page_says_how_many_iterations_a_budget_in_minutes_gave(self) -> None:
+        budget = {"epochs": 3, "iterations": None, "minutes": 1.5, "pretrain_epochs": 1}
+        page = format_markdown({**self.COMPARISON, "budget": budget, "results": [PEER[0], {**OURS[0], "iterations": 1}]})
+        assert "1.5 minutes in 3 epochs, ours with 1 of pre-training; iterations per epoch: stacked 2, fuse4seg 1." in page
 
     def test_page_has_command_conditions_and_tables(self) -> None:
         page = format_markdown({**self.COMPARISON, "results": [*PEER, *OURS]})
