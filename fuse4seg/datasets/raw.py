@@ -275,8 +275,7 @@ def _problem(content: Any) -> str | None:
 
 
 def _channels_problem(channels: Any) -> str | None:
-    expected = {str(number) for number in range(len(channels))} if isinstance(channels, dict) else None
-    if not channels or set(channels) != expected:
+    if not isinstance(channels, dict) or not channels or set(channels) != {str(number) for number in range(len(channels))}:
         return "channel_names must map \"0\", \"1\", ... to names. Renumber them without a gap."
     return None
 

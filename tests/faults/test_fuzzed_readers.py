@@ -337,4 +337,4 @@ def test_readers_answer_for_ten_minutes(make_reader: Callable[[str], Reader], re
     minutes = (time.monotonic() - begin) / 60
     record_figure("fuzzing the readers", target="10 minutes without traceback or hang",
                   measured=f"{minutes:.1f} minutes, {read} files, {len(failed)} of {len(READERS)} readers failed")
-    assert failed == []
+    assert not failed, "\n".join(failed)
