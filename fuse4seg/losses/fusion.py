@@ -49,7 +49,7 @@ class FusionLossWeights:
 #: The paper's parts, and the intensity loss beside them (method.md, "Two stages").
 PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, structure=0)
 #: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
-WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1, fidelity=0.3, correlation=0.5)
+WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, fidelity=0.1, correlation=0.5)
 
 
 def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:

@@ -63,7 +63,8 @@ class FusionNetwork(nn.Module):
         reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
         with_sum: Every voxel holds SUM_SHARE of the sources' sum, cut at 1, which is brighter than any of them. The share is
-            fixed: where the gate could choose it, it chose the sum and nothing else, or none of it.
+            fixed: where the gate could choose it, it chose the sum and nothing else, or none of it. And the gate is one
+            without a task.
         halftone: Where modalities differ, each shows through at voxels of its own.
 
     Raises:
@@ -94,7 +95,8 @@ class FusionNetwork(nn.Module):
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
         self.with_sum = with_sum
-        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, halftone_of=modalities if halftone else 0)
+        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, halftone_of=modalities if halftone else 0,
+                         without_task=with_sum)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 

@@ -16,9 +16,13 @@ PAINTED_AT_START = -2.0
 #: How strongly the brighter source is preferred before training: a little. On real T1ce and FLAIR the voxelwise maximum,
 #: which the intensity loss asks for, hides the enhancing tumour that the mean still tells apart.
 BRIGHTER_AT_START = 1.0
+#: The same where there is no task: near the maximum, which is what other fusions without labels are held against.
+BRIGHTER_WITHOUT_TASK = 10.0
 #: Score by which a modality is preferred at its own voxels before training (a share of .98 beside one other), and the part of
 #: it by which the last modality is preferred at all others (.73).
 HALFTONE_AT_START, LAST_AT_START = 2.0, 0.25
+#: Scores of sources in a bounded gate stay within this: of two sources, each keeps a share of .25 % at least.
+BOUND = 3.0
 
 
 class Gate(nn.Module):
@@ -40,14 +44,16 @@ class Gate(nn.Module):
         features: Channels of the decoder's and of the high-frequency features.
         detail_stride: Voxels per feature, per axis.
         halftone_of: Number of modalities that a halftone is to tell apart; 0 for none.
+        without_task: Starts near the voxelwise maximum, and the features' scores of the sources are kept within BOUND: from the
+            mean, a gate that nothing but fusion losses trains settles on one source everywhere, and cannot let go of it.
 
     Source: method.md, "What a first sketch measured" (a per-pixel softmax gate over the sources plus a residual).
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, detail_stride: Sequence[int],
-                 halftone_of: int = 0) -> None:
+                 halftone_of: int = 0, without_task: bool = False) -> None:
         super().__init__()
-        self.detail_stride = tuple(detail_stride)
+        self.detail_stride, self.without_task = tuple(detail_stride), without_task
         fine = prod(detail_stride)
         self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, fine, 1))
         self.painted = conv_op(features, fine, 1)
@@ -56,12 +62,12 @@ class Gate(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Start near the mean of the sources, with a small share of the painted image."""
+        """Start near the mean of the sources (without a task near their maximum), with a small share of the painted image."""
         for last in (self.source[-1], self.painted):
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)
         nn.init.constant_(self.painted.bias, PAINTED_AT_START)
-        nn.init.constant_(self.brighter, BRIGHTER_AT_START)
+        nn.init.constant_(self.brighter, BRIGHTER_WITHOUT_TASK if self.without_task else BRIGHTER_AT_START)
         if self.halftone is not None:
             with torch.no_grad():
                 self.halftone.copy_(halftone(*self.halftone.shape))
@@ -81,6 +87,8 @@ class Gate(nn.Module):
         batch, modalities = sources.shape[:2]
         beside = torch.cat([decoded.unsqueeze(1).expand_as(high), high], dim=2).flatten(0, 1)
         scores = self.source(beside)
+        if self.without_task:
+            scores = BOUND * (scores / BOUND).tanh()
         if self.halftone is not None:
             scores = scores + self.halftone.repeat(batch, 1).view(*scores.shape[:2], *[1] * len(self.detail_stride))
         scores = depth_to_space(scores, self.detail_stride).squeeze(1).unflatten(0, (batch, modalities))

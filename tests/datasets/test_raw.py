@@ -77,6 +77,8 @@ class TestReadDatasetJson:
         ({"numTraining": None}, "lacks numTraining"),
         ({"channel_names": {"1": "T1", "2": "T2"}}, "Renumber"),
         ({"channel_names": ["T1"]}, "must map"),
+        ({"channel_names": True}, "must map"),
+        ({"channel_names": 2.5}, "must map"),
         ({"channel_names": {}}, "must map"),
         ({"labels": {"0": "background", "1": "tumour"}}, "must map each name"),
         ({"labels": {"background": 0, "tumour": []}}, "must map each name"),

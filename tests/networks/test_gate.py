@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fuse4seg.networks.gate import BRIGHTER_AT_START, PAINTED_AT_START, Gate, halftone
+from fuse4seg.networks.gate import BOUND, BRIGHTER_AT_START, PAINTED_AT_START, Gate, halftone
 
 FEATURES = 4
 
@@ -34,6 +34,24 @@ class TestGate:
         assert shares.shape == (2, modalities + 1, *size)
         assert shares.min() >= 0
         torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, *size))
+
+    def test_without_task_starts_near_the_maximum(self, random_images: Callable[..., torch.Tensor]) -> None:
+        torch.manual_seed(0)
+        network, sources = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], without_task=True), random_images(2, 2, 8, 12)
+        shares = network(*features(2, 4, 6), sources)
+        clear = (sources[:, 0] - sources[:, 1]).abs() > 0.5
+        assert shares.gather(1, sources.argmax(dim=1, keepdim=True)).squeeze(1)[clear].min() > 0.98
+
+    def test_without_task_leaves_every_source_a_share_however_sure_the_features_are(
+            self, random_images: Callable[..., torch.Tensor]) -> None:
+        torch.manual_seed(0)
+        network, sources = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], without_task=True), random_images(2, 2, 8, 12)
+        nn.init.normal_(network.source[-1].weight, std=1e4)
+        nn.init.zeros_(network.brighter)
+        first, second = network(*features(2, 4, 6), sources)[:, :2].unbind(dim=1)
+        ratio = (first / second).log().abs()
+        assert ratio.max() <= 2 * BOUND + 1e-4
+        assert ratio.max() > 2 * BOUND - 0.1
 
     @pytest.mark.parametrize("detail_stride", [[1, 2, 2], [1, 1, 1], [2, 1, 3]])
     def test_knows_anisotropic_strides(self, detail_stride: list[int]) -> None:
