@@ -39,7 +39,8 @@ def require_predictive(state: Mapping[str, Any], path: Path, *, dimensions: int)
         "network_weights": isinstance(weights, dict) and all(isinstance(weight, Tensor) for weight in weights.values()),
         "trainer_name": isinstance(state.get("trainer_name"), str) and state["trainer_name"].isidentifier(),
         "inference_allowed_mirroring_axes": axes is None or (isinstance(axes, (list, tuple))
-                                                             and set(axes) <= set(range(dimensions))),
+                                                             and all(type(axis) is int and axis in range(dimensions)
+                                                                     for axis in axes)),
         "options": isinstance(dropout, (int, float)) and 0 <= dropout <= 1,
     }
     faulty = [entry for entry, is_sound in sound.items() if not is_sound]
