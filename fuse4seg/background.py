@@ -1,20 +1,85 @@
-"""Background processes whose death ends the work that waits for them."""
+"""Background processes whose death ends the work that waits for them, whenever it comes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from functools import partial
+from multiprocessing import active_children, connection, get_context
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from fuse4seg.errors import WorkerDiedError
 
+#: Seconds between looks at processes that have not answered.
+LOOK_EVERY = 1.0
+
+
+class WatchedPool:
+    """A ``ProcessPoolExecutor`` whose processes are looked after here, too.
+
+    The executor itself can wait for ever: for a process that died as it started, for one that was started while it took the pool
+    down, and for a task that was submitted just then.
+
+    Args:
+        processes: At most so many.
+        initializer: Called as each process starts.
+        initargs: What it is called with.
+    """
+
+    def __init__(self, processes: int, *, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()) -> None:
+        self._pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=initializer, initargs=initargs)
+        self._children: set[BaseProcess] = set()
+        self._abandoned = False
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        """Submit a task; the result of one whose process dies as it starts is a BrokenProcessPool, as for one that dies later."""
+        before = set(active_children())
+        try:
+            return self._pool.submit(function, *arguments)
+        # A process that died before it read its first data, or the handles that the executor closes while it takes itself down,
+        # make starting the next process fail in several ways.
+        except (OSError, ValueError, BrokenProcessPool) as error:
+            future: Future = Future()
+            future.set_exception(BrokenProcessPool(str(error)))
+            return future
+        finally:
+            self._children |= set(active_children()) - before
+
+    def result(self, future: Future) -> Any:
+        """What a task gave, or raised.
+
+        Raises:
+            BrokenProcessPool: A process of the pool died.
+        """
+        # Processes end by themselves only after the pool is closed. One look more, for what came from it in its last moment.
+        dead = False
+        while not wait([future], timeout=LOOK_EVERY).done:
+            if dead:
+                raise BrokenProcessPool("a process ended without an answer")
+            # Not is_alive(), which is wrong for ever where the executor asked the system at the same moment.
+            dead = bool(connection.wait([child.sentinel for child in self._children], timeout=0))
+        return future.result()
+
+    def close(self) -> None:
+        """Wait for what has begun, unless the pool was abandoned, and drop the rest."""
+        self._pool.shutdown(wait=not self._abandoned, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """End all processes at once, whatever they do."""
+        for child in self._children:
+            child.kill()
+        for child in self._children:
+            connection.wait([child.sentinel], timeout=LOOK_EVERY)
+        self._abandoned = True
+
 
 @contextmanager
 def in_background(function: Callable[[Any], Any], items: Iterable[Any], *, processes: int, doing: str,
-                  initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()) -> Iterator[list[Future]]:
+                  initializer: Callable[..., None] | None = None,
+                  initargs: tuple[Any, ...] = ()) -> Iterator[list[Callable[[], Any]]]:
     """Apply a function to items in processes of their own, which end with the block; what has not begun by then is dropped.
 
     Args:
@@ -26,39 +91,18 @@ def in_background(function: Callable[[Any], Any], items: Iterable[Any], *, proce
         initargs: What it is called with.
 
     Yields:
-        The futures of the results, in the order of the items.
+        In the order of the items, functions that wait for an item's result and give it, or raise what the function raised.
 
     Raises:
         WorkerDiedError: A process ended without an answer, if the block has asked for one.
     """
     items = list(items)
-    pool = ProcessPoolExecutor(max(1, min(processes, len(items))), mp_context=get_context("spawn"), initializer=initializer,
-                               initargs=initargs)
+    pool = WatchedPool(max(1, min(processes, len(items))), initializer=initializer, initargs=initargs)
     try:
-        yield _submit_all(pool, function, items)
+        futures = [pool.submit(function, item) for item in items]
+        yield [partial(pool.result, future) for future in futures]
     except BrokenProcessPool as error:
+        pool.abandon()
         raise WorkerDiedError(doing) from error
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _submit_all(pool: ProcessPoolExecutor, function: Callable[[Any], Any], items: list[Any]) -> list[Future]:
-    futures = [submit(pool, function, item) for item in items]
-    # The pool looks after the processes that it knows of when a task comes in, and starts the one for that task only then; so
-    # without a task after the last, the death of the process that was started last is never noticed.
-    submit(pool, _nothing)
-    return futures
-
-
-def submit(pool: ProcessPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Future:
-    """Submit a task; the result of one whose process dies as it starts is a BrokenProcessPool, as for one that dies later."""
-    try:
-        return pool.submit(function, *arguments)
-    except (BrokenPipeError, BrokenProcessPool) as error:
-        future: Future = Future()
-        future.set_exception(BrokenProcessPool(str(error)))
-        return future
-
-
-def _nothing() -> None:
-    pass
+        pool.close()

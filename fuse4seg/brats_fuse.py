@@ -101,7 +101,7 @@ def build_brats_fuse(source: Path, build: Build, *, processes: int) -> list[str]
     # Always in processes of their own with one thread each: the same bytes, however many there are.
     with in_background(work, cases, processes=processes, doing="building BraTS-Fuse", initializer=torch.set_num_threads,
                        initargs=(1,)) as building:
-        ended = [future.result() for future in progress(building, "building", unit="case", total=len(cases))]
+        ended = [result() for result in progress(building, "building", unit="case", total=len(cases))]
     records = {case.name: record for case, record in zip(cases, ended, strict=True) if not isinstance(record, str)}
     _write_unless_same(json.dumps({**made_by, "modalities": MODALITIES, "combinations": list(map("+".join, COMBINATIONS)),
                                    "cases": records}, indent=1), build.output / MANIFEST)

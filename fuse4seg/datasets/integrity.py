@@ -103,7 +103,7 @@ def _examine_all(examine: partial[str | None], cases: list[Case], processes: int
     if processes == 1:
         return list(watched(map(examine, cases)))
     with in_background(examine, cases, processes=processes, doing="checking cases") as found:
-        return [future.result() for future in watched(found)]
+        return [result() for result in watched(found)]
 
 
 def read_sound_images(case: Case, reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:

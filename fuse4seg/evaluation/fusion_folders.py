@@ -129,7 +129,7 @@ def _score_all(score: partial[dict[str, Values] | str], cases: list[str], proces
     if processes == 1:
         return list(watched(map(score, cases)))
     with in_background(score, cases, processes=processes, doing="scoring fused images") as scored:
-        return [future.result() for future in watched(scored)]
+        return [result() for result in watched(scored)]
 
 
 def _score(case: str, *, sources: Sources, images: dict[str, Path], record: FusedRecord | None, conventions: Conventions,

@@ -6,15 +6,15 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from functools import partial
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, parent_process
 from threading import Thread
 from typing import Any, NamedTuple
 
-from fuse4seg.background import submit
+from fuse4seg.background import WatchedPool
 from fuse4seg.errors import CaseTooLargeError, Fuse4SegError, WorkerDiedError
 
 
@@ -39,11 +39,11 @@ class Workers(AbstractContextManager):
 
     def __init__(self, doing: str, count: int, *, flag: str) -> None:
         self.doing, self.flag = doing, flag
-        self._pools: list[ProcessPoolExecutor | None] = [None] * count
+        self._pools: list[WatchedPool | None] = [None] * count
 
     def __exit__(self, *_: object) -> None:
         for pool in filter(None, self._pools):
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.close()
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any], *, name: Callable[[Any], str]) -> Iterator[Outcome]:
         """Outcomes in the order of the items, of which as many are worked on at a time as there are processes.
@@ -63,23 +63,26 @@ class Workers(AbstractContextManager):
         for number, item in enumerate(items):
             done = [self._finish(*pending.popleft())] if len(pending) == len(self._pools) else []
             place = number % len(self._pools)
-            pending.append((name(item), place, submit(self._pool(place), function, item)))
+            pending.append((name(item), place, self._pool(place).submit(function, item)))
             del item
             if done:
                 yield done.pop()
         while pending:
             yield self._finish(*pending.popleft())
 
-    def _pool(self, place: int) -> ProcessPoolExecutor:
+    def _pool(self, place: int) -> WatchedPool:
         pool = self._pools[place]
         if pool is None:
-            pool = self._pools[place] = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start_worker)
+            pool = self._pools[place] = WatchedPool(1, initializer=_start_worker)
         return pool
 
     def _finish(self, case: str, place: int, future: Future) -> Outcome:
+        pool = self._pool(place)
         try:
-            return _outcome(case, future.result)
+            return _outcome(case, partial(pool.result, future))
         except BrokenProcessPool:
+            pool.abandon()
+            pool.close()
             self._pools[place] = None
             return Outcome(case, None, WorkerDiedError(f"{self.doing} case {case}", mend=f"Use fewer processes ({self.flag} 0)."))
 

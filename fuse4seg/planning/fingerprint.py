@@ -228,7 +228,7 @@ def _summarise_all(summarise: Callable[[Mapping[str, Any]], CaseSummary], cases:
     if processes == 1:
         return [_named(partial(summarise, case), name=name) for name, case in watched(cases.items())]
     with in_background(summarise, cases.values(), processes=processes, doing="extracting the fingerprint") as summaries:
-        return [_named(future.result, name=name) for name, future in watched(zip(cases, summaries, strict=True))]
+        return [_named(summary, name=name) for name, summary in watched(zip(cases, summaries, strict=True))]
 
 
 def _named(make: Callable[[], CaseSummary], *, name: str) -> CaseSummary:

@@ -153,7 +153,7 @@ def _run_all(one_pass: OnePassPreprocessor, arguments: dict[str, tuple[Any, ...]
     with in_background(partial(_run_quietly, one_pass), arguments.values(), processes=processes, doing=task) as cases:
         for name, case in progress(zip(arguments, cases, strict=True), "preprocessing", unit="case", total=len(cases)):
             try:
-                case.result()
+                case()
             except BrokenProcessPool:
                 raise
             except NotStoredError as error:
