@@ -47,7 +47,8 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     """Fuse a preprocessed case.
 
     The leader always looks at windows of exactly the patch's size, padded with zeros where the image is smaller, as in training:
-    its attention compares places of the whole window.
+    its attention compares places of the whole window. Windows lie a whole number of its blocks of voxels apart (the halftone's),
+    so that where they overlap, each modality's own voxels are the same.
 
     Args:
         model: In evaluation mode, on ``device``.
@@ -60,11 +61,14 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     flat = len(patch_size) == 2
     images = channels.transpose(0, 1) if flat else channels.unsqueeze(0)
     chunk = max(1, VOXELS_AT_ONCE // (images[0, 0].numel() * model.modalities)) if flat else 1
-    padded, inside = pad_nd_image(images, tuple(patch_size), "constant", {"value": 0}, return_slicer=True)
+    grid = model.fusion.detail_stride
+    whole = [patch + max(0, -(-(extent - patch) // block) * block)
+             for extent, patch, block in zip(images.shape[2:], patch_size, grid, strict=True)]
+    padded, inside = pad_nd_image(images, tuple(whole), "constant", {"value": 0}, return_slicer=True)
     further = 0 if model.follower_input == "fused" else follower_channels(model.fusion, model.follower_input)
     # Windows overlap by half, as nnU-Net lays them.
-    parts = [blend_tiles(part.to(device), lambda window: _fuse_tile(model, window, present, want_attention), tile=patch_size)
-             for part in padded.split(chunk)]
+    parts = [blend_tiles(part.to(device), lambda window: _fuse_tile(model, window, present, want_attention), tile=patch_size,
+                         on_grid=grid) for part in padded.split(chunk)]
     seen = torch.cat(parts)[(slice(None), slice(None), *inside[2:])]
     seen = seen.transpose(0, 1) if flat else seen.squeeze(0)
     fused, shown, maps = seen[:1], seen[1:1 + further], seen[1 + further:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,10 +31,22 @@ def smooth_channels(count: int, *shape: int, seed: int = 0) -> Tensor:
 class MeanOfChannels:
     """Stands in for a model: a voxel's fused value depends on that voxel alone, so tiling must not show at all."""
 
-    modalities, follower_input, fusion = 2, "fused", SimpleNamespace(reference=0)
+    modalities, follower_input = 2, "fused"
+
+    def __init__(self, block: Sequence[int] = (2, 2)) -> None:
+        self.fusion = SimpleNamespace(reference=0, detail_stride=tuple(block))
 
     def fuse(self, channels: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> SimpleNamespace:
         return SimpleNamespace(fused=SimpleNamespace(image=channels.mean(dim=1, keepdim=True), attention=None))
+
+
+class Chequered(MeanOfChannels):
+    """Stands in for a model with a halftone: every second voxel of a window, from its corner on, is 1."""
+
+    def fuse(self, channels: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> SimpleNamespace:
+        rows, columns = (torch.arange(extent) for extent in channels.shape[2:])
+        image = ((rows[:, None] + columns) % 2).float().expand(len(channels), 1, -1, -1)
+        return SimpleNamespace(fused=SimpleNamespace(image=image, attention=None))
 
 
 class TestSlices:
@@ -95,7 +107,7 @@ class TestTiles:
 
     def test_leave_a_voxelwise_fusion_of_a_volume_unchanged(self) -> None:
         channels = torch.rand(2, 30, 13, 41)
-        whole = fuse_whole_image(MeanOfChannels(), channels, patch_size=[16, 16, 16], device=CPU).fused
+        whole = fuse_whole_image(MeanOfChannels((1, 2, 2)), channels, patch_size=[16, 16, 16], device=CPU).fused
         torch.testing.assert_close(whole, channels.mean(dim=0, keepdim=True), atol=1e-5, rtol=0)
 
     def test_of_a_constant_image_blend_to_what_one_tile_gives_inside(self, make_model: MakeModel) -> None:
@@ -104,6 +116,13 @@ class TestTiles:
         blended = fuse_whole_image(model, constant, patch_size=[48, 48], device=CPU).fused[0, 0, 16:-16, 16:-16]
         tile = fuse_whole_image(model, constant[..., :48, :48], patch_size=[48, 48], device=CPU).fused[0, 0]
         assert float((blended - tile[24:26, 24:26].repeat(32, 32)).abs().max()) < 0.02
+
+    @pytest.mark.parametrize(("height", "width"), [(61, 48), (70, 55), (97, 91)])
+    def test_leave_each_modality_its_own_voxels_where_they_overlap(self, height: int, width: int) -> None:
+        fused = fuse_whole_image(Chequered(), torch.ones(2, 1, height, width), patch_size=[32, 48], device=CPU).fused[0, 0]
+        assert set(fused.unique().tolist()) == {0.0, 1.0}
+        torch.testing.assert_close(fused[1:], 1 - fused[:-1])
+        torch.testing.assert_close(fused[:, 1:], 1 - fused[:, :-1])
 
     def test_agree_inside_with_fusing_the_slice_whole(self, make_model: MakeModel) -> None:
         """What is left is attention, which looks at a tile here and at the whole slice there."""
