@@ -61,7 +61,7 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     flat = len(patch_size) == 2
     images = channels.transpose(0, 1) if flat else channels.unsqueeze(0)
     chunk = max(1, VOXELS_AT_ONCE // (images[0, 0].numel() * model.modalities)) if flat else 1
-    grid = model.fusion.detail_stride
+    grid = model.fusion.gate.detail_stride
     whole = [patch + max(0, -(-(extent - patch) // block) * block)
              for extent, patch, block in zip(images.shape[2:], patch_size, grid, strict=True)]
     padded, inside = pad_nd_image(images, tuple(whole), "constant", {"value": 0}, return_slicer=True)

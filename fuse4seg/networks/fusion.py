@@ -85,7 +85,6 @@ class FusionNetwork(nn.Module):
         detail_stride, *base_strides = per_axis[1:BASE_LEVEL + 1] or [[1] * axes]
         self.modalities, self.reference = modalities, reference
         self.detail_features, self.base_features = detail_features, base_features
-        self.detail_stride = tuple(detail_stride)
         self.total_stride = [prod(steps) for steps in zip(detail_stride, *base_strides, strict=True)]
         shape = {"detail_stride": detail_stride, "base_strides": base_strides,
                  "detail_features": detail_features, "base_features": base_features}
