@@ -164,10 +164,11 @@ class BrainExtractionError(Fuse4SegError):
 
 
 class UnreadableRecordError(Fuse4SegError):
-    """The record of a folder of fused images is damaged."""
+    """The record of a folder of fused images, or of a comparison, is damaged."""
 
-    def __init__(self, path: Path, problem: str = "is no record of fused images") -> None:
-        super().__init__(f"{path} {problem}. Fuse again, or remove it.")
+    def __init__(self, path: Path, problem: str = "is no record of fused images", *,
+                 mend: str = "Fuse again, or remove it.") -> None:
+        super().__init__(f"{path} {problem}. {mend}")
 
 
 class FaultyCasesError(Fuse4SegError):

@@ -16,8 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from fuse4seg.comparison.pace import with_equal_minutes
 from fuse4seg.comparison.prepared_data import prepare_row
 from fuse4seg.comparison.rows import Row
-from fuse4seg.comparison.scores import score_trial, score_trivial
-from fuse4seg.comparison.trainings import Budget, Trial, run_trials
+from fuse4seg.comparison.scores import SCORES, score_trial, score_trivial
+from fuse4seg.comparison.trainings import Budget, Trial, place_of, run_trials
 from fuse4seg.datasets.raw import foreground_classes, read_dataset_json
 from fuse4seg.datasets.splits import require_fold
 from fuse4seg.errors import ConfigurationNotFoundError, NotPreprocessedError, OptionError, UnreadableRecordError
@@ -63,11 +63,12 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     """Train what is not trained, score what is, and write comparison.json.
 
     Returns:
-        What was written, and one line for each training that failed.
+        What was written, with what earlier calls left in the folder, and one line for each training that failed.
 
     Raises:
         NotPreprocessedError, ConfigurationNotFoundError, PlansNotFoundError: There is nothing to train on.
-        OptionError: The dataset has no labels, the folder holds a comparison under other conditions, or the minutes are too few.
+        OptionError: The dataset has no labels, the folder holds a comparison under other conditions or another row
+            of the same name, or the minutes are too few.
         FaultyTrainingsError: A row cannot be trained, so its pace cannot be measured.
     """
     source = data_root(PREPROCESSED) / wanted.dataset
@@ -84,6 +85,8 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     _require_same_conditions(make_writable_folder(wanted.output), _conditions(wanted))
     trials = [Trial(row, fold, seed, wanted.dataset, wanted.configuration, wanted.plans, wanted.output.absolute(), wanted.budget)
               for seed in wanted.seeds for fold in wanted.folds for row in wanted.rows]
+    earlier = _earlier(wanted.output)
+    _require_same_rows(wanted.rows, earlier["results"])
     for row in wanted.rows:
         data = next(trial.data for trial in trials if trial.row is row)
         if any(not trial.finished for trial in trials if trial.row is row):
@@ -93,11 +96,13 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     faults = run_trials(trials, devices=wanted.devices)
     device = torch.device(wanted.devices[0])
     scored = [score_trial(trial, plans=plans, source=source, device=device) for trial in trials if trial.finished]
+    results = list({**{_key(found): found for found in earlier["results"]}, **{_key(found): found for found in scored}}.values())
+    call = {"command": wanted.command, "machine": _machine(wanted.devices),
+            "versions": ", ".join(f"{name} {version(name)}" for name in ("fuse4seg", "torch", "nnunetv2"))}
     result = {**_conditions(wanted), "patch_size": list(configuration.patch_size), "batch_size": configuration.batch_size,
-              "folds": list(wanted.folds), "seeds": list(wanted.seeds), "command": wanted.command,
-              "machine": _machine(wanted.devices),
-              "versions": ", ".join(f"{name} {version(name)}" for name in ("fuse4seg", "torch", "nnunetv2")),
-              "results": scored, "trivial": _trivial(scored, source, plans, wanted)}
+              "folds": sorted({found["fold"] for found in results}), "seeds": sorted({found["seed"] for found in results}),
+              "calls": [*(known for known in earlier["calls"] if known != call), call],
+              "results": results, "trivial": _trivial(results, source, plans, wanted)}
     write_json(result, wanted.output / RESULT)
     return result, faults
 
@@ -126,6 +131,34 @@ def _require_same_conditions(output: Path, conditions: dict[str, Any]) -> None:
                 raise OptionError("-o", f"{output} holds a comparison with {name} {known.get(name)}, not {value}. "
                                         "Give another folder.")
     write_json(conditions, path)
+
+
+def _earlier(output: Path) -> dict[str, Any]:
+    """What earlier calls wrote: their calls, and the results of trainings that are still there."""
+    path = output / RESULT
+    if not path.is_file():
+        return {"results": [], "calls": []}
+    found = read_json(path, UnreadableRecordError)
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), list) for name in ("results", "calls")):
+        raise UnreadableRecordError(path, "is no comparison of this version", mend="Remove it: trainings and scores are kept.")
+    return {**found, "results": [result for result in found["results"]
+                                  if (place_of(output, *_key(result)) / SCORES).is_file()]}
+
+
+def _require_same_rows(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> None:
+    """A name stands for one row, or trainings of two would stand in one line.
+
+    Raises:
+        OptionError: A row of the same name is another.
+    """
+    for row in rows:
+        plain = row.to_plain()
+        if any(found["name"] == row.name and {name: found.get(name) for name in plain} != plain for found in results):
+            raise OptionError("--rows", f"the folder holds another row named {row.name}. Give this one another name.")
+
+
+def _key(result: dict[str, Any]) -> tuple[str, int, int]:
+    return result["name"], result["fold"], result["seed"]
 
 
 def _trivial(scored: list[dict[str, Any]], source: Path, plans: dict[str, Any], wanted: Comparison) -> list[dict[str, Any]]:

@@ -76,11 +76,14 @@ def convergence(results: Sequence[Result]) -> dict[str, float]:
 
 
 def difference(results: Sequence[Result], one: str, other: str) -> PairedTest | None:
-    """Mean foreground Dice of two rows case by case; None where they share no case."""
+    """Mean foreground Dice of two rows case by case, of the folds and seeds that both have; None where they share no case."""
     rows = _by_row(results)
-    first, second = (_case_means(rows.get(name, [])) for name in (one, other))
-    shared = sorted(first.keys() & second.keys())
-    return paired_test([first[case] for case in shared], [second[case] for case in shared]) if shared else None
+    trained = [{(trial["fold"], trial["seed"]) for trial in rows.get(name, [])} for name in (one, other)]
+    shared = trained[0] & trained[1]
+    first, second = (_case_means([trial for trial in rows.get(name, []) if (trial["fold"], trial["seed"]) in shared])
+                     for name in (one, other))
+    cases = sorted(first.keys() & second.keys())
+    return paired_test([first[case] for case in cases], [second[case] for case in cases]) if cases else None
 
 
 def format_text(tables: Iterable[Table]) -> str:
@@ -92,11 +95,12 @@ def format_markdown(comparison: dict[str, Any]) -> str:
     """A page of its own: conditions, command, tables, and what is told apart."""
     results, budget = comparison["results"], comparison["budget"]
     patch = " x ".join(map(str, comparison["patch_size"]))
-    made_by = f"{comparison['machine']}, {comparison['versions']}"
+    made_by = "; ".join(sorted({f"{call['machine']}, {call['versions']}" for call in comparison["calls"]}))
     conditions = (f"Dataset {comparison['dataset']}, configuration {comparison['configuration']}, plans {comparison['plans']} "
                   f"(patch {patch}, batch {comparison['batch_size']}), folds {_listed(comparison['folds'])}, seeds "
                   f"{_listed(comparison['seeds'])}; {_amount(budget, results)}. {made_by}.")
-    parts = [f"# Comparison: {comparison['dataset']}, {comparison['configuration']}", conditions, f"    {comparison['command']}",
+    parts = [f"# Comparison: {comparison['dataset']}, {comparison['configuration']}", conditions,
+             "\n".join(f"    {call['command']}" for call in comparison["calls"]),
              "## Segmentation", _as_markdown(segmentation_table(results)),
              "Means over the trainings, ± their standard deviation. Difference to stacked nnU-Net over cases: mean, 95 % "
              "bootstrap interval, and p of a signed-rank test."]

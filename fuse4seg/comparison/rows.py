@@ -81,7 +81,7 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
         if name not in known:
             raise OptionError("--rows", f"unknown row {name}. Choose from: {', '.join([*known, *groups])}.")
     rows = [known[name] for name in chosen]
-    rows += [Row(name, source=("folder", str(folder))) for name, folder in (images or {}).items()]
+    rows += [Row(name, source=("folder", str(folder.absolute()))) for name, folder in (images or {}).items()]
     rows += [Row(name, ours=True, flags=tuple(flags.split())) for name, flags in (variants or {}).items()]
     _require_different(row.name for row in rows)
     return rows

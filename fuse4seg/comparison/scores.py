@@ -30,6 +30,8 @@ from fuse4seg.progress import progress
 from fuse4seg.training.checkpoint import load_checkpoint
 
 FINAL = "checkpoint_final.pth"
+#: In the place of each training.
+SCORES = "scores.json"
 #: Fusion without learning that every fused image stands beside.
 TRIVIAL = {"average": "mean", "maximum": "max"}
 #: Makes a fused image (Z, Y, X) in 0..255 of preprocessed channels (C, Z, Y, X).
@@ -45,7 +47,7 @@ def score_trial(trial: Trial, *, plans: dict[str, Any], source: Path, device: to
         source: The dataset's preprocessed folder, whose channels are the sources of every fused image.
         device: Where fused images are made.
     """
-    kept = trial.place / "scores.json"
+    kept = trial.place / SCORES
     if kept.is_file() and kept.stat().st_mtime >= (trial.fold_folder / "validation" / "summary.json").stat().st_mtime:
         return read_json(kept, PlansNotFoundError)
     dataset_json = read_json(source / "dataset.json", PlansNotFoundError)

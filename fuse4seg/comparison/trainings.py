@@ -65,7 +65,7 @@ class Trial:
     @property
     def place(self) -> Path:
         """Folder of this training's results and log."""
-        return self.output / self.purpose / self.row.name / f"fold{self.fold}_seed{self.seed}"
+        return place_of(self.output, self.row.name, self.fold, self.seed, purpose=self.purpose)
 
     @property
     def data(self) -> Path:
@@ -99,6 +99,11 @@ class Trial:
             # A row's own flags come last, and so go over the budget's.
             budget += ["--pretrain_epochs", self.budget.pretrain_epochs, *self.row.flags]
         return [sys.executable, *program, *map(str, [self.dataset, self.configuration, self.fold, *budget])]
+
+
+def place_of(output: Path, row: str, fold: int, seed: int, *, purpose: str = "trainings") -> Path:
+    """Folder of a training within a comparison's output."""
+    return output / purpose / row / f"fold{fold}_seed{seed}"
 
 
 def run_trials(trials: Sequence[Trial], *, devices: Sequence[str]) -> list[str]:

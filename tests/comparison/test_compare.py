@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -78,6 +79,34 @@ class TestCompare:
         changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
         assert changed <= {"comparison.json", "conditions.json"}
         assert json.loads((compared / "comparison.json").read_text())["results"] == result["results"]
+
+    def test_keeps_what_earlier_calls_left(self, planned_phantom: Path, compared: Path, result: dict[str, Any]) -> None:
+        assert run(planned_phantom, compared, "--rows", "max") == 0
+        now = json.loads((compared / "comparison.json").read_text())
+        assert now["results"] == result["results"]
+        assert [call["command"] for call in now["calls"][:len(result["calls"])]] == [call["command"] for call in result["calls"]]
+
+    def test_forgets_trainings_that_were_deleted(self, planned_phantom: Path, compared: Path, tmp_path: Path) -> None:
+        copy = shutil.copytree(compared, tmp_path / "copy", symlinks=True)
+        shutil.rmtree(copy / "trainings" / "max")
+        assert run(planned_phantom, copy, "--rows", "stacked") == 0
+        names = [found["name"] for found in json.loads((copy / "comparison.json").read_text())["results"]]
+        assert names == ["stacked", "fuse4seg"]
+
+    def test_refuses_another_row_of_the_same_name(self, planned_phantom: Path, compared: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(planned_phantom, compared, "--rows", "--variant", "max=--fusion_weight 1") == 1
+        assert "another row named max" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("content", ["[]", '{"results": []}', "{"])
+    def test_names_a_damaged_result(self, planned_phantom: Path, compared: Path, tmp_path: Path, content: str,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+        copy = shutil.copytree(compared, tmp_path / "copy", symlinks=True)
+        (copy / "comparison.json").write_text(content)
+        assert run(planned_phantom, copy, *ROWS) == 1
+        said = capsys.readouterr().err.strip()
+        assert "comparison.json" in said
+        assert len(said.splitlines()) == 1
 
     def test_refuses_other_conditions_in_the_same_folder(self, planned_phantom: Path, compared: Path,
                                                          capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,8 @@ def result(name: str, dice: dict[str, float | None], *, seed: int = 0, ours: boo
 
 CASES = [f"case{index}" for index in range(8)]
 PEER = [result("stacked", dict.fromkeys(CASES, 0.5)), result("stacked", dict.fromkeys(CASES, 0.7), seed=1)]
-OURS = [result("fuse4seg", {case: 0.7 + 0.01 * index for index, case in enumerate(CASES)}, ours=True, ssim=1.5)]
+OURS = [result("fuse4seg", {case: 0.7 + 0.01 * index for index, case in enumerate(CASES)}, ours=True, ssim=1.5, seed=seed)
+        for seed in (0, 1)]
 
 
 class TestSegmentationTable:
@@ -50,10 +51,17 @@ class TestSegmentationTable:
 
 class TestDifference:
     def test_averages_over_seeds_and_leaves_out_what_is_undefined(self) -> None:
-        other = result("max", {"case0": 0.5, "case1": None, "elsewhere": 0.1})
-        found = difference([*PEER, other], "stacked", "max")
+        other = [result("max", {"case0": 0.5, "case1": None, "elsewhere": 0.1}, seed=seed) for seed in (0, 1)]
+        found = difference([*PEER, *other], "stacked", "max")
         assert found is not None
         assert (found.pairs, found.left_out, found.difference) == (1, 1, pytest.approx(0.1))
+
+    def test_takes_only_seeds_that_both_rows_have(self) -> None:
+        """The peer's second seed is .2 better, and T1 has no second seed to set beside it."""
+        found = difference([*PEER, result("T1", dict.fromkeys(CASES, 0.5))], "stacked", "T1")
+        assert found is not None
+        assert found.difference == pytest.approx(0)
+        assert difference([PEER[1], result("T1", dict.fromkeys(CASES, 0.5))], "stacked", "T1") is None
 
     def test_is_none_without_a_case_in_common(self) -> None:
         assert difference([*PEER, result("max", {"elsewhere": 0.1})], "stacked", "max") is None
@@ -86,13 +94,15 @@ class TestConvergence:
 class TestReading:
     COMPARISON = {"dataset": "Dataset990_Phantom", "configuration": "2d", "plans": "P", "patch_size": [8, 8], "batch_size": 2,
                   "folds": [0], "seeds": [0, 1], "budget": {"epochs": 3, "iterations": 2, "pretrain_epochs": 1},
-                  "machine": "CPU", "versions": "torch 2", "command": "f4s_compare 990 2d", "trivial": []}
+                  "calls": [{"machine": "CPU", "versions": "torch 2", "command": f"f4s_compare 990 2d --seeds {seed}"}
+                            for seed in (0, 1)], "trivial": []}
 
     def test_says_what_is_told_apart(self) -> None:
         lines = reading({**self.COMPARISON, "results": [*PEER, *OURS]})
         assert lines[0].startswith("Dice of fuse4seg less stacked, cases: 8: +0.135")
         assert lines[0].endswith("higher.")
-        same = reading({**self.COMPARISON, "results": [*PEER, result("fuse4seg", dict.fromkeys(CASES, 0.6), ours=True)]})
+        same = reading({**self.COMPARISON, "results": [*PEER, *(result("fuse4seg", dict.fromkeys(CASES, 0.6), ours=True, seed=seed)
+                                                               for seed in (0, 1))]})
         assert same[0].endswith("not told apart.")
 
     def test_page_says_how_many_iterations_a_budget_in_minutes_gave(self) -> None:
@@ -102,7 +112,8 @@ class TestReading:
 
     def test_page_has_command_conditions_and_tables(self) -> None:
         page = format_markdown({**self.COMPARISON, "results": [*PEER, *OURS]})
-        assert "    f4s_compare 990 2d\n" in page
+        assert "    f4s_compare 990 2d --seeds 0\n    f4s_compare 990 2d --seeds 1\n" in page
+        assert page.count("CPU, torch 2") == 1
         assert "| stacked | 2 | 0.600 ± 0.141 |" in page
         assert "| fuse4seg | 4.000 | 1.500 |" in page
         assert "- Dice of fuse4seg less stacked" in page

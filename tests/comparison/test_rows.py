@@ -28,7 +28,7 @@ class TestChooseRows:
     def test_adds_images_of_others_and_variants_of_ours(self) -> None:
         images, variant = choose_rows([], modalities=MODALITIES, images={"FILM": Path("film")},
                                       variants={"half": "--fusion_weight 0.5 --seed 3"})
-        assert images == Row("FILM", source=("folder", "film"))
+        assert images == Row("FILM", source=("folder", str(Path("film").absolute())))
         assert variant == Row("half", ours=True, flags=("--fusion_weight", "0.5", "--seed", "3"))
 
     @pytest.mark.parametrize(("names", "said"), [(["median"], "unknown row median. Choose from: stacked, T1, FLAIR, max"),
