@@ -101,8 +101,8 @@ class TestReading:
         lines = reading({**self.COMPARISON, "results": [*PEER, *OURS]})
         assert lines[0].startswith("Dice of fuse4seg less stacked, cases: 8: +0.135")
         assert lines[0].endswith("higher.")
-        same = reading({**self.COMPARISON, "results": [*PEER, *(result("fuse4seg", dict.fromkeys(CASES, 0.6), ours=True, seed=seed)
-                                                               for seed in (0, 1))]})
+        equal = [result("fuse4seg", dict.fromkeys(CASES, 0.6), ours=True, seed=seed) for seed in (0, 1)]
+        same = reading({**self.COMPARISON, "results": [*PEER, *equal]})
         assert same[0].endswith("not told apart.")
 
     def test_page_says_how_many_iterations_a_budget_in_minutes_gave(self) -> None:
