@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--regions", nargs="+", metavar="REGION", default=(),
                         help="further regions: brats (WT, TC, ET), or NAME=1,2,3 ...")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with another method's predictions, case by case")
+    parser.add_argument("--largest_component", action="store_true",
+                        help="score the largest connected component of each prediction's foreground alone, as nnU-Net's "
+                             "post-processing keeps it")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     return run_command(_evaluate, parser, arguments)
 
@@ -46,7 +49,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise DatasetJsonError(description, "names no label but background, so there is nothing to score. Give -djfile FILE.")
     regions = parse_regions(options.regions, dataset_json)
     folders = [options.pred_folder, *([options.against] if options.against else [])]
-    evaluations = [evaluate_folders(folder, options.gt_folder, dataset_json=dataset_json, regions=regions) for folder in folders]
+    evaluations = [evaluate_folders(folder, options.gt_folder, dataset_json=dataset_json, regions=regions,
+                                    largest_component=options.largest_component) for folder in folders]
     if evaluations[0].cases:
         _report(evaluations, options, dataset_json)
     faults = [fault for evaluation in evaluations for fault in evaluation.faults]

@@ -51,9 +51,10 @@ def score_trial(trial: Trial, *, plans: dict[str, Any], source: Path, device: to
     if kept.is_file() and kept.stat().st_mtime >= (trial.fold_folder / "validation" / "summary.json").stat().st_mtime:
         return read_json(kept, PlansNotFoundError)
     dataset_json = read_json(source / "dataset.json", PlansNotFoundError)
-    evaluation = evaluate_folders(trial.fold_folder / "validation", references_of(trial, source), dataset_json=dataset_json)
+    evaluation, largest = (evaluate_folders(trial.fold_folder / "validation", references_of(trial, source),
+                                            dataset_json=dataset_json, largest_component=alone) for alone in (False, True))
     found = {**trial.row.to_plain(), "fold": trial.fold, "seed": trial.seed, "segmentation": evaluation.to_plain(),
-             **costs(trial, len(evaluation.cases))}
+             "largest_component": largest.to_plain(), **costs(trial, len(evaluation.cases))}
     if (fuse := _fused_by(trial, plans, device)) is not None:
         found["fusion"] = score_fusion(fuse, list(evaluation.cases), source, plans=plans, configuration=trial.configuration,
                                        doing=f"scoring {trial.row.name}")

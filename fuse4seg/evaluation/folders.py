@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fuse4seg.evaluation.confusion import Confusion, confusion, mask_of
 from fuse4seg.evaluation.dice import dice
 from fuse4seg.evaluation.hausdorff import hausdorff_95
 from fuse4seg.evaluation.iou import iou
+from fuse4seg.evaluation.largest_component import keep_largest_component
 from fuse4seg.evaluation.precision import precision
 from fuse4seg.evaluation.sensitivity import sensitivity
 from fuse4seg.evaluation.table import format_table
@@ -59,12 +60,14 @@ class Evaluation:
         regions: Further regions that were asked for; they are no part of the foreground mean.
         cases: For each case, the scores by class and region.
         faults: One line for each case that could not be scored.
+        largest_component: Whether all but the largest component of each prediction's foreground was left out.
     """
 
     classes: Classes
     cases: dict[str, dict[str, Scores]]
     regions: Classes
     faults: tuple[str, ...] = ()
+    largest_component: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,7 +120,8 @@ class Evaluation:
             "interval": self._by_class(lambda name, metric: list(map(_none_for_nan, mean_interval(self.column(name, metric),
                                                                                                   seed=seed)))),
             "left_out": self._by_class(lambda name, metric: self.left_out(metric)[name]),
-            "rules": RULES, "interval_of": "the mean, 95 %, percentile bootstrap over cases", "seed": seed,
+            "rules": RULES, "largest_component": self.largest_component,
+            "interval_of": "the mean, 95 %, percentile bootstrap over cases", "seed": seed,
             "cases": {case: {name: {metric: _none_for_nan(value) for metric, value in scores[name].values.items()}
                              for name in self.names} for case, scores in self.cases.items()},
             "faults": list(self.faults),
@@ -141,7 +145,7 @@ class Evaluation:
 
 
 def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[str, Any],
-                     regions: Classes | None = None) -> Evaluation:
+                     regions: Classes | None = None, largest_component: bool = False) -> Evaluation:
     """Score every predicted segmentation against the reference of the same file name.
 
     Args:
@@ -149,6 +153,7 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
         references: Folder of reference label images.
         dataset_json: Names labels or regions, the ignore label and the file ending.
         regions: Further regions, by name.
+        largest_component: Score the largest component of each prediction's foreground alone.
 
     Returns:
         The result. Cases whose files cannot be read, lie on different grids or hold undeclared labels are in its ``faults``.
@@ -161,18 +166,20 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
     names = _paired_names(predictions, references, ending)
     reader = find_reader(dataset_json, (references / name for name in names))
     classes, ignored = foreground_classes(dataset_json), dataset_json["labels"].get(IGNORE)
+    declared = label_values(dataset_json)
     cases: dict[str, dict[str, Scores]] = {}
     faults: list[str] = []
     for name in progress(names, "evaluating", unit="case"):
         case = name.removesuffix(ending)
         try:
-            predicted, wanted = _read_pair(case, predictions / name, references / name, reader=reader,
-                                           declared=label_values(dataset_json))
+            predicted, wanted = _read_pair(case, predictions / name, references / name, reader=reader, declared=declared)
         except Fuse4SegError as error:
             faults.append(str(error))
             continue
+        if largest_component:
+            predicted = replace(predicted, voxels=keep_largest_component(predicted.voxels, declared - {0, ignored}))
         cases[case] = {name: _score(predicted, wanted, entry, ignored) for name, entry in {**classes, **regions}.items()}
-    return Evaluation(classes, cases, regions, tuple(faults))
+    return Evaluation(classes, cases, regions, tuple(faults), largest_component)
 
 
 def _score(predicted: Image, wanted: Image, entry: int | Sequence[int], ignored: int | None) -> Scores:

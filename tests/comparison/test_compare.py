@@ -49,6 +49,10 @@ class TestCompare:
         assert cases[0] == cases[1] == cases[2]
         assert len(cases[0]) == 1
 
+    def test_scores_the_largest_components_beside(self, result: dict[str, Any]) -> None:
+        assert all(found["largest_component"]["largest_component"] for found in result["results"])
+        assert not any(found["segmentation"]["largest_component"] for found in result["results"])
+
     def test_gives_all_rows_the_same_segmentation_network(self, compared: Path, result: dict[str, Any]) -> None:
         """They differ in the first convolution's channels (3 x 3 x 8 each), and ours has the fusion network beside."""
         stacked, fixed, ours = (found["parameters"] for found in result["results"])

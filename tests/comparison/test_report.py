@@ -23,6 +23,7 @@ def result(name: str, dice: dict[str, float | None], *, seed: int = 0, ours: boo
     known = [value for value in dice.values() if value is not None]
     found = {"name": name, "ours": ours, "fold": 0, "seed": seed, "parameters": 2_500_000, "seconds_per_iteration": 0.5,
              "seconds_per_case": 3.0, "pretrain_epochs": pretrain_epochs, "iterations": 2, "pseudo_dice": list(pseudo_dice),
+             "largest_component": {"foreground_mean": {"HD95": 2.5 + seed}},
              "segmentation": {"foreground_mean": {"Dice": sum(known) / len(known), "IoU": 0.5, "HD95": None},
                               "cases": {case: {"core": {"Dice": value}, "rest": {"Dice": None}}
                                         for case, value in dice.items()}}}
@@ -40,6 +41,7 @@ class TestSegmentationTable:
         header, rows = segmentation_table([*PEER, *OURS])
         stacked = dict(zip(header, rows[0], strict=True))
         assert (stacked["row"], stacked["runs"], stacked["Dice"]) == ("stacked", "2", "0.600 ± 0.141")
+        assert stacked["of the largest component"] == "3.000 ± 0.707"
         assert (stacked["HD95 (mm)"], stacked["Dice less stacked"], stacked["parameters"]) == ("-", "-", "2.50 M")
 
     def test_tests_each_row_against_stacked_over_cases(self) -> None:

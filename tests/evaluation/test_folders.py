@@ -88,6 +88,20 @@ class TestEvaluateFolders:
         expected = 2 * (predicted & wanted).sum() / (predicted.sum() + wanted.sum())
         assert evaluation.cases["b"]["whole"].values["Dice"] == pytest.approx(expected)
 
+    def test_scores_the_largest_component_alone_where_asked(self, tmp_path: Path) -> None:
+        """An island of one voxel, 7 mm away, which nnU-Net's post-processing takes away."""
+        labels = np.zeros((1, 4, 12))
+        labels[0, :2, :3] = 1
+        write(tmp_path / "references" / "a.nii.gz", labels)
+        labels[0, 0, 9] = 2
+        write(tmp_path / "predictions" / "a.nii.gz", labels)
+        plain, alone = (evaluate_folders(tmp_path / "predictions", tmp_path / "references", dataset_json=LABELS,
+                                         regions={"all": (1, 2)}, largest_component=asked) for asked in (False, True))
+        assert plain.cases["a"]["all"].values["Dice"] == pytest.approx(12 / 13)
+        assert plain.cases["a"]["oedema"].values["Dice"] == 0
+        assert alone.cases["a"]["all"].values["Dice"] == 1
+        assert math.isnan(alone.cases["a"]["oedema"].values["Dice"])
+
     def test_names_cases_and_classes(self, folders: tuple[Path, Path]) -> None:
         evaluation = evaluate_folders(*folders, dataset_json=LABELS)
         assert list(evaluation.cases) == ["a", "b", "c"]
