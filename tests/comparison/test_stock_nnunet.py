@@ -1,0 +1,43 @@
+"""Stock nnU-Net as our peer: its network alone, and batches that hold as much foreground as ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from fuse4seg.comparison.stock_nnunet import make_stock_trainer, stock_plans
+from fuse4seg.training.loaders import batch_makers
+from fuse4seg.training.run import Training, make_trainer
+
+
+@pytest.fixture
+def stock(planned_phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nnUNetTrainer:
+    """Initialised, for the phantom's 2d plan, drawing batches in this process."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.get_allowed_n_proc_DA", lambda: 0)
+    folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
+    plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("Fuse4SegPlans.json", "dataset.json"))
+    trainer = make_stock_trainer({**stock_plans(plans), "continue_training": False}, "2d", 0, dataset_json, torch.device("cpu"))
+    trainer.initialize()
+    return trainer
+
+
+def test_forces_as_many_samples_as_we_do(stock: nnUNetTrainer) -> None:
+    ours = make_trainer(Training("990", "2d", 0, device="cpu"))
+    ours.initialize()
+    loaders = [batch_makers(ours)[0], stock.get_dataloaders()[0].data_loader]
+    forced = [[loader.get_do_oversample(sample) for sample in range(loader.batch_size)] for loader in loaders]
+    assert forced[0] == forced[1] == [False, False, True, True]
+
+
+def test_has_the_follower_alone_with_all_channels(stock: nnUNetTrainer) -> None:
+    ours = make_trainer(Training("990", "2d", 0, device="cpu"))
+    ours.initialize()
+    shapes = [[weights.shape for weights in network.parameters()] for network in (ours.network.segmentation, stock.network)]
+    assert shapes[1][0][1] == 4
+    assert shapes[0][0][1] == 1
+    assert shapes[0][1:] == shapes[1][1:]
