@@ -32,6 +32,8 @@ from fuse4seg.training.checkpoint import load_checkpoint
 FINAL = "checkpoint_final.pth"
 #: In the place of each training.
 SCORES = "scores.json"
+#: Scores of an earlier version lack some of these, and are made anew.
+SCORED = {"segmentation", "largest_component"}
 #: Fusion without learning that every fused image stands beside.
 TRIVIAL = {"average": "mean", "maximum": "max"}
 #: Makes a fused image (Z, Y, X) in 0..255 of preprocessed channels (C, Z, Y, X).
@@ -49,7 +51,9 @@ def score_trial(trial: Trial, *, plans: dict[str, Any], source: Path, device: to
     """
     kept = trial.place / SCORES
     if kept.is_file() and kept.stat().st_mtime >= (trial.fold_folder / "validation" / "summary.json").stat().st_mtime:
-        return read_json(kept, PlansNotFoundError)
+        found = read_json(kept, PlansNotFoundError)
+        if found.keys() >= SCORED:
+            return found
     dataset_json = read_json(source / "dataset.json", PlansNotFoundError)
     evaluation, largest = (evaluate_folders(trial.fold_folder / "validation", references_of(trial, source),
                                             dataset_json=dataset_json, largest_component=alone) for alone in (False, True))

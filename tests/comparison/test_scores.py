@@ -51,26 +51,37 @@ def test_references_are_those_of_the_validation_cases_alone(trial: Trial, source
         assert (folder / "case_1.nii.gz").read_text() == "case_1"
 
 
+class ScoredAgainError(Exception):
+    """Raised in place of an evaluation."""
+
+
 class TestKeptScores:
-    @pytest.fixture
-    def kept(self, trial: Trial) -> Path:
-        path = trial.place / "scores.json"
-        path.write_text('{"name": "kept"}')
-        return path
+    WHOLE = {"name": "kept", "segmentation": {}, "largest_component": {}}
 
-    def test_are_read_where_they_are_newer_than_the_validation(self, trial: Trial, kept: Path, source: Path) -> None:
-        assert score_trial(trial, plans={}, source=source, device=torch.device("cpu")) == {"name": "kept"}
-
-    def test_are_not_read_where_the_validation_ran_again(self, trial: Trial, kept: Path, source: Path,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-        class ScoredAgainError(Exception):
-            pass
-
+    @pytest.fixture(autouse=True)
+    def evaluation(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def evaluate(*arguments: object, **keywords: object) -> None:
             raise ScoredAgainError
 
         monkeypatch.setattr("fuse4seg.comparison.scores.evaluate_folders", evaluate)
+
+    @pytest.fixture
+    def kept(self, trial: Trial) -> Path:
+        path = trial.place / "scores.json"
+        path.write_text(json.dumps(self.WHOLE))
+        return path
+
+    def test_are_read_where_they_are_newer_than_the_validation(self, trial: Trial, kept: Path, source: Path) -> None:
+        assert score_trial(trial, plans={}, source=source, device=torch.device("cpu")) == self.WHOLE
+
+    def test_are_not_read_where_the_validation_ran_again(self, trial: Trial, kept: Path, source: Path) -> None:
         os.utime(kept, (0, 0))
+        with pytest.raises(ScoredAgainError):
+            score_trial(trial, plans={}, source=source, device=torch.device("cpu"))
+
+    @pytest.mark.parametrize("lacking", ["segmentation", "largest_component"])
+    def test_are_not_read_where_an_earlier_version_scored(self, trial: Trial, kept: Path, source: Path, lacking: str) -> None:
+        kept.write_text(json.dumps({name: value for name, value in self.WHOLE.items() if name != lacking}))
         with pytest.raises(ScoredAgainError):
             score_trial(trial, plans={}, source=source, device=torch.device("cpu"))
 

@@ -12,6 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from fuse4seg.comparison.stock_nnunet import make_stock_trainer, stock_plans
 from fuse4seg.training.loaders import batch_makers
 from fuse4seg.training.run import Training, make_trainer
+from fuse4seg.training.trainer import Fuse4SegTrainer
 
 
 @pytest.fixture
@@ -26,17 +27,21 @@ def stock(planned_phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return trainer
 
 
-def test_forces_as_many_samples_as_we_do(stock: nnUNetTrainer) -> None:
-    ours = make_trainer(Training("990", "2d", 0, device="cpu"))
-    ours.initialize()
+@pytest.fixture
+def ours(stock: nnUNetTrainer) -> Fuse4SegTrainer:
+    """Initialised, beside ``stock``."""
+    trainer = make_trainer(Training("990", "2d", 0, device="cpu"))
+    trainer.initialize()
+    return trainer
+
+
+def test_forces_as_many_samples_as_we_do(stock: nnUNetTrainer, ours: Fuse4SegTrainer) -> None:
     loaders = [batch_makers(ours)[0], stock.get_dataloaders()[0].data_loader]
     forced = [[loader.get_do_oversample(sample) for sample in range(loader.batch_size)] for loader in loaders]
     assert forced[0] == forced[1] == [False, False, True, True]
 
 
-def test_has_the_follower_alone_with_all_channels(stock: nnUNetTrainer) -> None:
-    ours = make_trainer(Training("990", "2d", 0, device="cpu"))
-    ours.initialize()
+def test_has_the_follower_alone_with_all_channels(stock: nnUNetTrainer, ours: Fuse4SegTrainer) -> None:
     shapes = [[weights.shape for weights in network.parameters()] for network in (ours.network.segmentation, stock.network)]
     assert shapes[1][0][1] == 4
     assert shapes[0][0][1] == 1
