@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 from torch.nn import functional
 
-from fuse4seg.inference.tiles import blend_tiles
+from fuse4seg.inference.tiles import blend_tiles, pad_to_tiles
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, follower_channels
 
 #: Voxels fused in one pass of a 2D model, to bound memory.
@@ -61,15 +60,12 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     flat = len(patch_size) == 2
     images = channels.transpose(0, 1) if flat else channels.unsqueeze(0)
     chunk = max(1, VOXELS_AT_ONCE // (images[0, 0].numel() * model.modalities)) if flat else 1
-    grid = model.fusion.gate.detail_stride
-    whole = [patch + max(0, -(-(extent - patch) // block) * block)
-             for extent, patch, block in zip(images.shape[2:], patch_size, grid, strict=True)]
-    padded, inside = pad_nd_image(images, tuple(whole), "constant", {"value": 0}, return_slicer=True)
+    padded, inside = pad_to_tiles(images, tile=patch_size, on_grid=model.block)
     further = 0 if model.follower_input == "fused" else follower_channels(model.fusion, model.follower_input)
     # Windows overlap by half, as nnU-Net lays them.
     parts = [blend_tiles(part.to(device), lambda window: _fuse_tile(model, window, present, want_attention), tile=patch_size,
-                         on_grid=grid) for part in padded.split(chunk)]
-    seen = torch.cat(parts)[(slice(None), slice(None), *inside[2:])]
+                         on_grid=model.block) for part in padded.split(chunk)]
+    seen = torch.cat(parts)[inside]
     seen = seen.transpose(0, 1) if flat else seen.squeeze(0)
     fused, shown, maps = seen[:1], seen[1:1 + further], seen[1 + further:]
     return WholeImage(fused, shown if further else fused, maps if len(maps) else None)

@@ -114,7 +114,8 @@ class Fuse4SegPredictor(nnUNetPredictor):
         """The follower alone, in windows; a cascade's labels lie behind the modalities of ``image``."""
         return segment_windows(model.segmentation, torch.cat([shown, image[model.modalities:]]),
                                patch_size=self.configuration_manager.patch_size, step_size=self.tile_step_size,
-                               device=self.device, precision=self.precision, mirror_axes=mirror_axes)
+                               device=self.device, precision=self.precision, mirror_axes=mirror_axes, read=model.read,
+                               on_grid=model.block if model.demosaic else None)
 
 
 def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth",

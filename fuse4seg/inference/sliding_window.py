@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import combinations
 from math import prod
 
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor, nn
 
 from fuse4seg.inference.instance_norm import as_group_norms
-from fuse4seg.inference.tiles import blend_tiles
+from fuse4seg.inference.tiles import blend_tiles, pad_to_tiles
 
 #: Voxels of windows in one pass on a CPU, where more at a time gain nothing.
 VOXELS_ON_CPU = 2**18
@@ -22,7 +21,8 @@ BYTES_PER_VOXEL = 2**12
 
 @torch.inference_mode()
 def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[int], step_size: float, device: torch.device,
-                    precision: torch.dtype, mirror_axes: Sequence[int] = ()) -> Tensor:
+                    precision: torch.dtype, mirror_axes: Sequence[int] = (), read: Callable[[Tensor], Tensor] | None = None,
+                    on_grid: Sequence[int] | None = None) -> Tensor:
     """Logits of a whole image, blended where windows overlap.
 
     A window of zeros lies wholly outside the image. Its logits are computed once, and stand for all such windows.
@@ -35,6 +35,8 @@ def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[i
         device: Where to compute.
         precision: Number format of the network's convolutions.
         mirror_axes: Axes of the patch. Each window's logits are the mean over its copies, mirrored along all combinations.
+        read: Makes of a window (B, K, *patch) what enters the network, before it is mirrored; None where that is the window.
+        on_grid: Windows begin at multiples of this; None for anywhere.
 
     Returns:
         float32 on the CPU, shape (classes, Z, Y, X).
@@ -43,12 +45,13 @@ def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[i
     """
     flat = len(patch_size) == 2
     images = image.transpose(0, 1) if flat else image.unsqueeze(0)
-    padded, inside = pad_nd_image(images, tuple(patch_size), "constant", {"value": 0}, return_slicer=True)
+    padded, inside = pad_to_tiles(images, tile=patch_size, on_grid=on_grid)
     copies = mirrored_copies(mirror_axes, first=2)
     with as_group_norms(network) if device.type == "cpu" else nullcontext():
-        total = blend_tiles(padded, lambda window: _segment_batch(network, window, copies, device=device, precision=precision),
-                            tile=patch_size, step_size=step_size)
-    found = total[(slice(None), slice(None), *inside[2:])]
+        total = blend_tiles(padded, lambda window: _segment_batch(network, window, copies, device=device, precision=precision,
+                                                                  read=read or _as_they_are),
+                            tile=patch_size, step_size=step_size, on_grid=on_grid)
+    found = total[inside]
     return found.transpose(0, 1) if flat else found.squeeze(0)
 
 
@@ -63,12 +66,12 @@ def mirrored_copies(axes: Sequence[int], *, first: int) -> list[tuple[int, ...]]
 
 
 def _segment_batch(network: nn.Module, images: Tensor, copies: Sequence[tuple[int, ...]], *, device: torch.device,
-                   precision: torch.dtype) -> Tensor:
+                   precision: torch.dtype, read: Callable[[Tensor], Tensor]) -> Tensor:
     """Logits (B, classes, *S) of windows (B, K, *S), float32 on the CPU."""
     at_once = _at_once(images, device)
 
     def segment(windows: Tensor) -> Tensor:
-        return _mean_of_copies(network, windows, copies, at_once=at_once, device=device, precision=precision)
+        return _mean_of_copies(network, read(_moved(windows, device)), copies, at_once=at_once, precision=precision)
 
     held = images.flatten(1).any(dim=1)
     parts = [] if held.all() else [segment(torch.zeros_like(images[:1]))]
@@ -82,13 +85,17 @@ def _segment_batch(network: nn.Module, images: Tensor, copies: Sequence[tuple[in
     return logits
 
 
+def _as_they_are(windows: Tensor) -> Tensor:
+    return windows
+
+
 def _mean_of_copies(network: nn.Module, windows: Tensor, copies: Sequence[tuple[int, ...]], *, at_once: int,
-                    device: torch.device, precision: torch.dtype) -> Tensor:
+                    precision: torch.dtype) -> Tensor:
     """Mean logits over mirrored copies, ``at_once`` of them in one pass at most; no more windows than fit are given."""
-    moved, total = _moved(windows, device), 0.0
+    total = 0.0
     for start in range(0, len(copies), at_once):
         group = copies[start:start + at_once]
-        logits = _forward(network, torch.cat([moved.flip(axes) for axes in group]), precision)
+        logits = _forward(network, torch.cat([windows.flip(axes) for axes in group]), precision)
         total = sum((part.flip(axes) for part, axes in zip(logits.chunk(len(group)), group, strict=True)), start=total)
     return (total / len(copies)).cpu()
 

@@ -6,8 +6,28 @@ from collections.abc import Callable, Sequence
 from itertools import product
 
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from torch import Tensor
+
+
+def pad_to_tiles(images: Tensor, *, tile: Sequence[int],
+                 on_grid: Sequence[int] | None = None) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad with zeros as far as :func:`blend_tiles` asks for, smaller images on both sides, as in training.
+
+    Args:
+        images: Shape (B, K, *S).
+        tile: Size of the window.
+        on_grid: Windows begin at multiples of this; None for anywhere.
+
+    Returns:
+        The padded images, and where the given ones lie in them.
+    """
+    grid = on_grid or (1,) * len(tile)
+    whole = [window + max(0, -(-(extent - window) // step) * step)
+             for extent, window, step in zip(images.shape[2:], tile, grid, strict=True)]
+    padded, inside = pad_nd_image(images, tuple(whole), "constant", {"value": 0}, return_slicer=True)
+    return padded, (slice(None), slice(None), *inside[2:])
 
 
 def blend_tiles(images: Tensor, compute: Callable[[Tensor], Tensor], *, tile: Sequence[int], step_size: float = 0.5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pydoc
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from fuse4seg.networks.demosaic import demosaic
 from fuse4seg.networks.fusion import Fused, FusionNetwork
 from fuse4seg.networks.mirror import mirrored
 from fuse4seg.networks.presence import checked_presence, fill_absent
@@ -57,6 +59,8 @@ class FuseThenSegment(nn.Module):
         follower: The segmentation network as nnU-Net plans it: network_class_name, arch_kwargs, _kw_requires_import.
         fusion: Further arguments of :class:`FusionNetwork`.
         follower_input: What the follower sees (FOLLOWER_INPUTS).
+        demosaic: A follower that sees the fused image alone sees it demosaiced, too: behind what is shown come the images of
+            each place of the leader's blocks of voxels, the halftone's. That is all read from the fused image.
         deep_supervision: The follower gives outputs at several resolutions.
 
     Source: method.md, Eq. 2: Psi(Phi(x, y)).
@@ -64,7 +68,7 @@ class FuseThenSegment(nn.Module):
 
     def __init__(self, input_channels: int, num_classes: int, *, conv_op: type[nn.Module],
                  strides: Sequence[Sequence[int]], windows: Sequence[Sequence[float]], follower: dict[str, Any],
-                 fusion: dict[str, Any] | None = None, follower_input: str = "fused",
+                 fusion: dict[str, Any] | None = None, follower_input: str = "fused", demosaic: bool = False,
                  deep_supervision: bool = False) -> None:
         super().__init__()
         self.modalities = len(windows)
@@ -73,9 +77,15 @@ class FuseThenSegment(nn.Module):
         self.window = IntensityWindow(windows)
         self.fusion = FusionNetwork(self.modalities, conv_op=conv_op, strides=strides, **(fusion or {}))
         self.follower_input = follower_input
-        shown = follower_channels(self.fusion, follower_input)
-        self.segmentation = build_follower(follower, channels=shown + input_channels - self.modalities,
+        self.demosaic = demosaic and follower_input == "fused"
+        read = follower_channels(self.fusion, follower_input) + (prod(self.block) if self.demosaic else 0)
+        self.segmentation = build_follower(follower, channels=read + input_channels - self.modalities,
                                            classes=num_classes, deep_supervision=deep_supervision)
+
+    @property
+    def block(self) -> tuple[int, ...]:
+        """Voxels of the leader's blocks along each axis."""
+        return self.fusion.gate.detail_stride
 
     @property
     def decoder(self) -> nn.Module:
@@ -116,6 +126,17 @@ class FuseThenSegment(nn.Module):
                  for features in (seen.fused.base, seen.fused.detail)]
         return torch.cat(whole, dim=1) * seen.inside
 
+    def read(self, channels: Tensor) -> Tensor:
+        """What enters the follower: the channels that it is shown and, where it demosaics, what these show at each place.
+
+        Args:
+            channels: Of :meth:`shown`, extra channels behind them, shape (B, K, *S); S begins with a block of voxels.
+
+        Returns:
+            Shape (B, K + places of a block, *S), or ``channels`` themselves.
+        """
+        return torch.cat([channels, demosaic(channels[:, :1], self.block)], dim=1) if self.demosaic else channels
+
     def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,
                 flips: Tensor | None = None) -> Tensor | list[Tensor]:
         """Logits of what :meth:`fuse` gave; a list under deep supervision.
@@ -128,6 +149,8 @@ class FuseThenSegment(nn.Module):
         """
         shown = self.shown(seen)
         channels = torch.cat([shown, seen.extra], dim=1) if seen.extra.shape[1] else shown
+        # Read first: mirrored, the places of a block would be others.
+        channels = self.read(channels)
         channels = channels if flips is None else mirrored(channels, flips)
         # nnU-Net's U-Net holds its encoder twice. Tying would put the weights in along both ways and leave them there.
         return functional_call(self.segmentation, dict(weights or {}), (channels,), tie_weights=False)

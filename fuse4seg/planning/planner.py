@@ -275,7 +275,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         # nnU-Net reads the strides at the top level.
         shared = {key: follower["arch_kwargs"][key] for key in ("strides", "conv_op")}
         arguments = {**shared, "windows": self.windows, "follower": follower, "fusion": self._fusion_arguments(),
-                     "follower_input": self.options.follower_input}
+                     "follower_input": self.options.follower_input, "demosaic": self.labelled}
         return {"network_class_name": NETWORK, "arch_kwargs": arguments, "_kw_requires_import": ["conv_op"]}
 
     def _fusion_arguments(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class MeanOfChannels:
     modalities, follower_input = 2, "fused"
 
     def __init__(self, block: Sequence[int] = (2, 2)) -> None:
-        self.fusion = SimpleNamespace(reference=0, gate=SimpleNamespace(detail_stride=tuple(block)))
+        self.fusion, self.block = SimpleNamespace(reference=0), tuple(block)
 
     def fuse(self, channels: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> SimpleNamespace:
         return SimpleNamespace(fused=SimpleNamespace(image=channels.mean(dim=1, keepdim=True), attention=None))

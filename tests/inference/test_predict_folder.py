@@ -223,8 +223,10 @@ class TestPredictFolder:
         sources = np.stack([voxels(path) for path in images.glob("first_*")])
         _, _, box = crop_to_nonzero(sources)
         cropped = tuple(slice(*ends) for ends in box)
-        logits = segment_windows(predictor.network.segmentation, torch.from_numpy(exported[cropped])[None],
+        model = predictor.network
+        assert model.demosaic
+        logits = segment_windows(model.segmentation, torch.from_numpy(exported[cropped])[None],
                                  patch_size=predictor.configuration_manager.patch_size, step_size=predictor.tile_step_size,
-                                 device=predictor.device, precision=predictor.precision,
+                                 device=predictor.device, precision=predictor.precision, read=model.read, on_grid=model.block,
                                  mirror_axes=predictor.allowed_mirroring_axes if mirror else ())
         np.testing.assert_array_equal(logits.half().numpy().argmax(axis=0), voxels(written)[cropped])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from fuse4seg.errors import CheckpointError, CheckpointNotFoundError
 from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
 from fuse4seg.inference.sliding_window import segment_windows
+from fuse4seg.inference.tiles import pad_to_tiles
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.networks.mirror import mirrored
 
 MakeModel = Callable[..., FuseThenSegment]
 MakePredictor = Callable[..., Fuse4SegPredictor]
@@ -64,6 +68,41 @@ class TestPredictor:
         predictor.mirror_fused = True
         predictor.predict_sliding_window_return_logits(CHANNELS[..., :16, :16])
         assert sum(fused) == CHANNELS.shape[1]
+
+    @pytest.mark.parametrize(("axes", "shape"), [(2, (2, 16, 16)), (2, (2, 13, 11)), (3, (16, 16, 16)), (3, (13, 16, 11))])
+    def test_demosaics_as_training_does(self, make_model: MakeModel, make_predictor: MakePredictor, axes: int,
+                                        shape: tuple[int, ...]) -> None:
+        """Within one patch, padded or not, prediction is one pass of the model, mirrored copies included."""
+        model, image = make_model(axes, demosaic=True), torch.randn(3, *shape, generator=torch.Generator().manual_seed(2))
+        predictor = make_predictor(model, axes=axes, mirror=True)
+        predictor.mirror_fused = True
+        logits = predictor.predict_sliding_window_return_logits(image)
+        padded, inside = pad_nd_image(image.transpose(0, 1) if axes == 2 else image[None], [16] * axes, return_slicer=True)
+        with torch.no_grad():
+            seen = model.fuse(padded)
+            flips = [torch.tensor(flip).expand(len(padded), -1) for flip in product([False, True], repeat=axes)]
+            copies = [mirrored(model.segment(seen, flips=flip), flip) for flip in flips]
+        expected = torch.stack(copies).mean(dim=0)[(slice(None), slice(None), *inside[2:])]
+        expected = expected.transpose(0, 1) if axes == 2 else expected[0]
+        torch.testing.assert_close(logits.float(), expected, atol=5e-3, rtol=0)
+
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_sees_the_same_places_in_every_window(self, make_model: MakeModel, make_predictor: MakePredictor, axes: int) -> None:
+        """The network's first part alone: what enters it, away from the windows' borders, is that of the whole image."""
+        model = make_model(axes, demosaic=True)
+        predictor = make_predictor(model, axes=axes)
+        entered: list[torch.Tensor] = []
+        model.segmentation.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+        predictor.predict_sliding_window_return_logits(CHANNELS)
+        image = predictor.seen[-1].fused
+        images = image.transpose(0, 1) if axes == 2 else image[None]
+        whole = model.read(pad_to_tiles(images, tile=[16] * axes, on_grid=[2] * axes)[0])
+        inner = (..., *[slice(1, -1)] * axes)
+        assert len(entered) > 1
+        for window in (sample for batch in entered for sample in batch):
+            corners = [whole[(..., *(slice(start, start + 16) for start in corner))]
+                       for corner in product(*(range(0, extent - 15, 2) for extent in whole.shape[2:]))]
+            assert any(torch.allclose(part[inner], window[inner], atol=1e-6) for corner in corners for part in corner)
 
     def test_mirrors_a_cascades_labels_with_the_fused_image(self, make_model: MakeModel,
                                                             make_predictor: MakePredictor) -> None:
@@ -233,10 +272,10 @@ class TestLoadedPredictor:
         """None stands for a checkpoint from before trainings did so."""
         for name in ("plans.json", "dataset.json"):
             (tmp_path / name).write_bytes((trained_model / name).read_bytes())
-        for fold, mirrored in enumerate(folds):
+        for fold, with_it in enumerate(folds):
             state = torch.load(trained_model / "fold_0" / "checkpoint_final.pth", weights_only=True)
             state["options"]["bilevel"].pop("mirror_fused", None)
-            state["options"]["bilevel"].update({} if mirrored is None else {"mirror_fused": mirrored})
+            state["options"]["bilevel"].update({} if with_it is None else {"mirror_fused": with_it})
             (tmp_path / f"fold_{fold}").mkdir()
             torch.save(state, tmp_path / f"fold_{fold}" / "checkpoint_final.pth")
         assert self.load(tmp_path, folds=list(range(len(folds)))).mirror_fused is mirrors

@@ -78,6 +78,19 @@ class TestSegmentWindows:
         found, whole = (segment_windows(network, part, **arguments) for part in (image, padded))
         torch.testing.assert_close(found, whole[..., 3:13, 1:14])
 
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_reads_each_window_before_it_mirrors_it(self, axes: int) -> None:
+        """A network without spatial reach, fed with where a voxel lies in its block: windows begin with a block."""
+        def place(windows: torch.Tensor) -> torch.Tensor:
+            rows, columns = (torch.arange(extent) % 2 for extent in windows.shape[-2:])
+            return torch.cat([windows, (2 * rows[:, None] + columns).expand_as(windows).to(windows)], dim=1)
+
+        network, image = nn.Identity(), image_of(18, 41, 21)
+        found = segment_windows(network, image, patch_size=[16] * axes, step_size=0.5, device=CPU, precision=torch.float32,
+                                mirror_axes=range(axes), read=place, on_grid=[2] * axes)
+        torch.testing.assert_close(found[:1], image)
+        torch.testing.assert_close(found[1:], place(image[None])[0, 1:])
+
     def test_segments_one_empty_window_for_all_of_them(self, make_model: MakeModel) -> None:
         network, image = make_model().segmentation, image_of(40, 16, 16)
         image[:, 3:38] = 0

@@ -10,6 +10,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
+from fuse4seg.networks.demosaic import demosaic
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, build_follower
 
 Architecture = Callable[[int], dict[str, Any]]
@@ -118,6 +119,46 @@ class TestForward:
         without_extra = planned(follower_architecture(2))
         without_extra.fusion.load_state_dict(model.fusion.state_dict())
         assert torch.equal(arrived[0][:, :1], without_extra.fuse(channels).fused.image)
+
+
+class TestDemosaicing:
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_shows_the_follower_each_place_of_the_fused_image_behind_it(self, axes: int,
+                                                                        follower_architecture: Architecture) -> None:
+        model = planned(follower_architecture(axes), demosaic=True)
+        seen = model.fuse(torch.randn(2, 2, *[16] * axes))
+        assert torch.equal(model.shown(seen), seen.fused.image)
+        places = demosaic(seen.fused.image, [2] * axes)
+        assert places.shape[1] == 2**axes
+        torch.testing.assert_close(model.segment(seen), model.segmentation(torch.cat([seen.fused.image, places], dim=1)))
+
+    def test_reads_before_it_mirrors(self, follower_architecture: Architecture, channels: torch.Tensor) -> None:
+        """So that a follower meets the same place in the same channel, mirrored or not."""
+        model = planned(follower_architecture(2), demosaic=True)
+        seen = model.fuse(channels)
+        entered: list[torch.Tensor] = []
+        model.segmentation.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        model.segment(seen)
+        model.segment(seen, flips=torch.tensor([[True, True], [False, False]]))
+        assert torch.equal(entered[1], torch.stack([entered[0][0].flip(1, 2), entered[0][1]]))
+
+    def test_leaves_extra_channels_alone(self, follower_architecture: Architecture, channels: torch.Tensor) -> None:
+        model = planned(follower_architecture(2), extra=2, demosaic=True)
+        entered: list[torch.Tensor] = []
+        model.segmentation.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        extra = torch.randint(0, 2, (2, 2, 16, 16)).float()
+        model(torch.cat([channels, extra], dim=1))
+        image, labels, places = entered[0].split([1, 2, 4], dim=1)
+        assert torch.equal(labels, extra)
+        assert torch.equal(places, demosaic(image, (2, 2)))
+
+    @pytest.mark.parametrize("follower_input", ["fused+sources", "embedding"])
+    def test_has_no_part_where_more_than_the_image_is_shown(self, follower_input: str,
+                                                            follower_architecture: Architecture,
+                                                            channels: torch.Tensor) -> None:
+        models = [planned(follower_architecture(2), follower_input=follower_input, demosaic=demosaicing)
+                  for demosaicing in (True, False)]
+        assert torch.equal(models[0](channels), models[1](channels))
 
 
 class TestAbsentModalities:
