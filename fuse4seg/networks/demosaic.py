@@ -1,37 +1,43 @@
-"""Demosaicing: what each place of a raster of voxels shows, as an image of its own."""
+"""Demosaicing: what the voxels of each modality show in a halftone, as an image of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
-def demosaic(image: Tensor, block: Sequence[int]) -> Tensor:
-    """Interpolate, linearly along each axis, between the voxels that have the same place within their blocks.
+def demosaic(image: Tensor, owned: Tensor) -> Tensor:
+    """Each modality's own voxels, and between them what the nearest of these give.
 
-    A halftone shows different modalities at different places, as a camera's colour filter shows it different colours; this is
-    how a camera reads them. The image of a place has the values of ``image`` at the voxels of that place, straight lines between
-    them, and beyond the outermost of them their values.
+    A halftone shows modalities at voxels of their own, as a camera's colour filter shows colours; this is how a camera reads
+    them: at other voxels stands the mean over the own ones around, which weigh the less the further they are, along each axis
+    in a straight line (with one voxel of a block, bilinear interpolation).
 
     Args:
         image: Shape (B, 1, *S), along no axis smaller than a block; a block begins at its first voxel.
-        block: Voxels of a block along each axis.
+        owned: Which voxels of a block belong to which modality, each to one at least, bool of shape (N, *block).
 
     Returns:
-        One image per place, in row-major order, shape (B, prod(block), *S).
+        Shape (B, N, *S).
     """
+    own = _tiled(owned, image.shape[2:])
+    weights = own.to(image.dtype)
+    around = _spread(image * weights, owned.shape[1:]) / _spread(weights, owned.shape[1:])
+    return torch.where(own, image, around)
+
+
+def _tiled(owned: Tensor, size: torch.Size) -> Tensor:
+    """Blocks side by side, as many as cover an image: bool of shape (1, N, *size)."""
+    times = [-(-extent // step) for extent, step in zip(size, owned.shape[1:], strict=True)]
+    return owned.repeat(1, *times)[(None, slice(None), *map(slice, size))]
+
+
+def _spread(images: Tensor, block: torch.Size) -> Tensor:
+    """Sum over neighbours, under a triangle along each axis that ends at the next block's voxel."""
+    # Shifted sums: autocast leaves their precision alone.
     for axis, step in enumerate(block, start=2):
-        image = torch.stack([_between(image, axis=axis, start=start, step=step) for start in range(step)], dim=2).flatten(1, 2)
-    return image
-
-
-def _between(images: Tensor, *, axis: int, start: int, step: int) -> Tensor:
-    """Lines along an axis through every ``step``-th value from ``start`` on."""
-    extent = images.shape[axis]
-    last = (extent - 1 - start) // step
-    at = ((torch.arange(extent, device=images.device) - start) / step).clamp(0, last)
-    below = at.long()
-    lower, upper = (images.index_select(axis, start + step * index) for index in (below, (below + 1).clamp_max(last)))
-    return torch.lerp(lower, upper, (at - below).to(images.dtype).view(-1, *[1] * (images.ndim - 1 - axis)))
+        reach, extent = step - 1, images.shape[axis]
+        padded = functional.pad(images, [0, 0] * (images.ndim - 1 - axis) + [reach, reach])
+        images = sum((1 - abs(shift) / step) * padded.narrow(axis, reach + shift, extent) for shift in range(-reach, reach + 1))
+    return images

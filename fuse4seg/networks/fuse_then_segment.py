@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pydoc
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -59,8 +58,7 @@ class FuseThenSegment(nn.Module):
         follower: The segmentation network as nnU-Net plans it: network_class_name, arch_kwargs, _kw_requires_import.
         fusion: Further arguments of :class:`FusionNetwork`.
         follower_input: What the follower sees (FOLLOWER_INPUTS).
-        demosaic: A follower that sees the fused image alone sees it demosaiced, too: behind what is shown come the images of
-            each place of the leader's blocks of voxels, the halftone's. That is all read from the fused image.
+        demosaic: A follower that sees the fused image alone reads it by its halftone, if it has one: an image per modality.
         deep_supervision: The follower gives outputs at several resolutions.
 
     Source: method.md, Eq. 2: Psi(Phi(x, y)).
@@ -77,9 +75,9 @@ class FuseThenSegment(nn.Module):
         self.window = IntensityWindow(windows)
         self.fusion = FusionNetwork(self.modalities, conv_op=conv_op, strides=strides, **(fusion or {}))
         self.follower_input = follower_input
-        self.demosaic = demosaic and follower_input == "fused"
-        read = follower_channels(self.fusion, follower_input) + (prod(self.block) if self.demosaic else 0)
-        self.segmentation = build_follower(follower, channels=read + input_channels - self.modalities,
+        self.demosaic = demosaic and follower_input == "fused" and self.fusion.gate.halftone is not None
+        shown = self.modalities if self.demosaic else follower_channels(self.fusion, follower_input)
+        self.segmentation = build_follower(follower, channels=shown + input_channels - self.modalities,
                                            classes=num_classes, deep_supervision=deep_supervision)
 
     @property
@@ -127,15 +125,20 @@ class FuseThenSegment(nn.Module):
         return torch.cat(whole, dim=1) * seen.inside
 
     def read(self, channels: Tensor) -> Tensor:
-        """What enters the follower: the channels that it is shown and, where it demosaics, what these show at each place.
+        """What enters the follower of what it is shown: where it demosaics, what the fused image shows of each modality.
+
+        That is in the units of normalised intensities, so that the follower starts from what nnU-Net's starts from.
 
         Args:
             channels: Of :meth:`shown`, extra channels behind them, shape (B, K, *S); S begins with a block of voxels.
 
         Returns:
-            Shape (B, K + places of a block, *S), or ``channels`` themselves.
+            Shape (B, N + extra channels, *S) or, without demosaicing, ``channels`` themselves.
         """
-        return torch.cat([channels, demosaic(channels[:, :1], self.block)], dim=1) if self.demosaic else channels
+        if not self.demosaic:
+            return channels
+        modalities = self.window.undo(demosaic(channels[:, :1], self.fusion.gate.owned))
+        return torch.cat([modalities, channels[:, 1:]], dim=1)
 
     def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,
                 flips: Tensor | None = None) -> Tensor | list[Tensor]:
@@ -149,7 +152,7 @@ class FuseThenSegment(nn.Module):
         """
         shown = self.shown(seen)
         channels = torch.cat([shown, seen.extra], dim=1) if seen.extra.shape[1] else shown
-        # Read first: mirrored, the places of a block would be others.
+        # Read first: mirrored, blocks would show other modalities.
         channels = self.read(channels)
         channels = channels if flips is None else mirrored(channels, flips)
         # nnU-Net's U-Net holds its encoder twice. Tying would put the weights in along both ways and leave them there.

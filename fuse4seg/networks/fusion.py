@@ -66,6 +66,7 @@ class FusionNetwork(nn.Module):
             fixed: where the gate could choose it, it chose the sum and nothing else, or none of it. And the gate is one
             without a task.
         halftone: Where modalities differ, each shows through at voxels of its own.
+        score_bound: Bound of what the gate's features add to its scores of the sources; None for none. ``with_sum`` has its own.
 
     Raises:
         ValueError: ``reference`` is no index of a modality.
@@ -76,7 +77,7 @@ class FusionNetwork(nn.Module):
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
                  reference: int = 0, cross_attention: bool = True, with_sum: bool = False,
-                 halftone: bool = False) -> None:
+                 halftone: bool = False, score_bound: float | None = None) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
@@ -96,7 +97,7 @@ class FusionNetwork(nn.Module):
         self.decoder = Decoder(conv_op, **shape)
         self.with_sum = with_sum
         self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, halftone_of=modalities if halftone else 0,
-                         without_task=with_sum)
+                         bound=score_bound, without_task=with_sum)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import log, prod
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,10 @@ PAINTED_AT_START = -2.0
 BRIGHTER_AT_START = 1.0
 #: The same where there is no task: near the maximum, which is what other fusions without labels are held against.
 BRIGHTER_WITHOUT_TASK = 10.0
-#: Score by which a modality is preferred at its own voxels before training (a share of .98 beside one other), and the part of
-#: it by which the last modality is preferred at all others (.73).
-HALFTONE_AT_START, LAST_AT_START = 2.0, 0.25
-#: Scores of sources in a bounded gate stay within this: of two sources, each keeps a share of .25 % at least.
-BOUND = 3.0
+#: Share of the sources that a modality has at its own voxels before training, where they are equally bright.
+OWN_SHARE = 0.95
+#: Bound of the features' scores of the sources without a task: of two sources, each keeps a share of .25 % at least.
+BOUND_WITHOUT_TASK = 3.0
 
 
 class Gate(nn.Module):
@@ -36,30 +35,37 @@ class Gate(nn.Module):
 
     The halftone :math:`h_i`, where there is one, is a learned score per modality and place within a feature's block of voxels
     (2 x 2, 2 x 2 x 2): where modalities differ, each shows through at voxels of its own, as colours do in print, so that one
-    channel can carry several from the first iteration on. All but the last modality start with one voxel of the block. So the
-    numbers of voxels differ, and tell two modalities apart in a mirrored image, too.
+    channel can carry several from the first iteration on. The scores of the features can be bounded, so that they shift tones
+    and do not wash the raster out: fusion losses would do that before a follower has found what it is good for.
 
     Args:
         conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
         features: Channels of the decoder's and of the high-frequency features.
         detail_stride: Voxels per feature, per axis.
         halftone_of: Number of modalities that a halftone is to tell apart; 0 for none.
-        without_task: Starts near the voxelwise maximum, and the features' scores of the sources are kept within BOUND: from the
-            mean, a gate that nothing but fusion losses trains settles on one source everywhere, and cannot let go of it.
+        bound: The features' scores of the sources stay within this, above 0; None for no bound.
+        without_task: Starts near the voxelwise maximum, and the bound is BOUND_WITHOUT_TASK: from the mean, a gate that nothing
+            but fusion losses trains settles on one source everywhere, and cannot let go of it.
 
     Source: method.md, "What a first sketch measured" (a per-pixel softmax gate over the sources plus a residual).
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, detail_stride: Sequence[int],
-                 halftone_of: int = 0, without_task: bool = False) -> None:
+                 halftone_of: int = 0, bound: float | None = None, without_task: bool = False) -> None:
         super().__init__()
         self.detail_stride, self.without_task = tuple(detail_stride), without_task
+        self.bound = BOUND_WITHOUT_TASK if without_task else bound
         fine = prod(detail_stride)
         self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, fine, 1))
         self.painted = conv_op(features, fine, 1)
         self.brighter = nn.Parameter(torch.tensor(BRIGHTER_AT_START))
-        self.halftone = nn.Parameter(torch.zeros(halftone_of, fine)) if halftone_of else None
+        self.register_buffer("halftone", halftone(halftone_of, fine) if halftone_of else None)
         self.reset()
+
+    @property
+    def owned(self) -> Tensor:
+        """Which voxels of a block the halftone gives to which modality, bool of shape (N, *block)."""
+        return (self.halftone == self.halftone.amax(dim=0)).unflatten(1, self.detail_stride)
 
     def reset(self) -> None:
         """Start near the mean of the sources (without a task near their maximum), with a small share of the painted image."""
@@ -68,9 +74,6 @@ class Gate(nn.Module):
             nn.init.zeros_(last.bias)
         nn.init.constant_(self.painted.bias, PAINTED_AT_START)
         nn.init.constant_(self.brighter, BRIGHTER_WITHOUT_TASK if self.without_task else BRIGHTER_AT_START)
-        if self.halftone is not None:
-            with torch.no_grad():
-                self.halftone.copy_(halftone(*self.halftone.shape))
 
     def forward(self, decoded: Tensor, high: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
         """Shares of the N sources and, last, of the painted image.
@@ -87,8 +90,8 @@ class Gate(nn.Module):
         batch, modalities = sources.shape[:2]
         beside = torch.cat([decoded.unsqueeze(1).expand_as(high), high], dim=2).flatten(0, 1)
         scores = self.source(beside)
-        if self.without_task:
-            scores = BOUND * (scores / BOUND).tanh()
+        if self.bound is not None:
+            scores = self.bound * (scores / self.bound).tanh()
         if self.halftone is not None:
             scores = scores + self.halftone.repeat(batch, 1).view(*scores.shape[:2], *[1] * len(self.detail_stride))
         scores = depth_to_space(scores, self.detail_stride).squeeze(1).unflatten(0, (batch, modalities))
@@ -100,14 +103,22 @@ class Gate(nn.Module):
 def halftone(modalities: int, places: int) -> Tensor:
     """Scores before training, of every modality at every place of a block, shape (modalities, places).
 
-    Modality m, the last one aside, is preferred at place m, as far as there are places; the last one at the rest. With one
-    modality or one place there is nothing to share out.
+    The modality that owns a place is preferred there. With one modality or one place there is nothing to share out.
     """
     scores = torch.zeros(modalities, places)
-    own = min(modalities, places) - 1
-    if own:
-        scores[:, :own] = -HALFTONE_AT_START
-        scores[range(own), range(own)] = HALFTONE_AT_START
-        scores[:, own:] = -HALFTONE_AT_START * LAST_AT_START
-        scores[-1, own:] *= -1
+    if min(modalities, places) > 1:
+        for modality, place in owners(modalities, places):
+            scores[modality, place] = log((modalities - 1) * OWN_SHARE / (1 - OWN_SHARE))
     return scores
+
+
+def owners(modalities: int, places: int) -> list[tuple[int, int]]:
+    """Which modality owns which place of a block: as evenly as can be, pairs of (modality, place).
+
+    Two modalities share a block like the colours of a chequerboard. Where there are fewer places than modalities, a place has
+    several owners.
+    """
+    if modalities > places:
+        return [(modality, modality % places) for modality in range(modalities)]
+    # Each round of places begins one further, by the Thue-Morse sequence, or modalities would lie in stripes.
+    return [((place + (place // modalities).bit_count()) % modalities, place) for place in range(places)]

@@ -20,7 +20,7 @@ from fuse4seg.training.hypergradients import (
     DEFAULT_DAMPING,
     ESTIMATORS,
     NEEDS_FULL_PRECISION,
-    NEEDS_LOWER_LEADER_GRAPH,
+    NEEDS_HALVES,
     SECOND_ORDER,
     Hypergradient,
     Response,
@@ -64,7 +64,7 @@ class BilevelSettings:
     mirror_fused: bool = True
 
 
-class Half(NamedTuple):
+class Samples(NamedTuple):
     """The samples of one level; attributes as :meth:`BilevelStep.__call__` takes them."""
 
     batch: Tensor
@@ -82,13 +82,13 @@ class Half(NamedTuple):
         return mirrored(self.targets, self.flips)
 
 
-def half(whole: Half, *, offset: int) -> Half:
+def half(whole: Samples, *, offset: int) -> Samples:
     """Every other sample from ``offset`` (0 or 1) on.
 
     Interleaved, because nnU-Net puts the samples that surely hold foreground at the end of a batch.
     """
     chosen = slice(offset, None, 2)
-    return Half(*([entry[chosen] for entry in part] if isinstance(part, list) else None if part is None else part[chosen]
+    return Samples(*([entry[chosen] for entry in part] if isinstance(part, list) else None if part is None else part[chosen]
                   for part in whole))
 
 
@@ -128,7 +128,7 @@ class BilevelStep:
         """Move leader, follower and discriminators once.
 
         Args:
-            batch: Normalised input (B, C, *S), B at least 2: the two levels need disjoint halves.
+            batch: Normalised input (B, C, *S), B at least 2 for estimators whose levels need disjoint halves (NEEDS_HALVES).
             targets: Labels as nnU-Net's loss takes them.
             present: True where a sample has a modality, bool of shape (B, N), one at least in each sample; None for all.
             flips: True where the follower sees a sample's fused image mirrored, bool of shape (B, axes); None mirrors nothing.
@@ -142,12 +142,13 @@ class BilevelStep:
     def move(self, batch: Tensor, targets: Targets, present: Tensor | None = None,
              flips: Tensor | None = None) -> dict[str, Tensor]:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
-        above, below = (half(Half(batch, targets, present, flips), offset=offset) for offset in (1, 0))
+        whole = Samples(batch, targets, present, flips)
+        apart = self.settings.hypergradient in NEEDS_HALVES
+        above, below = (half(whole, offset=offset) if apart else whole for offset in (1, 0))
         with self._precision():
             seen = self.model.fuse(above.batch, present=above.present)
             own, report = self._own_objective(seen, above.targets)
-            with nullcontext() if self.settings.hypergradient in NEEDS_LOWER_LEADER_GRAPH else torch.no_grad():
-                seen_below = self.model.fuse(below.batch, present=below.present)
+            seen_below = self.model.fuse(below.batch, present=below.present) if apart else seen
         scale = self.scaler.get_scale() if self.scaler is not None else 1.0
 
         def upper(parameters: Sequence[Tensor]) -> Tensor:
@@ -162,6 +163,7 @@ class BilevelStep:
 
         hypergradient = self.estimate(upper, lower, leader=self.leader.parameters, follower=self.follower.parameters,
                                       response=self._response(scale))
+        report.setdefault("lower", report["upper"])
         self._move(hypergradient)
         if hypergradient.ratio is not None:
             report["ratio"] = hypergradient.ratio
@@ -182,7 +184,7 @@ class BilevelStep:
             objective = objective + self.settings.auxiliary_weight * report["auxiliary"]
         return objective, report
 
-    def _task(self, seen: Seen, samples: Half, parameters: Sequence[Tensor]) -> Tensor:
+    def _task(self, seen: Seen, samples: Samples, parameters: Sequence[Tensor]) -> Tensor:
         """Segmentation loss of the follower with these parameters."""
         # Attention's fast kernels cannot be differentiated twice.
         kernels = (sdpa_kernel(SDPBackend.MATH) if self.settings.hypergradient in SECOND_ORDER else nullcontext())
@@ -199,7 +201,7 @@ class BilevelStep:
     def _move(self, hypergradient: Hypergradient) -> None:
         """One optimiser step of both levels.
 
-        The follower uses both halves: each gives an estimate of the same lower gradient, and both are at hand.
+        Where there are two halves the follower uses both: each gives an estimate of the same lower gradient.
         """
         both = [(lower + upper) / 2 for lower, upper in zip(hypergradient.lower, hypergradient.upper, strict=True)]
         for level, gradients in ((self.leader, hypergradient.leader), (self.follower, both)):

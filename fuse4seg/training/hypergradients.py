@@ -54,7 +54,7 @@ class Hypergradient(NamedTuple):
 
     Attributes:
         leader: Estimate of dF/dx, one tensor per leader parameter.
-        lower: Gradient of f in y, one tensor per follower parameter.
+        lower: Gradient of f in y, one tensor per follower parameter (``joint``: that of F, which on one batch is the same).
         upper: Gradient of F in y, one tensor per follower parameter (``unrolled``: after the follower's step).
         ratio: The Gauss-Newton ratio r, or None where the estimator has none.
     """
@@ -88,9 +88,12 @@ def joint(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follo
           response: Response = Response()) -> Hypergradient:
     r"""The direct gradient alone, :math:`\nabla_x F`: the follower's answer is ignored.
 
+    So both objectives may be those of one batch, and one backward pass serves both levels: nothing in F but the loss that is f
+    depends on the follower, so that :math:`\nabla_y F = \nabla_y f`.
+
     Args:
         upper: F, of the follower's parameters.
-        lower: f, of the follower's parameters; the leader may be cut off.
+        lower: Not used: F and f are on one batch.
         leader: Parameters x.
         follower: Parameters y.
         response: Not used; all estimators take the same arguments.
@@ -98,8 +101,7 @@ def joint(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follo
     Source: paper Eq. 6 and 7.
     """
     direct, upper_y = _gradients(upper(follower), (leader, follower))
-    (lower_y,) = _gradients(lower(follower), (follower,))
-    return Hypergradient(direct, lower_y, upper_y, None)
+    return Hypergradient(direct, upper_y, upper_y, None)
 
 
 def gauss_newton(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follower: Sequence[Tensor],
@@ -243,11 +245,14 @@ def _implicit(upper: Objective, lower: Objective, solve: Callable[[Callable[[Vec
 
 Estimator = Callable[..., Hypergradient]
 
-#: By name, as ``f4s_train --hypergradient`` takes them; each takes at least the memory of those before it.
+#: By name, as ``f4s_train --hypergradient`` takes them.
 ESTIMATORS: dict[str, Estimator] = {"joint": joint, "gauss_newton": gauss_newton, "unrolled": unrolled, "neumann": neumann,
                                     "cg": cg}
-#: Estimators that differentiate the lower objective for the leader, too.
-NEEDS_LOWER_LEADER_GRAPH = frozenset(ESTIMATORS) - {"joint"}
+#: From the least memory to the most on real plans: ``gauss_newton`` has half of a batch in the follower at a time, ``joint`` the
+#: whole; the others are in full precision.
+BY_MEMORY = ("gauss_newton", "joint", "unrolled", "neumann", "cg")
+#: Estimators that compare the two objectives, which must come from disjoint halves of a batch then (method.md, "Our reading").
+NEEDS_HALVES = frozenset(ESTIMATORS) - {"joint"}
 #: Estimators that lose their meaning in half precision, and that differentiate the follower twice.
 NEEDS_FULL_PRECISION = frozenset({"unrolled", "neumann", "cg"})
 SECOND_ORDER = frozenset({"neumann", "cg"})

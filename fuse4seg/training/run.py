@@ -31,7 +31,7 @@ from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
 from fuse4seg.training.fold_lock import require_unlocked
-from fuse4seg.training.hypergradients import ESTIMATORS
+from fuse4seg.training.hypergradients import BY_MEMORY
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
@@ -140,8 +140,7 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
 
 def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions) -> None:
     planned, wanted = plans.get(OURS, {}).get("hypergradient"), options.bilevel.hypergradient
-    by_memory = list(ESTIMATORS)
-    if planned in by_memory and by_memory.index(wanted) > by_memory.index(planned):
+    if planned in BY_MEMORY and BY_MEMORY.index(wanted) > BY_MEMORY.index(planned):
         log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with "
                     "--hypergradient %s.", wanted, planned, wanted)
 

@@ -122,42 +122,53 @@ class TestForward:
 
 
 class TestDemosaicing:
-    @pytest.mark.parametrize("axes", [2, 3])
-    def test_shows_the_follower_each_place_of_the_fused_image_behind_it(self, axes: int,
-                                                                        follower_architecture: Architecture) -> None:
-        model = planned(follower_architecture(axes), demosaic=True)
-        seen = model.fuse(torch.randn(2, 2, *[16] * axes))
-        assert torch.equal(model.shown(seen), seen.fused.image)
-        places = demosaic(seen.fused.image, [2] * axes)
-        assert places.shape[1] == 2**axes
-        torch.testing.assert_close(model.segment(seen), model.segmentation(torch.cat([seen.fused.image, places], dim=1)))
+    @pytest.fixture
+    def reads(self, follower_architecture: Architecture) -> Callable[..., FuseThenSegment]:
+        """Function that makes a model whose follower demosaics."""
+        return lambda axes=2, **more: planned(follower_architecture(axes), **{
+            "fusion": {**FUSION, "halftone": True}, "demosaic": True, **more})
 
-    def test_reads_before_it_mirrors(self, follower_architecture: Architecture, channels: torch.Tensor) -> None:
-        """So that a follower meets the same place in the same channel, mirrored or not."""
-        model = planned(follower_architecture(2), demosaic=True)
+    @pytest.mark.parametrize("axes", [2, 3])
+    @pytest.mark.parametrize("modalities", [1, 2, 4])
+    def test_the_follower_reads_each_modality_from_the_fused_image_alone(self, axes: int, modalities: int,
+                                                                         reads: Callable[..., FuseThenSegment]) -> None:
+        model = reads(axes, modalities=modalities)
+        seen = model.fuse(torch.randn(2, modalities, *[16] * axes))
+        assert torch.equal(model.shown(seen), seen.fused.image)
+        # The windows are all -2 to 2.
+        read = 4 * demosaic(seen.fused.image, model.fusion.gate.owned) - 2
+        assert read.shape[1] == modalities
+        torch.testing.assert_close(model.segment(seen), model.segmentation(read))
+
+    def test_brings_back_what_nnunet_would_see_where_the_halftone_is_pure(self, reads: Callable[..., FuseThenSegment]) -> None:
+        model = reads()
+        channels = torch.stack([torch.full((1, 16, 16), value) for value in (-1.5, 0.7)], dim=1)
+        squares = (torch.arange(16)[:, None] + torch.arange(16)) % 2 == 0
+        printed = torch.where(squares, *((channels + 2) / 4).unbind(dim=1))
+        torch.testing.assert_close(model.read(printed[None]), channels)
+
+    def test_comes_before_mirroring(self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
+        """So that a follower meets the same modality in the same channel, mirrored or not."""
+        model = reads()
         seen = model.fuse(channels)
         entered: list[torch.Tensor] = []
         model.segmentation.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         model.segment(seen)
-        model.segment(seen, flips=torch.tensor([[True, True], [False, False]]))
-        assert torch.equal(entered[1], torch.stack([entered[0][0].flip(1, 2), entered[0][1]]))
+        model.segment(seen, flips=torch.tensor([[True, False], [False, False]]))
+        assert torch.equal(entered[1], torch.stack([entered[0][0].flip(1), entered[0][1]]))
 
-    def test_leaves_extra_channels_alone(self, follower_architecture: Architecture, channels: torch.Tensor) -> None:
-        model = planned(follower_architecture(2), extra=2, demosaic=True)
+    def test_leaves_extra_channels_alone(self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
+        model = reads(extra=2)
         entered: list[torch.Tensor] = []
         model.segmentation.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         extra = torch.randint(0, 2, (2, 2, 16, 16)).float()
         model(torch.cat([channels, extra], dim=1))
-        image, labels, places = entered[0].split([1, 2, 4], dim=1)
-        assert torch.equal(labels, extra)
-        assert torch.equal(places, demosaic(image, (2, 2)))
+        assert torch.equal(entered[0][:, 2:], extra)
 
-    @pytest.mark.parametrize("follower_input", ["fused+sources", "embedding"])
-    def test_has_no_part_where_more_than_the_image_is_shown(self, follower_input: str,
-                                                            follower_architecture: Architecture,
-                                                            channels: torch.Tensor) -> None:
-        models = [planned(follower_architecture(2), follower_input=follower_input, demosaic=demosaicing)
-                  for demosaicing in (True, False)]
+    @pytest.mark.parametrize("more", [{"follower_input": "fused+sources"}, {"follower_input": "embedding"}, {"fusion": FUSION}])
+    def test_has_no_part_without_a_halftone_or_where_more_than_the_image_is_shown(
+            self, more: dict[str, Any], reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
+        models = [reads(demosaic=demosaicing, **more) for demosaicing in (True, False)]
         assert torch.equal(models[0](channels), models[1](channels))
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from fuse4seg.networks.gate import BOUND, BRIGHTER_AT_START, PAINTED_AT_START, Gate, halftone
+from fuse4seg.networks.gate import BOUND_WITHOUT_TASK, BRIGHTER_AT_START, OWN_SHARE, PAINTED_AT_START, Gate, halftone, owners
 
 FEATURES = 4
 
@@ -42,16 +45,17 @@ class TestGate:
         clear = (sources[:, 0] - sources[:, 1]).abs() > 0.5
         assert shares.gather(1, sources.argmax(dim=1, keepdim=True)).squeeze(1)[clear].min() > 0.98
 
-    def test_without_task_leaves_every_source_a_share_however_sure_the_features_are(
-            self, random_images: Callable[..., torch.Tensor]) -> None:
+    @pytest.mark.parametrize(("arguments", "bound"), [({"without_task": True}, BOUND_WITHOUT_TASK), ({"bound": 0.5}, 0.5)])
+    def test_bounded_leaves_every_source_a_share_however_sure_the_features_are(
+            self, arguments: dict[str, Any], bound: float, random_images: Callable[..., torch.Tensor]) -> None:
         torch.manual_seed(0)
-        network, sources = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], without_task=True), random_images(2, 2, 8, 12)
+        network, sources = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], **arguments), random_images(2, 2, 8, 12)
         nn.init.normal_(network.source[-1].weight, std=1e4)
         nn.init.zeros_(network.brighter)
         first, second = network(*features(2, 4, 6), sources)[:, :2].unbind(dim=1)
         ratio = (first / second).log().abs()
-        assert ratio.max() <= 2 * BOUND + 1e-4
-        assert ratio.max() > 2 * BOUND - 0.1
+        assert ratio.max() <= 2 * bound + 1e-4
+        assert ratio.max() > 2 * bound - 0.1
 
     @pytest.mark.parametrize("detail_stride", [[1, 2, 2], [1, 1, 1], [2, 1, 3]])
     def test_knows_anisotropic_strides(self, detail_stride: list[int]) -> None:
@@ -120,9 +124,19 @@ class TestGate:
 
 
 class TestHalftone:
-    def test_gives_all_but_the_last_modality_a_voxel_of_the_block_and_it_the_rest(self) -> None:
-        preferred = {modalities: halftone(modalities, 4).argmax(dim=0).tolist() for modalities in (2, 3, 4)}
-        assert preferred == {2: [0, 1, 1, 1], 3: [0, 1, 2, 2], 4: [0, 1, 2, 3]}
+    def test_of_two_modalities_is_a_chequerboard(self) -> None:
+        for axes in (2, 3):
+            squares = torch.tensor([modality for modality, _ in owners(2, 2**axes)]).view([2] * axes)
+            for axis in range(axes):
+                assert (squares != squares.flip(axis)).all()
+
+    @given(modalities=st.integers(1, 9), places=st.sampled_from([1, 2, 4, 8, 16]))
+    def test_gives_every_modality_a_place_as_evenly_as_can_be(self, modalities: int, places: int) -> None:
+        pairs = owners(modalities, places)
+        for index, count in ((0, modalities), (1, places)):
+            often = torch.tensor([pair[index] for pair in pairs]).bincount(minlength=count)
+            assert often.min() > 0
+            assert often.max() - often.min() <= 1
 
     @pytest.mark.parametrize(("modalities", "places"), [(1, 4), (2, 1), (6, 4), (2, 8)])
     def test_is_there_where_there_is_something_to_share_out(self, modalities: int, places: int) -> None:
@@ -134,19 +148,38 @@ class TestHalftone:
     def test_shows_each_modality_at_its_own_voxels(self, axes: int) -> None:
         torch.manual_seed(0)
         network = Gate([nn.Conv2d, nn.Conv3d][axes - 2], FEATURES, detail_stride=[2] * axes, halftone_of=2)
-        shares = network(*features(2, *[4] * axes), torch.zeros(2, 2, *[8] * axes))
-        first = (..., *[slice(None, None, 2)] * axes)
-        assert shares[:, 0][first].min() > 0.85
-        rest = torch.ones(2, *[8] * axes, dtype=torch.bool)
-        rest[first] = False
-        assert shares[:, 1][rest].min() > 0.6
+        for last in (network.source[-1], network.painted):
+            nn.init.zeros_(last.weight)
+        shares = network(*features(2, *[4] * axes), torch.zeros(2, 2, *[8] * axes))[:, :2]
+        first = torch.stack(torch.meshgrid(*[torch.arange(8)] * axes, indexing="ij")).sum(dim=0) % 2 == 0
+        own = (shares / shares.sum(dim=1, keepdim=True)).movedim(1, 0)
+        torch.testing.assert_close(own[0][:, first], torch.full_like(own[0][:, first], OWN_SHARE))
+        torch.testing.assert_close(own[1][:, ~first], torch.full_like(own[1][:, ~first], OWN_SHARE))
 
-    def test_shows_in_every_block_of_a_mirrored_image_which_modality_is_which(self) -> None:
-        sizes = [halftone(2, places).argmax(dim=0).bincount().tolist() for places in (4, 8)]
-        assert all(one != other for one, other in sizes)
+    @pytest.mark.parametrize("modalities", [2, 3, 4])
+    def test_gives_each_modality_the_same_share_of_its_own_voxels(self, modalities: int) -> None:
+        shares = halftone(modalities, 4).softmax(dim=0)
+        own = torch.stack([shares[modality, place] for modality, place in owners(modalities, 4)])
+        torch.testing.assert_close(own, torch.full_like(own, OWN_SHARE))
 
-    def test_comes_back_with_a_reset(self) -> None:
+    def test_is_left_of_by_a_bounded_gate_whatever_the_features_ask_for(self, random_images: Callable[..., torch.Tensor]) -> None:
+        torch.manual_seed(0)
+        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=2, bound=0.5)
+        nn.init.normal_(network.source[-1].weight, std=1e4)
+        shares = network(*features(2, 4, 4), torch.zeros(2, 2, 8, 8))
+        chequers = (torch.arange(8)[:, None] + torch.arange(8)) % 2 == 0
+        ratio = shares[:, 0] / shares[:, 1]
+        assert ratio[:, chequers].min() >= OWN_SHARE / (1 - OWN_SHARE) * math.exp(-1) - 1e-4
+        assert ratio[:, ~chequers].max() <= (1 - OWN_SHARE) / OWN_SHARE * math.exp(1) + 1e-4
+
+    def test_is_not_learned_but_kept_with_the_weights(self) -> None:
         network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=3)
-        nn.init.zeros_(network.halftone)
-        network.reset()
-        assert torch.equal(network.halftone, halftone(3, 4))
+        assert torch.equal(network.state_dict()["halftone"], halftone(3, 4))
+        assert "halftone" not in dict(network.named_parameters())
+
+    @pytest.mark.parametrize("modalities", [1, 2, 3, 4, 6])
+    def test_says_which_voxels_of_a_block_are_whose(self, modalities: int) -> None:
+        owned = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=modalities).owned
+        assert owned.shape == (modalities, 2, 2)
+        pairs = {(int(modality), int(2 * row + column)) for modality, row, column in owned.nonzero()}
+        assert pairs == set(owners(modalities, 4))

@@ -102,7 +102,7 @@ class TestCountMemory:
     def test_covers_every_estimator(self, planned: dict[str, Any]) -> None:
         counted = {name: count_memory(planned, PATCH, BATCH, Training(2, CLASSES, hypergradient=name)).stage_2
                    for name in ESTIMATORS}
-        assert counted["joint"] < counted["gauss_newton"] < min(counted["unrolled"], counted["neumann"])
+        assert counted["gauss_newton"] < counted["joint"] < min(counted["unrolled"], counted["neumann"])
         # Conjugate gradients hold a solution and a residual beside the direction.
         assert counted["cg"] - counted["neumann"] == 2 * sizes(levels_on_cpu(planned).follower.parameters)
 

@@ -308,6 +308,6 @@ class TestMemoryWarning:
     def test_names_the_estimator_that_was_not_planned_for(self, warnings_of: Callable[[str, str], str]) -> None:
         assert "neumann takes more memory than joint" in warnings_of("joint", "neumann")
 
-    @pytest.mark.parametrize("wanted", ["joint", "unrolled"])
+    @pytest.mark.parametrize("wanted", ["joint", "gauss_newton", "unrolled"])
     def test_is_silent_where_the_plans_suffice(self, wanted: str, warnings_of: Callable[[str, str], str]) -> None:
         assert "memory" not in warnings_of("unrolled", wanted)
