@@ -259,7 +259,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         return old
 
     def _fit_batches(self, configurations: dict[str, Any]) -> dict[str, dict[str, float]]:
-        """Make every batch the largest that fits, and even: the two levels get disjoint halves (method.md, "Our reading").
+        """Make every batch the largest that fits, and even: most estimators give the levels disjoint halves.
 
         Returns:
             Predicted memory of each configuration that was planned by itself.
