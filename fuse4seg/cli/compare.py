@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=10, help="of each training (default: %(default)s)")
     parser.add_argument("--iterations", type=int, help=f"per epoch (default: {ITERATIONS})")
     parser.add_argument("--minutes", type=float, help="of each training, in place of --iterations: every row is timed first")
-    parser.add_argument("--pretrain_epochs", type=int, default=2, help="of ours (default: %(default)s)")
+    parser.add_argument("--pretrain_epochs", type=int, default=0, help="of ours (default: %(default)s)")
     parser.add_argument("--devices", nargs="+", metavar="DEVICE",
                         help="cpu, cuda, cuda:1, ...: one training at a time on each; name one twice for two at a time "
                              "(default: a GPU where there is one)")

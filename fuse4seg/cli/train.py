@@ -25,7 +25,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", dest="plans", default="Fuse4SegPlans", help="plans (default: %(default)s)")
     parser.add_argument("-tr", dest="trainer", default="Fuse4SegTrainer", help="trainer (default: %(default)s)")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
-    parser.add_argument("--pretrain_epochs", type=int, help="epochs of pre-training (default: 80; 0: none)")
+    parser.add_argument("--pretrain_epochs", type=int, help="epochs of pre-training, 0: none (default: what "
+                        "f4s_pretrain left in the fold's folder; else with labels 0, without labels 80)")
     parser.add_argument("--iterations", type=int, help="iterations per epoch (default: 250)")
     parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")
     parser.add_argument("--pretraining_losses", nargs="+", metavar="LOSS",

@@ -29,7 +29,7 @@ class Budget:
 
     epochs: int = 10
     iterations: int = 100
-    pretrain_epochs: int = 2
+    pretrain_epochs: int = 0
 
     def to_plain(self) -> dict[str, Any]:
         """For a JSON file."""

@@ -13,6 +13,8 @@ from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.hypergradients import ESTIMATORS
 from fuse4seg.training.pretraining import PretrainingWeights
 
+#: Of pre-training where it is wanted, as in the paper.
+PRETRAIN_EPOCHS = 80
 #: nnU-Net draws 50 validation batches for 250 training batches.
 TRAINING_PER_VALIDATION = 5
 
@@ -23,7 +25,7 @@ class TrainingOptions:
 
     Attributes:
         epochs: Of cooperative training (paper: 140).
-        pretrain_epochs: Of pre-training (paper: 80); 0 leaves it out.
+        pretrain_epochs: Of pre-training (paper: PRETRAIN_EPOCHS); 0 leaves it out, as nothing was gained by it on real cases.
         iterations: Per epoch of either stage (nnU-Net: 250).
         seed: Of weights, sampling and augmentation.
         bilevel: The bi-level step.
@@ -37,7 +39,7 @@ class TrainingOptions:
     """
 
     epochs: int = 140
-    pretrain_epochs: int = 80
+    pretrain_epochs: int = 0
     iterations: int = 250
     seed: int = 0
     bilevel: BilevelSettings = field(default_factory=BilevelSettings)
@@ -67,7 +69,7 @@ class TrainingOptions:
     @classmethod
     def without_labels(cls) -> TrainingOptions:
         """Defaults for a dataset of images alone."""
-        return cls(bilevel=BilevelSettings(losses=WITHOUT_LABELS))
+        return cls(pretrain_epochs=PRETRAIN_EPOCHS, bilevel=BilevelSettings(losses=WITHOUT_LABELS))
 
     @property
     def validation_iterations(self) -> int:

@@ -32,7 +32,7 @@ from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.hypergradients import BY_MEMORY
-from fuse4seg.training.options import TrainingOptions
+from fuse4seg.training.options import PRETRAIN_EPOCHS, TrainingOptions
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
 from fuse4seg.training.trainer import BEST, FINAL, LATEST, Fuse4SegTrainer
@@ -96,13 +96,14 @@ def train(training: Training, *, chosen: dict[str, Any] | None = None, resume: b
 
 
 def pretrain(training: Training, *, chosen: dict[str, Any] | None = None, save_every: SaveEvery | None = None) -> Path:
-    """Stage 1 alone, from where it was left; returns the file it leaves."""
-    if (chosen or {}).get("pretrain_epochs") != 0:  # before make_trainer makes folders
-        trainer = make_trainer(training, chosen=chosen, resume=True, save_every=save_every)
-        if trainer.options.pretrain_epochs:
-            trainer.run_pretraining()
-            return trainer.pretrained_file
-    raise OptionError("--pretrain_epochs", "0 leaves nothing to do. Give at least 1.")
+    """Stage 1 alone, from where it was left, else of PRETRAIN_EPOCHS; returns the file it leaves."""
+    if (chosen or {}).get("pretrain_epochs") == 0:  # before make_trainer makes folders
+        raise OptionError("--pretrain_epochs", "0 leaves nothing to do. Give at least 1.")
+    trainer = make_trainer(training, chosen=chosen, resume=True, save_every=save_every)
+    if not trainer.options.pretrain_epochs:
+        trainer.options = trainer.options.changed(pretrain_epochs=PRETRAIN_EPOCHS)
+    trainer.run_pretraining()
+    return trainer.pretrained_file
 
 
 def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, resume: bool = False,
@@ -129,6 +130,8 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
                             device)
     # A user's trainer may come with options of its own; what was chosen on the command line goes over them.
     trainer.options = options if checkpoint or stage_1 else trainer.options.changed(**(chosen or {}))
+    if checkpoint is None and not trainer.options.pretrain_epochs and (chosen or {}).get("pretrain_epochs") is None:
+        trainer.options = _with_stage_1_of(fold, trainer.options)
     if save_every is not None:
         trainer.set_save_every(save_every)
     _warn_of_unplanned_memory(plans, trainer.options)
@@ -227,6 +230,13 @@ def _find_stage_1(folder: Path) -> Found | None:
     """What an interrupted or finished stage 1 left; None if it has not begun."""
     present = [folder / name for name in STAGE_1 if (folder / name).is_file()]
     return Found(*load_first_sound(present)) if present else None
+
+
+def _with_stage_1_of(folder: Path, options: TrainingOptions) -> TrainingOptions:
+    """Options that take up a stage 1 which lies in the folder, if there is any."""
+    found = _find_stage_1(folder)
+    begun = TrainingOptions() if found is None else TrainingOptions.from_plain(found.state.get("options", {}))
+    return options.changed(pretrain_epochs=begun.pretrain_epochs)
 
 
 def _choose_options(checkpoint: Found | None, stage_1: Found | None, chosen: dict[str, Any],

@@ -136,7 +136,7 @@ class TestCompare:
                          "--devices", "cpu", "--rows", "max"]) == 0
         result = json.loads((tmp_path / "comparison.json").read_text())
         seconds = json.loads((tmp_path / "pace" / "max" / "fold0_seed0" / "pace.json").read_text())["seconds_per_iteration"]
-        assert result["budget"] == {"epochs": 1, "iterations": None, "minutes": 0.05, "pretrain_epochs": 2}
+        assert result["budget"] == {"epochs": 1, "iterations": None, "minutes": 0.05, "pretrain_epochs": 0}
         assert result["results"][0]["iterations"] == int(3 / seconds)
 
 

@@ -23,7 +23,8 @@ CHOSEN = TrainingOptions(epochs=7, pretrain_epochs=0, iterations=3, seed=11, lea
 class TestTrainingOptions:
     def test_start_from_the_paper_s_epochs_and_nnu_net_s_iterations(self) -> None:
         options = TrainingOptions()
-        assert (options.pretrain_epochs, options.epochs, options.iterations) == (80, 140, 250)
+        assert (options.pretrain_epochs, options.epochs, options.iterations) == (0, 140, 250)
+        assert TrainingOptions.without_labels().pretrain_epochs == 80
 
     @pytest.mark.parametrize(("iterations", "validation"), [(250, 50), (10, 2), (4, 1), (1, 1)])
     def test_validate_in_nnu_net_s_proportion(self, iterations: int, validation: int) -> None:
@@ -140,7 +141,7 @@ class TestChanged:
 
 class TestWithoutATask:
     def test_trains_what_can_be_seen_in_the_image(self) -> None:
-        assert TrainingOptions.without_labels() == TrainingOptions(bilevel=BilevelSettings(losses=WITHOUT_LABELS))
+        assert TrainingOptions.without_labels() == TrainingOptions(pretrain_epochs=80, bilevel=BilevelSettings(losses=WITHOUT_LABELS))
         TrainingOptions.without_labels().require_no_task()
 
     @pytest.mark.parametrize("chosen", [{}, {"hypergradient": "joint"}, {"auxiliary_weight": 0}, {"epochs": 3},

@@ -287,7 +287,7 @@ class HurriedTrainer(Fuse4SegTrainer):
 
     def test_keeps_its_own_options_but_for_what_was_chosen(self, training: Training) -> None:
         options = make_trainer(training, chosen={"iterations": 2, "epochs": None}).options
-        assert (options.epochs, options.iterations, options.pretrain_epochs) == (3, 2, 80)
+        assert (options.epochs, options.iterations, options.pretrain_epochs) == (3, 2, 0)
 
 
 class TestMemoryWarning:

@@ -196,6 +196,21 @@ class TestPretraining:
             trainer.run_training()
         assert_same_weights(trainer.network.fusion.state_dict(), load(trained_model / "fold_0" / PRETRAINED)["fusion"])
 
+    @pytest.mark.parametrize(("chosen", "taken"), [({}, 2), ({"pretrain_epochs": None}, 2), ({"pretrain_epochs": 0}, 0)])
+    def test_is_taken_up_unless_told_otherwise(self, chosen: dict[str, int | None], taken: int, trained_model: Path,
+                                               own_results: Path) -> None:
+        (own_results / MODEL / "fold_0").mkdir(parents=True)
+        shutil.copy(trained_model / "fold_0" / PRETRAINED, own_results / MODEL / "fold_0")
+        assert make_trainer(FOLD_0, chosen=chosen).options.pretrain_epochs == taken
+
+    def test_takes_the_paper_s_80_epochs_by_itself_and_none_within_a_training(self, own_results: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+        assert make_trainer(FOLD_0).options.pretrain_epochs == 0
+        interrupt(monkeypatch, "pre-training", epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(FOLD_0, chosen={"iterations": 1})
+        assert load(own_results / MODEL / "fold_0" / PRETRAINING_LATEST)["options"]["pretrain_epochs"] == 80
+
     def test_interrupted_goes_on_as_if_nothing_had_been(self, trained_model: Path, own_results: Path,
                                                         training_flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         """Begun by f4s_train, finished as f4s_pretrain does: what stage 2 was asked for does not matter to stage 1."""
