@@ -38,14 +38,13 @@ class DemoSize:
         training_cases, test_cases: Phantoms of either kind.
         base_features: Width of the U-Net.
         batch: Largest batch.
-        pretrain_epochs, epochs, iterations: Of the two stages.
+        epochs, iterations: Of the training.
     """
 
     training_cases: int = 10
     test_cases: int = 3
     base_features: int = 16
     batch: int = 8
-    pretrain_epochs: int = 2
     epochs: int = 10
     iterations: int = 50
 
@@ -77,7 +76,7 @@ def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device
     preprocess(DATASET, configurations=["2d"], processes=processes)
     log.info("training")
     train(Training(str(DATASET), "2d", 0, device=device),
-          chosen={"epochs": size.epochs, "pretrain_epochs": size.pretrain_epochs, "iterations": size.iterations, "seed": seed})
+          chosen={"epochs": size.epochs, "iterations": size.iterations, "seed": seed})
     log.info("predicting heads that were not trained on")
     model = find_model(dataset=str(DATASET))
     predictor = load_predictor(model.folder, folds=model.folds, device=choose_device(device), want_attention=True)

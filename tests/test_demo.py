@@ -9,7 +9,7 @@ import pytest
 from fuse4seg.demo import MARKER, DemoSize, run_demo
 from fuse4seg.errors import UnwritableFolderError
 
-TINY = DemoSize(training_cases=5, test_cases=1, base_features=8, batch=4, pretrain_epochs=1, epochs=1, iterations=2)
+TINY = DemoSize(training_cases=5, test_cases=1, base_features=8, batch=4, epochs=1, iterations=2)
 
 
 class TestDemo:

@@ -141,7 +141,8 @@ class TestChanged:
 
 class TestWithoutATask:
     def test_trains_what_can_be_seen_in_the_image(self) -> None:
-        assert TrainingOptions.without_labels() == TrainingOptions(pretrain_epochs=80, bilevel=BilevelSettings(losses=WITHOUT_LABELS))
+        expected = TrainingOptions(pretrain_epochs=80, bilevel=BilevelSettings(losses=WITHOUT_LABELS))
+        assert TrainingOptions.without_labels() == expected
         TrainingOptions.without_labels().require_no_task()
 
     @pytest.mark.parametrize("chosen", [{}, {"hypergradient": "joint"}, {"auxiliary_weight": 0}, {"epochs": 3},
