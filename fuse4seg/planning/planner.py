@@ -39,8 +39,8 @@ GROWTH_2D, GROWTH_3D = 16, 10
 MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
-#: Bound of what the gate's features add to its scores, where there is a halftone: of two modalities, one's share of its own
-#: voxels starts at .95 and stays between .87 and .98.
+#: Bound of what the gate's features add to its scores, where there is a halftone: of two equally bright modalities,
+#: one's share of its own voxels starts at .95 and stays between .87 and .98.
 SCORE_BOUND = 0.5
 #: A U-Net halves its input once at least.
 SMALLEST_STAGES = 2
