@@ -152,8 +152,20 @@ class BatchStream:
             return next(self._iterator)
         except (RuntimeError, *CUT_OFF) as error:
             if self._workers and _tells_of_a_death(error):
+                self.close()
                 raise WorkerDiedError("preparing batches", mend="Use fewer of them (nnUNet_n_proc_DA=1).") from error
             raise
+
+    def close(self) -> None:
+        """End the background processes at once.
+
+        PyTorch ends them in good order, for which it needs a lock: one that was killed while it held it would be waited for
+        for ever.
+        """
+        if self._workers:
+            self._iterator._shutdown = True
+            for worker in self._iterator._workers:
+                worker.kill()
 
 
 def draw_present(random_numbers: np.random.Generator, samples: int, *, modalities: int, dropout: float) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -194,7 +195,7 @@ class TestBatchStream:
 
         yield make
         for stream in streams:
-            getattr(stream._iterator, "_shutdown_workers", lambda: None)()
+            stream.close()
 
     @pytest.mark.parametrize("workers", [0, 1, 2])
     @pytest.mark.parametrize("start", [0, 5])
@@ -227,6 +228,19 @@ class TestBatchStream:
         os.kill(next(stream)["process"], signal.SIGKILL)
         with pytest.raises(WorkerDiedError, match="preparing batches.*nnUNet_n_proc_DA=1"):
             list(islice(stream, 10 * workers))
+
+    def test_a_worker_killed_with_the_lock_in_its_hands_is_not_waited_for(self, make: MakeStream) -> None:
+        """PyTorch's own end of a stream would wait for it."""
+        stream = make(batches(), workers=1)
+        process = next(stream)["process"]
+        lock = stream._iterator._workers_done_event._cond
+        assert lock.acquire(timeout=10)  # as the killed one would have it
+        os.kill(process, signal.SIGKILL)
+        stream.close()
+        ended = threading.Thread(target=stream._iterator.__del__, daemon=True)
+        ended.start()
+        ended.join(10)
+        assert not ended.is_alive()
 
     def test_a_killed_worker_does_not_interrupt_the_step_that_is_running(self, make: MakeStream) -> None:
         stream = make(batches(), workers=1)
