@@ -90,7 +90,7 @@ class TestPredictFolder:
         shutil.copytree(model / "fold_0", model / "fold_1")
         checkpoint = model / "fold_1" / "checkpoint_final.pth"
         state = torch.load(checkpoint, weights_only=True)
-        state["network_weights"]["fusion.gate.painted.bias"] += 3
+        state["network_weights"]["fusion.gate.painted.bias"] += 9
         torch.save(state, checkpoint)
 
         predict_folder(load(0, 1, model=model, want_attention=True), images, tmp_path / "out", folds=(0, 1),

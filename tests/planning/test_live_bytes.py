@@ -103,8 +103,9 @@ class TestPeakBytes:
         assert counted == allocated(lambda: model(batch))
 
     def test_grow_with_the_estimator_s_needs(self, tiny_model: MakeModel) -> None:
-        counted = [count_bytes(*whole_step(tiny_model().to("meta"), name)).peak for name in WITHOUT_VALUES]
-        assert counted == sorted(counted)
+        """In one precision: ``joint``, with the whole batch in the follower at a time, holds more than those of halves."""
+        counted = {name: count_bytes(*whole_step(tiny_model().to("meta"), name)).peak for name in WITHOUT_VALUES}
+        assert counted["gauss_newton"] < counted["unrolled"] < counted["neumann"] < counted["joint"]
 
     def test_of_a_network_in_a_network_are_counted_without_gradients(self) -> None:
         network = nn.Conv2d(1, 1, 3, padding=1, device="meta")
