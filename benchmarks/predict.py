@@ -135,25 +135,28 @@ def plain_logits(predictor: Fuse4SegPredictor, channels: torch.Tensor) -> torch.
 def _looped(predictor: Fuse4SegPredictor, shown: torch.Tensor, copies: Sequence[tuple[int, ...]]) -> torch.Tensor:
     """Logits (classes, Z, Y, X) of windows that go through the network alone, and sums over mirrored copies of each."""
     import torch
-    from acvl_utils.cropping_and_padding.padding import pad_nd_image
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
-    network, patch = predictor.network.segmentation, tuple(predictor.configuration_manager.patch_size)
+    from fuse4seg.inference.tiles import pad_to_tiles
+
+    model, patch = predictor.network, tuple(predictor.configuration_manager.patch_size)
+    network, grid = model.segmentation, model.block if model.demosaic else (1,) * len(patch)
     weight = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
     images = shown.transpose(0, 1) if len(patch) == 2 else shown[None]
-    padded, inside = pad_nd_image(images, patch, "constant", {"value": 0}, return_slicer=True)
+    padded, inside = pad_to_tiles(images, tile=patch, on_grid=grid)
     total, weights = None, torch.zeros(padded.shape[2:])
-    for corner in product(*compute_steps_for_sliding_window(padded.shape[2:], patch, predictor.tile_step_size)):
+    steps = compute_steps_for_sliding_window(padded.shape[2:], patch, predictor.tile_step_size)
+    for corner in product(*([start - start % step for start in row] for row, step in zip(steps, grid, strict=True))):
         window = tuple(slice(start, start + extent) for start, extent in zip(corner, patch, strict=True))
         weights[window] += weight
         for index, image in enumerate(padded):
-            part = image[None][(..., *window)].to(predictor.device)
+            part = model.read(image[None][(..., *window)].to(predictor.device))
             with torch.inference_mode():
                 logits = sum(network(part.flip(axes)).flip(axes) for axes in copies)[0].float().cpu()
             if total is None:
                 total = torch.zeros(len(padded), len(logits), *padded.shape[2:])
             total[(index, slice(None), *window)] += logits * weight
-    found = (total / weights)[(slice(None), slice(None), *inside[2:])]
+    found = (total / weights)[inside]
     return found.transpose(0, 1) if len(patch) == 2 else found[0]
 
 

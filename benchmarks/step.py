@@ -94,7 +94,7 @@ def _networks(trainer: Any) -> dict[str, Callable[[], object]]:
     trainer.set_deep_supervision_enabled(True)
     model = trainer.network.train()
     channels = _batch(trainer).to(trainer.device)
-    fused = model.shown(model.fuse(channels)).detach()
+    fused = model.read(model.shown(model.fuse(channels))).detach()
     passes = {"U-Net": lambda: model.segmentation(fused), "fusion network": lambda: [model.fuse(channels).fused.image]}
 
     def both_ways(forward: Callable[[], list[Any]]) -> None:
