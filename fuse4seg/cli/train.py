@@ -25,8 +25,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", dest="plans", default="Fuse4SegPlans", help="plans (default: %(default)s)")
     parser.add_argument("-tr", dest="trainer", default="Fuse4SegTrainer", help="trainer (default: %(default)s)")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
-    parser.add_argument("--pretrain_epochs", type=int, help="epochs of pre-training, 0: none (default: what "
-                        "f4s_pretrain left in the fold's folder; else with labels 0, without labels 80)")
+    parser.add_argument("--pretrain_epochs", type=int,
+                        help="epochs of pre-training, 0: none (default: those of what f4s_pretrain left in the fold's folder; "
+                             "else 80 for f4s_pretrain and without labels, 0 for f4s_train with labels)")
     parser.add_argument("--iterations", type=int, help="iterations per epoch (default: 250)")
     parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")
     parser.add_argument("--pretraining_losses", nargs="+", metavar="LOSS",
