@@ -1,4 +1,4 @@
-"""Demosaicing: what the voxels of each modality show in a halftone, as an image of its own."""
+"""Demosaicing: each modality as an image of its own, from what its voxels in a halftone show."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def demosaic(image: Tensor, owned: Tensor) -> Tensor:
     weights = own.to(image.dtype)
     around = _spread(image * weights, owned.shape[1:]) / _spread(weights, owned.shape[1:])
     return torch.where(own, image, around)
+
+
+def unmix(images: Tensor, *, own: float, other: float) -> Tensor:
+    """What was mixed: each of the images holds ``own`` of its own modality and ``other`` of every other one.
+
+    Args:
+        images: Shape (B, N, *S).
+        own: Above ``other``.
+        other: Over the modalities both sum to 1: own + (N - 1) other = 1.
+
+    Returns:
+        Shape (B, N, *S).
+    """
+    return (images - other * images.sum(dim=1, keepdim=True)) / (own - other)
 
 
 def _tiled(owned: Tensor, size: torch.Size) -> Tensor:

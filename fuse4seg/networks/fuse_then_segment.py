@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fuse4seg.networks.demosaic import demosaic
+from fuse4seg.networks.demosaic import demosaic, unmix
 from fuse4seg.networks.fusion import Fused, FusionNetwork
 from fuse4seg.networks.mirror import mirrored
 from fuse4seg.networks.presence import checked_presence, fill_absent
@@ -127,7 +127,8 @@ class FuseThenSegment(nn.Module):
     def read(self, channels: Tensor) -> Tensor:
         """What enters the follower of what it is shown: where it demosaics, what the fused image shows of each modality.
 
-        That is in the units of normalised intensities, so that the follower starts from what nnU-Net's starts from.
+        That is without what the others have of its voxels before training, and in the units of normalised intensities: so the
+        follower starts from what nnU-Net's starts from.
 
         Args:
             channels: Of :meth:`shown`, extra channels behind them, shape (B, K, *S); S begins with a block of voxels.
@@ -137,8 +138,9 @@ class FuseThenSegment(nn.Module):
         """
         if not self.demosaic:
             return channels
-        modalities = self.window.undo(demosaic(channels[:, :1], self.fusion.gate.owned))
-        return torch.cat([modalities, channels[:, 1:]], dim=1)
+        own, other = self.fusion.gate.mixture
+        modalities = unmix(demosaic(channels[:, :1], self.fusion.gate.owned), own=own, other=other)
+        return torch.cat([self.window.undo(modalities), channels[:, 1:]], dim=1)
 
     def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,
                 flips: Tensor | None = None) -> Tensor | list[Tensor]:

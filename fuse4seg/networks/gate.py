@@ -16,10 +16,13 @@ PAINTED_AT_START = -2.0
 #: How strongly the brighter source is preferred before training: a little. On real T1ce and FLAIR the voxelwise maximum,
 #: which the intensity loss asks for, hides the enhancing tumour that the mean still tells apart.
 BRIGHTER_AT_START = 1.0
+#: The same with a halftone, whose shares a follower is to know.
+BRIGHTER_WITH_HALFTONE = 0.0
 #: The same where there is no task: near the maximum, which is what other fusions without labels are held against.
 BRIGHTER_WITHOUT_TASK = 10.0
-#: Share of the sources that a modality has at its own voxels before training, where they are equally bright.
-OWN_SHARE = 0.95
+#: Part of the sources' share that a modality has of its own voxels, with a halftone. With .95, T1 and FLAIR became an image that
+#: was not much like either; from .7 a follower reads them as well.
+OWN_SHARE = 0.7
 #: Bound of the features' scores of the sources without a task: of two sources, each keeps a share of .25 % at least.
 BOUND_WITHOUT_TASK = 3.0
 
@@ -43,6 +46,8 @@ class Gate(nn.Module):
         features: Channels of the decoder's and of the high-frequency features.
         detail_stride: Voxels per feature, per axis.
         halftone_of: Number of modalities that a halftone is to tell apart; 0 for none.
+        own_share: Part of the sources' share that a modality has of its own voxels before training, between 1 /
+            ``halftone_of`` and 1.
         bound: The features' scores of the sources stay within this, above 0; None for no bound.
         without_task: Starts near the voxelwise maximum, and the bound is BOUND_WITHOUT_TASK: from the mean, a gate that nothing
             but fusion losses trains settles on one source everywhere, and cannot let go of it.
@@ -51,15 +56,18 @@ class Gate(nn.Module):
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, detail_stride: Sequence[int],
-                 halftone_of: int = 0, bound: float | None = None, without_task: bool = False) -> None:
+                 halftone_of: int = 0, own_share: float = OWN_SHARE, bound: float | None = None,
+                 without_task: bool = False) -> None:
         super().__init__()
-        self.detail_stride, self.without_task = tuple(detail_stride), without_task
+        self.detail_stride, self.own_share = tuple(detail_stride), own_share
         self.bound = BOUND_WITHOUT_TASK if without_task else bound
+        self.brighter_at_start = (BRIGHTER_WITHOUT_TASK if without_task else
+                                  BRIGHTER_WITH_HALFTONE if halftone_of else BRIGHTER_AT_START)
         fine = prod(detail_stride)
         self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, fine, 1))
         self.painted = conv_op(features, fine, 1)
-        self.brighter = nn.Parameter(torch.tensor(BRIGHTER_AT_START))
-        self.register_buffer("halftone", halftone(halftone_of, fine) if halftone_of else None)
+        self.brighter = nn.Parameter(torch.tensor(self.brighter_at_start))
+        self.register_buffer("halftone", halftone(halftone_of, fine, own_share=own_share) if halftone_of else None)
         self.reset()
 
     @property
@@ -67,13 +75,22 @@ class Gate(nn.Module):
         """Which voxels of a block the halftone gives to which modality, bool of shape (N, *block)."""
         return (self.halftone == self.halftone.amax(dim=0)).unflatten(1, self.detail_stride)
 
+    @property
+    def mixture(self) -> tuple[float, float]:
+        """Part that a modality, and part that each other one, has of its own voxels before training.
+
+        (1, 0) where it has none to itself: fewer places than modalities.
+        """
+        modalities, places = self.halftone.shape
+        return (self.own_share, (1 - self.own_share) / (modalities - 1)) if 1 < modalities <= places else (1.0, 0.0)
+
     def reset(self) -> None:
         """Start near the mean of the sources (without a task near their maximum), with a small share of the painted image."""
         for last in (self.source[-1], self.painted):
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)
         nn.init.constant_(self.painted.bias, PAINTED_AT_START)
-        nn.init.constant_(self.brighter, BRIGHTER_WITHOUT_TASK if self.without_task else BRIGHTER_AT_START)
+        nn.init.constant_(self.brighter, self.brighter_at_start)
 
     def forward(self, decoded: Tensor, high: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
         """Shares of the N sources and, last, of the painted image.
@@ -100,15 +117,16 @@ class Gate(nn.Module):
         return torch.cat([scores, painted], dim=1).softmax(dim=1)
 
 
-def halftone(modalities: int, places: int) -> Tensor:
-    """Scores before training, of every modality at every place of a block, shape (modalities, places).
+def halftone(modalities: int, places: int, *, own_share: float) -> Tensor:
+    """Scores of every modality at every place of a block, shape (modalities, places).
 
-    The modality that owns a place is preferred there. With one modality or one place there is nothing to share out.
+    The modality that owns a place has ``own_share`` of it, and the others equal shares of the rest. With one modality or one
+    place there is nothing to share out.
     """
     scores = torch.zeros(modalities, places)
     if min(modalities, places) > 1:
         for modality, place in owners(modalities, places):
-            scores[modality, place] = log((modalities - 1) * OWN_SHARE / (1 - OWN_SHARE))
+            scores[modality, place] = log((modalities - 1) * own_share / (1 - own_share))
     return scores
 
 

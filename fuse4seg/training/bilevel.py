@@ -203,7 +203,8 @@ class BilevelStep:
 
         Where there are two halves the follower uses both: each gives an estimate of the same lower gradient.
         """
-        both = [(lower + upper) / 2 for lower, upper in zip(hypergradient.lower, hypergradient.upper, strict=True)]
+        lower, upper = hypergradient.lower, hypergradient.upper
+        both = upper if lower is upper else [(first + second) / 2 for first, second in zip(lower, upper, strict=True)]
         for level, gradients in ((self.leader, hypergradient.leader), (self.follower, both)):
             self._apply(level, gradients)
         if self.scaler is not None:

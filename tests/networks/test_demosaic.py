@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import convolve
 
-from fuse4seg.networks.demosaic import demosaic
+from fuse4seg.networks.demosaic import demosaic, unmix
 
 blocks = pytest.mark.parametrize(("size", "block"), [((8, 10), (2, 2)), ((7, 9), (2, 2)), ((9, 8), (1, 2)), ((12, 8), (4, 2)),
                                                      ((6, 8, 7), (2, 2, 2)), ((5, 8, 6), (1, 2, 2))])
@@ -111,3 +111,20 @@ def test_keeps_its_precision_under_autocast() -> None:
         found = demosaic(image, CHEQUERED)
     assert found.dtype == torch.float32
     assert torch.equal(found, demosaic(image, CHEQUERED))
+
+
+@pytest.mark.parametrize(("modalities", "own"), [(2, 0.7), (2, 0.95), (4, 0.7)])
+def test_unmixing_solves_the_equations_of_the_mixture(modalities: int, own: float) -> None:
+    sources = np.random.default_rng(0).random((2, modalities, 5, 6))
+    other = (1 - own) / (modalities - 1)
+    mixture = np.where(np.eye(modalities, dtype=bool), own, other)
+    mixed = np.einsum("ij,bjyx->biyx", mixture, sources)
+    solved = np.linalg.solve(mixture, mixed.transpose(1, 0, 2, 3).reshape(modalities, -1))
+    found = unmix(torch.from_numpy(mixed), own=own, other=other).numpy()
+    np.testing.assert_allclose(found, sources, atol=1e-12)
+    np.testing.assert_allclose(found.transpose(1, 0, 2, 3).reshape(modalities, -1), solved, atol=1e-12)
+
+
+def test_unmixing_leaves_alone_what_is_not_mixed() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    assert torch.equal(unmix(images, own=1.0, other=0.0), images)

@@ -10,7 +10,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from fuse4seg.networks.demosaic import demosaic
+from fuse4seg.networks.demosaic import demosaic, unmix
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, build_follower
 
 Architecture = Callable[[int], dict[str, Any]]
@@ -126,7 +126,7 @@ class TestDemosaicing:
     def reads(self, follower_architecture: Architecture) -> Callable[..., FuseThenSegment]:
         """Function that makes a model whose follower demosaics."""
         return lambda axes=2, **more: planned(follower_architecture(axes), **{
-            "fusion": {**FUSION, "halftone": True}, "demosaic": True, **more})
+            "fusion": {**FUSION, "halftone": 0.7}, "demosaic": True, **more})
 
     @pytest.mark.parametrize("axes", [2, 3])
     @pytest.mark.parametrize("modalities", [1, 2, 4])
@@ -135,17 +135,26 @@ class TestDemosaicing:
         model = reads(axes, modalities=modalities)
         seen = model.fuse(torch.randn(2, modalities, *[16] * axes))
         assert torch.equal(model.shown(seen), seen.fused.image)
+        shown = demosaic(seen.fused.image, model.fusion.gate.owned)
+        assert shown.shape[1] == modalities
         # The windows are all -2 to 2.
-        read = 4 * demosaic(seen.fused.image, model.fusion.gate.owned) - 2
-        assert read.shape[1] == modalities
+        read = 4 * (unmix(shown, own=0.7, other=0.3 / (modalities - 1)) if modalities > 1 else shown) - 2
         torch.testing.assert_close(model.segment(seen), model.segmentation(read))
 
-    def test_brings_back_what_nnunet_would_see_where_the_halftone_is_pure(self, reads: Callable[..., FuseThenSegment]) -> None:
-        model = reads()
-        channels = torch.stack([torch.full((1, 16, 16), value) for value in (-1.5, 0.7)], dim=1)
-        squares = (torch.arange(16)[:, None] + torch.arange(16)) % 2 == 0
-        printed = torch.where(squares, *((channels + 2) / 4).unbind(dim=1))
-        torch.testing.assert_close(model.read(printed[None]), channels)
+    @pytest.mark.parametrize("modalities", [2, 3, 4])
+    def test_brings_back_what_nnunet_would_see(self, modalities: int, reads: Callable[..., FuseThenSegment]) -> None:
+        """Before training, of modalities that are uniform, if the decoder paints nothing."""
+        model = reads(modalities=modalities)
+        nn.init.constant_(model.fusion.gate.painted.bias, -50.0)
+        for last in (model.fusion.gate.source[-1], model.fusion.gate.painted):
+            nn.init.zeros_(last.weight)
+        channels = torch.linspace(-1.5, 0.7, modalities).view(1, -1, 1, 1).expand(1, modalities, 16, 16)
+        torch.testing.assert_close(model.read(model.shown(model.fuse(channels))), channels, atol=1e-5, rtol=1e-5)
+
+    def test_of_more_modalities_than_a_block_has_voxels_shares_them(self, reads: Callable[..., FuseThenSegment]) -> None:
+        model = reads(modalities=6)
+        seen = model.fuse(torch.randn(2, 6, 16, 16))
+        torch.testing.assert_close(model.read(model.shown(seen)), 4 * demosaic(seen.fused.image, model.fusion.gate.owned) - 2)
 
     def test_comes_before_mirroring(self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
         """So that a follower meets the same modality in the same channel, mirrored or not."""

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fuse4seg.networks.gate import BOUND_WITHOUT_TASK, BRIGHTER_AT_START, OWN_SHARE, PAINTED_AT_START, Gate, halftone, owners
+from fuse4seg.networks.gate import (
+    BOUND_WITHOUT_TASK,
+    BRIGHTER_AT_START,
+    BRIGHTER_WITH_HALFTONE,
+    OWN_SHARE,
+    PAINTED_AT_START,
+    Gate,
+    halftone,
+    owners,
+)
 
 FEATURES = 4
 
@@ -140,27 +149,27 @@ class TestHalftone:
 
     @pytest.mark.parametrize(("modalities", "places"), [(1, 4), (2, 1), (6, 4), (2, 8)])
     def test_is_there_where_there_is_something_to_share_out(self, modalities: int, places: int) -> None:
-        found = halftone(modalities, places)
+        found = halftone(modalities, places, own_share=0.8)
         assert found.shape == (modalities, places)
         assert found.any() == (min(modalities, places) > 1)
 
     @pytest.mark.parametrize("axes", [2, 3])
     def test_shows_each_modality_at_its_own_voxels(self, axes: int) -> None:
         torch.manual_seed(0)
-        network = Gate([nn.Conv2d, nn.Conv3d][axes - 2], FEATURES, detail_stride=[2] * axes, halftone_of=2)
+        network = Gate([nn.Conv2d, nn.Conv3d][axes - 2], FEATURES, detail_stride=[2] * axes, halftone_of=2, own_share=0.8)
         for last in (network.source[-1], network.painted):
             nn.init.zeros_(last.weight)
-        shares = network(*features(2, *[4] * axes), torch.zeros(2, 2, *[8] * axes))[:, :2]
+        shares = network(*features(2, *[4] * axes), torch.rand(2, 2, *[8] * axes))[:, :2]  # however bright they are
         first = torch.stack(torch.meshgrid(*[torch.arange(8)] * axes, indexing="ij")).sum(dim=0) % 2 == 0
         own = (shares / shares.sum(dim=1, keepdim=True)).movedim(1, 0)
-        torch.testing.assert_close(own[0][:, first], torch.full_like(own[0][:, first], OWN_SHARE))
-        torch.testing.assert_close(own[1][:, ~first], torch.full_like(own[1][:, ~first], OWN_SHARE))
+        torch.testing.assert_close(own[0][:, first], torch.full_like(own[0][:, first], 0.8))
+        torch.testing.assert_close(own[1][:, ~first], torch.full_like(own[1][:, ~first], 0.8))
 
     @pytest.mark.parametrize("modalities", [2, 3, 4])
     def test_gives_each_modality_the_same_share_of_its_own_voxels(self, modalities: int) -> None:
-        shares = halftone(modalities, 4).softmax(dim=0)
+        shares = halftone(modalities, 4, own_share=0.8).softmax(dim=0)
         own = torch.stack([shares[modality, place] for modality, place in owners(modalities, 4)])
-        torch.testing.assert_close(own, torch.full_like(own, OWN_SHARE))
+        torch.testing.assert_close(own, torch.full_like(own, 0.8))
 
     def test_is_left_of_by_a_bounded_gate_whatever_the_features_ask_for(self, random_images: Callable[..., torch.Tensor]) -> None:
         torch.manual_seed(0)
@@ -172,9 +181,23 @@ class TestHalftone:
         assert ratio[:, chequers].min() >= OWN_SHARE / (1 - OWN_SHARE) * math.exp(-1) - 1e-4
         assert ratio[:, ~chequers].max() <= (1 - OWN_SHARE) / OWN_SHARE * math.exp(1) + 1e-4
 
+    @pytest.mark.parametrize(("modalities", "mixture"), [(2, (0.7, 0.3)), (4, (0.7, 0.1)), (1, (1.0, 0.0)), (5, (1.0, 0.0))])
+    def test_says_what_its_voxels_are_mixed_of_where_they_have_one_owner_each(self, modalities: int,
+                                                                              mixture: tuple[float, float]) -> None:
+        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=modalities, own_share=0.7)
+        assert network.mixture == pytest.approx(mixture)
+        if network.mixture[1]:
+            shares = network.halftone.softmax(dim=0)
+            owned = network.owned.flatten(1)
+            torch.testing.assert_close(shares, torch.where(owned, *map(torch.tensor, network.mixture)))
+
+    def test_with_it_brightness_counts_for_nothing_before_training(self) -> None:
+        assert Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=2).brighter == BRIGHTER_WITH_HALFTONE == 0
+        assert Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2]).brighter == BRIGHTER_AT_START
+
     def test_is_not_learned_but_kept_with_the_weights(self) -> None:
         network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=3)
-        assert torch.equal(network.state_dict()["halftone"], halftone(3, 4))
+        assert torch.equal(network.state_dict()["halftone"], halftone(3, 4, own_share=OWN_SHARE))
         assert "halftone" not in dict(network.named_parameters())
 
     @pytest.mark.parametrize("modalities", [1, 2, 3, 4, 6])
