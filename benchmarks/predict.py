@@ -140,7 +140,7 @@ def _looped(predictor: Fuse4SegPredictor, shown: torch.Tensor, copies: Sequence[
     from fuse4seg.inference.tiles import pad_to_tiles
 
     model, patch = predictor.network, tuple(predictor.configuration_manager.patch_size)
-    network, grid = model.segmentation, model.block if model.demosaic else (1,) * len(patch)
+    network, grid = model.segmentation, model.reading_grid
     weight = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
     images = shown.transpose(0, 1) if len(patch) == 2 else shown[None]
     padded, inside = pad_to_tiles(images, tile=patch, on_grid=grid)

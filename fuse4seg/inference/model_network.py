@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
 from fuse4seg import __version__
 from fuse4seg.errors import CheckpointError, ModelPlansError, first_line
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.plans import OURS
+from fuse4seg.plans import OURS, build_network
 
 Weights = Mapping[str, Tensor]
 
@@ -87,11 +85,7 @@ def _shapes(weights: Weights) -> dict[str, torch.Size]:
 
 def _build(plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any], plans_file: Path) -> nn.Module:
     try:
-        return get_network_from_plans(
-            configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import, determine_num_input_channels(plans, configuration, dataset_json),
-            plans.get_label_manager(dataset_json).num_segmentation_heads, allow_init=False, deep_supervision=False)
-    # Whatever a constructor makes of arguments that it was not made for.
+        return build_network(plans, configuration, dataset_json)
     except Exception as error:
         reason = first_line(error, kind=True)
         made_by = (plans.plans.get(OURS) or {}).get("version", "unknown")

@@ -115,7 +115,7 @@ class Fuse4SegPredictor(nnUNetPredictor):
         return segment_windows(model.segmentation, torch.cat([shown, image[model.modalities:]]),
                                patch_size=self.configuration_manager.patch_size, step_size=self.tile_step_size,
                                device=self.device, precision=self.precision, mirror_axes=mirror_axes, read=model.read,
-                               on_grid=model.block if model.demosaic else None)
+                               on_grid=model.reading_grid)
 
 
 def load_predictor(model_folder: Path, *, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth",

@@ -76,14 +76,20 @@ class FuseThenSegment(nn.Module):
         self.fusion = FusionNetwork(self.modalities, conv_op=conv_op, strides=strides, **(fusion or {}))
         self.follower_input = follower_input
         self.demosaic = demosaic and follower_input == "fused" and self.fusion.gate.halftone is not None
-        shown = self.modalities if self.demosaic else follower_channels(self.fusion, follower_input)
-        self.segmentation = build_follower(follower, channels=shown + input_channels - self.modalities,
+        #: Channels that the follower reads, extra ones left out.
+        self.channels_read = self.modalities if self.demosaic else follower_channels(self.fusion, follower_input)
+        self.segmentation = build_follower(follower, channels=self.channels_read + input_channels - self.modalities,
                                            classes=num_classes, deep_supervision=deep_supervision)
 
     @property
     def block(self) -> tuple[int, ...]:
         """Voxels of the leader's blocks along each axis."""
         return self.fusion.gate.detail_stride
+
+    @property
+    def reading_grid(self) -> tuple[int, ...]:
+        """Voxels along each axis, whose multiples what :meth:`read` takes must begin at."""
+        return self.block if self.demosaic else (1,) * len(self.block)
 
     @property
     def decoder(self) -> nn.Module:
@@ -131,10 +137,10 @@ class FuseThenSegment(nn.Module):
         follower starts from what nnU-Net's starts from.
 
         Args:
-            channels: Of :meth:`shown`, extra channels behind them, shape (B, K, *S); S begins with a block of voxels.
+            channels: Of :meth:`shown`, extra channels behind them, shape (B, K, *S); S begins on :attr:`reading_grid`.
 
         Returns:
-            Shape (B, N + extra channels, *S) or, without demosaicing, ``channels`` themselves.
+            Shape (B, ``channels_read`` + extra channels, *S); without demosaicing, ``channels`` themselves.
         """
         if not self.demosaic:
             return channels

@@ -25,10 +25,11 @@ from fuse4seg.errors import (
     OptionError,
     PlansNotFoundError,
     TrainingExistsError,
+    first_line,
 )
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
-from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
+from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, build_network, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.hypergradients import BY_MEMORY
@@ -118,6 +119,7 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     checkpoint = _find_checkpoint(fold, resume=resume, validate_only=validate_only)
     stage_1 = _find_stage_1(fold) if resume and checkpoint is None else None
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
+    _require_network(training, plans, dataset_json)
     labelled = bool(foreground_classes(dataset_json))
     defaults = TrainingOptions() if labelled else TrainingOptions.without_labels()
     options = _choose_options(checkpoint, stage_1, chosen or {}, defaults)
@@ -183,6 +185,18 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     if not data.is_dir() or not any(data.iterdir()):
         raise NotPreprocessedError(data, training.configuration)
     return name, plans
+
+
+def _require_network(training: Training, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
+    """Make sure that the plans describe a network: another version may have made them, or somebody's hand."""
+    manager = PlansManager(dict(plans))
+    try:
+        with torch.device("meta"):
+            build_network(manager, manager.get_configuration(training.configuration), dataset_json)
+    except Exception as error:
+        path = data_root(PREPROCESSED) / dataset_name(training.dataset) / f"{training.plans}.json"
+        raise PlansNotFoundError(path, f"describes no network that can be built ({first_line(error, kind=True)})",
+                                 mend="Plan again with f4s_plan_and_preprocess, or name other plans with -p.") from error
 
 
 def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:

@@ -156,6 +156,11 @@ class TestDemosaicing:
         seen = model.fuse(torch.randn(2, 6, 16, 16))
         torch.testing.assert_close(model.read(model.shown(seen)), 4 * demosaic(seen.fused.image, model.fusion.gate.owned) - 2)
 
+    def test_says_what_is_read_and_where_it_may_begin(self, reads: Callable[..., FuseThenSegment]) -> None:
+        for model, channels, grid in ((reads(modalities=3), 3, (2, 2)), (reads(modalities=3, demosaic=False), 1, (1, 1)),
+                                      (reads(follower_input="fused+sources"), 3, (1, 1))):
+            assert (model.channels_read, model.reading_grid) == (channels, grid)
+
     def test_comes_before_mirroring(self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
         """So that a follower meets the same modality in the same channel, mirrored or not."""
         model = reads()

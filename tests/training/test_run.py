@@ -107,6 +107,14 @@ class TestRefusedTrainings:
         with pytest.raises(ForeignPlansError, match="-p Fuse4SegPlans"):
             make_trainer(FOLD_0)
 
+    def test_with_plans_whose_network_cannot_be_built(self, preprocessed: Path) -> None:
+        """As versions made them whose halftone was there or not, and no share."""
+        plans = json.loads((preprocessed / "Fuse4SegPlans.json").read_text())
+        plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["halftone"] = True
+        (preprocessed / "Fuse4SegPlans.json").write_text(json.dumps(plans))
+        with pytest.raises(PlansNotFoundError, match=r"Fuse4SegPlans.json describes no network.*halftone.*got True.*Plan again"):
+            make_trainer(FOLD_0)
+
     def test_of_an_unplanned_configuration(self) -> None:
         with pytest.raises(ConfigurationNotFoundError, match="Choose one of: 2d, 3d_fullres"):
             make_trainer(Training("990", "3d_lowres", 0, device="cpu"))
