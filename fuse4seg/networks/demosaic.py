@@ -27,18 +27,17 @@ def demosaic(image: Tensor, owned: Tensor) -> Tensor:
     return torch.where(own, image, around)
 
 
-def unmix(images: Tensor, *, own: float, other: float) -> Tensor:
-    """What was mixed: each of the images holds ``own`` of its own modality and ``other`` of every other one.
+def unmix(images: Tensor, *, strength: float) -> Tensor:
+    """What was mixed: each image shows ``strength`` of its own modality and, of the rest, the mean of all.
 
     Args:
         images: Shape (B, N, *S).
-        own: Above ``other``.
-        other: Over the modalities both sum to 1: own + (N - 1) other = 1.
+        strength: Above 0, at most 1.
 
     Returns:
         Shape (B, N, *S).
     """
-    return (images - other * images.sum(dim=1, keepdim=True)) / (own - other)
+    return (images - (1 - strength) / images.shape[1] * images.sum(dim=1, keepdim=True)) / strength
 
 
 def _tiled(owned: Tensor, size: torch.Size) -> Tensor:

@@ -133,7 +133,7 @@ class FuseThenSegment(nn.Module):
     def read(self, channels: Tensor) -> Tensor:
         """What enters the follower of what it is shown: where it demosaics, what the fused image shows of each modality.
 
-        That is without what the others have of its voxels before training, and in the units of normalised intensities: so the
+        That is without what its voxels show of the others before training, and in the units of normalised intensities: so the
         follower starts from what nnU-Net's starts from.
 
         Args:
@@ -144,8 +144,10 @@ class FuseThenSegment(nn.Module):
         """
         if not self.demosaic:
             return channels
-        own, other = self.fusion.gate.mixture
-        modalities = unmix(demosaic(channels[:, :1], self.fusion.gate.owned), own=own, other=other)
+        gate = self.fusion.gate
+        modalities = demosaic(channels[:, :1], gate.owned)
+        if gate.each_has_its_own:
+            modalities = unmix(modalities, strength=gate.strength)
         return torch.cat([self.window.undo(modalities), channels[:, 1:]], dim=1)
 
     def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,

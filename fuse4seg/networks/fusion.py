@@ -65,8 +65,8 @@ class FusionNetwork(nn.Module):
         with_sum: Every voxel holds SUM_SHARE of the sources' sum, cut at 1, which is brighter than any of them. The share is
             fixed: where the gate could choose it, it chose the sum and nothing else, or none of it. And the gate is one
             without a task.
-        halftone: Where modalities differ, each shows through at voxels of its own, of which it has this part; above 1 /
-            ``modalities`` and below 1. None for no halftone.
+        halftone: Where modalities differ, each shows through at voxels of its own, with this strength, above 0 and below 1;
+            None for no halftone.
         score_bound: Bound of what the gate's features add to its scores of the sources; None for none. ``with_sum`` has its own.
 
     Raises:
@@ -82,8 +82,8 @@ class FusionNetwork(nn.Module):
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
-        if halftone is not None and not 1 / max(modalities, 2) < halftone < 1:
-            raise ValueError(f"halftone must be a share above 1 / {max(modalities, 2)} and below 1, got {halftone}")
+        if halftone is not None and not 0 < halftone < 1:
+            raise ValueError(f"halftone must be a strength above 0 and below 1, got {halftone}")
         axes = axes_of(conv_op)
         per_axis = [[stride] * axes if isinstance(stride, int) else list(stride) for stride in strides]
         detail_stride, *base_strides = per_axis[1:BASE_LEVEL + 1] or [[1] * axes]
@@ -99,7 +99,7 @@ class FusionNetwork(nn.Module):
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
         self.with_sum = with_sum
-        raster = {} if halftone is None else {"halftone_of": modalities, "own_share": halftone}
+        raster = {} if halftone is None else {"halftone_of": modalities, "strength": halftone}
         self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, bound=score_bound, without_task=with_sum,
                          **raster)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.

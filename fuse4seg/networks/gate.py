@@ -20,9 +20,9 @@ BRIGHTER_AT_START = 1.0
 BRIGHTER_WITH_HALFTONE = 0.0
 #: The same where there is no task: near the maximum, which is what other fusions without labels are held against.
 BRIGHTER_WITHOUT_TASK = 10.0
-#: Part of the sources' share that a modality has of its own voxels, with a halftone. With .95, T1 and FLAIR became an image that
-#: was not much like either; from .7 a follower reads them as well.
-OWN_SHARE = 0.7
+#: Strength of the halftone. With .9, T1 and FLAIR became an image that was not much like either; at .4 a follower reads them as
+#: well.
+STRENGTH = 0.4
 #: Bound of the features' scores of the sources without a task: of two sources, each keeps a share of .25 % at least.
 BOUND_WITHOUT_TASK = 3.0
 
@@ -46,8 +46,8 @@ class Gate(nn.Module):
         features: Channels of the decoder's and of the high-frequency features.
         detail_stride: Voxels per feature, per axis.
         halftone_of: Number of modalities that a halftone is to tell apart; 0 for none.
-        own_share: Part of the sources' share that a modality has of its own voxels before training, between 1 /
-            ``halftone_of`` and 1.
+        strength: Of the halftone, above 0 and below 1. Before training a voxel shows so much of its owner, and of the rest the
+            mean of all modalities.
         bound: The features' scores of the sources stay within this, above 0; None for no bound.
         without_task: Starts near the voxelwise maximum, and the bound is BOUND_WITHOUT_TASK: from the mean, a gate that nothing
             but fusion losses trains settles on one source everywhere, and cannot let go of it.
@@ -56,10 +56,10 @@ class Gate(nn.Module):
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, detail_stride: Sequence[int],
-                 halftone_of: int = 0, own_share: float = OWN_SHARE, bound: float | None = None,
+                 halftone_of: int = 0, strength: float = STRENGTH, bound: float | None = None,
                  without_task: bool = False) -> None:
         super().__init__()
-        self.detail_stride, self.own_share = tuple(detail_stride), own_share
+        self.detail_stride, self.strength = tuple(detail_stride), strength
         self.bound = BOUND_WITHOUT_TASK if without_task else bound
         self.brighter_at_start = (BRIGHTER_WITHOUT_TASK if without_task else
                                   BRIGHTER_WITH_HALFTONE if halftone_of else BRIGHTER_AT_START)
@@ -67,7 +67,7 @@ class Gate(nn.Module):
         self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, fine, 1))
         self.painted = conv_op(features, fine, 1)
         self.brighter = nn.Parameter(torch.tensor(self.brighter_at_start))
-        self.register_buffer("halftone", halftone(halftone_of, fine, own_share=own_share) if halftone_of else None)
+        self.register_buffer("halftone", halftone(halftone_of, fine, strength=strength) if halftone_of else None)
         self.reset()
 
     @property
@@ -76,13 +76,10 @@ class Gate(nn.Module):
         return (self.halftone == self.halftone.amax(dim=0)).unflatten(1, self.detail_stride)
 
     @property
-    def mixture(self) -> tuple[float, float]:
-        """Part that a modality, and part that each other one, has of its own voxels before training.
-
-        (1, 0) where it has none to itself: fewer places than modalities.
-        """
+    def each_has_its_own(self) -> bool:
+        """Whether every modality has a place of a block to itself."""
         modalities, places = self.halftone.shape
-        return (self.own_share, (1 - self.own_share) / (modalities - 1)) if 1 < modalities <= places else (1.0, 0.0)
+        return modalities <= places
 
     def reset(self) -> None:
         """Start near the mean of the sources (without a task near their maximum), with a small share of the painted image."""
@@ -117,16 +114,17 @@ class Gate(nn.Module):
         return torch.cat([scores, painted], dim=1).softmax(dim=1)
 
 
-def halftone(modalities: int, places: int, *, own_share: float) -> Tensor:
+def halftone(modalities: int, places: int, *, strength: float) -> Tensor:
     """Scores of every modality at every place of a block, shape (modalities, places).
 
-    The modality that owns a place has ``own_share`` of it, and the others equal shares of the rest. With one modality or one
-    place there is nothing to share out.
+    Their softmax is what a voxel shows of each modality: ``strength`` of its owner and, of the rest, as much of each. With one
+    modality or one place there is nothing to share out.
     """
     scores = torch.zeros(modalities, places)
     if min(modalities, places) > 1:
+        own = strength + (1 - strength) / modalities
         for modality, place in owners(modalities, places):
-            scores[modality, place] = log((modalities - 1) * own_share / (1 - own_share))
+            scores[modality, place] = log((modalities - 1) * own / (1 - own))
     return scores
 
 

@@ -31,7 +31,7 @@ def make_model() -> MakeModel:
                                     "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU}}
         model = FuseThenSegment(modalities, 4, conv_op=conv_op, strides=strides, windows=[[-2, 2]] * modalities,
                                 follower=follower, fusion={"detail_features": 8, "base_features": 16, "couplings": 1,
-                                                           "transformers": 1, "halftone": 0.7 if demosaic else None},
+                                                           "transformers": 1, "halftone": 0.4 if demosaic else None},
                                 demosaic=demosaic)
         model.apply(FuseThenSegment.initialize)
         nn.init.zeros_(model.fusion.gate.painted.bias)

@@ -126,7 +126,7 @@ class TestDemosaicing:
     def reads(self, follower_architecture: Architecture) -> Callable[..., FuseThenSegment]:
         """Function that makes a model whose follower demosaics."""
         return lambda axes=2, **more: planned(follower_architecture(axes), **{
-            "fusion": {**FUSION, "halftone": 0.7}, "demosaic": True, **more})
+            "fusion": {**FUSION, "halftone": 0.4}, "demosaic": True, **more})
 
     @pytest.mark.parametrize("axes", [2, 3])
     @pytest.mark.parametrize("modalities", [1, 2, 4])
@@ -138,7 +138,7 @@ class TestDemosaicing:
         shown = demosaic(seen.fused.image, model.fusion.gate.owned)
         assert shown.shape[1] == modalities
         # The windows are all -2 to 2.
-        read = 4 * (unmix(shown, own=0.7, other=0.3 / (modalities - 1)) if modalities > 1 else shown) - 2
+        read = 4 * unmix(shown, strength=0.4) - 2
         torch.testing.assert_close(model.segment(seen), model.segmentation(read))
 
     @pytest.mark.parametrize("modalities", [2, 3, 4])

@@ -16,8 +16,8 @@ from fuse4seg.networks.gate import (
     BOUND_WITHOUT_TASK,
     BRIGHTER_AT_START,
     BRIGHTER_WITH_HALFTONE,
-    OWN_SHARE,
     PAINTED_AT_START,
+    STRENGTH,
     Gate,
     halftone,
     owners,
@@ -149,14 +149,14 @@ class TestHalftone:
 
     @pytest.mark.parametrize(("modalities", "places"), [(1, 4), (2, 1), (6, 4), (2, 8)])
     def test_is_there_where_there_is_something_to_share_out(self, modalities: int, places: int) -> None:
-        found = halftone(modalities, places, own_share=0.8)
+        found = halftone(modalities, places, strength=0.6)
         assert found.shape == (modalities, places)
         assert found.any() == (min(modalities, places) > 1)
 
     @pytest.mark.parametrize("axes", [2, 3])
     def test_shows_each_modality_at_its_own_voxels(self, axes: int) -> None:
         torch.manual_seed(0)
-        network = Gate([nn.Conv2d, nn.Conv3d][axes - 2], FEATURES, detail_stride=[2] * axes, halftone_of=2, own_share=0.8)
+        network = Gate([nn.Conv2d, nn.Conv3d][axes - 2], FEATURES, detail_stride=[2] * axes, halftone_of=2, strength=0.6)
         for last in (network.source[-1], network.painted):
             nn.init.zeros_(last.weight)
         shares = network(*features(2, *[4] * axes), torch.rand(2, 2, *[8] * axes))[:, :2]  # however bright they are
@@ -167,9 +167,11 @@ class TestHalftone:
 
     @pytest.mark.parametrize("modalities", [2, 3, 4])
     def test_gives_each_modality_the_same_share_of_its_own_voxels(self, modalities: int) -> None:
-        shares = halftone(modalities, 4, own_share=0.8).softmax(dim=0)
-        own = torch.stack([shares[modality, place] for modality, place in owners(modalities, 4)])
-        torch.testing.assert_close(own, torch.full_like(own, 0.8))
+        """So much of its owner a voxel shows beside the mean of all."""
+        shares = halftone(modalities, 4, strength=0.6).softmax(dim=0)
+        mean = torch.full((modalities,), 1 / modalities)
+        for modality, place in owners(modalities, 4):
+            torch.testing.assert_close(shares[:, place], 0.6 * torch.eye(modalities)[modality] + 0.4 * mean)
 
     def test_is_left_of_by_a_bounded_gate_whatever_the_features_ask_for(self, random_images: Callable[..., torch.Tensor]) -> None:
         torch.manual_seed(0)
@@ -178,18 +180,14 @@ class TestHalftone:
         shares = network(*features(2, 4, 4), torch.zeros(2, 2, 8, 8))
         chequers = (torch.arange(8)[:, None] + torch.arange(8)) % 2 == 0
         ratio = shares[:, 0] / shares[:, 1]
-        assert ratio[:, chequers].min() >= OWN_SHARE / (1 - OWN_SHARE) * math.exp(-1) - 1e-4
-        assert ratio[:, ~chequers].max() <= (1 - OWN_SHARE) / OWN_SHARE * math.exp(1) + 1e-4
+        own = (1 + STRENGTH) / 2
+        assert ratio[:, chequers].min() >= own / (1 - own) * math.exp(-1) - 1e-4
+        assert ratio[:, ~chequers].max() <= (1 - own) / own * math.exp(1) + 1e-4
 
-    @pytest.mark.parametrize(("modalities", "mixture"), [(2, (0.7, 0.3)), (4, (0.7, 0.1)), (1, (1.0, 0.0)), (5, (1.0, 0.0))])
-    def test_says_what_its_voxels_are_mixed_of_where_they_have_one_owner_each(self, modalities: int,
-                                                                              mixture: tuple[float, float]) -> None:
-        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=modalities, own_share=0.7)
-        assert network.mixture == pytest.approx(mixture)
-        if network.mixture[1]:
-            shares = network.halftone.softmax(dim=0)
-            owned = network.owned.flatten(1)
-            torch.testing.assert_close(shares, torch.where(owned, *map(torch.tensor, network.mixture)))
+    @pytest.mark.parametrize(("modalities", "stride"), [(2, [2, 2]), (4, [2, 2]), (5, [2, 2]), (2, [1, 1]), (1, [1, 1])])
+    def test_says_whether_voxels_have_one_owner_each(self, modalities: int, stride: list[int]) -> None:
+        network = Gate(nn.Conv2d, FEATURES, detail_stride=stride, halftone_of=modalities)
+        assert network.each_has_its_own == (network.owned.sum(dim=0) == 1).all()
 
     def test_with_it_brightness_counts_for_nothing_before_training(self) -> None:
         assert Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=2).brighter == BRIGHTER_WITH_HALFTONE == 0
@@ -197,7 +195,7 @@ class TestHalftone:
 
     def test_is_not_learned_but_kept_with_the_weights(self) -> None:
         network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=3)
-        assert torch.equal(network.state_dict()["halftone"], halftone(3, 4, own_share=OWN_SHARE))
+        assert torch.equal(network.state_dict()["halftone"], halftone(3, 4, strength=STRENGTH))
         assert "halftone" not in dict(network.named_parameters())
 
     @pytest.mark.parametrize("modalities", [1, 2, 3, 4, 6])
