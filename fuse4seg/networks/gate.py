@@ -16,7 +16,7 @@ PAINTED_AT_START = -2.0
 #: How strongly the brighter source is preferred before training: a little. On real T1ce and FLAIR the voxelwise maximum,
 #: which the intensity loss asks for, hides the enhancing tumour that the mean still tells apart.
 BRIGHTER_AT_START = 1.0
-#: The same with a halftone, whose shares a follower is to know.
+#: The same with a halftone, whose shares a follower is to know: from 2, it found the enhancing tumour later.
 BRIGHTER_WITH_HALFTONE = 0.0
 #: The same where there is no task: near the maximum, which is what other fusions without labels are held against.
 BRIGHTER_WITHOUT_TASK = 10.0
@@ -36,7 +36,7 @@ class Gate(nn.Module):
     A convex mixture: the fused image lies in [0, 1] without clamping, is readable before the first iteration, and can
     still become anything, because P can. The scores come from shared weights, so any number of modalities will do.
 
-    The halftone :math:`h_i`, where there is one, is a learned score per modality and place within a feature's block of voxels
+    The halftone :math:`h_i`, where there is one, is a fixed score per modality and place within a feature's block of voxels
     (2 x 2, 2 x 2 x 2): where modalities differ, each shows through at voxels of its own, as colours do in print, so that one
     channel can carry several from the first iteration on. The scores of the features can be bounded, so that they shift tones
     and do not wash the raster out: fusion losses would do that before a follower has found what it is good for.
