@@ -95,7 +95,7 @@ class TestTraining:
         ours = load(trained)
         assert ours.keys() == usual.keys()
         assert ours["logging"].keys() == usual["logging"].keys()
-        assert ours["network_weights"].keys() == usual["network_weights"].keys() - {"fusion.gate.halftone"}
+        assert ours["network_weights"].keys() == usual["network_weights"].keys() - {"fusion.halftone.own"}
         assert {"checkpoint_best.pth", "checkpoint_final.pth", "pretrained.pth", "progress.png"} <= {
             path.name for path in (trained / MODEL / "fold_0").iterdir()}
 

@@ -1,4 +1,4 @@
-"""Demosaicing: each modality as an image of its own, from what its voxels in a halftone show."""
+"""Demosaicing: each modality as an image of its own, from a halftone of them all."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn import functional
 
 
 def demosaic(image: Tensor, owned: Tensor) -> Tensor:
-    """Each modality's own voxels, and between them what the nearest of these give.
+    """What each modality's own voxels show, smoothed over those of the others.
 
-    A halftone shows modalities at voxels of their own, as a camera's colour filter shows colours; this is how a camera reads
-    them: at other voxels stands the mean over the own ones around, which weigh the less the further they are, along each axis
-    in a straight line (with one voxel of a block, bilinear interpolation).
+    A halftone shows modalities at voxels of their own, as a camera's colour filter shows colours. Everywhere stands the mean over
+    the own voxels around, which weigh the less the further they are, along each axis in a straight line (with one voxel of a
+    block, bilinear interpolation).
 
     Args:
         image: Shape (B, 1, *S), along no axis smaller than a block; a block begins at its first voxel.
@@ -21,29 +21,40 @@ def demosaic(image: Tensor, owned: Tensor) -> Tensor:
     Returns:
         Shape (B, N, *S).
     """
-    own = _tiled(owned, image.shape[2:])
-    weights = own.to(image.dtype)
-    around = _spread(image * weights, owned.shape[1:]) / _spread(weights, owned.shape[1:])
-    return torch.where(own, image, around)
+    own = _tiled(owned, image)
+    return _spread(image * own, owned.shape[1:]) / _spread(own, owned.shape[1:])
 
 
-def unmix(images: Tensor, *, strength: float) -> Tensor:
-    """What was mixed: each image shows ``strength`` of its own modality and, of the rest, the mean of all.
+def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor) -> Tensor:
+    r"""The modalities that a halftone was made of, if the gate's scores are 0 and the painted image has no share.
+
+    A voxel of modality i shows :math:`h M_i + (1 - h) B`, with :math:`B = \sum_j \mathrm{softmax}(\beta M)_j M_j`, so demosaiced
+    images D lie :math:`h (M_i - \bar M)` from their mean. These differences d are smooth, as a camera takes colour to be. All
+    detail that is left once the owner's is taken out of every voxel is common: :math:`h \bar M + (1 - h) B`, where B follows from
+    d, since :math:`B - \bar M = \sum_j \mathrm{softmax}(\beta d)_j d_j`. Fine structure that modalities share is so taken neither
+    for a difference nor from any of them.
 
     Args:
-        images: Shape (B, N, *S).
-        strength: Above 0, at most 1.
+        image: Shape (B, 1, *S); a block begins at its first voxel.
+        owned: As in :func:`demosaic`, each voxel with one owner.
+        strength: h, above 0, at most 1.
+        brighter: beta, a scalar.
 
     Returns:
-        Shape (B, N, *S).
+        M, shape (B, N, *S).
     """
-    return (images - (1 - strength) / images.shape[1] * images.sum(dim=1, keepdim=True)) / strength
+    shown = demosaic(image, owned)
+    apart = (shown - shown.mean(dim=1, keepdim=True)) / strength
+    above = ((brighter * apart).softmax(dim=1) * apart).sum(dim=1, keepdim=True)
+    common = image - strength * (_tiled(owned, image) * apart).sum(dim=1, keepdim=True)
+    return apart + common - (1 - strength) * above
 
 
-def _tiled(owned: Tensor, size: torch.Size) -> Tensor:
-    """Blocks side by side, as many as cover an image: bool of shape (1, N, *size)."""
+def _tiled(owned: Tensor, image: Tensor) -> Tensor:
+    """Blocks side by side, as many as cover an image: 0 or 1, shape (1, N, *S), in the image's type."""
+    size = image.shape[2:]
     times = [-(-extent // step) for extent, step in zip(size, owned.shape[1:], strict=True)]
-    return owned.repeat(1, *times)[(None, slice(None), *map(slice, size))]
+    return owned.repeat(1, *times)[(None, slice(None), *map(slice, size))].to(image.dtype)
 
 
 def _spread(images: Tensor, block: torch.Size) -> Tensor:

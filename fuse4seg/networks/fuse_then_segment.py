@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fuse4seg.networks.demosaic import demosaic, unmix
 from fuse4seg.networks.fusion import Fused, FusionNetwork
 from fuse4seg.networks.mirror import mirrored
 from fuse4seg.networks.presence import checked_presence, fill_absent
@@ -75,7 +74,7 @@ class FuseThenSegment(nn.Module):
         self.window = IntensityWindow(windows)
         self.fusion = FusionNetwork(self.modalities, conv_op=conv_op, strides=strides, **(fusion or {}))
         self.follower_input = follower_input
-        self.demosaic = demosaic and follower_input == "fused" and self.fusion.gate.halftone is not None
+        self.demosaic = demosaic and follower_input == "fused" and self.fusion.halftone is not None
         #: Channels that the follower reads, extra ones left out.
         self.channels_read = self.modalities if self.demosaic else follower_channels(self.fusion, follower_input)
         self.segmentation = build_follower(follower, channels=self.channels_read + input_channels - self.modalities,
@@ -133,8 +132,8 @@ class FuseThenSegment(nn.Module):
     def read(self, channels: Tensor) -> Tensor:
         """What enters the follower of what it is shown: where it demosaics, what the fused image shows of each modality.
 
-        That is without what its voxels show of the others before training, and in the units of normalised intensities: so the
-        follower starts from what nnU-Net's starts from.
+        That is without what its voxels show of the others, and in the units of normalised intensities: so the follower starts
+        from what nnU-Net's starts from. What the leader adds to the image of its own accord comes on top of all of them.
 
         Args:
             channels: Of :meth:`shown`, extra channels behind them, shape (B, K, *S); S begins on :attr:`reading_grid`.
@@ -144,10 +143,7 @@ class FuseThenSegment(nn.Module):
         """
         if not self.demosaic:
             return channels
-        gate = self.fusion.gate
-        modalities = demosaic(channels[:, :1], gate.owned)
-        if gate.each_has_its_own:
-            modalities = unmix(modalities, strength=gate.strength)
+        modalities = self.fusion.halftone.read(channels[:, :1], brighter=self.fusion.gate.brighter)
         return torch.cat([self.window.undo(modalities), channels[:, 1:]], dim=1)
 
     def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,

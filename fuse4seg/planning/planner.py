@@ -18,7 +18,6 @@ from fuse4seg import __version__
 from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError
 from fuse4seg.files import make_writable_folder, write_json
-from fuse4seg.networks.gate import STRENGTH
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
@@ -40,9 +39,8 @@ GROWTH_2D, GROWTH_3D = 16, 10
 MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
-#: Bound of what the gate's features add to its scores, where there is a halftone: of two equally bright modalities,
-#: one's share of its own voxels starts at .70 and stays between .63 and .76.
-SCORE_BOUND = 0.15
+#: Strength of the halftone. Stronger, it hides what is common to the modalities; weaker, noise hides what tells them apart.
+HALFTONE = 0.3
 #: A U-Net halves its input once at least.
 SMALLEST_STAGES = 2
 
@@ -286,7 +284,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         """What the plans say to :class:`FusionNetwork`."""
         # The follower must tell modalities apart that meet in one channel. Where fusion is all that is trained, its losses ask
         # for more than any mixture of the sources (method.md).
-        of_its_task = {"halftone": STRENGTH, "score_bound": SCORE_BOUND} if self.labelled else {"with_sum": True}
+        of_its_task = {"halftone": HALFTONE} if self.labelled else {"with_sum": True}
         return {"reference": self.reference, "cross_attention": self.options.cross_attention, **of_its_task}
 
     def _custom_configurations(self, planned: dict[str, Any]) -> dict[str, Any]:

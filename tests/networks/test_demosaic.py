@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import convolve
+from scipy.special import softmax
 
-from fuse4seg.networks.demosaic import demosaic, unmix
+from fuse4seg.networks.demosaic import demosaic, separate
 
 blocks = pytest.mark.parametrize(("size", "block"), [((8, 10), (2, 2)), ((7, 9), (2, 2)), ((9, 8), (1, 2)), ((12, 8), (4, 2)),
                                                      ((6, 8, 7), (2, 2, 2)), ((5, 8, 6), (1, 2, 2))])
@@ -46,39 +47,19 @@ def test_of_one_voxel_per_block_is_linear_interpolation(size: tuple[int, ...], b
 
 
 @pytest.mark.parametrize("axes", [2, 3])
-def test_of_a_chequerboard_is_the_mean_of_the_neighbours_at_foreign_voxels(axes: int) -> None:
+def test_of_a_chequerboard_is_a_binomial_mean_over_the_own_voxels(axes: int) -> None:
     size = [9, 8, 7][:axes]
     image, square = image_of(*size), np.indices(size).sum(axis=0) % 2
     owned = torch.from_numpy(np.stack([np.indices([2] * axes).sum(axis=0) % 2 == modality for modality in (0, 1)]))
     found = demosaic(image, owned)
-    cross = np.zeros([3] * axes)
-    for axis, end in product(range(axes), (0, 2)):
-        cross[tuple(end if other == axis else 1 for other in range(axes))] = 1
-    if axes == 3:  # the corners, too: three steps away, where the triangles' product is an eighth; neighbours weigh a half
-        for corner in product((0, 2), repeat=3):
-            cross[corner] = 1 / 4
+    kernel = np.ones([1] * axes)
+    for axis in range(axes):
+        kernel = kernel * np.array([1, 2, 1]).reshape([3 if other == axis else 1 for other in range(axes)])
     for sample, modality in product(range(2), range(2)):
-        own = square == modality
+        own = (square == modality) * 1.0
         values = image[sample, 0].double().numpy()
-        around = convolve(values * own, cross, mode="constant") / np.maximum(convolve(own * 1.0, cross, mode="constant"), 1e-9)
-        np.testing.assert_allclose(found[sample, modality].numpy(), np.where(own, values, around), atol=1e-6)
-
-
-@pytest.mark.parametrize("owned", [CHEQUERED, one_each((2, 2)), torch.tensor([[[True, False]], [[False, True]]])])
-def test_keeps_every_voxel_in_the_image_of_its_owner(owned: torch.Tensor) -> None:
-    image = image_of(7, 10)
-    found = demosaic(image, owned)
-    for place in product(*map(range, owned.shape[1:])):
-        rows, columns = (slice(start, None, step) for start, step in zip(place, owned.shape[1:], strict=True))
-        owner = int(owned[(slice(None), *place)].nonzero())
-        assert torch.equal(found[:, owner, rows, columns], image[:, 0, rows, columns])
-
-
-def test_separates_two_images_that_were_printed_into_one() -> None:
-    first, second = (torch.linspace(0, 1, 64).expand(1, 1, 64, 64), torch.linspace(1, 0.3, 64)[:, None].expand(1, 1, 64, 64))
-    printed = torch.where((torch.arange(64)[:, None] + torch.arange(64)) % 2 == 0, first, second)
-    found = demosaic(printed, CHEQUERED)[..., 1:-1, 1:-1]
-    torch.testing.assert_close(found, torch.cat([first, second], dim=1)[..., 1:-1, 1:-1])
+        expected = convolve(values * own, kernel, mode="constant") / convolve(own, kernel, mode="constant")
+        np.testing.assert_allclose(found[sample, modality].numpy(), expected, atol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)
@@ -113,17 +94,53 @@ def test_keeps_its_precision_under_autocast() -> None:
     assert torch.equal(found, demosaic(image, CHEQUERED))
 
 
-@pytest.mark.parametrize(("modalities", "strength"), [(2, 0.4), (2, 0.9), (4, 0.4), (1, 0.4)])
-def test_unmixing_solves_the_equations_of_the_mixture(modalities: int, strength: float) -> None:
-    sources = np.random.default_rng(0).random((2, modalities, 5, 6))
-    mixed = strength * sources + (1 - strength) * sources.mean(axis=1, keepdims=True)
-    mixture = strength * np.eye(modalities) + (1 - strength) / modalities
-    solved = np.linalg.solve(mixture, mixed.transpose(1, 0, 2, 3).reshape(modalities, -1))
-    found = unmix(torch.from_numpy(mixed), strength=strength).numpy()
-    np.testing.assert_allclose(found, sources, atol=1e-12)
-    np.testing.assert_allclose(found.transpose(1, 0, 2, 3).reshape(modalities, -1), solved, atol=1e-12)
+def halftone_of(sources: np.ndarray, owned: torch.Tensor, *, strength: float, brighter: float) -> torch.Tensor:
+    """Sources (N, *S) as they are shown where the leader adds nothing of its own, shape (1, 1, *S)."""
+    times = [extent // step for extent, step in zip(sources.shape[1:], owned.shape[1:], strict=True)]
+    own = (sources * np.tile(owned.numpy(), (1, *times))).sum(axis=0)
+    rest = (softmax(brighter * sources, axis=0) * sources).sum(axis=0)
+    return torch.from_numpy(strength * own + (1 - strength) * rest)[None, None]
 
 
-def test_unmixing_leaves_alone_what_is_not_mixed() -> None:
-    images = torch.rand(2, 3, 4, 5)
-    assert torch.equal(unmix(images, strength=1.0), images)
+separated = pytest.mark.parametrize(("owned", "strength", "brighter"), [
+    (CHEQUERED, 0.3, 2.0), (CHEQUERED, 0.9, 0.0), (CHEQUERED, 0.3, 10.0), (one_each((2, 2)), 0.4, 1.0),
+    (one_each((1, 2)), 0.5, -1.0)])
+
+
+@separated
+def test_separating_gives_uniform_modalities_back(owned: torch.Tensor, strength: float, brighter: float) -> None:
+    sources = np.broadcast_to(np.random.default_rng(0).random((len(owned), 1, 1)), (len(owned), 8, 12))
+    image = halftone_of(sources, owned, strength=strength, brighter=brighter)
+    found = separate(image, owned, strength=strength, brighter=torch.tensor(brighter))
+    np.testing.assert_allclose(found[0].numpy(), sources, atol=1e-12)
+
+
+@separated
+def test_separating_gives_slopes_back(owned: torch.Tensor, strength: float, brighter: float) -> None:
+    """Each its own, where there is no preference; with one, differences alone are linear in the image where slopes agree."""
+    rows, columns = np.indices((16, 16)) / 32
+    starts, slopes = np.random.default_rng(1).random((2, len(owned), 1, 1))
+    sources = starts + 0.3 * rows + (slopes if brighter == 0 else 0.2) * columns
+    found = separate(halftone_of(sources, owned, strength=strength, brighter=brighter), owned, strength=strength,
+                     brighter=torch.tensor(brighter))
+    np.testing.assert_allclose(found[0, :, 2:-2, 2:-2].numpy(), sources[:, 2:-2, 2:-2], atol=1e-12)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_of_a_chequerboard_shared_detail_along_an_axis_is_no_difference(axis: int) -> None:
+    """Stripes one voxel wide, in both modalities, and nothing of them in what tells these apart."""
+    stripes = np.indices((16, 16))[axis] % 2 / 4
+    sources = np.stack([0.2 + stripes, 0.6 + stripes])
+    image = halftone_of(sources, CHEQUERED, strength=0.3, brighter=2.0)
+    found = separate(image, CHEQUERED, strength=0.3, brighter=torch.tensor(2.0))[0].numpy()
+    np.testing.assert_allclose(found[:, 1:-1, 1:-1], sources[:, 1:-1, 1:-1], atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 99), strength=st.floats(0.1, 1), brighter=st.floats(0, 5))
+def test_separating_adds_to_all_modalities_what_is_added_to_the_image_everywhere(seed: int, strength: float,
+                                                                                brighter: float) -> None:
+    image = torch.rand(1, 1, 8, 10, generator=torch.Generator().manual_seed(seed)).double()
+    first, second = (separate(shown, CHEQUERED, strength=strength, brighter=torch.tensor(brighter))
+                     for shown in (image, image + 0.25))
+    torch.testing.assert_close(second, first + 0.25)

@@ -10,7 +10,6 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from fuse4seg.networks.demosaic import demosaic, unmix
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, build_follower
 
 Architecture = Callable[[int], dict[str, Any]]
@@ -135,10 +134,10 @@ class TestDemosaicing:
         model = reads(axes, modalities=modalities)
         seen = model.fuse(torch.randn(2, modalities, *[16] * axes))
         assert torch.equal(model.shown(seen), seen.fused.image)
-        shown = demosaic(seen.fused.image, model.fusion.gate.owned)
+        shown = model.fusion.halftone.read(seen.fused.image, brighter=model.fusion.gate.brighter)
         assert shown.shape[1] == modalities
         # The windows are all -2 to 2.
-        read = 4 * unmix(shown, strength=0.4) - 2
+        read = 4 * shown - 2
         torch.testing.assert_close(model.segment(seen), model.segmentation(read))
 
     @pytest.mark.parametrize("modalities", [2, 3, 4])
@@ -150,11 +149,6 @@ class TestDemosaicing:
             nn.init.zeros_(last.weight)
         channels = torch.linspace(-1.5, 0.7, modalities).view(1, -1, 1, 1).expand(1, modalities, 16, 16)
         torch.testing.assert_close(model.read(model.shown(model.fuse(channels))), channels, atol=1e-5, rtol=1e-5)
-
-    def test_of_more_modalities_than_a_block_has_voxels_shares_them(self, reads: Callable[..., FuseThenSegment]) -> None:
-        model = reads(modalities=6)
-        seen = model.fuse(torch.randn(2, 6, 16, 16))
-        torch.testing.assert_close(model.read(model.shown(seen)), 4 * demosaic(seen.fused.image, model.fusion.gate.owned) - 2)
 
     def test_says_what_is_read_and_where_it_may_begin(self, reads: Callable[..., FuseThenSegment]) -> None:
         for model, channels, grid in ((reads(modalities=3), 3, (2, 2)), (reads(modalities=3, demosaic=False), 1, (1, 1)),

@@ -139,10 +139,6 @@ class TestForward:
         with pytest.raises(ValueError, match=r"reference must lie in 0\.\.1"):
             fusion(2, reference=reference)
 
-    @pytest.mark.parametrize("halftone", [True, 0.0, 1.0])
-    def test_refuses_a_halftone_that_gives_its_owner_no_more_than_the_others_or_all(self, halftone: float) -> None:
-        with pytest.raises(ValueError, match="halftone must be a strength above 0 and below 1"):
-            FusionNetwork(3, conv_op=nn.Conv2d, strides=[1, 2, 2], halftone=halftone)
 
 
 def without(network: FusionNetwork, absent: set[int], *, axes: int) -> FusionNetwork:

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from fuse4seg.networks.gate import (
-    BOUND_WITHOUT_TASK,
-    BRIGHTER_AT_START,
-    BRIGHTER_WITH_HALFTONE,
-    PAINTED_AT_START,
-    STRENGTH,
-    Gate,
-    halftone,
-    owners,
-)
+from fuse4seg.networks.gate import BRIGHTER_AT_START, BRIGHTER_WITHOUT_TASK, PAINTED_AT_START, Gate
 
 FEATURES = 4
 
@@ -49,16 +37,17 @@ class TestGate:
 
     def test_without_task_starts_near_the_maximum(self, random_images: Callable[..., torch.Tensor]) -> None:
         torch.manual_seed(0)
-        network, sources = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], without_task=True), random_images(2, 2, 8, 12)
+        sources = random_images(2, 2, 8, 12)
+        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], brighter=BRIGHTER_WITHOUT_TASK)
         shares = network(*features(2, 4, 6), sources)
         clear = (sources[:, 0] - sources[:, 1]).abs() > 0.5
         assert shares.gather(1, sources.argmax(dim=1, keepdim=True)).squeeze(1)[clear].min() > 0.98
 
-    @pytest.mark.parametrize(("arguments", "bound"), [({"without_task": True}, BOUND_WITHOUT_TASK), ({"bound": 0.5}, 0.5)])
+    @pytest.mark.parametrize("bound", [0.5, 3.0])
     def test_bounded_leaves_every_source_a_share_however_sure_the_features_are(
-            self, arguments: dict[str, Any], bound: float, random_images: Callable[..., torch.Tensor]) -> None:
+            self, bound: float, random_images: Callable[..., torch.Tensor]) -> None:
         torch.manual_seed(0)
-        network, sources = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], **arguments), random_images(2, 2, 8, 12)
+        network, sources = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], bound=bound), random_images(2, 2, 8, 12)
         nn.init.normal_(network.source[-1].weight, std=1e4)
         nn.init.zeros_(network.brighter)
         first, second = network(*features(2, 4, 6), sources)[:, :2].unbind(dim=1)
@@ -130,77 +119,3 @@ class TestGate:
         shares = gate()(decoded, high, sources, present=torch.tensor([[True, False, True]] * 2))
         assert (shares[:, 1] == 0).all()
         torch.testing.assert_close(shares[:, [0, 2, 3]], gate()(decoded, high[:, [0, 2]], sources[:, [0, 2]]))
-
-
-class TestHalftone:
-    def test_of_two_modalities_is_a_chequerboard(self) -> None:
-        for axes in (2, 3):
-            squares = torch.tensor([modality for modality, _ in owners(2, 2**axes)]).view([2] * axes)
-            for axis in range(axes):
-                assert (squares != squares.flip(axis)).all()
-
-    @given(modalities=st.integers(1, 9), places=st.sampled_from([1, 2, 4, 8, 16]))
-    def test_gives_every_modality_a_place_as_evenly_as_can_be(self, modalities: int, places: int) -> None:
-        pairs = owners(modalities, places)
-        for index, count in ((0, modalities), (1, places)):
-            often = torch.tensor([pair[index] for pair in pairs]).bincount(minlength=count)
-            assert often.min() > 0
-            assert often.max() - often.min() <= 1
-
-    @pytest.mark.parametrize(("modalities", "places"), [(1, 4), (2, 1), (6, 4), (2, 8)])
-    def test_is_there_where_there_is_something_to_share_out(self, modalities: int, places: int) -> None:
-        found = halftone(modalities, places, strength=0.6)
-        assert found.shape == (modalities, places)
-        assert found.any() == (min(modalities, places) > 1)
-
-    @pytest.mark.parametrize("axes", [2, 3])
-    def test_shows_each_modality_at_its_own_voxels(self, axes: int) -> None:
-        torch.manual_seed(0)
-        network = Gate([nn.Conv2d, nn.Conv3d][axes - 2], FEATURES, detail_stride=[2] * axes, halftone_of=2, strength=0.6)
-        for last in (network.source[-1], network.painted):
-            nn.init.zeros_(last.weight)
-        shares = network(*features(2, *[4] * axes), torch.rand(2, 2, *[8] * axes))[:, :2]  # however bright they are
-        first = torch.stack(torch.meshgrid(*[torch.arange(8)] * axes, indexing="ij")).sum(dim=0) % 2 == 0
-        own = (shares / shares.sum(dim=1, keepdim=True)).movedim(1, 0)
-        torch.testing.assert_close(own[0][:, first], torch.full_like(own[0][:, first], 0.8))
-        torch.testing.assert_close(own[1][:, ~first], torch.full_like(own[1][:, ~first], 0.8))
-
-    @pytest.mark.parametrize("modalities", [2, 3, 4])
-    def test_gives_each_modality_the_same_share_of_its_own_voxels(self, modalities: int) -> None:
-        """So much of its owner a voxel shows beside the mean of all."""
-        shares = halftone(modalities, 4, strength=0.6).softmax(dim=0)
-        mean = torch.full((modalities,), 1 / modalities)
-        for modality, place in owners(modalities, 4):
-            torch.testing.assert_close(shares[:, place], 0.6 * torch.eye(modalities)[modality] + 0.4 * mean)
-
-    def test_is_left_of_by_a_bounded_gate_whatever_the_features_ask_for(self, random_images: Callable[..., torch.Tensor]) -> None:
-        torch.manual_seed(0)
-        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=2, bound=0.5)
-        nn.init.normal_(network.source[-1].weight, std=1e4)
-        shares = network(*features(2, 4, 4), torch.zeros(2, 2, 8, 8))
-        chequers = (torch.arange(8)[:, None] + torch.arange(8)) % 2 == 0
-        ratio = shares[:, 0] / shares[:, 1]
-        own = (1 + STRENGTH) / 2
-        assert ratio[:, chequers].min() >= own / (1 - own) * math.exp(-1) - 1e-4
-        assert ratio[:, ~chequers].max() <= (1 - own) / own * math.exp(1) + 1e-4
-
-    @pytest.mark.parametrize(("modalities", "stride"), [(2, [2, 2]), (4, [2, 2]), (5, [2, 2]), (2, [1, 1]), (1, [1, 1])])
-    def test_says_whether_voxels_have_one_owner_each(self, modalities: int, stride: list[int]) -> None:
-        network = Gate(nn.Conv2d, FEATURES, detail_stride=stride, halftone_of=modalities)
-        assert network.each_has_its_own == (network.owned.sum(dim=0) == 1).all()
-
-    def test_with_it_brightness_counts_for_nothing_before_training(self) -> None:
-        assert Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=2).brighter == BRIGHTER_WITH_HALFTONE == 0
-        assert Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2]).brighter == BRIGHTER_AT_START
-
-    def test_is_not_learned_but_kept_with_the_weights(self) -> None:
-        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=3)
-        assert torch.equal(network.state_dict()["halftone"], halftone(3, 4, strength=STRENGTH))
-        assert "halftone" not in dict(network.named_parameters())
-
-    @pytest.mark.parametrize("modalities", [1, 2, 3, 4, 6])
-    def test_says_which_voxels_of_a_block_are_whose(self, modalities: int) -> None:
-        owned = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], halftone_of=modalities).owned
-        assert owned.shape == (modalities, 2, 2)
-        pairs = {(int(modality), int(2 * row + column)) for modality, row, column in owned.nonzero()}
-        assert pairs == set(owners(modalities, 4))

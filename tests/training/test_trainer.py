@@ -110,7 +110,7 @@ class TestTraining:
         still = [name for name, value in trainer.network.named_parameters() if torch.equal(value, trained[name])]
         assert still == ["segmentation.decoder.seg_layers.0.bias"]  # nnU-Net gives the lowest resolution no weight
         kept = [name for name, value in pretrained["fusion"].items() if torch.equal(value, trained[f"fusion.{name}"])]
-        assert kept == ["gate.halftone"]  # which is not learned
+        assert kept == ["halftone.own"]  # which is not learned
         assert all(not torch.equal(value, final["discriminators"][name])
                    for name, value in trainer.levels.discriminators.named_parameters())
 
