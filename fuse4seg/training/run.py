@@ -119,13 +119,13 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     checkpoint = _find_checkpoint(fold, resume=resume, validate_only=validate_only)
     stage_1 = _find_stage_1(fold) if resume and checkpoint is None else None
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
-    _require_network(training, plans, dataset_json)
     labelled = bool(foreground_classes(dataset_json))
     defaults = TrainingOptions() if labelled else TrainingOptions.without_labels()
     options = _choose_options(checkpoint, stage_1, chosen or {}, defaults)
     options.require_fit(len(channel_names(dataset_json)))
     if not labelled:
         options.require_no_task()
+    _require_network(training, plans, dataset_json)
     trainer_class = _trainer_class(training.trainer)
     make_writable_folder(fold)
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
