@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fuse4seg import __version__
 from fuse4seg.errors import CheckpointError, ModelPlansError, first_line
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.plans import OURS, build_network
+from fuse4seg.networks.planned_network import build_network
+from fuse4seg.plans import OURS
 
 Weights = Mapping[str, Tensor]
 

@@ -21,8 +21,7 @@ def demosaic(image: Tensor, owned: Tensor) -> Tensor:
     Returns:
         Shape (B, N, *S).
     """
-    own = _tiled(owned, image)
-    return _spread(image * own, owned.shape[1:]) / _spread(own, owned.shape[1:])
+    return _smoothed(image, tiled(owned, image), owned.shape[1:])
 
 
 def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor) -> Tensor:
@@ -43,18 +42,32 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor)
     Returns:
         M, shape (B, N, *S).
     """
-    shown = demosaic(image, owned)
+    own = tiled(owned, image)
+    shown = _smoothed(image, own, owned.shape[1:])
     apart = (shown - shown.mean(dim=1, keepdim=True)) / strength
     above = ((brighter * apart).softmax(dim=1) * apart).sum(dim=1, keepdim=True)
-    common = image - strength * (_tiled(owned, image) * apart).sum(dim=1, keepdim=True)
+    common = image - strength * (own * apart).sum(dim=1, keepdim=True)
     return apart + common - (1 - strength) * above
 
 
-def _tiled(owned: Tensor, image: Tensor) -> Tensor:
-    """Blocks side by side, as many as cover an image: 0 or 1, shape (1, N, *S), in the image's type."""
+def tiled(block: Tensor, image: Tensor) -> Tensor:
+    """Blocks side by side, as many as cover an image.
+
+    Args:
+        block: Shape (N, *block).
+        image: Whose size and type they shall have, shape (B, C, *S).
+
+    Returns:
+        Shape (1, N, *S).
+    """
     size = image.shape[2:]
-    times = [-(-extent // step) for extent, step in zip(size, owned.shape[1:], strict=True)]
-    return owned.repeat(1, *times)[(None, slice(None), *map(slice, size))].to(image.dtype)
+    times = [-(-extent // step) for extent, step in zip(size, block.shape[1:], strict=True)]
+    return block.repeat(1, *times)[(None, slice(None), *map(slice, size))].to(image.dtype)
+
+
+def _smoothed(image: Tensor, own: Tensor, block: torch.Size) -> Tensor:
+    """Weighted mean over the voxels where ``own`` is 1."""
+    return _spread(image * own, block) / _spread(own, block)
 
 
 def _spread(images: Tensor, block: torch.Size) -> Tensor:

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from fuse4seg.networks.demosaic import demosaic, separate
+from fuse4seg.networks.demosaic import demosaic, separate, tiled
 from fuse4seg.networks.presence import fill_absent
 
 
@@ -66,9 +66,8 @@ class Halftone(nn.Module):
         Returns:
             The same for the halftone, shape (B, N + 1, *S).
         """
-        times = [size // step for size, step in zip(shares.shape[2:], self.block, strict=True)]
-        own = self.strength * self.own.unflatten(1, self.block).repeat(1, *times).expand(len(shares), -1, *shares.shape[2:])
-        own = fill_absent(own, present)
+        own = tiled(self.own.unflatten(1, self.block), shares).expand(len(shares), -1, *shares.shape[2:])
+        own = self.strength * fill_absent(own, present)
         rest = (1 - own.sum(dim=1, keepdim=True)) * shares
         return torch.cat([own + rest[:, :-1], rest[:, -1:]], dim=1)
 

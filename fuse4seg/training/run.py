@@ -28,8 +28,9 @@ from fuse4seg.errors import (
     first_line,
 )
 from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
-from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, build_network, read_plans
+from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.hypergradients import BY_MEMORY
@@ -125,7 +126,7 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     options.require_fit(len(channel_names(dataset_json)))
     if not labelled:
         options.require_no_task()
-    _require_network(training, plans, dataset_json)
+    _require_network(training, name, plans, dataset_json)
     trainer_class = _trainer_class(training.trainer)
     make_writable_folder(fold)
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
@@ -187,14 +188,14 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     return name, plans
 
 
-def _require_network(training: Training, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
+def _require_network(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
     """Make sure that the plans describe a network: another version may have made them, or somebody's hand."""
     manager = PlansManager(dict(plans))
     try:
         with torch.device("meta"):
             build_network(manager, manager.get_configuration(training.configuration), dataset_json)
     except Exception as error:
-        path = data_root(PREPROCESSED) / dataset_name(training.dataset) / f"{training.plans}.json"
+        path = data_root(PREPROCESSED) / name / f"{training.plans}.json"
         raise PlansNotFoundError(path, f"describes no network that can be built ({first_line(error, kind=True)})",
                                  mend="Plan again with f4s_plan_and_preprocess, or name other plans with -p.") from error
 

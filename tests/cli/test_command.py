@@ -160,5 +160,6 @@ class TestLogging:
 class TestStart:
     def test_does_not_import_torch_before_the_flags_are_parsed(self) -> None:
         program = ("import sys, fuse4seg.cli.train, fuse4seg.cli.predict, fuse4seg.cli.plan_and_preprocess\n"
+                   "import fuse4seg.cli.compare\n"
                    "raise SystemExit(bool({'torch', 'nnunetv2', 'matplotlib'} & set(sys.modules)))")
         assert subprocess.run([sys.executable, "-c", program]).returncode == 0
