@@ -10,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import active_children, connection, context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,15 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def kill_newest_child_and_wait(result: Callable[[], object]) -> None:
-    *_, newest = sorted(active_children(), key=lambda process: process.pid or 0)
-    newest.kill()
+@pytest.fixture
+def started() -> Callable[[], list[BaseProcess]]:
+    """Processes that the test has started; those of tests before it may still live."""
+    before = set(active_children())
+    return lambda: sorted(set(active_children()) - before, key=lambda process: process.pid or 0)
+
+
+def kill_and_wait(process: BaseProcess, result: Callable[[], object]) -> None:
+    process.kill()
     result()
 
 
@@ -72,11 +79,12 @@ def test_death_is_named() -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_death_of_the_process_started_last_is_noticed_while_the_others_work(processes: int) -> None:
+def test_death_of_the_process_started_last_is_noticed_while_the_others_work(
+        processes: int, started: Callable[[], list[BaseProcess]]) -> None:
     began = time.monotonic()
     with pytest.raises(WorkerDiedError), \
             in_background(sleep, [60.0] * processes, processes=processes, doing="sleeping") as results:
-        kill_newest_child_and_wait(results[0])
+        kill_and_wait(started()[-1], results[0])
     assert time.monotonic() - began < 50
 
 
@@ -90,7 +98,8 @@ def test_death_before_a_process_has_its_first_data_is_noticed(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_death_that_the_executor_misses_is_noticed(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_death_that_the_executor_misses_is_noticed(processes: int, started: Callable[[], list[BaseProcess]],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a task that is submitted, or a process that is started, while the executor takes itself down."""
     submit = ProcessPoolExecutor.submit
 
@@ -99,12 +108,12 @@ def test_death_that_the_executor_misses_is_noticed(processes: int, monkeypatch: 
         return Future()
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", submit_and_forget)
-    began, children = time.monotonic(), []
+    began = time.monotonic()
     with pytest.raises(WorkerDiedError), \
             in_background(sleep, [60.0] * processes, processes=processes, doing="sleeping") as results:
-        kill_newest_child_and_wait(lambda: children.extend(active_children()) or results[0]())
+        kill_and_wait(started()[-1], results[0])
     assert time.monotonic() - began < 50
-    assert all(connection.wait([child.sentinel], timeout=10) for child in children)
+    assert all(connection.wait([child.sentinel], timeout=10) for child in started())
 
 
 def test_an_answer_from_a_process_that_has_died_since_counts() -> None:
