@@ -69,9 +69,11 @@ class TestPlanning:
         assert ours == raw | {"labels": {"background": 0}}
         assert not (planned / "nnUNet_preprocessed" / DATASET / "gt_segmentations").exists()
 
-    def test_lets_the_gate_mix_in_the_sum_of_the_sources(self, planned: Path) -> None:
+    def test_leaves_out_the_halftone_and_starts_near_the_maximum(self, planned: Path) -> None:
         plans = json.loads((planned / "nnUNet_preprocessed" / DATASET / "Fuse4SegPlans.json").read_text())
-        assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["with_sum"] is True
+        fusion = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
+        assert {name: fusion.get(name) for name in ("halftone", "sum_share", "brighter", "bound")} == {
+            "halftone": None, "sum_share": 0.12, "brighter": 10.0, "bound": 3.0}
 
     def test_says_so_in_one_line(self, planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shutil.copytree(planned, tmp_path / "roots")

@@ -38,7 +38,7 @@ class FusionLossWeights:
     edges: float = 2.0
     structure: float = 1.0
     fidelity: float = 0.0
-    correlation: float = 0.0
+    correlation: float = 0.3
 
     def __post_init__(self) -> None:
         for part, weight in asdict(self).items():
@@ -47,7 +47,8 @@ class FusionLossWeights:
 
 
 #: The paper's parts, and the intensity loss beside them (method.md, "Two stages").
-PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, structure=0)
+PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, structure=0,
+                          correlation=0)
 #: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
 WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, fidelity=0.1, correlation=0.5)
 

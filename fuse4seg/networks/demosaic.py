@@ -24,20 +24,22 @@ def demosaic(image: Tensor, owned: Tensor) -> Tensor:
     return _smoothed(image, tiled(owned, image), owned.shape[1:])
 
 
-def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor) -> Tensor:
+def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor, sum_share: float = 0.0) -> Tensor:
     r"""The modalities that a halftone was made of, if the gate's scores are 0 and the painted image has no share.
 
-    A voxel of modality i shows :math:`h M_i + (1 - h) B`, with :math:`B = \sum_j \mathrm{softmax}(\beta M)_j M_j`, so demosaiced
-    images D lie :math:`h (M_i - \bar M)` from their mean. These differences d are smooth, as a camera takes colour to be. All
-    detail that is left once the owner's is taken out of every voxel is common: :math:`h \bar M + (1 - h) B`, where B follows from
-    d, since :math:`B - \bar M = \sum_j \mathrm{softmax}(\beta d)_j d_j`. Fine structure that modalities share is so taken neither
-    for a difference nor from any of them.
+    A voxel of modality i shows :math:`h M_i + (1 - h) B`, with
+    :math:`B = (1 - s) \sum_j \mathrm{softmax}(\beta M)_j M_j + s \sum_j M_j`, so demosaiced images D lie
+    :math:`h (M_i - \bar M)` from their mean. These differences d are smooth, as a camera takes colour to be. All detail that is
+    left once the owner's is taken out of every voxel is common: :math:`h \bar M + (1 - h) B`. Of B, the sum is :math:`N \bar M`,
+    and the mixture lies :math:`\sum_j \mathrm{softmax}(\beta d)_j d_j` above the mean. Fine structure that modalities share is
+    so taken neither for a difference nor from any of them. Where the sum was cut at 1, all are read a little too dark.
 
     Args:
         image: Shape (B, 1, *S); a block begins at its first voxel.
         owned: As in :func:`demosaic`, each voxel with one owner.
         strength: h, above 0, at most 1.
         brighter: beta, a scalar.
+        sum_share: s, from 0 to below 1.
 
     Returns:
         M, shape (B, N, *S).
@@ -47,7 +49,8 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor)
     apart = (shown - shown.mean(dim=1, keepdim=True)) / strength
     above = ((brighter * apart).softmax(dim=1) * apart).sum(dim=1, keepdim=True)
     common = image - strength * (own * apart).sum(dim=1, keepdim=True)
-    return apart + common - (1 - strength) * above
+    rest = 1 - strength
+    return apart + (common - rest * (1 - sum_share) * above) / (1 + rest * sum_share * (len(owned) - 1))
 
 
 def tiled(block: Tensor, image: Tensor) -> Tensor:

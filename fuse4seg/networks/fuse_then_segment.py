@@ -143,7 +143,8 @@ class FuseThenSegment(nn.Module):
         """
         if not self.demosaic:
             return channels
-        modalities = self.fusion.halftone.read(channels[:, :1], brighter=self.fusion.gate.brighter)
+        fusion = self.fusion
+        modalities = fusion.halftone.read(channels[:, :1], brighter=fusion.gate.brighter, sum_share=fusion.sum_share)
         return torch.cat([self.window.undo(modalities), channels[:, 1:]], dim=1)
 
     def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,

@@ -14,20 +14,12 @@ from fuse4seg.networks.convolution import axes_of
 from fuse4seg.networks.cross_attention import CrossAttention
 from fuse4seg.networks.decoder import Decoder
 from fuse4seg.networks.encoder import DualStreamEncoder
-from fuse4seg.networks.gate import (
-    BOUND_WITHOUT_TASK,
-    BRIGHTER_AT_START,
-    BRIGHTER_WITH_HALFTONE,
-    BRIGHTER_WITHOUT_TASK,
-    Gate,
-)
+from fuse4seg.networks.gate import BRIGHTER_AT_START, Gate
 from fuse4seg.networks.halftone import Halftone
 from fuse4seg.networks.presence import checked_presence, fill_absent, maximum_of_present, mean_of_present
 
 #: The low-frequency stream lies this many of the U-Net's strides down (1/8 of the resolution where each is 2).
 BASE_LEVEL = 3
-#: Share of the sources' sum in every voxel, where it is mixed in.
-SUM_SHARE = 0.12
 
 
 class Fused(NamedTuple):
@@ -69,25 +61,26 @@ class FusionNetwork(nn.Module):
         transformers: Lite-Transformer blocks of the low-frequency stream.
         reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
-        with_sum: Every voxel holds SUM_SHARE of the sources' sum, cut at 1, which is brighter than any of them. The share is
-            fixed: where the gate could choose it, it chose the sum and nothing else, or none of it. And the gate starts near
-            the voxelwise maximum, bounded: from the mean, a gate that nothing but fusion losses trains settles on one source
-            everywhere, and cannot let go of it.
+        brighter, bound: Of the :class:`Gate`.
+        sum_share: Part of every voxel that is the sources' sum, cut at 1, which is brighter than any of them, from 0 to below 1.
+            It is fixed: where the gate could choose it, it chose the sum and nothing else, or none of it.
         halftone: Strength of a :class:`Halftone`, by which modalities can be told apart; None for none.
 
     Raises:
-        ValueError: ``reference`` is no index of a modality, or ``halftone`` no strength.
+        ValueError: ``reference`` is no index of a modality, ``sum_share`` no such part, or ``halftone`` no strength.
 
     Source: method.md, "The network".
     """
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
-                 reference: int = 0, cross_attention: bool = True, with_sum: bool = False,
-                 halftone: float | None = None) -> None:
+                 reference: int = 0, cross_attention: bool = True, brighter: float = BRIGHTER_AT_START,
+                 bound: float | None = None, sum_share: float = 0.0, halftone: float | None = None) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
+        if not 0 <= sum_share < 1:
+            raise ValueError(f"sum_share must be from 0 to below 1, got {sum_share}")
         axes = axes_of(conv_op)
         per_axis = [[stride] * axes if isinstance(stride, int) else list(stride) for stride in strides]
         detail_stride, *base_strides = per_axis[1:BASE_LEVEL + 1] or [[1] * axes]
@@ -102,10 +95,8 @@ class FusionNetwork(nn.Module):
         attends = cross_attention and modalities > 1
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
-        self.with_sum = with_sum
-        brighter = BRIGHTER_WITHOUT_TASK if with_sum else BRIGHTER_AT_START if halftone is None else BRIGHTER_WITH_HALFTONE
-        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, brighter=brighter,
-                         bound=BOUND_WITHOUT_TASK if with_sum else None)
+        self.sum_share = sum_share
+        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, brighter=brighter, bound=bound)
         self.halftone = None if halftone is None else Halftone(modalities, block=detail_stride, strength=halftone)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
@@ -146,12 +137,13 @@ class FusionNetwork(nn.Module):
             base = base + context
         painted, decoded = self.decoder(base, detail)
         gates = self.gate(decoded, high, padded, present=present)
+        candidates = torch.cat([padded, painted], dim=1)
+        if self.sum_share:
+            summed = gates.new_full((len(gates), 1, *gates.shape[2:]), self.sum_share)
+            gates = torch.cat([(1 - self.sum_share) * gates, summed], dim=1)
+            candidates = torch.cat([candidates, padded.sum(dim=1, keepdim=True).clamp(max=1)], dim=1)
         if self.halftone is not None:
             gates = self.halftone(gates, present=present)
-        candidates = torch.cat([padded, painted], dim=1)
-        if self.with_sum:
-            gates = torch.cat([(1 - SUM_SHARE) * gates, gates.new_full((len(gates), 1, *gates.shape[2:]), SUM_SHARE)], dim=1)
-            candidates = torch.cat([candidates, padded.sum(dim=1, keepdim=True).clamp(max=1)], dim=1)
         image = (gates * candidates).sum(dim=1, keepdim=True)
         return Fused(image[(..., *size)], gates[(..., *size)], low, high, base, detail, decoded, attention)
 

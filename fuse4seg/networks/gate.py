@@ -16,12 +16,6 @@ PAINTED_AT_START = -2.0
 #: How strongly the brighter source is preferred before training: a little. On real T1ce and FLAIR the voxelwise maximum,
 #: which the intensity loss asks for, hides the enhancing tumour that the mean still tells apart.
 BRIGHTER_AT_START = 1.0
-#: The same with a halftone, which tells apart what brightness hides.
-BRIGHTER_WITH_HALFTONE = 2.0
-#: The same where there is no task: near the maximum, which is what other fusions without labels are held against.
-BRIGHTER_WITHOUT_TASK = 10.0
-#: Bound of the features' scores of the sources without a task: of two sources, each keeps a share of .25 % at least.
-BOUND_WITHOUT_TASK = 3.0
 
 
 class Gate(nn.Module):

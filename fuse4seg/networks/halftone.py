@@ -59,24 +59,26 @@ class Halftone(nn.Module):
         """The shares of every voxel, its owner's part added; what an absent owner would have is left to the others.
 
         Args:
-            shares: Of N sources and, last, of the painted image, sum 1 over dimension 1, shape (B, N + 1, *S), S a multiple of
-                the block.
+            shares: Of N sources and, behind them, of K other images, sum 1 over dimension 1, shape (B, N + K, *S), S a multiple
+                of the block.
             present: True where a case has a modality, bool of shape (B, N); None for all.
 
         Returns:
-            The same for the halftone, shape (B, N + 1, *S).
+            The same for the halftone, shape (B, N + K, *S).
         """
         own = tiled(self.own.unflatten(1, self.block), shares).expand(len(shares), -1, *shares.shape[2:])
         own = self.strength * fill_absent(own, present)
         rest = (1 - own.sum(dim=1, keepdim=True)) * shares
-        return torch.cat([own + rest[:, :-1], rest[:, -1:]], dim=1)
+        modalities = own.shape[1]
+        return torch.cat([own + rest[:, :modalities], rest[:, modalities:]], dim=1)
 
-    def read(self, image: Tensor, *, brighter: Tensor) -> Tensor:
+    def read(self, image: Tensor, *, brighter: Tensor, sum_share: float = 0.0) -> Tensor:
         """What the image shows of each modality.
 
         Args:
             image: With the halftone, shape (B, 1, *S); a block begins at its first voxel.
             brighter: How strongly the shares prefer the brighter source.
+            sum_share: Part of the rest that is the sources' sum.
 
         Returns:
             Shape (B, N, *S). Where a block has fewer voxels than there are modalities: of each modality what its voxels show, the
@@ -84,7 +86,7 @@ class Halftone(nn.Module):
         """
         if not self.separates:
             return demosaic(image, self.owned)
-        return separate(image, self.owned, strength=self.strength, brighter=brighter)
+        return separate(image, self.owned, strength=self.strength, brighter=brighter, sum_share=sum_share)
 
 
 def owners(modalities: int, places: int) -> list[tuple[int, int]]:

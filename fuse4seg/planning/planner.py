@@ -39,8 +39,13 @@ GROWTH_2D, GROWTH_3D = 16, 10
 MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
-#: Strength of the halftone. Stronger, it hides what is common to the modalities; weaker, noise hides what tells them apart.
-HALFTONE = 0.3
+#: What the plans say to FusionNetwork beside its structure. With labels: the follower must tell modalities apart that meet in one
+#: channel. A stronger halftone hides what is common to them; a weaker one is lost in noise.
+WITH_TASK = {"halftone": 0.3, "sum_share": 0.3, "brighter": 2.0}
+#: Where fusion is all that is trained, the gate starts near the voxelwise maximum, which is what other fusions are held against,
+#: and is bounded (of two sources each keeps .25 % at least): from the mean, a gate that nothing but fusion losses trains settles
+#: on one source everywhere and cannot let go of it.
+WITHOUT_TASK = {"sum_share": 0.12, "brighter": 10.0, "bound": 3.0}
 #: A U-Net halves its input once at least.
 SMALLEST_STAGES = 2
 
@@ -282,10 +287,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def _fusion_arguments(self) -> dict[str, Any]:
         """What the plans say to :class:`FusionNetwork`."""
-        # The follower must tell modalities apart that meet in one channel. Where fusion is all that is trained, its losses ask
-        # for more than any mixture of the sources (method.md).
-        of_its_task = {"halftone": HALFTONE} if self.labelled else {"with_sum": True}
-        return {"reference": self.reference, "cross_attention": self.options.cross_attention, **of_its_task}
+        return {"reference": self.reference, "cross_attention": self.options.cross_attention,
+                **(WITH_TASK if self.labelled else WITHOUT_TASK)}
 
     def _custom_configurations(self, planned: dict[str, Any]) -> dict[str, Any]:
         custom = {name: configuration for name, configuration in self.old_plans["configurations"].items()

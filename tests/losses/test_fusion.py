@@ -100,7 +100,8 @@ class TestImageLosses:
 
 class TestFusionLossWeights:
     @pytest.mark.parametrize(("weights", "parts"), [
-        (FusionLossWeights(), {"edges", "structure"}), (PAPER, {"intensity", "texture", "decomposition", "adversarial"})])
+        (FusionLossWeights(), {"edges", "structure", "correlation"}),
+        (PAPER, {"intensity", "texture", "decomposition", "adversarial"})])
     def test_ask_for_these_parts(self, weights: FusionLossWeights, parts: set[str]) -> None:
         assert {name for name, weight in asdict(weights).items() if weight} == parts
 

@@ -94,36 +94,40 @@ def test_keeps_its_precision_under_autocast() -> None:
     assert torch.equal(found, demosaic(image, CHEQUERED))
 
 
-def halftone_of(sources: np.ndarray, owned: torch.Tensor, *, strength: float, brighter: float) -> torch.Tensor:
+def halftone_of(sources: np.ndarray, owned: torch.Tensor, *, strength: float, brighter: float,
+                sum_share: float = 0.0) -> torch.Tensor:
     """Sources (N, *S) as they are shown where the leader adds nothing of its own, shape (1, 1, *S)."""
     times = [extent // step for extent, step in zip(sources.shape[1:], owned.shape[1:], strict=True)]
     own = (sources * np.tile(owned.numpy(), (1, *times))).sum(axis=0)
-    rest = (softmax(brighter * sources, axis=0) * sources).sum(axis=0)
+    rest = (1 - sum_share) * (softmax(brighter * sources, axis=0) * sources).sum(axis=0) + sum_share * sources.sum(axis=0)
     return torch.from_numpy(strength * own + (1 - strength) * rest)[None, None]
 
 
-separated = pytest.mark.parametrize(("owned", "strength", "brighter"), [
-    (CHEQUERED, 0.3, 2.0), (CHEQUERED, 0.9, 0.0), (CHEQUERED, 0.3, 10.0), (one_each((2, 2)), 0.4, 1.0),
-    (one_each((1, 2)), 0.5, -1.0)])
+separated = pytest.mark.parametrize(("owned", "mixed"), [
+    (CHEQUERED, {"strength": 0.3, "brighter": 2.0, "sum_share": 0.3}), (CHEQUERED, {"strength": 0.9, "brighter": 0.0}),
+    (CHEQUERED, {"strength": 0.3, "brighter": 10.0}), (one_each((2, 2)), {"strength": 0.4, "brighter": 1.0, "sum_share": 0.1}),
+    (one_each((1, 2)), {"strength": 0.5, "brighter": -1.0})])
+
+
+def separated_from(image: torch.Tensor, owned: torch.Tensor, *, brighter: float, **mixed: float) -> np.ndarray:
+    return separate(image, owned, brighter=torch.tensor(brighter), **mixed)[0].numpy()
 
 
 @separated
-def test_separating_gives_uniform_modalities_back(owned: torch.Tensor, strength: float, brighter: float) -> None:
+def test_separating_gives_uniform_modalities_back(owned: torch.Tensor, mixed: dict[str, float]) -> None:
     sources = np.broadcast_to(np.random.default_rng(0).random((len(owned), 1, 1)), (len(owned), 8, 12))
-    image = halftone_of(sources, owned, strength=strength, brighter=brighter)
-    found = separate(image, owned, strength=strength, brighter=torch.tensor(brighter))
-    np.testing.assert_allclose(found[0].numpy(), sources, atol=1e-12)
+    found = separated_from(halftone_of(sources, owned, **mixed), owned, **mixed)
+    np.testing.assert_allclose(found, sources, atol=1e-12)
 
 
 @separated
-def test_separating_gives_slopes_back(owned: torch.Tensor, strength: float, brighter: float) -> None:
+def test_separating_gives_slopes_back(owned: torch.Tensor, mixed: dict[str, float]) -> None:
     """Each its own, where there is no preference; with one, differences alone are linear in the image where slopes agree."""
     rows, columns = np.indices((16, 16)) / 32
     starts, slopes = np.random.default_rng(1).random((2, len(owned), 1, 1))
-    sources = starts + 0.3 * rows + (slopes if brighter == 0 else 0.2) * columns
-    found = separate(halftone_of(sources, owned, strength=strength, brighter=brighter), owned, strength=strength,
-                     brighter=torch.tensor(brighter))
-    np.testing.assert_allclose(found[0, :, 2:-2, 2:-2].numpy(), sources[:, 2:-2, 2:-2], atol=1e-12)
+    sources = starts + 0.3 * rows + (slopes if mixed["brighter"] == 0 else 0.2) * columns
+    found = separated_from(halftone_of(sources, owned, **mixed), owned, **mixed)
+    np.testing.assert_allclose(found[:, 2:-2, 2:-2], sources[:, 2:-2, 2:-2], atol=1e-12)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -137,10 +141,11 @@ def test_of_a_chequerboard_shared_detail_along_an_axis_is_no_difference(axis: in
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 99), strength=st.floats(0.1, 1), brighter=st.floats(0, 5))
-def test_separating_adds_to_all_modalities_what_is_added_to_the_image_everywhere(seed: int, strength: float,
-                                                                                brighter: float) -> None:
+@given(seed=st.integers(0, 99), strength=st.floats(0.1, 1), brighter=st.floats(0, 5), sum_share=st.floats(0, 0.9))
+def test_separating_adds_to_all_modalities_alike_what_is_added_to_the_image_everywhere(
+        seed: int, strength: float, brighter: float, sum_share: float) -> None:
+    """As much, or, where there is a sum, which rises by as much as both of them, accordingly less."""
     image = torch.rand(1, 1, 8, 10, generator=torch.Generator().manual_seed(seed)).double()
-    first, second = (separate(shown, CHEQUERED, strength=strength, brighter=torch.tensor(brighter))
-                     for shown in (image, image + 0.25))
-    torch.testing.assert_close(second, first + 0.25)
+    mixed = {"strength": strength, "brighter": brighter, "sum_share": sum_share}
+    first, second = (separated_from(shown, CHEQUERED, **mixed) for shown in (image, image + 0.25))
+    np.testing.assert_allclose(second, first + 0.25 / (1 + (1 - strength) * sum_share), atol=1e-12)

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fuse4seg.networks.fusion import SUM_SHARE, FusionNetwork
+from fuse4seg.networks.fusion import FusionNetwork
 
 Images = Callable[..., torch.Tensor]
 
 
 def fusion(modalities: int = 2, *, strides: list[list[int]] | None = None, axes: int = 2,
-           reference: int = 0, with_sum: bool = False) -> FusionNetwork:
+           reference: int = 0, sum_share: float = 0.0, halftone: float | None = None) -> FusionNetwork:
     torch.manual_seed(0)
     strides = strides or [[1] * axes, [2] * axes, [2] * axes]
     network = FusionNetwork(modalities, conv_op=nn.Conv2d if axes == 2 else nn.Conv3d, strides=strides,
                             detail_features=4, base_features=8, couplings=1, transformers=1, reference=reference,
-                            with_sum=with_sum)
+                            sum_share=sum_share, halftone=halftone)
     network.initialise()
     return network
 
@@ -72,20 +72,34 @@ class TestForward:
         assert painted.min() >= -1e-3
         assert painted.max() <= 1 + 1e-3
 
-    def test_with_sum_holds_its_share_of_the_sum_and_the_rest_is_as_without(self, random_images: Images) -> None:
-        network, sources = fusion(3, with_sum=True), random_images(2, 3, 8, 8)
+    @pytest.mark.parametrize("share", [0.12, 0.3])
+    def test_holds_its_share_of_the_sum_and_the_rest_is_as_without(self, share: float, random_images: Images) -> None:
+        network, sources = fusion(3, sum_share=share), random_images(2, 3, 8, 8)
         fused = network(sources)
-        network.with_sum = False
+        network.sum_share = 0.0
         without = network(sources)
-        expected = (1 - SUM_SHARE) * without.image + SUM_SHARE * sources.sum(dim=1, keepdim=True).clamp(max=1)
+        expected = (1 - share) * without.image + share * sources.sum(dim=1, keepdim=True).clamp(max=1)
         torch.testing.assert_close(fused.image, expected)
-        torch.testing.assert_close(fused.gates[:, :4], (1 - SUM_SHARE) * without.gates)
+        torch.testing.assert_close(fused.gates[:, :4], (1 - share) * without.gates)
         torch.testing.assert_close(fused.gates.sum(dim=1), torch.ones(2, 8, 8))
 
-    def test_with_sum_can_be_brighter_than_every_source(self, random_images: Images) -> None:
-        network, sources = fusion(2, with_sum=True), 0.45 * random_images(2, 2, 8, 8) + 0.05
+    def test_with_a_share_of_the_sum_can_be_brighter_than_every_source(self, random_images: Images) -> None:
+        network, sources = fusion(2, sum_share=0.12), 0.45 * random_images(2, 2, 8, 8) + 0.05
         nn.init.constant_(network.gate.brighter, 1e4)  # the brighter source alone, as far as the gate goes
         assert (network(sources).image > sources.amax(dim=1, keepdim=True)).all()
+
+    def test_the_halftone_lies_over_the_sum_too(self, random_images: Images) -> None:
+        network, sources = fusion(2, sum_share=0.25, halftone=0.4), random_images(2, 2, 8, 8)
+        fused = network(sources)
+        raster, network.halftone = network.halftone, None
+        without = network(sources)
+        owner = (raster.owned.repeat(1, 4, 4) * sources).sum(dim=1, keepdim=True)
+        torch.testing.assert_close(fused.image, 0.4 * owner + 0.6 * without.image)
+
+    @pytest.mark.parametrize("share", [-0.1, 1.0, 7.0])
+    def test_refuses_a_share_of_the_sum_that_is_none(self, share: float) -> None:
+        with pytest.raises(ValueError, match="sum_share must be from 0 to below 1"):
+            fusion(sum_share=share)
 
     @pytest.mark.parametrize("modalities", [2, 3, 4])
     @pytest.mark.parametrize("size", [(40, 32), (12, 16, 8)])

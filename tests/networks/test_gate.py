@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fuse4seg.networks.gate import BRIGHTER_AT_START, BRIGHTER_WITHOUT_TASK, PAINTED_AT_START, Gate
+from fuse4seg.networks.gate import BRIGHTER_AT_START, PAINTED_AT_START, Gate
 
 FEATURES = 4
 
@@ -35,10 +35,10 @@ class TestGate:
         assert shares.min() >= 0
         torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, *size))
 
-    def test_without_task_starts_near_the_maximum(self, random_images: Callable[..., torch.Tensor]) -> None:
+    def test_that_prefers_the_brighter_starts_near_the_maximum(self, random_images: Callable[..., torch.Tensor]) -> None:
         torch.manual_seed(0)
         sources = random_images(2, 2, 8, 12)
-        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], brighter=BRIGHTER_WITHOUT_TASK)
+        network = Gate(nn.Conv2d, FEATURES, detail_stride=[2, 2], brighter=10.0)
         shares = network(*features(2, 4, 6), sources)
         clear = (sources[:, 0] - sources[:, 1]).abs() > 0.5
         assert shares.gather(1, sources.argmax(dim=1, keepdim=True)).squeeze(1)[clear].min() > 0.98

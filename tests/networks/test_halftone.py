@@ -13,13 +13,13 @@ from fuse4seg.networks.demosaic import demosaic
 from fuse4seg.networks.halftone import Halftone, owners
 
 
-def shares_of(sources: torch.Tensor, *, brighter: float) -> torch.Tensor:
-    """Shares of a gate whose features say nothing and whose decoder paints nothing."""
-    return torch.cat([(brighter * sources).softmax(dim=1), torch.zeros_like(sources[:, :1])], dim=1)
+def shares_of(sources: torch.Tensor, *, brighter: float, sum_share: float) -> torch.Tensor:
+    """Of the sources, from a gate whose features say nothing, and of their sum."""
+    return torch.cat([(1 - sum_share) * (brighter * sources).softmax(dim=1), torch.full_like(sources[:, :1], sum_share)], dim=1)
 
 
 def shown(shares: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    return (shares[:, :-1] * sources).sum(dim=1, keepdim=True)
+    return (shares * torch.cat([sources, sources.sum(dim=1, keepdim=True)], dim=1)).sum(dim=1, keepdim=True)
 
 
 class TestOwners:
@@ -60,7 +60,7 @@ class TestHalftone:
     @pytest.mark.parametrize(("modalities", "block"), [(2, (2, 2)), (3, (2, 2)), (6, (2, 2)), (2, (2, 2, 2)), (4, (1, 2, 2))])
     def test_adds_to_every_voxel_what_is_its_owners(self, modalities: int, block: tuple[int, ...]) -> None:
         size = [3 * step for step in block]
-        before = torch.rand(2, modalities + 1, *size).softmax(dim=1)
+        before = torch.rand(2, modalities + 2, *size).softmax(dim=1)
         raster = Halftone(modalities, block=block, strength=0.3)
         after = raster(before)
         torch.testing.assert_close(after.sum(dim=1), torch.ones(2, *size))
@@ -68,7 +68,7 @@ class TestHalftone:
             place = tuple(index % step for index, step in zip(voxel, block, strict=True))
             its_owners = raster.owned[(slice(None), *place)]
             expected = 0.7 * before[(slice(None), slice(None), *voxel)]
-            expected[:, :-1] += 0.3 * its_owners / its_owners.sum()
+            expected[:, :modalities] += 0.3 * its_owners / its_owners.sum()
             torch.testing.assert_close(after[(slice(None), slice(None), *voxel)], expected)
 
     def test_tells_modalities_apart_whatever_the_shares_are(self) -> None:
@@ -88,14 +88,15 @@ class TestHalftone:
         torch.testing.assert_close(after[0][:, absent], before[0][:, absent])
 
     @settings(max_examples=30, deadline=None)
-    @given(modalities=st.integers(1, 4), strength=st.floats(0.1, 0.9), brighter=st.floats(-3, 10), data=st.data())
-    def test_of_uniform_modalities_is_read_back_exactly(self, modalities: int, strength: float, brighter: float,
+    @given(modalities=st.integers(1, 4), strength=st.floats(0.1, 0.9), brighter=st.floats(-3, 10), sum_share=st.floats(0, 0.9),
+           data=st.data())
+    def test_of_uniform_modalities_is_read_back_exactly(self, modalities: int, strength: float, brighter: float, sum_share: float,
                                                         data: st.DataObject) -> None:
         values = [data.draw(st.floats(0, 1)) for _ in range(modalities)]
         sources = torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1).expand(1, modalities, 8, 8)
         raster = Halftone(modalities, block=[2, 2], strength=strength).double()
-        image = shown(raster(shares_of(sources, brighter=brighter)), sources)
-        found = raster.read(image, brighter=torch.tensor(brighter, dtype=torch.float64))
+        image = shown(raster(shares_of(sources, brighter=brighter, sum_share=sum_share)), sources)
+        found = raster.read(image, brighter=torch.tensor(brighter, dtype=torch.float64), sum_share=sum_share)
         torch.testing.assert_close(found, sources, atol=1e-6, rtol=0)
 
     def test_is_read_with_the_others_in_it_where_places_have_several_owners(self) -> None:
