@@ -28,11 +28,11 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor,
     r"""The modalities that a halftone was made of, if the gate's scores are 0 and the painted image has no share.
 
     A voxel of modality i shows :math:`h M_i + (1 - h) B`, with
-    :math:`B = (1 - s) \sum_j \mathrm{softmax}(\beta M)_j M_j + s \sum_j M_j`, so demosaiced images D lie
+    :math:`B = (1 - s) \sum_j \mathrm{softmax}(\beta M)_j M_j + s \min(1, \sum_j M_j)`, so demosaiced images D lie
     :math:`h (M_i - \bar M)` from their mean. These differences d are smooth, as a camera takes colour to be. All detail that is
-    left once the owner's is taken out of every voxel is common: :math:`h \bar M + (1 - h) B`. Of B, the sum is :math:`N \bar M`,
-    and the mixture lies :math:`\sum_j \mathrm{softmax}(\beta d)_j d_j` above the mean. Fine structure that modalities share is
-    so taken neither for a difference nor from any of them. Where the sum was cut at 1, all are read a little too dark.
+    left once the owner's is taken out of every voxel is common: :math:`h \bar M + (1 - h) B`. Of B, the sum is :math:`N \bar M`
+    or, where that is more, 1, and the mixture lies :math:`\sum_j \mathrm{softmax}(\beta d)_j d_j` above the mean. Fine structure
+    that modalities share is so taken neither for a difference nor from any of them.
 
     Args:
         image: Shape (B, 1, *S); a block begins at its first voxel.
@@ -49,8 +49,10 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor,
     apart = (shown - shown.mean(dim=1, keepdim=True)) / strength
     above = ((brighter * apart).softmax(dim=1) * apart).sum(dim=1, keepdim=True)
     common = image - strength * (own * apart).sum(dim=1, keepdim=True)
-    rest = 1 - strength
-    return apart + (common - rest * (1 - sum_share) * above) / (1 + rest * sum_share * (len(owned) - 1))
+    of_mixture, of_sum = (1 - strength) * (1 - sum_share), (1 - strength) * sum_share
+    without = common - of_mixture * above
+    mean = torch.maximum(without / (1 + of_sum * (len(owned) - 1)), (without - of_sum) / (1 - of_sum))
+    return apart + mean
 
 
 def tiled(block: Tensor, image: Tensor) -> Tensor:

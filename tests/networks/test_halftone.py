@@ -14,12 +14,12 @@ from fuse4seg.networks.halftone import Halftone, owners
 
 
 def shares_of(sources: torch.Tensor, *, brighter: float, sum_share: float) -> torch.Tensor:
-    """Of the sources, from a gate whose features say nothing, and of their sum."""
+    """Of the sources, from a gate whose features say nothing, and of their sum, cut at 1."""
     return torch.cat([(1 - sum_share) * (brighter * sources).softmax(dim=1), torch.full_like(sources[:, :1], sum_share)], dim=1)
 
 
 def shown(shares: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    return (shares * torch.cat([sources, sources.sum(dim=1, keepdim=True)], dim=1)).sum(dim=1, keepdim=True)
+    return (shares * torch.cat([sources, sources.sum(dim=1, keepdim=True).clamp(max=1)], dim=1)).sum(dim=1, keepdim=True)
 
 
 class TestOwners:
