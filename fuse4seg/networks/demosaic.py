@@ -28,11 +28,11 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor,
     r"""The modalities that a halftone was made of, if the gate's scores are 0 and the painted image has no share.
 
     A voxel of modality i shows :math:`h M_i + (1 - h) B`, with
-    :math:`B = (1 - s) \sum_j \mathrm{softmax}(\beta M)_j M_j + s \min(1, \sum_j M_j)`, so demosaiced images D lie
+    :math:`B = (1 - s) \sum_j \mathrm{softmax}(\beta M)_j M_j + s \min(1, 2 \bar M)`, so demosaiced images D lie
     :math:`h (M_i - \bar M)` from their mean. These differences d are smooth, as a camera takes colour to be. All detail that is
-    left once the owner's is taken out of every voxel is common: :math:`h \bar M + (1 - h) B`. Of B, the sum is :math:`N \bar M`
-    or, where that is more, 1, and the mixture lies :math:`\sum_j \mathrm{softmax}(\beta d)_j d_j` above the mean. Fine structure
-    that modalities share is so taken neither for a difference nor from any of them.
+    left once the owner's is taken out of every voxel is common: :math:`h \bar M + (1 - h) B`, whose mixture lies
+    :math:`\sum_j \mathrm{softmax}(\beta d)_j d_j` above the mean. Fine structure that modalities share is so taken neither for a
+    difference nor from any of them.
 
     Args:
         image: Shape (B, 1, *S); a block begins at its first voxel.
@@ -51,7 +51,9 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor,
     common = image - strength * (own * apart).sum(dim=1, keepdim=True)
     of_mixture, of_sum = (1 - strength) * (1 - sum_share), (1 - strength) * sum_share
     without = common - of_mixture * above
-    mean = torch.maximum(without / (1 + of_sum * (len(owned) - 1)), (without - of_sum) / (1 - of_sum))
+    # Twice the mean, of one modality once; cut at 1 where that is less.
+    more = min(len(owned), 2) - 1
+    mean = torch.maximum(without / (1 + of_sum * more), (without - of_sum) / (1 - of_sum))
     return apart + mean
 
 

@@ -62,8 +62,8 @@ class FusionNetwork(nn.Module):
         reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
         brighter, bound: Of the :class:`Gate`.
-        sum_share: Part of every voxel that is the sources' sum, cut at 1, which is brighter than any of them, from 0 to below 1.
-            It is fixed: where the gate could choose it, it chose the sum and nothing else, or none of it.
+        sum_share: Part of every voxel that is :func:`sum_of_a_pair`, which is brighter than both, from 0 to below 1. It is fixed:
+            where the gate could choose it, it chose the sum and nothing else, or none of it.
         halftone: Strength of a :class:`Halftone`, by which modalities can be told apart; None for none.
 
     Raises:
@@ -141,7 +141,7 @@ class FusionNetwork(nn.Module):
         if self.sum_share:
             summed = gates.new_full((len(gates), 1, *gates.shape[2:]), self.sum_share)
             gates = torch.cat([(1 - self.sum_share) * gates, summed], dim=1)
-            candidates = torch.cat([candidates, padded.sum(dim=1, keepdim=True).clamp(max=1)], dim=1)
+            candidates = torch.cat([candidates, sum_of_a_pair(padded, present).unsqueeze(1)], dim=1)
         if self.halftone is not None:
             gates = self.halftone(gates, present=present)
         image = (gates * candidates).sum(dim=1, keepdim=True)
@@ -171,3 +171,21 @@ class FusionNetwork(nn.Module):
                     module.weight.copy_(drawn)
                 nn.init.zeros_(module.bias)
         self.gate.reset()
+
+
+def sum_of_a_pair(sources: Tensor, present: Tensor | None) -> Tensor:
+    """The mean over all pairs of sources of their sum, cut at 1; of one source alone, that source.
+
+    The sum of more than two would be cut nearly everywhere.
+
+    Args:
+        sources: In [0, 1], shape (B, N, *S), 0 where absent.
+        present: True where a case has a modality, bool of shape (B, N); None for all.
+
+    Returns:
+        Shape (B, *S).
+    """
+    mean = mean_of_present(sources, present)
+    there = sources.new_ones(sources.shape[:2], dtype=torch.bool) if present is None else present
+    times = there.sum(dim=1).clamp(max=2).view(-1, *[1] * (mean.ndim - 1))
+    return (times * mean).clamp(max=1)

@@ -78,7 +78,7 @@ class Halftone(nn.Module):
         Args:
             image: With the halftone, shape (B, 1, *S); a block begins at its first voxel.
             brighter: How strongly the shares prefer the brighter source.
-            sum_share: Part of the rest that is the sources' sum.
+            sum_share: Part of the rest that is a pair's sum.
 
         Returns:
             Shape (B, N, *S). Where a block has fewer voxels than there are modalities: of each modality what its voxels show, the

@@ -100,7 +100,7 @@ def halftone_of(sources: np.ndarray, owned: torch.Tensor, *, strength: float, br
     times = [extent // step for extent, step in zip(sources.shape[1:], owned.shape[1:], strict=True)]
     own = (sources * np.tile(owned.numpy(), (1, *times))).sum(axis=0)
     rest = (1 - sum_share) * (softmax(brighter * sources, axis=0) * sources).sum(axis=0)
-    rest = rest + sum_share * np.minimum(1, sources.sum(axis=0))
+    rest = rest + sum_share * np.minimum(1, 2 * sources.mean(axis=0))
     return torch.from_numpy(strength * own + (1 - strength) * rest)[None, None]
 
 

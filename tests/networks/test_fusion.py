@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fuse4seg.networks.fusion import FusionNetwork
+from fuse4seg.networks.fusion import FusionNetwork, sum_of_a_pair
 
 Images = Callable[..., torch.Tensor]
 
@@ -24,6 +25,22 @@ def fusion(modalities: int = 2, *, strides: list[list[int]] | None = None, axes:
                             sum_share=sum_share, halftone=halftone)
     network.initialise()
     return network
+
+
+class TestSumOfAPair:
+    @pytest.mark.parametrize("modalities", [2, 3, 4])
+    def test_is_the_mean_over_pairs_cut_at_1(self, modalities: int, random_images: Images) -> None:
+        sources = random_images(2, modalities, 6, 8)
+        sums = [sources[:, one] + sources[:, other] for one, other in combinations(range(modalities), 2)]
+        torch.testing.assert_close(sum_of_a_pair(sources, None), torch.stack(sums).mean(dim=0).clamp(max=1))
+
+    def test_of_one_modality_is_that_modality(self, random_images: Images) -> None:
+        alone, sources = random_images(2, 1, 6, 8), random_images(2, 3, 6, 8)
+        torch.testing.assert_close(sum_of_a_pair(alone, None), alone[:, 0])
+        present = torch.tensor([[False, True, False], [True, False, True]])
+        sources = sources * present.view(2, 3, 1, 1)
+        expected = torch.stack([sources[0, 1], (sources[1, 0] + sources[1, 2]).clamp(max=1)])
+        torch.testing.assert_close(sum_of_a_pair(sources, present), expected)
 
 
 class TestForward:
@@ -78,7 +95,7 @@ class TestForward:
         fused = network(sources)
         network.sum_share = 0.0
         without = network(sources)
-        expected = (1 - share) * without.image + share * sources.sum(dim=1, keepdim=True).clamp(max=1)
+        expected = (1 - share) * without.image + share * sum_of_a_pair(sources, None).unsqueeze(1)
         torch.testing.assert_close(fused.image, expected)
         torch.testing.assert_close(fused.gates[:, :4], (1 - share) * without.gates)
         torch.testing.assert_close(fused.gates.sum(dim=1), torch.ones(2, 8, 8))

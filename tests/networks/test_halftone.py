@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse4seg.networks.demosaic import demosaic
+from fuse4seg.networks.fusion import sum_of_a_pair
 from fuse4seg.networks.halftone import Halftone, owners
 
 
 def shares_of(sources: torch.Tensor, *, brighter: float, sum_share: float) -> torch.Tensor:
-    """Of the sources, from a gate whose features say nothing, and of their sum, cut at 1."""
+    """Of the sources, from a gate whose features say nothing, and of a pair's sum."""
     return torch.cat([(1 - sum_share) * (brighter * sources).softmax(dim=1), torch.full_like(sources[:, :1], sum_share)], dim=1)
 
 
 def shown(shares: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    return (shares * torch.cat([sources, sources.sum(dim=1, keepdim=True).clamp(max=1)], dim=1)).sum(dim=1, keepdim=True)
+    return (shares * torch.cat([sources, sum_of_a_pair(sources, None).unsqueeze(1)], dim=1)).sum(dim=1, keepdim=True)
 
 
 class TestOwners:
