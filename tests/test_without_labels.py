@@ -150,7 +150,7 @@ class TestTraining:
 
     @pytest.mark.parametrize(("words", "flag"), [(["--hypergradient", "cg"], "--hypergradient"),
                                                  (["--auxiliary_head", "0.3"], "--auxiliary_head"),
-                                                 (["--fusion_weight", "1"], "--fusion_weight"),
+                                                 (["--fusion_weight", "0.7"], "--fusion_weight"),
                                                  (["--fusion_losses", "none"], "--fusion_losses")])
     def test_refuses_options_of_the_segmentation(self, planned: Path, words: list[str], flag: str,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
