@@ -61,29 +61,25 @@ def fusion_table(results: Sequence[Result], trivial: Sequence[dict[str, Any]]) -
 def convergence(results: Sequence[Result]) -> dict[str, float]:
     """For each row of ours, the iterations to the pseudo Dice that stacked nnU-Net ends with, over nnU-Net's; infinite if never.
 
-    Both are the mean over folds and seeds of the validation batches' Dice, smoothed over three epochs; stage 1 counts.
+    Both are the mean, over the folds and seeds that both rows have, of the validation batches' Dice, smoothed over three epochs;
+    stage 1 counts.
     """
     rows = _by_row(results)
-    curves = {name: _smoothed([trial["pseudo_dice"] for trial in trials]) for name, trials in rows.items()}
-    if PEER not in curves:
-        return {}
-    aim, epochs = curves[PEER][-1], len(curves[PEER])
     found = {}
-    for name in curves:
-        if rows[name][0]["ours"]:
-            reached = next((epoch for epoch, value in enumerate(curves[name], 1) if value >= aim), math.inf)
-            per_epoch = rows[name][0]["iterations"] / rows[PEER][0]["iterations"]
-            found[name] = (reached + rows[name][0]["pretrain_epochs"]) * per_epoch / epochs
+    for name, trials in rows.items():
+        one, peer = _paired(trials, rows.get(PEER, []))
+        if one and one[0]["ours"]:
+            curve, aimed = (_smoothed([trial["pseudo_dice"] for trial in paired]) for paired in (one, peer))
+            reached = next((epoch for epoch, value in enumerate(curve, 1) if value >= aimed[-1]), math.inf)
+            per_epoch = one[0]["iterations"] / peer[0]["iterations"]
+            found[name] = (reached + one[0]["pretrain_epochs"]) * per_epoch / len(aimed)
     return found
 
 
 def difference(results: Sequence[Result], one: str, other: str) -> PairedTest | None:
     """Mean foreground Dice of two rows case by case, of the folds and seeds that both have; None where they share no case."""
     rows = _by_row(results)
-    trained = [{(trial["fold"], trial["seed"]) for trial in rows.get(name, [])} for name in (one, other)]
-    shared = trained[0] & trained[1]
-    first, second = (_case_means([trial for trial in rows.get(name, []) if (trial["fold"], trial["seed"]) in shared])
-                     for name in (one, other))
+    first, second = map(_case_means, _paired(rows.get(one, []), rows.get(other, [])))
     cases = sorted(first.keys() & second.keys())
     return paired_test([first[case] for case in cases], [second[case] for case in cases]) if cases else None
 
@@ -146,6 +142,13 @@ def _by_row(results: Sequence[Result]) -> dict[str, list[Result]]:
     for result in results:
         rows.setdefault(result["name"], []).append(result)
     return rows
+
+
+def _paired(one: Sequence[Result], other: Sequence[Result]) -> tuple[list[Result], list[Result]]:
+    """Those trainings of two rows whose fold and seed the other has, too."""
+    shared = set.intersection(*({(trial["fold"], trial["seed"]) for trial in trials} for trials in (one, other)))
+    first, second = ([trial for trial in trials if (trial["fold"], trial["seed"]) in shared] for trials in (one, other))
+    return first, second
 
 
 def _case_means(trials: Sequence[Result]) -> dict[str, float]:

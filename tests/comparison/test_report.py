@@ -92,6 +92,13 @@ class TestConvergence:
     def test_needs_stacked_nnunet(self) -> None:
         assert convergence(OURS) == {}
 
+    def test_compares_the_same_seeds(self) -> None:
+        """A seed that one row alone has does not move the aim."""
+        peers = [{**result("stacked", {"a": 0.5}, pseudo_dice=values), "seed": seed}
+                 for seed, values in ((0, (0.9, 0.9, 0.9, 0.9)), (1, (0.0, 0.3, 0.3, 0.3)))]
+        ours = {**result("fuse4seg", {"a": 0.5}, ours=True, pseudo_dice=(0.0, 0.3, 0.6, 0.6)), "seed": 1}
+        assert convergence([*peers, ours]) == {"fuse4seg": pytest.approx(3 / 4)}
+
 
 class TestReading:
     COMPARISON = {"dataset": "Dataset990_Phantom", "configuration": "2d", "plans": "P", "patch_size": [8, 8], "batch_size": 2,
