@@ -101,7 +101,7 @@ class TestChanged:
         changed = CHOSEN.changed(fusion_losses=["decomposition", "texture"], pretraining_losses=["decomposition"])
         assert changed.bilevel.losses == replace(PAPER, intensity=0, adversarial=0)
         assert changed.pretraining == PretrainingWeights(adversarial=0)
-        assert changed.bilevel.fusion_weight == CHOSEN.bilevel.fusion_weight
+        assert changed.bilevel.fusion_weight == 0.3
 
     def test_gives_a_loss_that_is_not_used_by_default_its_weight_in_the_paper_or_without_labels(self) -> None:
         losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "fidelity"]).bilevel.losses
