@@ -51,7 +51,7 @@ ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row("no_sum", ours=True, network={"fusion": {"sum_share": 0.0}}),
     Row("no_demosaicing", ours=True, network={"demosaic": False}),
     Row("no_fused_mirroring", ours=True, flags=("--no_fused_mirroring",)),
-    Row("structure_alone", ours=True, flags=("--fusion_losses", "structure")),
+    Row("balance_alone", ours=True, flags=("--fusion_losses", "balance")),
     Row("no_auxiliary_head", ours=True, flags=("--auxiliary_head", "0")),
 )})
 OWN: Mapping[str, Row] = MappingProxyType({

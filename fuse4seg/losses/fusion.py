@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from fuse4seg.losses.adversarial import generator_loss
+from fuse4seg.losses.balance import balance_loss
 from fuse4seg.losses.correlation import correlation_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.edges import edge_loss
@@ -20,7 +21,8 @@ from fuse4seg.losses.texture import texture_loss
 #: Parts to which an absent modality, which is 0, is as good as none: neither its intensities nor its edges are the largest.
 OF_THE_STRONGEST = {"intensity": intensity_loss, "texture": texture_loss, "edges": edge_loss}
 #: Parts that are means over the modalities there are.
-OF_EACH = {"structure": structure_loss, "fidelity": fidelity_loss, "correlation": correlation_loss}
+OF_EACH = {"structure": structure_loss, "balance": balance_loss, "fidelity": fidelity_loss,
+           "correlation": correlation_loss}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class FusionLossWeights:
     decomposition: float = 0.0
     adversarial: float = 0.0
     edges: float = 2.0
-    structure: float = 1.0
+    structure: float = 0.0
+    balance: float = 4.0
     fidelity: float = 0.0
     correlation: float = 0.3
 
@@ -47,10 +50,10 @@ class FusionLossWeights:
 
 
 #: The paper's parts, and the intensity loss beside them (method.md, "Two stages").
-PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, structure=0,
+PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, balance=0,
                           correlation=0)
 #: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
-WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, fidelity=0.1, correlation=0.5)
+WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, balance=0, fidelity=0.1, correlation=0.5)
 
 
 def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:
@@ -65,7 +68,7 @@ def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
     r"""Weighted sum of all parts.
 
     .. math:: L^f = w_I L_{int} + w_T L_{text} + w_D L_{corr} + w_A L_{adv}
-        + w_E L_{edge} + w_S L_{ssim} + w_V L_{vif} + w_C L_{scd}
+        + w_E L_{edge} + w_S L_{ssim} + w_B L_{bal} + w_V L_{vif} + w_C L_{scd}
 
     Args:
         fused: Fused image in [0, 1], shape (B, 1, *S), S of two or three axes.
@@ -81,7 +84,7 @@ def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
         The weighted sum, a scalar, and the unweighted, detached value of each part that was computed, by its name in
         :class:`FusionLossWeights`.
 
-    Source: method.md, "Two stages", stage 2; the last four: "Fusion losses without labels".
+    Source: method.md, "Two stages", stage 2; structure and fidelity: "Fusion losses without labels".
     """
     parts = image_losses(fused, sources, (name for name, weight in asdict(weights).items() if weight), present=present)
     if weights.decomposition:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fuse4seg.losses.adversarial import generator_loss
+from fuse4seg.losses.balance import balance_loss
 from fuse4seg.losses.correlation import correlation_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.edges import edge_loss
@@ -19,7 +20,7 @@ from fuse4seg.losses.structure import structure_loss
 from fuse4seg.losses.texture import texture_loss
 
 #: A weight of its own for each part.
-ALL = FusionLossWeights(2, 3, 0.5, 0.25, 4, 0.75, 0.125, 0.375)
+ALL = FusionLossWeights(2, 3, 0.5, 0.25, 4, 0.75, 0.625, 0.125, 0.375)
 PARTS = [field.name for field in fields(FusionLossWeights)]
 
 
@@ -41,8 +42,8 @@ class TestFusionLoss:
         expected = {"intensity": intensity_loss(*images), "texture": texture_loss(*images),
                     "decomposition": decomposition_loss(fusion["low"], fusion["high"]),
                     "adversarial": generator_loss(fusion["logits"]), "edges": edge_loss(*images),
-                    "structure": structure_loss(*images), "fidelity": fidelity_loss(*images),
-                    "correlation": correlation_loss(*images)}
+                    "structure": structure_loss(*images), "balance": balance_loss(*images),
+                    "fidelity": fidelity_loss(*images), "correlation": correlation_loss(*images)}
         assert parts == expected
         torch.testing.assert_close(total, sum(getattr(ALL, name) * part for name, part in expected.items()))
 
@@ -100,7 +101,7 @@ class TestImageLosses:
 
 class TestFusionLossWeights:
     @pytest.mark.parametrize(("weights", "parts"), [
-        (FusionLossWeights(), {"edges", "structure", "correlation"}),
+        (FusionLossWeights(), {"edges", "balance", "correlation"}),
         (PAPER, {"intensity", "texture", "decomposition", "adversarial"})])
     def test_ask_for_these_parts(self, weights: FusionLossWeights, parts: set[str]) -> None:
         assert {name for name, weight in asdict(weights).items() if weight} == parts

@@ -48,4 +48,4 @@ def test_are_the_means_over_the_fold_s_cases(model: FuseThenSegment) -> None:
         intensities.append(np.abs(fused[0].numpy() - brightest).mean())
     assert losses["intensity"] == pytest.approx(np.mean(intensities), rel=1e-4)
     assert 0 < losses["texture"] < 1
-    assert losses.keys() == {"intensity", "texture", "edges", "structure", "fidelity", "correlation"}
+    assert losses.keys() == {"intensity", "texture", "edges", "structure", "balance", "fidelity", "correlation"}

@@ -105,12 +105,12 @@ class TestChanged:
 
     def test_gives_a_loss_that_is_not_used_by_default_its_weight_in_the_paper_or_without_labels(self) -> None:
         losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "fidelity"]).bilevel.losses
-        assert losses == FusionLossWeights(intensity=PAPER.intensity, structure=0, fidelity=WITHOUT_LABELS.fidelity,
+        assert losses == FusionLossWeights(intensity=PAPER.intensity, balance=0, fidelity=WITHOUT_LABELS.fidelity,
                                            correlation=0)
 
     def test_takes_weights(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["texture=0.5", "structure=2", "edges"], pretraining_losses=["adversarial=0.1"])
-        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2, correlation=0)
+        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2, balance=0, correlation=0)
         assert changed.pretraining == PretrainingWeights(decomposition=0, adversarial=0.1)
 
     @pytest.mark.parametrize("part", ["texture=", "texture=much", "texture=-1", "texture=nan", "texture=inf", "texture=1=2"])
@@ -120,7 +120,7 @@ class TestChanged:
 
     def test_leaves_all_losses_out_that_can_be(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["none"], pretraining_losses=["none"])
-        assert changed.bilevel.losses == FusionLossWeights(edges=0, structure=0, correlation=0)
+        assert changed.bilevel.losses == FusionLossWeights(edges=0, balance=0, correlation=0)
         assert changed.pretraining == PretrainingWeights(0, 0)
 
     @pytest.mark.parametrize(("name", "losses", "known"), [
