@@ -39,7 +39,7 @@ class FusionLossWeights:
     adversarial: float = 0.0
     edges: float = 2.0
     structure: float = 0.0
-    balance: float = 4.0
+    balance: float = 6.0
     fidelity: float = 0.0
     correlation: float = 0.3
 

@@ -61,7 +61,7 @@ class FusionNetwork(nn.Module):
         transformers: Lite-Transformer blocks of the low-frequency stream.
         reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
-        brighter, bound: Of the :class:`Gate`.
+        brighter, bound, per_block: Of the :class:`Gate`.
         sum_share: Part of every voxel that is :func:`sum_of_a_pair`, which is brighter than both, from 0 to below 1. It is fixed:
             where the gate could choose it, it chose the sum and nothing else, or none of it.
         halftone: Strength of a :class:`Halftone`, by which modalities can be told apart; None for none.
@@ -75,7 +75,8 @@ class FusionNetwork(nn.Module):
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
                  reference: int = 0, cross_attention: bool = True, brighter: float = BRIGHTER_AT_START,
-                 bound: float | None = None, sum_share: float = 0.0, halftone: float | None = None) -> None:
+                 bound: float | None = None, per_block: bool = False, sum_share: float = 0.0,
+                 halftone: float | None = None) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
@@ -96,7 +97,8 @@ class FusionNetwork(nn.Module):
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
         self.sum_share = sum_share
-        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, brighter=brighter, bound=bound)
+        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, brighter=brighter, bound=bound,
+                         per_block=per_block)
         self.halftone = None if halftone is None else Halftone(modalities, block=detail_stride, strength=halftone)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)

@@ -33,15 +33,17 @@ class Gate(nn.Module):
         detail_stride: Voxels per feature, per axis.
         brighter: beta before training.
         bound: The features' scores of the sources stay within this, above 0; None for no bound.
+        per_block: One score for the voxels of a feature together, so that shares differ between them by the sources' own grey
+            levels alone: what lies over them in a fixed raster cannot be taken back voxel by voxel.
 
     Source: method.md, "What a first sketch measured" (a per-pixel softmax gate over the sources plus a residual).
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, detail_stride: Sequence[int],
-                 brighter: float = BRIGHTER_AT_START, bound: float | None = None) -> None:
+                 brighter: float = BRIGHTER_AT_START, bound: float | None = None, per_block: bool = False) -> None:
         super().__init__()
         self.detail_stride, self.brighter_at_start, self.bound = tuple(detail_stride), brighter, bound
-        fine = prod(detail_stride)
+        fine = 1 if per_block else prod(detail_stride)
         self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, fine, 1))
         self.painted = conv_op(features, fine, 1)
         self.brighter = nn.Parameter(torch.tensor(brighter))
@@ -72,7 +74,11 @@ class Gate(nn.Module):
         scores = self.source(beside)
         if self.bound is not None:
             scores = self.bound * (scores / self.bound).tanh()
-        scores = depth_to_space(scores, self.detail_stride).squeeze(1).unflatten(0, (batch, modalities))
-        painted = depth_to_space(self.painted(decoded), self.detail_stride)
+        scores = self._per_voxel(scores).squeeze(1).unflatten(0, (batch, modalities))
+        painted = self._per_voxel(self.painted(decoded))
         scores = fill_absent(scores + self.brighter * sources, present, value=-torch.inf)
         return torch.cat([scores, painted], dim=1).softmax(dim=1)
+
+    def _per_voxel(self, scores: Tensor) -> Tensor:
+        """Shape (B, 1, *S) of (B, 1 or voxels of a feature, *t)."""
+        return depth_to_space(scores.expand(-1, prod(self.detail_stride), *scores.shape[2:]), self.detail_stride)

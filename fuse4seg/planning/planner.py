@@ -41,7 +41,7 @@ MEMORY = "memory"
 REFERENCE = "reference_modality"
 #: What the plans say to FusionNetwork beside its structure. With labels: the follower must tell modalities apart that meet in one
 #: channel. A stronger halftone hides what is common to them; a weaker one is lost in noise.
-WITH_TASK = {"halftone": 0.3, "sum_share": 0.4, "brighter": 2.0}
+WITH_TASK = {"halftone": 0.1, "sum_share": 0.3, "brighter": 2.0, "per_block": True}
 #: Where fusion is all that is trained, the gate starts near the voxelwise maximum, which is what other fusions are held against,
 #: and is bounded (of two sources each keeps .25 % at least): from the mean, a gate that nothing but fusion losses trains settles
 #: on one source everywhere and cannot let go of it.

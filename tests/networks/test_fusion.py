@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from fuse4seg.networks.fusion import FusionNetwork, sum_of_a_pair
 
@@ -17,12 +18,12 @@ Images = Callable[..., torch.Tensor]
 
 
 def fusion(modalities: int = 2, *, strides: list[list[int]] | None = None, axes: int = 2,
-           reference: int = 0, sum_share: float = 0.0, halftone: float | None = None) -> FusionNetwork:
+           reference: int = 0, sum_share: float = 0.0, halftone: float | None = None, per_block: bool = False) -> FusionNetwork:
     torch.manual_seed(0)
     strides = strides or [[1] * axes, [2] * axes, [2] * axes]
     network = FusionNetwork(modalities, conv_op=nn.Conv2d if axes == 2 else nn.Conv3d, strides=strides,
                             detail_features=4, base_features=8, couplings=1, transformers=1, reference=reference,
-                            sum_share=sum_share, halftone=halftone)
+                            sum_share=sum_share, halftone=halftone, per_block=per_block)
     network.initialise()
     return network
 
@@ -112,6 +113,19 @@ class TestForward:
         without = network(sources)
         owner = (raster.owned.repeat(1, 4, 4) * sources).sum(dim=1, keepdim=True)
         torch.testing.assert_close(fused.image, 0.4 * owner + 0.6 * without.image)
+
+    @pytest.mark.parametrize(("per_block", "correlation"), [(True, (0.95, 1.0)), (False, (-1.0, 0.8))])
+    def test_a_gate_per_block_cannot_take_the_halftone_back(self, per_block: bool, correlation: tuple[float, float],
+                                                            random_images: Images) -> None:
+        """However the gate is trained: by how much modalities differ can be read from the image."""
+        network = fusion(2, halftone=0.2, per_block=per_block)
+        sources = functional.interpolate(random_images(2, 2, 8, 8), size=(64, 64), mode="bicubic").clamp(0, 1)
+        nn.init.normal_(network.gate.source[-1].weight, std=1.0)
+        image = network(sources).image
+        read = network.halftone.read(image, brighter=network.gate.brighter)
+        differences = [(images[:, 0] - images[:, 1]).detach().flatten() for images in (read, sources)]
+        low, high = correlation
+        assert low < torch.corrcoef(torch.stack(differences))[0, 1] <= high
 
     @pytest.mark.parametrize("share", [-0.1, 1.0, 7.0])
     def test_refuses_a_share_of_the_sum_that_is_none(self, share: float) -> None:

@@ -55,6 +55,30 @@ class TestGate:
         assert ratio.max() <= 2 * bound + 1e-4
         assert ratio.max() > 2 * bound - 0.1
 
+    @pytest.mark.parametrize("detail_stride", [[2, 2], [1, 2, 2], [2, 2, 2]])
+    def test_per_block_differs_within_one_by_the_sources_alone(self, detail_stride: list[int]) -> None:
+        """Without the sources' grey levels, what trained features say is the same for all voxels of a block."""
+        torch.manual_seed(0)
+        axes = len(detail_stride)
+        network = Gate(nn.Conv2d if axes == 2 else nn.Conv3d, FEATURES, detail_stride=detail_stride, per_block=True)
+        for last in (network.source[-1], network.painted):
+            nn.init.normal_(last.weight, std=3.0)
+        size, given = [3 * stride for stride in detail_stride], features(2, *[3] * axes)
+        sources = torch.rand(2, 2, *size)
+
+        def lead(images: torch.Tensor) -> torch.Tensor:
+            first, second = network(*given, images)[:, :2].log().unbind(dim=1)
+            return first - second
+
+        torch.testing.assert_close(lead(sources), lead(torch.full_like(sources, 0.5)) + sources[:, 0] - sources[:, 1])
+        shares = network(*given, torch.full_like(sources, 0.5))
+        for axis, stride in enumerate(detail_stride, start=2):
+            shares = shares.unflatten(axis, (3, stride)).movedim(axis + 1, 0)
+            torch.testing.assert_close(shares, shares[:1].expand_as(shares))
+            shares = shares[0]
+        assert shares.shape == (2, 3, *[3] * axes)
+        assert shares.std() > 0.1
+
     @pytest.mark.parametrize("detail_stride", [[1, 2, 2], [1, 1, 1], [2, 1, 3]])
     def test_knows_anisotropic_strides(self, detail_stride: list[int]) -> None:
         size = [2 * stride for stride in detail_stride]
