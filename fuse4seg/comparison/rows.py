@@ -48,6 +48,7 @@ ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row("paper_losses", ours=True, flags=("--fusion_losses", "intensity", "texture", "decomposition", "adversarial")),
     Row("no_cross_attention", ours=True, network={"fusion": {"cross_attention": False}}),
     Row("no_halftone", ours=True, network={"fusion": {"halftone": None}}),
+    Row("gate_per_voxel", ours=True, network={"fusion": {"per_block": False}}),
     Row("no_sum", ours=True, network={"fusion": {"sum_share": 0.0}}),
     Row("no_demosaicing", ours=True, network={"demosaic": False}),
     Row("no_fused_mirroring", ours=True, flags=("--no_fused_mirroring",)),

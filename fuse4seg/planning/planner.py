@@ -40,7 +40,7 @@ MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
 #: What the plans say to FusionNetwork beside its structure. With labels: the follower must tell modalities apart that meet in one
-#: channel. A stronger halftone hides what is common to them; a weaker one is lost in noise.
+#: channel. A stronger halftone is seen; of a weaker one, what the image shows of its own is taken for a difference.
 WITH_TASK = {"halftone": 0.1, "sum_share": 0.3, "brighter": 2.0, "per_block": True}
 #: Where fusion is all that is trained, the gate starts near the voxelwise maximum, which is what other fusions are held against,
 #: and is bounded (of two sources each keeps .25 % at least): from the mean, a gate that nothing but fusion losses trains settles
