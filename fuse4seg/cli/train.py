@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, help="epochs of cooperative training (default: 140)")
     parser.add_argument("--hypergradient", help="joint (default), gauss_newton, unrolled, neumann or cg")
     parser.add_argument("--fusion_weight", type=float, help="lambda, the fusion losses' part in the leader's objective "
-                                                            "(default: 1); more of it: closer to the sources")
+                                                            "(default: 0.3); more of it: closer to the sources")
     parser.add_argument("--hessian_products", type=int, metavar="K", help="of neumann and cg (default: 5)")
     parser.add_argument("--fusion_losses", nargs="+", metavar="LOSS",
                         help="parts of the fusion loss, each as NAME or NAME=WEIGHT (default: edges balance correlation; "

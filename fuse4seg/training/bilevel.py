@@ -55,7 +55,7 @@ class BilevelSettings:
     """
 
     hypergradient: str = "joint"
-    fusion_weight: float = 1.0
+    fusion_weight: float = 0.3
     losses: FusionLossWeights = field(default_factory=FusionLossWeights)
     damping: float = DEFAULT_DAMPING
     auxiliary_weight: float = 0.5
