@@ -40,8 +40,11 @@ MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
 #: What the plans say to FusionNetwork beside its structure. With labels: the follower must tell modalities apart that meet in one
-#: channel. A stronger halftone is seen; of a weaker one, what the image shows of its own is taken for a difference.
-WITH_TASK = {"halftone": 0.1, "sum_share": 0.3, "brighter": 2.0, "per_block": True}
+#: channel.
+WITH_TASK = {"sum_share": 0.3, "brighter": 2.0, "per_block": True}
+#: Strength of the halftone per modality: of more, each has fewer voxels to be told from the others by. A stronger one is seen; of
+#: a weaker one, what the image shows of its own is taken for a difference.
+HALFTONE_EACH, HALFTONE_MOST = 0.05, 0.3
 #: Where fusion is all that is trained, the gate starts near the voxelwise maximum, which is what other fusions are held against,
 #: and is bounded (of two sources each keeps .25 % at least): from the mean, a gate that nothing but fusion losses trains settles
 #: on one source everywhere and cannot let go of it.
@@ -287,8 +290,10 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def _fusion_arguments(self) -> dict[str, Any]:
         """What the plans say to :class:`FusionNetwork`."""
-        return {"reference": self.reference, "cross_attention": self.options.cross_attention,
-                **(WITH_TASK if self.labelled else WITHOUT_TASK)}
+        shared = {"reference": self.reference, "cross_attention": self.options.cross_attention}
+        if not self.labelled:
+            return {**shared, **WITHOUT_TASK}
+        return {**shared, "halftone": min(HALFTONE_EACH * len(self.channels), HALFTONE_MOST), **WITH_TASK}
 
     def _custom_configurations(self, planned: dict[str, Any]) -> dict[str, Any]:
         custom = {name: configuration for name, configuration in self.old_plans["configurations"].items()

@@ -126,6 +126,14 @@ class TestPlannedNetwork:
         unet = follower(plans["configurations"][configuration])
         assert manager.pool_op_kernel_sizes == unet["arch_kwargs"]["strides"]
 
+    @pytest.mark.parametrize(("modalities", "strength"), [(1, 0.05), (2, 0.1), (4, 0.2), (6, 0.3), (8, 0.3)])
+    def test_has_a_halftone_that_is_stronger_for_more_modalities(self, make_fingerprinted: MakeFingerprinted,
+                                                                 modalities: int, strength: float) -> None:
+        plans = plan(SMALL, make_fingerprinted, base_features=4, channels=tuple(f"M{number}" for number in range(modalities)))
+        fusion = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
+        assert fusion["halftone"] == pytest.approx(strength)
+        assert fusion["per_block"] is True
+
     def test_has_the_reference_that_the_user_else_the_dataset_else_the_order_names(
             self, roots: Path, make_fingerprinted: MakeFingerprinted) -> None:
         def reference(**options: Any) -> int:
