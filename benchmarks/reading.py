@@ -56,8 +56,7 @@ def _run(options: argparse.Namespace) -> None:
         images = torch.from_numpy(np.ascontiguousarray(channels[:][:, slices])).float().transpose(0, 1)
         with torch.no_grad():
             seen = model.fuse(images)
-            read = model.fusion.halftone.read(seen.fused.image, brighter=model.fusion.gate.brighter,
-                                              sum_share=model.fusion.sum_share)
+            read = model.fusion.read(seen.fused.image)
         pairs.append(torch.stack([seen.sources, read]).movedim(2, -1)[:, torch.from_numpy(marked[slices])])
     sources, read = torch.cat(pairs, dim=1).double()
     rows = [{"modality": name, "root mean square": (read - sources)[:, index].square().mean().sqrt().item(),

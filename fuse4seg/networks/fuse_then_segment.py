@@ -143,9 +143,7 @@ class FuseThenSegment(nn.Module):
         """
         if not self.demosaic:
             return channels
-        fusion = self.fusion
-        modalities = fusion.halftone.read(channels[:, :1], brighter=fusion.gate.brighter, sum_share=fusion.sum_share)
-        return torch.cat([self.window.undo(modalities), channels[:, 1:]], dim=1)
+        return torch.cat([self.window.undo(self.fusion.read(channels[:, :1])), channels[:, 1:]], dim=1)
 
     def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,
                 flips: Tensor | None = None) -> Tensor | list[Tensor]:

@@ -149,6 +149,17 @@ class FusionNetwork(nn.Module):
         image = (gates * candidates).sum(dim=1, keepdim=True)
         return Fused(image[(..., *size)], gates[(..., *size)], low, high, base, detail, decoded, attention)
 
+    def read(self, image: Tensor) -> Tensor:
+        """What a fused image shows of each modality, by the halftone, which there must be.
+
+        Args:
+            image: Shape (B, 1, *S); a block begins at its first voxel.
+
+        Returns:
+            As :meth:`Halftone.read`, shape (B, N, *S).
+        """
+        return self.halftone.read(image, brighter=self.gate.brighter, sum_share=self.sum_share)
+
     def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct every modality from its own features alone (pre-training).
 
