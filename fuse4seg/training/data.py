@@ -17,6 +17,7 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from fuse4seg.errors import WorkerDiedError
 
@@ -157,15 +158,21 @@ class BatchStream:
             raise
 
     def close(self) -> None:
-        """End the background processes at once.
+        """End the background processes at once; a second time does nothing.
 
         PyTorch ends them in good order, for which it needs a lock: one that was killed while it held it would be waited for
-        for ever.
+        for ever. It also lists their pids by the iterator's address, which a later iterator may get, and refuses that one while
+        they stand there.
         """
-        if self._workers:
-            self._iterator._shutdown = True
-            for worker in self._iterator._workers:
-                worker.kill()
+        if not self._workers or self._iterator._shutdown:
+            return
+        self._iterator._shutdown = True
+        for worker in self._iterator._workers:
+            worker.kill()
+        for worker in self._iterator._workers:
+            worker.join()
+        _remove_worker_pids(id(self._iterator))
+        self._iterator._worker_pids_set = False
 
 
 def draw_present(random_numbers: np.random.Generator, samples: int, *, modalities: int, dropout: float) -> torch.Tensor:

@@ -21,6 +21,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.utils.data._utils import signal_handling
 
 from fuse4seg.errors import WorkerDiedError
 from fuse4seg.training.data import (
@@ -241,6 +242,17 @@ class TestBatchStream:
         ended.start()
         ended.join(10)
         assert not ended.is_alive()
+
+    def test_a_later_stream_may_get_the_address_of_a_closed_one(self, make: MakeStream) -> None:
+        """PyTorch lists workers by their iterator's address, and refuses one that is listed."""
+        stream = make(batches(), workers=1)
+        address = id(stream._iterator)
+        with pytest.raises(ValueError, match="only once"):
+            signal_handling._set_worker_pids(address, (os.getpid(),))
+        stream.close()
+        stream.close()
+        signal_handling._set_worker_pids(address, (os.getpid(),))
+        signal_handling._remove_worker_pids(address)
 
     def test_a_killed_worker_does_not_interrupt_the_step_that_is_running(self, make: MakeStream) -> None:
         stream = make(batches(), workers=1)
