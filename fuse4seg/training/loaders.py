@@ -62,8 +62,10 @@ def batch_makers(trainer: Fuse4SegTrainer) -> tuple[nnUNetDataLoader, nnUNetData
     train, validation = trainer.get_tr_and_val_datasets()
     make = partial(nnUNetDataLoader, final_patch_size=patch, label_manager=manager,
                    probabilistic_oversampling=trainer.probabilistic_oversampling)
-    share, size = trainer.oversample_foreground_percent, trainer.batch_size
-    return (make(train, size, initial_patch, transforms=augmented, oversample_foreground_percent=foreground_share(size, share)),
+    size = trainer.batch_size
+    # As in nnU-Net one share for both: pseudo Dice depends on it.
+    share = foreground_share(size, trainer.oversample_foreground_percent)
+    return (make(train, size, initial_patch, transforms=augmented, oversample_foreground_percent=share),
             make(validation, size, patch, transforms=plain, oversample_foreground_percent=share))
 
 

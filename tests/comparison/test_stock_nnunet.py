@@ -35,8 +35,9 @@ def ours(stock: nnUNetTrainer) -> Fuse4SegTrainer:
     return trainer
 
 
-def test_forces_as_many_samples_as_we_do(stock: nnUNetTrainer, ours: Fuse4SegTrainer) -> None:
-    loaders = [batch_makers(ours)[0], stock.get_dataloaders()[0].data_loader]
+@pytest.mark.parametrize("of", [0, 1], ids=["training", "validation"])
+def test_forces_as_many_samples_as_we_do(of: int, stock: nnUNetTrainer, ours: Fuse4SegTrainer) -> None:
+    loaders = [batch_makers(ours)[of], stock.get_dataloaders()[of].data_loader]
     forced = [[loader.get_do_oversample(sample) for sample in range(loader.batch_size)] for loader in loaders]
     assert forced[0] == forced[1] == [False, False, True, True]
 
