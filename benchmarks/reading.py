@@ -40,11 +40,15 @@ def _run(options: argparse.Namespace) -> None:
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
     from fuse4seg.datasets.raw import channel_names
+    from fuse4seg.errors import OptionError
     from fuse4seg.inference.predictor import load_predictor
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
 
     predictor = load_predictor(options.model, folds=[options.fold], device=torch.device("cpu"))
-    model, folder = predictor.network.eval(), data_root(PREPROCESSED) / dataset_name(options.dataset)
+    model = predictor.network.eval()
+    if model.fusion.halftone is None:
+        raise OptionError("model", f"{options.model} has no halftone to read. Give one that was trained with a halftone.")
+    folder = data_root(PREPROCESSED) / dataset_name(options.dataset)
     data = nnUNetDatasetBlosc2(str(folder / predictor.configuration_manager.data_identifier))
     pairs = []
     ending = predictor.dataset_json["file_ending"]
