@@ -15,6 +15,7 @@ from fuse4seg.errors import CheckpointError, CheckpointNotFoundError
 from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
 from fuse4seg.inference.sliding_window import segment_windows
 from fuse4seg.inference.tiles import pad_to_tiles
+from fuse4seg.networks.demosaic import PASSES
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.mirror import mirrored
 
@@ -97,7 +98,7 @@ class TestPredictor:
         image = predictor.seen[-1].fused
         images = image.transpose(0, 1) if axes == 2 else image[None]
         whole = model.read(pad_to_tiles(images, tile=[16] * axes, on_grid=[2] * axes)[0])
-        inner = (..., *[slice(1, -1)] * axes)
+        inner = (..., *[slice(PASSES, -PASSES)] * axes)
         assert len(entered) > 1
         for window in (sample for batch in entered for sample in batch):
             corners = [whole[(..., *(slice(start, start + 16) for start in corner))]
