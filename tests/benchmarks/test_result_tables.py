@@ -1,0 +1,116 @@
+"""Tables of our documentation: they say what the figures say, and the figures are counted right."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fuse4seg.errors import OptionError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    """benchmarks/result_tables.py, which is in no package."""
+    specification = importlib.util.spec_from_file_location("result_tables", ROOT / "benchmarks" / "result_tables.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def training(name: str, dice: float, *, fold: int = 0, seed: int = 0, hd95: float | None = 4.0,
+             fused: dict[str, float] | None = None) -> dict[str, Any]:
+    found = {"name": name, "fold": fold, "seed": seed,
+             "segmentation": {"foreground_mean": {"Dice": dice, "IoU": dice / 2, "HD95": hd95}},
+             "largest_component": {"foreground_mean": {"HD95": 2.0}}}
+    return found if fused is None else {**found, "fusion": {"mean": fused}}
+
+
+def comparison(*results: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    folds = sorted({result["fold"] for result in results})
+    trivial = {"average": {"mean": {"EN": 4.0, "VIF": 0.5, "SCD": 1.0, "SSIM to T1": 0.9, "SSIM to CT": 0.9}},
+               "maximum": {"mean": {"EN": 6.0, "VIF": 0.9, "SCD": 1.0, "SSIM to T1": 0.1, "SSIM to CT": 0.1}}}
+    return {"dataset": "D", "configuration": "2d", "plans": "P", "budget": {}, "patch_size": [8, 8], "batch_size": 2,
+            "folds": folds, "seeds": sorted({result["seed"] for result in results}), "calls": [{"command": "f4s_compare"}],
+            "results": list(results), "trivial": [trivial] * len(folds), **changes}
+
+
+FUSED = {"EN": 5.0, "VIF": 0.8, "SCD": 0.9, "SSIM to T1": 0.7, "SSIM to CT": 0.6}
+
+
+@pytest.mark.parametrize("page", ["results.md"])
+def test_documentation_says_what_was_measured(tables: ModuleType, page: str) -> None:
+    text = (ROOT / "documentation" / "explanation" / page).read_text()
+    assert text.count("<!-- table ") == text.count("<!-- end -->") == len(tables.TABLE.findall(text)) > 5
+    assert tables.fill_tables(text) == text
+
+
+def test_segmentation_gives_mean_spread_and_each_seed(tables: ModuleType) -> None:
+    found = tables.segmentation(comparison(training("stacked", 0.7, seed=1, hd95=None), training("stacked", 0.5),
+                                           training("stacked", 0.1, fold=1), training("T1ce", 0.25)),
+                                {"rows": ["T1ce", "stacked"], "folds": ["0"]})
+    assert found[1:] == [["stock nnU-Net, T1ce alone", ".250", "", ".125", "4.0", "2.0"],
+                         ["stock nnU-Net, stacked", ".600 ± .141", ".500 .700", ".300", "4.0", "2.0 ± .0"]]
+
+
+def test_folds_weigh_alike_whatever_their_seeds(tables: ModuleType) -> None:
+    found = tables.folds(comparison(training("fuse4seg", 0.4), training("fuse4seg", 0.6, seed=1),
+                                    training("fuse4seg", 0.9, fold=2), training("stacked", 0.3, fold=2)),
+                         {"rows": ["fuse4seg", "stacked"]})
+    assert found[:3] == [["", "fold 0", "fold 2", "mean"], ["**Fuse4Seg**: Dice", ".500", ".900", ".700"],
+                         ["stock nnU-Net, stacked: Dice", "-", ".300", ".300"]]
+
+
+def test_fusion_holds_the_trivial_images_in_the_order_asked_for(tables: ModuleType) -> None:
+    found = tables.fusion(comparison(training("fuse4seg", 0.5, fused=FUSED), training("mean", 0.5, fused=FUSED)),
+                          {"rows": ["fuse4seg", "average", "mean"]})
+    assert found == [["", "EN", "VIF", "SCD", "SSIM to T1", "SSIM to CT"],
+                     ["**Fuse4Seg**", "5.000", ".800", ".900", ".700", ".600"],
+                     ["average", "4.000", ".500", "1.000", ".900", ".900"],
+                     ["mean", "5.000", ".800", ".900", ".700", ".600"]]
+
+
+def test_ablations_count_metrics_over_the_trivial_images(tables: ModuleType) -> None:
+    """EN and VIF lie over the average's, none over the maximum's; SSIM to a source is none of the eight."""
+    found = tables.ablations(comparison(training("lambda0.1", 0.5, fused=FUSED)), {"rows": ["lambda0.1"]})
+    assert found[1] == ["λ = .1", ".500", "4.0", "2.0", ".700 .600", ".800", ".90", "2, 0"]
+
+
+def test_a_row_that_was_not_trained_is_named(tables: ModuleType) -> None:
+    with pytest.raises(OptionError, match="no training of max"):
+        tables.segmentation(comparison(training("stacked", 0.5)), {"rows": ["stacked", "max"]})
+
+
+class TestMerge:
+    def test_adds_trainings_folds_and_calls(self, tables: ModuleType) -> None:
+        added = comparison(training("stacked", 0.8), training("stacked", 0.6, fold=3, seed=2), calls=[{"command": "again"}])
+        found = tables.merge(comparison(training("stacked", 0.5), training("max", 0.4)), added)
+        assert [(one["name"], one["fold"], one["segmentation"]["foreground_mean"]["Dice"]) for one in found["results"]] == [
+            ("stacked", 0, 0.8), ("max", 0, 0.4), ("stacked", 3, 0.6)]
+        assert (found["folds"], found["seeds"], len(found["trivial"])) == ([0, 3], [0, 2], 2)
+        assert [call["command"] for call in found["calls"]] == ["f4s_compare", "again"]
+
+    def test_refuses_other_conditions(self, tables: ModuleType) -> None:
+        with pytest.raises(OptionError, match="differ in plans"):
+            tables.merge(comparison(training("stacked", 0.5)), comparison(training("stacked", 0.5), plans="Other"))
+
+
+def test_writes_tables_and_page_from_a_comparison(tables: ModuleType, tmp_path: Path) -> None:
+    """From an f4s_compare's JSON to the page, by the command alone; what stands around the table is left as it is."""
+    full = json.loads((ROOT / "benchmarks" / "figures" / "compare_503.json").read_text())
+    (tmp_path / "comparison.json").write_text(json.dumps(full))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table segmentation mine rows=stacked folds=0 -->\nold\n<!-- end -->\nafter\n")
+    figures, whole = tmp_path / "mine.json", tmp_path / "whole.md"
+    assert tables.main([str(page), "--figures", str(tmp_path), "--add", str(tmp_path / "comparison.json"), str(figures),
+                        "--page", str(figures), str(whole)]) == 0
+    before, *table, after = page.read_text().splitlines()
+    assert (before, after) == ("before", "after")
+    assert table[-2].startswith("| stock nnU-Net, stacked | .909")
+    assert whole.read_text().startswith("# Comparison: Dataset503_BraTST1Flair, 2d\n")
