@@ -125,6 +125,10 @@ def reading(comparison: dict[str, Any]) -> list[str]:
     """What holds and what does not, in plain words."""
     results = comparison["results"]
     lines = []
+    places = {name: {(trial["fold"], trial["seed"]) for trial in trials} for name, trials in _by_row(results).items()}
+    if elsewhere := [name for name in places if places[name] != places.get(PEER, places[name])]:
+        lines.append(f"Not trained in the same folds with the same seeds as {PEER}: {', '.join(elsewhere)}. Compare their "
+                     "differences, not their means.")
     others = [name for name in _by_row(results) if name not in (METHOD, PEER)]
     for other in [PEER, *others]:
         if (test := difference(results, METHOD, other)) is not None:

@@ -114,6 +114,13 @@ class TestReading:
         same = reading({**self.COMPARISON, "results": [*PEER, *equal]})
         assert same[0].endswith("not told apart.")
 
+    def test_says_which_means_are_of_other_trainings(self) -> None:
+        lines = reading({**self.COMPARISON, "results": [*PEER, *OURS, result("T1", dict.fromkeys(CASES, 0.5))]})
+        assert [line for line in lines if line.startswith("Not trained")] == [
+            "Not trained in the same folds with the same seeds as stacked: T1. Compare their differences, not their means."]
+        assert not any("Not trained" in line for line in reading({**self.COMPARISON, "results": [*PEER, *OURS]}))
+        assert not any("Not trained" in line for line in reading({**self.COMPARISON, "results": OURS}))
+
     def test_page_says_how_many_iterations_a_budget_in_minutes_gave(self) -> None:
         budget = {"epochs": 3, "iterations": None, "minutes": 1.5, "pretrain_epochs": 1}
         page = format_markdown({**self.COMPARISON, "budget": budget, "results": [PEER[0], {**OURS[0], "iterations": 1}]})
