@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+
+from fuse4seg.training.epoch import Epoch
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +30,22 @@ def batch() -> torch.Tensor:
 def targets(batch: torch.Tensor) -> torch.Tensor:
     """Foreground where both channels are bright, which neither of them says alone, shape (4, 16, 16)."""
     return (batch > 0).all(dim=1).long()
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[None]]:
+    """Within it, Ctrl-C is pressed at the beginning of an epoch of a stage."""
+    @contextmanager
+    def at(stage: str, *, epoch: int) -> Iterator[None]:
+        undisturbed = Epoch.run
+
+        def disturbed(self: Epoch, *arguments: Any, **options: Any) -> None:
+            if (self.stage, self.number) == (stage, epoch):
+                raise KeyboardInterrupt
+            undisturbed(self, *arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Epoch, "run", disturbed)
+            yield
+
+    return at

@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,9 @@ import torch
 from matplotlib import pyplot as plt
 
 from fuse4seg.cli.train import main
-from fuse4seg.errors import CheckpointError, NonFiniteLossError, OptionError
+from fuse4seg.errors import NonFiniteLossError
 from fuse4seg.training.checkpoint import save_checkpoint
 from fuse4seg.training.data import SeededBatches
-from fuse4seg.training.epoch import Epoch
 from fuse4seg.training.loaders import TRAIN_STREAM, batch_makers
 from fuse4seg.training.pretraining import PretrainingStep
 from fuse4seg.training.run import Training, make_trainer, pretrain, train
@@ -29,6 +30,7 @@ from fuse4seg.training.trainer import LATEST, Fuse4SegTrainer
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
+Interrupted = Callable[..., AbstractContextManager[None]]
 HARDLY = {"pretrain_epochs": 0, "epochs": 1, "iterations": 1}
 
 
@@ -55,18 +57,6 @@ def assert_same_training(fold: Path, other: Path) -> None:
         if "timestamps" not in entry:
             np.testing.assert_array_equal(found["logging"][entry], values, err_msg=entry)
     assert found["_best_ema"] == wanted["_best_ema"]
-
-
-def interrupt(patch: pytest.MonkeyPatch, stage: str, *, epoch: int) -> None:
-    """Press Ctrl-C at the beginning of an epoch."""
-    undisturbed = Epoch.run
-
-    def disturbed(self: Epoch, *arguments: Any, **options: Any) -> None:
-        if (self.stage, self.number) == (stage, epoch):
-            raise KeyboardInterrupt
-        undisturbed(self, *arguments, **options)
-
-    patch.setattr(Epoch, "run", disturbed)
 
 
 class TestTraining:
@@ -172,105 +162,11 @@ class TestTwoStages:
         assert np.isfinite(logged["val_losses"]).all()
 
 
-class TestPretraining:
-    CHOSEN = {"pretrain_epochs": 2, "iterations": 2}
-
-    def test_is_not_done_again_where_it_is_there(self, trained_model: Path, own_results: Path,
-                                                 caplog: pytest.LogCaptureFixture) -> None:
-        present = own_results / MODEL / "fold_0" / PRETRAINED
-        present.parent.mkdir(parents=True)
-        shutil.copy(trained_model / "fold_0" / PRETRAINED, present)
-        before = present.read_bytes()
-        with caplog.at_level("INFO"):
-            assert pretrain(FOLD_0, chosen=self.CHOSEN) == present
-        assert "pre-training is already there" in caplog.text
-        assert present.read_bytes() == before
-        assert not (present.parent / PRETRAINING_LATEST).exists()
-
-    def test_is_what_training_starts_from(self, trained_model: Path, own_results: Path,
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
-        (own_results / MODEL / "fold_0").mkdir(parents=True)
-        shutil.copy(trained_model / "fold_0" / PRETRAINED, own_results / MODEL / "fold_0")
-        interrupt(monkeypatch, "training", epoch=0)
-        trainer = make_trainer(FOLD_0, chosen={**self.CHOSEN, "epochs": 1})
-        with pytest.raises(KeyboardInterrupt):
-            trainer.run_training()
-        assert_same_weights(trainer.network.fusion.state_dict(), load(trained_model / "fold_0" / PRETRAINED)["fusion"])
-
-    @pytest.mark.parametrize(("chosen", "taken"), [({}, 2), ({"pretrain_epochs": None}, 2), ({"pretrain_epochs": 0}, 0)])
-    def test_is_taken_up_unless_told_otherwise(self, chosen: dict[str, int | None], taken: int, trained_model: Path,
-                                               own_results: Path) -> None:
-        (own_results / MODEL / "fold_0").mkdir(parents=True)
-        shutil.copy(trained_model / "fold_0" / PRETRAINED, own_results / MODEL / "fold_0")
-        assert make_trainer(FOLD_0, chosen=chosen).options.pretrain_epochs == taken
-
-    def test_takes_the_paper_s_80_epochs_by_itself_and_none_within_a_training(self, own_results: Path,
-                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-        assert make_trainer(FOLD_0).options.pretrain_epochs == 0
-        interrupt(monkeypatch, "pre-training", epoch=1)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(FOLD_0, chosen={"iterations": 1})
-        assert load(own_results / MODEL / "fold_0" / PRETRAINING_LATEST)["options"]["pretrain_epochs"] == 80
-
-    def test_interrupted_goes_on_as_if_nothing_had_been(self, trained_model: Path, own_results: Path,
-                                                        training_flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        """Begun by f4s_train, finished as f4s_pretrain does: what stage 2 was asked for does not matter to stage 1."""
-        fold = own_results / MODEL / "fold_0"
-        with monkeypatch.context() as patch:
-            interrupt(patch, "pre-training", epoch=1)
-            assert main(training_flags) == 130
-        assert load(fold / PRETRAINING_LATEST)["epochs_done"] == 1
-        assert not (fold / PRETRAINED).exists()
-
-        finished, undisturbed = load(pretrain(FOLD_0, chosen=self.CHOSEN)), load(trained_model / "fold_0" / PRETRAINED)
-        assert_same_weights(finished["fusion"], undisturbed["fusion"])
-        assert_same_weights(finished["discriminators"], undisturbed["discriminators"])
-        assert not (fold / PRETRAINING_LATEST).exists()
-
-    def begin(self, fold: Path, monkeypatch: pytest.MonkeyPatch, **chosen: int) -> None:
-        """Interrupt stage 1 after an epoch."""
-        with monkeypatch.context() as patch:
-            interrupt(patch, "pre-training", epoch=1)
-            with pytest.raises(KeyboardInterrupt):
-                train(FOLD_0, chosen={**self.CHOSEN, **chosen})
-        assert load(fold / PRETRAINING_LATEST)["epochs_done"] == 1
-
-    @pytest.mark.parametrize(("chosen", "flag"), [({"seed": 1}, "--seed"), ({"iterations": 1}, "--iterations"),
-                                                  ({"pretraining_losses": ["none"]}, "--pretraining_losses")])
-    def test_interrupted_is_not_lost_to_other_options(self, own_results: Path, monkeypatch: pytest.MonkeyPatch,
-                                                      chosen: dict[str, Any], flag: str) -> None:
-        fold = own_results / MODEL / "fold_0"
-        self.begin(fold, monkeypatch)
-        before = (fold / PRETRAINING_LATEST).read_bytes()
-        for resume in (False, True):
-            with pytest.raises(OptionError, match=f"^{flag}: differs from what {fold / PRETRAINING_LATEST} was trained with"):
-                train(FOLD_0, chosen={**self.CHOSEN, **chosen}, resume=resume)
-        assert (fold / PRETRAINING_LATEST).read_bytes() == before
-
-    def test_interrupted_goes_on_by_c_with_the_options_it_began_with(self, own_results: Path,
-                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-        fold = own_results / MODEL / "fold_0"
-        self.begin(fold, monkeypatch, seed=3, epochs=7)
-        trainer = make_trainer(FOLD_0, resume=True)
-        assert (trainer.options.seed, trainer.options.epochs, trainer.options.pretrain_epochs) == (3, 7, 2)
-        trainer.run_pretraining()
-        assert load(fold / PRETRAINED)["options"]["seed"] == 3
-
-    def test_interrupted_is_refused_under_other_plans(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        fold = own_results / MODEL / "fold_0"
-        self.begin(fold, monkeypatch)
-        state = load(fold / PRETRAINING_LATEST)
-        state["init_args"]["plans"]["configurations"]["2d"]["batch_size"] = 2
-        torch.save(state, fold / PRETRAINING_LATEST)
-        with pytest.raises(CheckpointError, match=f"{PRETRAINING_LATEST}: does not fit these plans: batch_size of 2d differs"):
-            train(FOLD_0, chosen=self.CHOSEN)
-
-
 class TestInterruptedTraining:
     @pytest.mark.parametrize("left", ["checkpoint_latest.pth",
                                       pytest.param("checkpoint_best.pth", marks=pytest.mark.slow)])
     def test_goes_on_as_if_nothing_had_been(self, trained_model: Path, own_results: Path, training_flags: list[str],
-                                            left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+                                            left: str, monkeypatch: pytest.MonkeyPatch, interrupted: Interrupted) -> None:
         fold = own_results / MODEL / "fold_0"
         fold.mkdir(parents=True)
         shutil.copy(trained_model / "fold_0" / PRETRAINED, fold)
@@ -280,9 +176,8 @@ class TestInterruptedTraining:
             initialize(trainer)
             trainer.save_every = 1
 
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, interrupted("training", epoch=1):
             patch.setattr(Fuse4SegTrainer, "initialize", initialize_and_save_often)
-            interrupt(patch, "training", epoch=1)
             assert main(training_flags) == 130
         for name in {"checkpoint_latest.pth", "checkpoint_best.pth"} - {left}:
             (fold / name).unlink()
@@ -370,17 +265,16 @@ class TestPace:
 
 
 class TestBestCheckpoint:
-    def test_is_not_replaced_by_a_worse_one_after_a_resume(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_not_replaced_by_a_worse_one_after_a_resume(self, own_results: Path, monkeypatch: pytest.MonkeyPatch,
+                                                           interrupted: Interrupted) -> None:
         """The first epoch is the best; the latest checkpoint, from which the second goes on, has to know."""
         scores = iter([0.9, 0.1])
         monkeypatch.setattr(Fuse4SegTrainer, "on_validation_epoch_end", lambda trainer, _outputs: [
             trainer.logger.log(name, value, trainer.current_epoch)
             for name, value in (("mean_fg_dice", next(scores)), ("dice_per_class_or_region", []), ("val_losses", 1.0))])
         chosen = {**HARDLY, "epochs": 2}
-        with monkeypatch.context() as patch:
-            interrupt(patch, "training", epoch=1)
-            with pytest.raises(KeyboardInterrupt):
-                train(FOLD_0, chosen=chosen)
+        with interrupted("training", epoch=1), pytest.raises(KeyboardInterrupt):
+            train(FOLD_0, chosen=chosen)
         make_trainer(FOLD_0, resume=True).run_training()
         assert load(own_results / MODEL / "fold_0" / "checkpoint_best.pth")["current_epoch"] == 1
 
@@ -389,8 +283,8 @@ class TestModalityDropout:
     FLAGS = ["990", "2d", "0", "--pretrain_epochs", "1", "--epochs", "2", "--iterations", "2", "--modality_dropout", "0.5",
              "-device", "cpu"]
 
-    def test_repeats_bit_for_bit_and_goes_on_as_if_nothing_had_been(self, own_results: Path,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_repeats_bit_for_bit_and_goes_on_as_if_nothing_had_been(self, own_results: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                    interrupted: Interrupted) -> None:
         fold, drawn = own_results / MODEL / "fold_0", []
         stage_2 = Fuse4SegTrainer.train_step
         monkeypatch.setattr(Fuse4SegTrainer, "train_step",
@@ -399,8 +293,7 @@ class TestModalityDropout:
         undisturbed = fold.rename(own_results / "undisturbed")
         fold.mkdir()
         shutil.copy(undisturbed / PRETRAINED, fold)
-        with monkeypatch.context() as patch:
-            interrupt(patch, "training", epoch=1)
+        with interrupted("training", epoch=1):
             assert main(self.FLAGS) == 130
         assert main([*self.FLAGS, "--c"]) == 0
         assert_same_training(fold, undisturbed)
