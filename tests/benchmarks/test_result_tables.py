@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fuse4seg.comparison.report import format_markdown
 from fuse4seg.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
@@ -44,11 +45,17 @@ def comparison(*results: dict[str, Any], **changes: Any) -> dict[str, Any]:
 FUSED = {"EN": 5.0, "VIF": 0.8, "SCD": 0.9, "SSIM to T1": 0.7, "SSIM to CT": 0.6}
 
 
-@pytest.mark.parametrize("page", ["results.md"])
-def test_documentation_says_what_was_measured(tables: ModuleType, page: str) -> None:
-    text = (ROOT / "documentation" / "explanation" / page).read_text()
+def test_documentation_says_what_was_measured(tables: ModuleType) -> None:
+    text = (ROOT / "documentation" / "explanation" / "results.md").read_text()
     assert text.count("<!-- table ") == text.count("<!-- end -->") == len(tables.TABLE.findall(text)) > 5
     assert tables.fill_tables(text) == text
+
+
+@pytest.mark.parametrize("name", ["502", "503", "502-folds", "503-folds"])
+def test_comparisons_are_as_f4s_compare_writes_them(name: str) -> None:
+    figures = ROOT / "benchmarks" / "figures" / f"compare_{name.replace('-', '_')}.json"
+    page = ROOT / "documentation" / "explanation" / f"comparison-{name}.md"
+    assert page.read_text() == format_markdown(json.loads(figures.read_text()))
 
 
 def test_segmentation_gives_mean_spread_and_each_seed(tables: ModuleType) -> None:
