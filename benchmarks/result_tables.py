@@ -22,20 +22,21 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.comparison.report import Result, Table, as_markdown, format_markdown, known
 from fuse4seg.errors import OptionError
+from fuse4seg.files import write_json, written_whole
 
 FIGURES = Path(__file__).parent / "figures"
 TABLE = re.compile(r"(<!-- table (\w+) (\w+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 LABELS = {"stacked": "stock nnU-Net, stacked", "fuse4seg": "**Fuse4Seg**", "max": "stock nnU-Net on the maximum",
-          "mean": "stock nnU-Net on the mean", "wavelet": "stock nnU-Net on the wavelet fusion", "average": "average",
-          "maximum": "maximum"}
+          "mean": "stock nnU-Net on the mean", "wavelet": "stock nnU-Net on the wavelet fusion"}
 TRIVIAL = ("average", "maximum")
-Result = dict[str, Any]
-Table = list[list[str]]
+TO_A_SOURCE = "SSIM to "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from fuse4seg.comparison.report import format_markdown
-    from fuse4seg.files import write_json, written_whole
-
     if options.add:
         comparison, figures = options.add
         added = json.loads(comparison.read_text())
@@ -67,58 +65,60 @@ def _run(options: argparse.Namespace) -> None:
             temporary.write_text(text)
 
 
-def merge(known: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+def merge(earlier: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
     """One comparison of two under the same conditions; where both hold a training, the added one counts.
 
     Raises:
         OptionError: They differ in dataset, plans, budget, patch or batch.
     """
     shared = ("dataset", "configuration", "plans", "budget", "patch_size", "batch_size")
-    if differing := [name for name in shared if known[name] != added[name]]:
+    if differing := [name for name in shared if earlier[name] != added[name]]:
         raise OptionError("--add", f"the comparisons differ in {', '.join(differing)}. Add it to a file of its own.")
-    results = {(one["name"], one["fold"], one["seed"]): one for one in [*known["results"], *added["results"]]}
-    trivial = {fold: found for one in (known, added) for fold, found in zip(one["folds"], one["trivial"], strict=True)}
-    return {**known, "folds": sorted(trivial), "seeds": sorted({seed for _, _, seed in results}),
-            "calls": [*known["calls"], *(call for call in added["calls"] if call not in known["calls"])],
+    results = {(one["name"], one["fold"], one["seed"]): one for one in [*earlier["results"], *added["results"]]}
+    trivial = {**_trivial(earlier), **_trivial(added)}
+    return {**earlier, "folds": sorted(trivial), "seeds": sorted({seed for _, _, seed in results}),
+            "calls": [*earlier["calls"], *(call for call in added["calls"] if call not in earlier["calls"])],
             "results": list(results.values()), "trivial": [trivial[fold] for fold in sorted(trivial)]}
 
 
 def fill_tables(text: str, figures: Path = FIGURES) -> str:
     """A page with every table between its comments as its figures have it."""
+    @cache
+    def measured(name: str) -> dict[str, Any]:
+        return json.loads((figures / f"{name}.json").read_text())
+
     def filled(match: re.Match[str]) -> str:
         start, kind, name, words, end = match.groups()
         wanted = {key: value.split(",") for key, value in (word.split("=") for word in words.split())}
-        comparison = json.loads((figures / f"{name}.json").read_text())
-        return start + _as_markdown(KINDS[kind](comparison, wanted)) + "\n" + end
+        return start + as_markdown(KINDS[kind](measured(name), wanted)) + "\n" + end
 
     return TABLE.sub(filled, text)
 
 
 def segmentation(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
     """Means over the seeds, their standard deviation, and Dice and HD95 of each."""
-    rows = [["", "Dice", "per seed", "mIoU", "HD95 (mm)", "of the largest component"]]
+    rows = []
     for name, trials in _chosen(comparison, wanted).items():
         dice, iou, distance = (_of(trials, metric) for metric in ("Dice", "IoU", "HD95"))
         rows.append([label(name), _spread(dice, 3), _each(dice, 3), number(statistics.fmean(iou), 3),
                      _spread(distance, 1) + (f" ({_each(distance, 1)})" if len(distance) > 1 else ""),
                      _spread(_of(trials, "HD95", "largest_component"), 1)])
-    return rows
+    return ["", "Dice", "per seed", "mIoU", "HD95 (mm)", "of the largest component"], rows
 
 
 def folds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
     """Dice and HD95 of each fold, averaged over its seeds, and their mean over the folds that a row has."""
     chosen = _chosen(comparison, wanted)
     places = sorted({trial["fold"] for trials in chosen.values() for trial in trials})
-    rows = [["", *(f"fold {fold}" for fold in places), "mean"]]
+    rows = []
     for title, metric, group, decimals in (("Dice", "Dice", "segmentation", 3), ("HD95", "HD95", "segmentation", 1),
                                            ("HD95 of the largest component", "HD95", "largest_component", 1)):
         for name, trials in chosen.items():
             by_fold = [_of([trial for trial in trials if trial["fold"] == fold], metric, group) for fold in places]
             means = [statistics.fmean(values) if values else None for values in by_fold]
-            known = [mean for mean in means if mean is not None]
             rows.append([f"{label(name)}: {title}", *("-" if mean is None else number(mean, decimals) for mean in means),
-                         number(statistics.fmean(known), decimals)])
-    return rows
+                         number(statistics.fmean(known(means)), decimals)])
+    return ["", *(f"fold {fold}" for fold in places), "mean"], rows
 
 
 def fusion(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
@@ -127,27 +127,27 @@ def fusion(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
     images = {name: [trivial[fold][name]["mean"] for fold in _folds(comparison, wanted)] if name in TRIVIAL
               else [trial["fusion"]["mean"] for trial in chosen[name]] for name in wanted["rows"]}
     metrics = list(next(iter(images.values()))[0])
-    return [["", *metrics], *([label(name).removeprefix("stock nnU-Net on the "),
-                               *(number(statistics.fmean(mean[metric] for mean in means), _decimals(metric))
-                                 for metric in metrics)] for name, means in images.items())]
+    return ["", *metrics], [[label(name).removeprefix("stock nnU-Net on the "),
+                             *(number(statistics.fmean(mean[metric] for mean in means), _decimals(metric))
+                               for metric in metrics)] for name, means in images.items()]
 
 
 def ablations(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
     """A line for each row: Dice, HD95, nearness to the sources, and over how many trivial images' metrics it lies."""
-    rows: Table = []
-    for name, trials in _chosen(comparison, wanted).items():
+    chosen = _chosen(comparison, wanted)
+    to_sources = [metric for metric in next(iter(chosen.values()))[0]["fusion"]["mean"] if metric.startswith(TO_A_SOURCE)]
+    rows = []
+    for name, trials in chosen.items():
         fused = {metric: statistics.fmean(trial["fusion"]["mean"][metric] for trial in trials)
                  for metric in trials[0]["fusion"]["mean"]}
-        to_sources = [metric for metric in fused if metric.startswith("SSIM to ")]
-        rows = rows or [["", "Dice", "HD95 (mm)", "of the largest component",
-                         "SSIM to " + ", ".join(metric.removeprefix("SSIM to ") for metric in to_sources), "VIF", "SCD",
-                         "metrics over the average, maximum"]]
         rows.append([label(name), _spread(_of(trials, "Dice"), 3), _spread(_of(trials, "HD95"), 1),
                      _spread(_of(trials, "HD95", "largest_component"), 1),
                      " ".join(number(fused[metric], 3) for metric in to_sources),
                      number(fused["VIF"], 3), number(fused["SCD"], 2),
                      ", ".join(str(value) for value in metrics_over(comparison, trials))])
-    return rows
+    sources = ", ".join(metric.removeprefix(TO_A_SOURCE) for metric in to_sources)
+    return ["", "Dice", "HD95 (mm)", "of the largest component", TO_A_SOURCE + sources, "VIF", "SCD",
+            "metrics over the average, maximum"], rows
 
 
 def metrics_over(comparison: dict[str, Any], trials: Sequence[Result]) -> tuple[int, int]:
@@ -155,7 +155,7 @@ def metrics_over(comparison: dict[str, Any], trials: Sequence[Result]) -> tuple[
     trivial = _trivial(comparison)
     average, maximum = (sum(statistics.fmean(trial["fusion"]["mean"][metric] - trivial[trial["fold"]][name]["mean"][metric]
                                              for trial in trials) > 0
-                            for metric in trials[0]["fusion"]["mean"] if not metric.startswith("SSIM to ")) for name in TRIVIAL)
+                            for metric in trials[0]["fusion"]["mean"] if not metric.startswith(TO_A_SOURCE)) for name in TRIVIAL)
     return average, maximum
 
 
@@ -197,8 +197,7 @@ def _trivial(comparison: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 def _of(trials: Sequence[Result], metric: str, group: str = "segmentation") -> list[float]:
     """A metric's foreground mean of each training that has one."""
-    values = [trial[group]["foreground_mean"][metric] for trial in trials]
-    return [value for value in values if value is not None and value == value]
+    return known(trial[group]["foreground_mean"][metric] for trial in trials)
 
 
 def _spread(values: Sequence[float], decimals: int) -> str:
@@ -214,11 +213,6 @@ def _each(values: Sequence[float], decimals: int) -> str:
 
 def _decimals(metric: str) -> int:
     return 2 if metric in ("SD", "SF") else 3
-
-
-def _as_markdown(table: Table) -> str:
-    header, *rows = table
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def segmentation_table(results: Sequence[Result]) -> Table:
     rows = []
     for name, trials in _by_row(results).items():
         means = [trial["segmentation"]["foreground_mean"] for trial in trials]
-        scores = [_spread(_known(mean[metric] for mean in means)) for metric in SEGMENTATION]
-        scores.append(_spread(_known(trial["largest_component"]["foreground_mean"]["HD95"] for trial in trials)))
+        scores = [_spread(known(mean[metric] for mean in means)) for metric in SEGMENTATION]
+        scores.append(_spread(known(trial["largest_component"]["foreground_mean"]["HD95"] for trial in trials)))
         test = difference(results, name, PEER) if name != PEER else None
         rows.append([name, str(len(trials)), *scores, *_shown(test),
                      *(f"{statistics.median(trial[cost] for trial in trials):.2f}"
@@ -53,7 +53,7 @@ def fusion_table(results: Sequence[Result], trivial: Sequence[dict[str, Any]]) -
             fused.setdefault(name, []).append(found["mean"])
     fused = {name: means for name, means in fused.items() if means}
     metrics = list(next(iter(fused.values()))[0]) if fused else [*METRICS]
-    rows = [[name, *(_number(_mean(_known(mean[metric] for mean in means)), 3) for metric in metrics)]
+    rows = [[name, *(_number(_mean(known(mean[metric] for mean in means)), 3) for metric in metrics)]
             for name, means in fused.items()]
     return ["row", *metrics], rows
 
@@ -99,13 +99,13 @@ def format_markdown(comparison: dict[str, Any]) -> str:
                   f"{_listed(comparison['seeds'])}; {_amount(budget, results)}. {made_by}.")
     parts = [f"# Comparison: {comparison['dataset']}, {comparison['configuration']}", conditions,
              "\n".join(f"    {call['command']}" for call in comparison["calls"]),
-             "## Segmentation", _as_markdown(segmentation_table(results)),
+             "## Segmentation", as_markdown(segmentation_table(results)),
              "Means over the trainings, ± their standard deviation. Difference to stacked nnU-Net over cases: mean, 95 % "
              "bootstrap interval, and p of a signed-rank test. Largest component: HD95 with all foreground but its largest "
              "connected component left out, as nnU-Net's post-processing does."]
     header, rows = fusion_table(results, comparison["trivial"])
     if rows:
-        parts += ["## Fused images", _as_markdown((header, rows)),
+        parts += ["## Fused images", as_markdown((header, rows)),
                   "Slices of the validation cases that hold foreground; grey 0..255, not stretched, MI in nats; sources as the "
                   "fusion network sees them. Of more than two sources, the mean over pairs."]
     parts += ["## Reading", "\n".join(f"- {line}" for line in reading(comparison))]
@@ -125,11 +125,12 @@ def reading(comparison: dict[str, Any]) -> list[str]:
     """What holds and what does not, in plain words."""
     results = comparison["results"]
     lines = []
-    places = {name: {(trial["fold"], trial["seed"]) for trial in trials} for name, trials in _by_row(results).items()}
+    rows = _by_row(results)
+    places = {name: {(trial["fold"], trial["seed"]) for trial in trials} for name, trials in rows.items()}
     if elsewhere := [name for name in places if places[name] != places.get(PEER, places[name])]:
         lines.append(f"Not trained in the same folds with the same seeds as {PEER}: {', '.join(elsewhere)}. Compare their "
                      "differences, not their means.")
-    others = [name for name in _by_row(results) if name not in (METHOD, PEER)]
+    others = [name for name in rows if name not in (METHOD, PEER)]
     for other in [PEER, *others]:
         if (test := difference(results, METHOD, other)) is not None:
             low, high = test.interval
@@ -160,7 +161,7 @@ def _case_means(trials: Sequence[Result]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for trial in trials:
         for case, classes in trial["segmentation"]["cases"].items():
-            values.setdefault(case, []).append(_mean(_known(scores["Dice"] for scores in classes.values())))
+            values.setdefault(case, []).append(_mean(known(scores["Dice"] for scores in classes.values())))
     return {case: _mean(means) for case, means in values.items()}
 
 
@@ -169,7 +170,8 @@ def _smoothed(curves: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.fmean(mean[max(0, epoch - 2):epoch + 1]) for epoch in range(len(mean))]
 
 
-def _known(values: Iterable[float | None]) -> list[float]:
+def known(values: Iterable[float | None]) -> list[float]:
+    """Without what could not be measured: None and NaN."""
     return [value for value in values if value is not None and not math.isnan(value)]
 
 
@@ -199,6 +201,7 @@ def _listed(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def _as_markdown(table: Table) -> str:
+def as_markdown(table: Table) -> str:
+    """A table of a Markdown page."""
     header, rows = table
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])

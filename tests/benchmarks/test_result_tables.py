@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,12 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    """benchmarks/result_tables.py, which is in no package."""
-    specification = importlib.util.spec_from_file_location("result_tables", ROOT / "benchmarks" / "result_tables.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+def tables(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("result_tables")
 
 
 def training(name: str, dice: float, *, fold: int = 0, seed: int = 0, hd95: float | None = 4.0,
@@ -59,34 +55,34 @@ def test_comparisons_are_as_f4s_compare_writes_them(name: str) -> None:
 
 
 def test_segmentation_gives_mean_spread_and_each_seed(tables: ModuleType) -> None:
-    found = tables.segmentation(comparison(training("stacked", 0.7, seed=1, hd95=None), training("stacked", 0.5),
-                                           training("stacked", 0.1, fold=1), training("T1ce", 0.25)),
-                                {"rows": ["T1ce", "stacked"], "folds": ["0"]})
-    assert found[1:] == [["stock nnU-Net, T1ce alone", ".250", "", ".125", "4.0", "2.0"],
-                         ["stock nnU-Net, stacked", ".600 ± .141", ".500 .700", ".300", "4.0", "2.0 ± .0"]]
+    _, rows = tables.segmentation(comparison(training("stacked", 0.7, seed=1, hd95=None), training("stacked", 0.5),
+                                             training("stacked", 0.1, fold=1), training("T1ce", 0.25)),
+                                  {"rows": ["T1ce", "stacked"], "folds": ["0"]})
+    assert rows == [["stock nnU-Net, T1ce alone", ".250", "", ".125", "4.0", "2.0"],
+                    ["stock nnU-Net, stacked", ".600 ± .141", ".500 .700", ".300", "4.0", "2.0 ± .0"]]
 
 
 def test_folds_weigh_alike_whatever_their_seeds(tables: ModuleType) -> None:
-    found = tables.folds(comparison(training("fuse4seg", 0.4), training("fuse4seg", 0.6, seed=1),
-                                    training("fuse4seg", 0.9, fold=2), training("stacked", 0.3, fold=2)),
-                         {"rows": ["fuse4seg", "stacked"]})
-    assert found[:3] == [["", "fold 0", "fold 2", "mean"], ["**Fuse4Seg**: Dice", ".500", ".900", ".700"],
-                         ["stock nnU-Net, stacked: Dice", "-", ".300", ".300"]]
+    header, rows = tables.folds(comparison(training("fuse4seg", 0.4), training("fuse4seg", 0.6, seed=1),
+                                           training("fuse4seg", 0.9, fold=2), training("stacked", 0.3, fold=2)),
+                                {"rows": ["fuse4seg", "stacked"]})
+    assert [header, *rows[:2]] == [["", "fold 0", "fold 2", "mean"], ["**Fuse4Seg**: Dice", ".500", ".900", ".700"],
+                                   ["stock nnU-Net, stacked: Dice", "-", ".300", ".300"]]
 
 
 def test_fusion_holds_the_trivial_images_in_the_order_asked_for(tables: ModuleType) -> None:
-    found = tables.fusion(comparison(training("fuse4seg", 0.5, fused=FUSED), training("mean", 0.5, fused=FUSED)),
-                          {"rows": ["fuse4seg", "average", "mean"]})
-    assert found == [["", "EN", "VIF", "SCD", "SSIM to T1", "SSIM to CT"],
-                     ["**Fuse4Seg**", "5.000", ".800", ".900", ".700", ".600"],
-                     ["average", "4.000", ".500", "1.000", ".900", ".900"],
-                     ["mean", "5.000", ".800", ".900", ".700", ".600"]]
+    header, rows = tables.fusion(comparison(training("fuse4seg", 0.5, fused=FUSED), training("mean", 0.5, fused=FUSED)),
+                                 {"rows": ["fuse4seg", "average", "mean"]})
+    assert [header, *rows] == [["", "EN", "VIF", "SCD", "SSIM to T1", "SSIM to CT"],
+                               ["**Fuse4Seg**", "5.000", ".800", ".900", ".700", ".600"],
+                               ["average", "4.000", ".500", "1.000", ".900", ".900"],
+                               ["mean", "5.000", ".800", ".900", ".700", ".600"]]
 
 
 def test_ablations_count_metrics_over_the_trivial_images(tables: ModuleType) -> None:
     """EN and VIF lie over the average's, none over the maximum's; SSIM to a source is none of the eight."""
-    found = tables.ablations(comparison(training("lambda0.1", 0.5, fused=FUSED)), {"rows": ["lambda0.1"]})
-    assert found[1] == ["λ = .1", ".500", "4.0", "2.0", ".700 .600", ".800", ".90", "2, 0"]
+    _, rows = tables.ablations(comparison(training("lambda0.1", 0.5, fused=FUSED)), {"rows": ["lambda0.1"]})
+    assert rows[0] == ["λ = .1", ".500", "4.0", "2.0", ".700 .600", ".800", ".90", "2, 0"]
 
 
 def test_a_row_that_was_not_trained_is_named(tables: ModuleType) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,13 +12,8 @@ import torch
 
 
 @pytest.fixture(scope="module")
-def timing() -> ModuleType:
-    """benchmarks/timing.py, which is in no package."""
-    path = Path(__file__).parents[2] / "benchmarks" / "timing.py"
-    specification = importlib.util.spec_from_file_location("timing", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+def timing(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("timing")
 
 
 class Clock:
