@@ -147,11 +147,12 @@ def tiny_model() -> Callable[..., FuseThenSegment]:
 
     from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
-    def make(*, extra: int = 0, deep_supervision: bool = False) -> FuseThenSegment:
+    def make(*, extra: int = 0, deep_supervision: bool = False, halftone: float | None = None) -> FuseThenSegment:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = FuseThenSegment(2 + extra, 2, conv_op=nn.Conv2d, strides=FOLLOWER["arch_kwargs"]["strides"],
-                                    windows=[[-2.0, 2.0]] * 2, follower=FOLLOWER, fusion=FUSION,
+                                    windows=[[-2.0, 2.0]] * 2, follower=FOLLOWER,
+                                    fusion={**FUSION, "halftone": halftone}, demosaic=halftone is not None,
                                     deep_supervision=deep_supervision)
             return model.apply(model.initialize)
 

@@ -53,6 +53,7 @@ ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row("no_demosaicing", ours=True, network={"demosaic": False}),
     Row("no_fused_mirroring", ours=True, flags=("--no_fused_mirroring",)),
     Row("balance_alone", ours=True, flags=("--fusion_losses", "balance")),
+    Row("no_reading_loss", ours=True, flags=("--fusion_losses", "edges", "balance", "correlation")),
     Row("no_auxiliary_head", ours=True, flags=("--auxiliary_head", "0")),
 )})
 OWN: Mapping[str, Row] = MappingProxyType({

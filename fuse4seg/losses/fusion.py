@@ -15,6 +15,7 @@ from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.edges import edge_loss
 from fuse4seg.losses.fidelity import fidelity_loss
 from fuse4seg.losses.intensity import intensity_loss
+from fuse4seg.losses.reading import reading_loss
 from fuse4seg.losses.structure import structure_loss
 from fuse4seg.losses.texture import texture_loss
 
@@ -42,6 +43,7 @@ class FusionLossWeights:
     balance: float = 6.0
     fidelity: float = 0.0
     correlation: float = 0.3
+    reading: float = 100.0
 
     def __post_init__(self) -> None:
         for part, weight in asdict(self).items():
@@ -51,9 +53,10 @@ class FusionLossWeights:
 
 #: The paper's parts, and the intensity loss beside them (method.md, "Two stages").
 PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, balance=0,
-                          correlation=0)
+                          correlation=0, reading=0)
 #: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
-WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, balance=0, fidelity=0.1, correlation=0.5)
+WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, balance=0, fidelity=0.1, correlation=0.5,
+                                   reading=0)
 
 
 def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:
@@ -64,11 +67,12 @@ def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, presen
 
 
 def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, logits: Sequence[Tensor] | None,
-                weights: FusionLossWeights, present: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+                weights: FusionLossWeights, present: Tensor | None = None,
+                read: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     r"""Weighted sum of all parts.
 
     .. math:: L^f = w_I L_{int} + w_T L_{text} + w_D L_{corr} + w_A L_{adv}
-        + w_E L_{edge} + w_S L_{ssim} + w_B L_{bal} + w_V L_{vif} + w_C L_{scd}
+        + w_E L_{edge} + w_S L_{ssim} + w_B L_{bal} + w_V L_{vif} + w_C L_{scd} + w_R L_{read}
 
     Args:
         fused: Fused image in [0, 1], shape (B, 1, *S), S of two or three axes.
@@ -79,6 +83,7 @@ def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
             part out.
         weights: Weight of each part.
         present: True where a case has a modality, bool of shape (B, N); None for all.
+        read: What is read of each modality, shape (B, N, *S); None leaves the reading part out.
 
     Returns:
         The weighted sum, a scalar, and the unweighted, detached value of each part that was computed, by its name in
@@ -91,5 +96,7 @@ def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
         parts["decomposition"] = decomposition_loss(low, high, present=present)
     if weights.adversarial and logits is not None:
         parts["adversarial"] = generator_loss(logits)
+    if weights.reading and read is not None:
+        parts["reading"] = reading_loss(read, sources, present=present)
     total = sum((getattr(weights, name) * part for name, part in parts.items()), start=fused.new_zeros(()))
     return total, {name: part.detach() for name, part in parts.items()}

@@ -9,7 +9,7 @@ def mean_of_present(values: Tensor, present: Tensor | None = None) -> Tensor:
     """Mean of ``values`` where something is present.
 
     Args:
-        values: One per case and modality, shape (B, N), or per pair of them, (B, N, N).
+        values: One per case and modality, shape (B, N), per pair of them, (B, N, N), or per case, (B,).
         present: Bool of the same shape; None for all.
 
     Returns:

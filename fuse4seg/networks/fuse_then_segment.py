@@ -145,6 +145,15 @@ class FuseThenSegment(nn.Module):
             return channels
         return torch.cat([self.window.undo(self.fusion.read(channels[:, :1])), channels[:, 1:]], dim=1)
 
+    def modalities_read(self, seen: Seen) -> Tensor | None:
+        """What the follower reads of each modality, in the units of the sources, shape (B, N, *S), 0 outside the image.
+
+        None where it reads none, or modalities share voxels, so that none is read without the others.
+        """
+        if not (self.demosaic and self.fusion.halftone.separates):
+            return None
+        return self.fusion.read(seen.fused.image) * seen.inside
+
     def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,
                 flips: Tensor | None = None) -> Tensor | list[Tensor]:
         """Logits of what :meth:`fuse` gave; a list under deep supervision.

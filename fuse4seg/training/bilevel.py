@@ -177,7 +177,8 @@ class BilevelStep:
 
     def _own_objective(self, seen: Seen, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """What of the leader's objective F does not depend on the follower, and its parts."""
-        fusion, parts = fusion_loss_of(seen, self.discriminators, weights=self.settings.losses)
+        read = self.model.modalities_read(seen) if self.settings.losses.reading else None
+        fusion, parts = fusion_loss_of(seen, self.discriminators, weights=self.settings.losses, read=read)
         objective, report = self.settings.fusion_weight * fusion, {"fusion": fusion, **parts}
         if self.auxiliary is not None:
             report["auxiliary"] = self.auxiliary(seen.fused.decoded, targets)
@@ -226,13 +227,13 @@ class BilevelStep:
 
 
 def fusion_loss_of(seen: Seen, discriminators: nn.ModuleList | None, *,
-                   weights: FusionLossWeights) -> tuple[Tensor, dict[str, Tensor]]:
-    """Fusion loss of what the model saw, and its parts; without discriminators, without the adversarial part."""
+                   weights: FusionLossWeights, read: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Fusion loss of what the model saw, and its parts; without discriminators and ``read``, without what is made of them."""
     logits = None if discriminators is None else [
         discriminator(samples_with(seen.fused.image, seen.present, modality))
         for modality, discriminator in modalities_there(discriminators, seen.present)]
     return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=logits,
-                       weights=weights, present=seen.present)
+                       weights=weights, present=seen.present, read=read)
 
 
 def teach_discriminators(discriminators: nn.ModuleList, optimiser: torch.optim.Optimizer, seen: Seen) -> Tensor:

@@ -98,8 +98,11 @@ class TrainingOptions:
             if chosen not in accepted:
                 raise OptionError(flag, f"{chosen} means nothing without labels: the fusion losses alone are trained. "
                                         f"Leave it out.")
-        if not any(asdict(self.bilevel.losses).values()):
-            raise OptionError("--fusion_losses", "none leaves nothing to train, as the dataset has no labels. Keep one.")
+        losses = asdict(self.bilevel.losses)
+        # Nobody reads an image that is not segmented.
+        kept = "reading" if losses.pop("reading") else "none"
+        if not any(losses.values()):
+            raise OptionError("--fusion_losses", f"{kept} leaves nothing to train, as the dataset has no labels. Keep another.")
 
     def to_plain(self) -> dict[str, Any]:
         """Nested dictionaries of numbers and names."""
@@ -107,11 +110,15 @@ class TrainingOptions:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> TrainingOptions:
-        """Undo :meth:`to_plain`; entries that a later version added keep their defaults."""
+        """Undo :meth:`to_plain`; entries that a later version added keep their defaults, parts of the fusion loss get 0."""
         known = {entry.name: plain[entry.name] for entry in fields(cls) if entry.name in plain}
         if "bilevel" in known:
-            losses = FusionLossWeights(**known["bilevel"].get("losses", {}))
-            known["bilevel"] = BilevelSettings(**{**known["bilevel"], "losses": losses})
+            entries = dict(known["bilevel"])
+            if "losses" in entries:
+                # A part that a later version added was not trained with.
+                none = dict.fromkeys(asdict(FusionLossWeights()), 0.0)
+                entries["losses"] = FusionLossWeights(**{**none, **entries["losses"]})
+            known["bilevel"] = BilevelSettings(**entries)
         if "pretraining" in known:
             known["pretraining"] = PretrainingWeights(**known["pretraining"])
         return cls(**known)

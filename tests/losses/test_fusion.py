@@ -16,11 +16,12 @@ from fuse4seg.losses.edges import edge_loss
 from fuse4seg.losses.fidelity import fidelity_loss
 from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights, fusion_loss, image_losses
 from fuse4seg.losses.intensity import intensity_loss
+from fuse4seg.losses.reading import reading_loss
 from fuse4seg.losses.structure import structure_loss
 from fuse4seg.losses.texture import texture_loss
 
 #: A weight of its own for each part.
-ALL = FusionLossWeights(2, 3, 0.5, 0.25, 4, 0.75, 0.625, 0.125, 0.375)
+ALL = FusionLossWeights(2, 3, 0.5, 0.25, 4, 0.75, 0.625, 0.125, 0.375, 5)
 PARTS = [field.name for field in fields(FusionLossWeights)]
 
 
@@ -32,7 +33,8 @@ def fusion() -> dict[str, torch.Tensor]:
             "sources": torch.rand(1, 3, 8, 8, generator=random),
             "low": torch.randn(1, 3, 4, 2, 2, generator=random),
             "high": torch.randn(1, 3, 2, 4, 4, generator=random),
-            "logits": [torch.randn(1, 1, 2, 2, generator=random) for _ in range(3)]}
+            "logits": [torch.randn(1, 1, 2, 2, generator=random) for _ in range(3)],
+            "read": torch.rand(1, 3, 8, 8, generator=random)}
 
 
 class TestFusionLoss:
@@ -43,7 +45,8 @@ class TestFusionLoss:
                     "decomposition": decomposition_loss(fusion["low"], fusion["high"]),
                     "adversarial": generator_loss(fusion["logits"]), "edges": edge_loss(*images),
                     "structure": structure_loss(*images), "balance": balance_loss(*images),
-                    "fidelity": fidelity_loss(*images), "correlation": correlation_loss(*images)}
+                    "fidelity": fidelity_loss(*images), "correlation": correlation_loss(*images),
+                    "reading": reading_loss(fusion["read"], fusion["sources"])}
         assert parts == expected
         torch.testing.assert_close(total, sum(getattr(ALL, name) * part for name, part in expected.items()))
 
@@ -69,13 +72,19 @@ class TestFusionLoss:
         _, parts = fusion_loss(**{**fusion, "logits": None}, weights=PAPER)
         assert set(parts) == {"intensity", "texture", "decomposition"}
 
+    def test_leaves_out_the_reading_where_nothing_is_read(self, fusion: dict[str, torch.Tensor]) -> None:
+        _, parts = fusion_loss(**{**fusion, "read": None}, weights=FusionLossWeights())
+        assert set(parts) == {"edges", "balance", "correlation"}
+
     @pytest.mark.parametrize("present", [[True, False, True], [False, True, False]])
     def test_holds_the_fused_image_to_the_modalities_that_are_there(self, fusion: dict[str, torch.Tensor],
                                                                     present: list[bool]) -> None:
         zeroed = fusion["sources"] * torch.tensor(present).view(1, 3, 1, 1)
         found = fusion_loss(**{**fusion, "sources": zeroed}, weights=ALL, present=torch.tensor([present]))
         alone = {name: fusion[name][:, present] for name in ("sources", "low", "high")}
-        expected = fusion_loss(**{**fusion, **alone}, weights=ALL)
+        # Where something is absent, nothing is held to what is read.
+        assert found[1]["reading"] == 0
+        expected = fusion_loss(**{**fusion, **alone, "read": alone["sources"]}, weights=ALL)
         torch.testing.assert_close(found[0], expected[0])
         for name in PARTS:
             torch.testing.assert_close(found[1][name], expected[1][name], atol=1e-6, rtol=1e-5)
@@ -101,7 +110,7 @@ class TestImageLosses:
 
 class TestFusionLossWeights:
     @pytest.mark.parametrize(("weights", "parts"), [
-        (FusionLossWeights(), {"edges", "balance", "correlation"}),
+        (FusionLossWeights(), {"edges", "balance", "correlation", "reading"}),
         (PAPER, {"intensity", "texture", "decomposition", "adversarial"})])
     def test_ask_for_these_parts(self, weights: FusionLossWeights, parts: set[str]) -> None:
         assert {name for name, weight in asdict(weights).items() if weight} == parts

@@ -152,6 +152,23 @@ class TestDemosaicing:
         channels = torch.linspace(-1.5, 0.7, modalities).view(1, -1, 1, 1).expand(1, modalities, 16, 16)
         torch.testing.assert_close(model.read(model.shown(model.fuse(channels))), channels, atol=1e-5, rtol=1e-5)
 
+    def test_what_is_read_is_in_the_units_of_the_sources_and_ends_with_the_image(
+            self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
+        model = reads()
+        channels[..., :6] = 0
+        seen = model.fuse(channels)
+        found = model.modalities_read(seen)
+        assert (found[..., :6] == 0).all()
+        torch.testing.assert_close(4 * found[..., 6:] - 2, model.read(model.shown(seen))[..., 6:])
+
+    @pytest.mark.parametrize("more", [{"demosaic": False}, {"fusion": FUSION}, {"follower_input": "embedding"},
+                                      {"modalities": 5}])
+    def test_no_modality_is_read_where_none_can_be(self, more: dict[str, Any],
+                                                   reads: Callable[..., FuseThenSegment]) -> None:
+        """Five share the four voxels of a block."""
+        model = reads(**more)
+        assert model.modalities_read(model.fuse(torch.randn(1, model.modalities, 16, 16))) is None
+
     def test_says_what_is_read_and_where_it_may_begin(self, reads: Callable[..., FuseThenSegment]) -> None:
         for model, channels, grid in ((reads(modalities=3), 3, (2, 2)), (reads(modalities=3, demosaic=False), 1, (1, 1)),
                                       (reads(follower_input="fused+sources"), 3, (1, 1))):

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fuse4seg.losses.adversarial import discriminator_loss, generator_loss
-from fuse4seg.losses.fusion import PAPER, fusion_loss
+from fuse4seg.losses.fusion import PAPER, FusionLossWeights, fusion_loss
 from fuse4seg.networks.auxiliary_head import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
@@ -273,6 +273,19 @@ class TestGradients:
         expected = gradient_of(objective, model.fusion)
         step = step_of(model, fusion_weight=fusion_weight)
         step(batch, targets)
+        assert_same(step.leader.optimiser.given, expected)
+
+    def test_reading_holds_the_leader_to_what_can_be_read(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                                          targets: torch.Tensor) -> None:
+        model = tiny_model(halftone=0.2)
+        losses = FusionLossWeights(edges=0, balance=0, correlation=0, reading=5)
+        seen = model.fuse(batch)
+        read = model.fusion.read(seen.fused.image) * seen.inside
+        off = torch.nn.functional.mse_loss(read, seen.sources)
+        expected = gradient_of(cross_entropy(model(batch), targets) + 0.1 * 5 * off, model.fusion)
+        step = step_of(model, losses=losses)
+        report = step(batch, targets)
+        assert (report["reading"], report["fusion"]) == pytest.approx((off.item(), 5 * off.item()), rel=1e-5)
         assert_same(step.leader.optimiser.given, expected)
 
     @every_estimator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,14 @@ class TestPlain:
         assert TrainingOptions.from_plain(load_checkpoint(tmp_path / "model.pth")["options"]) == CHOSEN
 
     def test_fills_what_an_older_version_did_not_know(self) -> None:
-        old = {"epochs": 5, "bilevel": {"fusion_weight": 0.5, "losses": {"texture": 3.0}}}
-        expected = TrainingOptions(epochs=5, bilevel=BilevelSettings(fusion_weight=0.5, losses=FusionLossWeights(texture=3.0)))
-        assert TrainingOptions.from_plain(old) == expected
+        old = {"epochs": 5, "bilevel": {"fusion_weight": 0.5}}
+        assert TrainingOptions.from_plain(old) == TrainingOptions(epochs=5, bilevel=BilevelSettings(fusion_weight=0.5))
         assert TrainingOptions.from_plain({"bilevel": {}}) == TrainingOptions()
+
+
+    def test_trains_on_without_a_loss_that_an_older_version_did_not_know(self) -> None:
+        losses = TrainingOptions.from_plain({"bilevel": {"losses": {"texture": 3.0, "edges": 2.0}}}).bilevel.losses
+        assert {name: weight for name, weight in asdict(losses).items() if weight} == {"texture": 3, "edges": 2}
 
 
 class TestChanged:
@@ -106,11 +110,11 @@ class TestChanged:
     def test_gives_a_loss_that_is_not_used_by_default_its_weight_in_the_paper_or_without_labels(self) -> None:
         losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "fidelity"]).bilevel.losses
         assert losses == FusionLossWeights(intensity=PAPER.intensity, balance=0, fidelity=WITHOUT_LABELS.fidelity,
-                                           correlation=0)
+                                           correlation=0, reading=0)
 
     def test_takes_weights(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["texture=0.5", "structure=2", "edges"], pretraining_losses=["adversarial=0.1"])
-        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2, balance=0, correlation=0)
+        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2, balance=0, correlation=0, reading=0)
         assert changed.pretraining == PretrainingWeights(decomposition=0, adversarial=0.1)
 
     @pytest.mark.parametrize("part", ["texture=", "texture=much", "texture=-1", "texture=nan", "texture=inf", "texture=1=2"])
@@ -120,7 +124,7 @@ class TestChanged:
 
     def test_leaves_all_losses_out_that_can_be(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["none"], pretraining_losses=["none"])
-        assert changed.bilevel.losses == FusionLossWeights(edges=0, balance=0, correlation=0)
+        assert changed.bilevel.losses == FusionLossWeights(edges=0, balance=0, correlation=0, reading=0)
         assert changed.pretraining == PretrainingWeights(0, 0)
 
     @pytest.mark.parametrize(("name", "losses", "known"), [
@@ -155,7 +159,8 @@ class TestWithoutATask:
         ({"hypergradient": "unrolled"}, "--hypergradient: unrolled means nothing"),
         ({"auxiliary_weight": 1.0}, "--auxiliary_head: 1.0 means nothing"),
         ({"fusion_weight": 0.0}, "--fusion_weight: 0.0 means nothing"),
-        ({"fusion_losses": ["none"]}, "--fusion_losses: none leaves nothing to train")])
+        ({"fusion_losses": ["none"]}, "--fusion_losses: none leaves nothing to train"),
+        ({"fusion_losses": ["reading"]}, "--fusion_losses: reading leaves nothing to train")])
     def test_refuses_what_needs_labels(self, chosen: dict[str, Any], said: str) -> None:
         with pytest.raises(OptionError, match=f"^{said}"):
             TrainingOptions().changed(**chosen).require_no_task()
