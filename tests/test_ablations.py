@@ -88,8 +88,8 @@ def test_losses_can_be_chosen_for_either_stage(root: Path, flags: list[str], sta
     assert {name for name, weight in options["bilevel"]["losses"].items() if weight} == stage_2
     logged = checkpoint["logging"]
     assert ("discriminator" in capsys.readouterr().err) == ("adversarial" in stage_1)
-    for name in ("intensity", "texture", "decomposition", "adversarial", "edges", "structure", "balance", "fidelity", "correlation",
-                 "reading"):
+    for name in ("intensity", "texture", "decomposition", "adversarial", "edges", "structure", "balance", "fidelity",
+                 "correlation", "reading"):
         assert (logged.get(name, [float("nan")])[-1] == pytest.approx(float("nan"), nan_ok=True)) == (name not in stage_2)
 
 
