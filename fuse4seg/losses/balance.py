@@ -25,4 +25,4 @@ def balance_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = Non
 
     Source: method.md, "Two stages", stage 2.
     """
-    return mean_of_present((1 - ssim_of_each(fused.expand_as(sources), sources)).square(), present)
+    return mean_of_present((1 - ssim_of_each(fused, sources)).square(), present)

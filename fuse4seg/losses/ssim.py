@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -35,20 +37,22 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11, data_range: float =
 
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004.
     """
+    if first.shape != second.shape:
+        raise ValueError(f"SSIM needs two images of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     return ssim_of_each(first, second, window=window, data_range=data_range).mean()
 
 
 def ssim_of_each(first: Tensor, second: Tensor, *, window: int = 11, data_range: float = 1.0) -> Tensor:
-    """:func:`ssim` of each image and channel, shape (B, C)."""
-    if first.shape != second.shape:
-        raise ValueError(f"SSIM needs two images of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+    """:func:`ssim` of each image and channel, shape (B, C); where ``first`` has one channel, of that with each of ``second``."""
     if window < 1 or window % 2 == 0:
         raise ValueError(f"the SSIM window must be odd and positive, got {window}")
     precision = torch.promote_types(first.dtype, torch.float32)
     first, second = first.to(precision), second.to(precision)
-    moments = torch.stack([first, second, first * first, second * second, first * second])
-    means = gaussian_means(moments, axes=first.ndim - 2, window=window, sigma=SIGMA)
-    mean_a, mean_b, square_a, square_b, product = means.unbind()
+    # Apart, so that one channel is not filtered as often as it is compared, nor backward what asks for no gradient.
+    averages = partial(gaussian_means, axes=first.ndim - 2, window=window, sigma=SIGMA)
+    mean_a, square_a = averages(torch.stack([first, first * first])).unbind()
+    mean_b, square_b = averages(torch.stack([second, second * second])).unbind()
+    product = averages(first * second)
     luminance, contrast = (LUMINANCE_CONSTANT * data_range) ** 2, (CONTRAST_CONSTANT * data_range) ** 2
     covariance = product - mean_a * mean_b
     variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b

@@ -23,4 +23,4 @@ def structure_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = N
 
     Source: method.md, "Fusion losses without labels".
     """
-    return 1 - mean_of_present(ssim_of_each(fused.expand_as(sources), sources), present)
+    return 1 - mean_of_present(ssim_of_each(fused, sources), present)

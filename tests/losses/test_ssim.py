@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from fuse4seg.losses.ssim import ssim
+from fuse4seg.losses.ssim import ssim, ssim_of_each
 
 
 def similar_images(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,3 +79,15 @@ class TestSSIM:
     def test_refuses_a_window_without_a_middle(self, window: int) -> None:
         with pytest.raises(ValueError, match="odd"):
             ssim(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), window=window)
+
+
+class TestSSIMOfEach:
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_is_scikit_image_s_of_each_image_and_channel(self, channels: int) -> None:
+        """One channel is compared with each of the others."""
+        first, second = similar_images(2, 3, 16, 23)
+        first = first[:, :channels]
+        found = ssim_of_each(first, second)
+        expected = [[reference(first[case:case + 1, channel:channel + 1] if channels > 1 else first[case:case + 1],
+                               second[case:case + 1, channel:channel + 1]) for channel in range(3)] for case in range(2)]
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
