@@ -76,9 +76,10 @@ def test_another_modality_can_be_the_reference(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("flags", "stage_1", "stage_2"), [
-    (["--pretraining_losses", "decomposition"], {"decomposition"}, {"edges", "balance", "correlation", "reading"}),
+    (["--pretraining_losses", "decomposition"], {"decomposition"}, {"edges", "balance", "correlation"}),
     (["--fusion_losses", "intensity", "texture", "decomposition", "adversarial"], {"decomposition", "adversarial"},
      {"intensity", "texture", "decomposition", "adversarial"}),
+    (["--fusion_losses", "balance", "reading"], {"decomposition", "adversarial"}, {"balance", "reading"}),
     (["--fusion_losses", "texture", "decomposition", "--pretraining_losses", "none"], set(), {"texture", "decomposition"})])
 def test_losses_can_be_chosen_for_either_stage(root: Path, flags: list[str], stage_1: set[str], stage_2: set[str],
                                                capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                                             "(default: 0.3); more of it: closer to the sources")
     parser.add_argument("--hessian_products", type=int, metavar="K", help="of neumann and cg (default: 5)")
     parser.add_argument("--fusion_losses", nargs="+", metavar="LOSS",
-                        help="parts of the fusion loss, each as NAME or NAME=WEIGHT (default: edges balance correlation "
-                             "reading; without labels: decomposition edges structure fidelity correlation; the paper's: "
+                        help="parts of the fusion loss, each as NAME or NAME=WEIGHT (default: edges balance correlation; "
+                             "without labels: decomposition edges structure fidelity correlation; the paper's: "
                              "intensity texture decomposition adversarial), or none")
     parser.add_argument("--auxiliary_head", type=float, dest="auxiliary_weight", metavar="WEIGHT",
                         help="part of a segmentation head on the leader's features, for training only (default: 0.5; 0: none)")

@@ -43,7 +43,7 @@ class FusionLossWeights:
     balance: float = 6.0
     fidelity: float = 0.0
     correlation: float = 0.3
-    reading: float = 100.0
+    reading: float = 0.0
 
     def __post_init__(self) -> None:
         for part, weight in asdict(self).items():
@@ -53,10 +53,11 @@ class FusionLossWeights:
 
 #: The paper's parts, and the intensity loss beside them (method.md, "Two stages").
 PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, balance=0,
-                          correlation=0, reading=0)
+                          correlation=0)
 #: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
-WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, balance=0, fidelity=0.1, correlation=0.5,
-                                   reading=0)
+WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, balance=0, fidelity=0.1, correlation=0.5)
+#: Weights of parts that are in use nowhere by themselves.
+ON_REQUEST = FusionLossWeights(edges=0, balance=0, correlation=0, reading=100)
 
 
 def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fuse4seg.errors import OptionError
-from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights
+from fuse4seg.losses.fusion import ON_REQUEST, PAPER, WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.hypergradients import ESTIMATORS
 from fuse4seg.training.pretraining import PretrainingWeights
@@ -129,7 +129,7 @@ class TrainingOptions:
 
         Args:
             fusion_losses: Parts of the fusion loss to keep, each as NAME or NAME=WEIGHT; the others get 0. A name alone gives
-                the part's default weight; where that is 0, its weight in the paper or without labels.
+                the part's default weight; where that is 0, its weight in the paper, without labels, or on request.
             pretraining_losses: The same for what pre-training adds to the content loss.
             chosen: Options and the bi-level step's entries by their own names.
 
@@ -139,7 +139,7 @@ class TrainingOptions:
         given = {name: value for name, value in chosen.items() if value is not None}
         of_step = {entry.name: given.pop(entry.name) for entry in fields(BilevelSettings) if entry.name in given}
         if fusion_losses is not None:
-            known = [asdict(weights) for weights in (FusionLossWeights(), PAPER, WITHOUT_LABELS)]
+            known = [asdict(weights) for weights in (FusionLossWeights(), PAPER, WITHOUT_LABELS, ON_REQUEST)]
             defaults = {name: next(weights[name] for weights in known if weights[name]) for name in known[0]}
             of_step["losses"] = FusionLossWeights(**_only(fusion_losses, defaults, flag="--fusion_losses"))
         if pretraining_losses is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fuse4seg.errors import OptionError
-from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights
+from fuse4seg.losses.fusion import ON_REQUEST, PAPER, WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.training.options import TrainingOptions
@@ -107,14 +107,14 @@ class TestChanged:
         assert changed.pretraining == PretrainingWeights(adversarial=0)
         assert changed.bilevel.fusion_weight == 0.3
 
-    def test_gives_a_loss_that_is_not_used_by_default_its_weight_in_the_paper_or_without_labels(self) -> None:
-        losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "fidelity"]).bilevel.losses
+    def test_gives_a_loss_that_is_not_used_by_default_its_weight_elsewhere(self) -> None:
+        losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "fidelity", "reading"]).bilevel.losses
         assert losses == FusionLossWeights(intensity=PAPER.intensity, balance=0, fidelity=WITHOUT_LABELS.fidelity,
-                                           correlation=0, reading=0)
+                                           correlation=0, reading=ON_REQUEST.reading)
 
     def test_takes_weights(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["texture=0.5", "structure=2", "edges"], pretraining_losses=["adversarial=0.1"])
-        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2, balance=0, correlation=0, reading=0)
+        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2, balance=0, correlation=0)
         assert changed.pretraining == PretrainingWeights(decomposition=0, adversarial=0.1)
 
     @pytest.mark.parametrize("part", ["texture=", "texture=much", "texture=-1", "texture=nan", "texture=inf", "texture=1=2"])
@@ -124,7 +124,7 @@ class TestChanged:
 
     def test_leaves_all_losses_out_that_can_be(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["none"], pretraining_losses=["none"])
-        assert changed.bilevel.losses == FusionLossWeights(edges=0, balance=0, correlation=0, reading=0)
+        assert changed.bilevel.losses == FusionLossWeights(edges=0, balance=0, correlation=0)
         assert changed.pretraining == PretrainingWeights(0, 0)
 
     @pytest.mark.parametrize(("name", "losses", "known"), [
