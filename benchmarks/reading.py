@@ -52,19 +52,19 @@ def _run(options: argparse.Namespace) -> None:
     for images, labels in _validation_slices(predictor, options):
         with torch.inference_mode():
             seen = model.fuse(images)
-            read = model.fusion.read(seen.fused.image)
-            segmented = {"what is read": model.read(model.shown(seen)), "the sources": model.window.undo(seen.sources)}
-            logits = {source: model.segmentation(channels).transpose(0, 1) for source, channels in segmented.items()}
-        pairs.append(torch.stack([seen.sources, read]).movedim(2, -1)[:, torch.from_numpy(labels > 0)])
-        scores.append([_dice(predictor, part, labels) for part in logits.values()])
-    sources, read = torch.cat(pairs, dim=1).double()
+            images_of_each = torch.stack([model.fusion.read(seen.fused.image), seen.sources])
+            logits = [model.segmentation(model.window.undo(part)).transpose(0, 1) for part in images_of_each]
+        pairs.append(images_of_each.movedim(2, -1)[:, torch.from_numpy(labels > 0)])
+        scores.append([_dice(predictor, part, labels) for part in logits])
+    read, sources = torch.cat(pairs, dim=1).double()
     rows = [{"modality": name, "root mean square": (read - sources)[:, index].square().mean().sqrt().item(),
              "correlation": torch.corrcoef(torch.stack([sources[:, index], read[:, index]]))[0, 1].item()}
             for index, name in enumerate(channel_names(predictor.dataset_json))]
     show(rows)
     # Over the cases of each class, then over the classes; NaN where a case has none of it.
     means = np.nanmean(np.asarray(scores), axis=0).mean(axis=-1)
-    segmentations = [{"segmented from": source, "Dice": dice} for source, dice in zip(segmented, means.tolist(), strict=True)]
+    segmentations = [{"segmented from": source, "Dice": dice}
+                     for source, dice in zip(("what is read", "the sources"), means.tolist(), strict=True)]
     show(segmentations)
     save({"voxels": len(sources), "reading": rows, "segmentations": segmentations}, options.output)
 

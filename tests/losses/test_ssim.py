@@ -88,6 +88,7 @@ class TestSSIMOfEach:
         first, second = similar_images(2, 3, 16, 23)
         first = first[:, :channels]
         found = ssim_of_each(first, second)
-        expected = [[reference(first[case:case + 1, channel:channel + 1] if channels > 1 else first[case:case + 1],
-                               second[case:case + 1, channel:channel + 1]) for channel in range(3)] for case in range(2)]
+        images = first.expand_as(second)
+        expected = [[reference(images[case:case + 1, channel:channel + 1], second[case:case + 1, channel:channel + 1])
+                     for channel in range(3)] for case in range(2)]
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)

@@ -76,7 +76,6 @@ class TestPlain:
         assert TrainingOptions.from_plain(old) == TrainingOptions(epochs=5, bilevel=BilevelSettings(fusion_weight=0.5))
         assert TrainingOptions.from_plain({"bilevel": {}}) == TrainingOptions()
 
-
     def test_trains_on_without_a_loss_that_an_older_version_did_not_know(self) -> None:
         losses = TrainingOptions.from_plain({"bilevel": {"losses": {"texture": 3.0, "edges": 2.0}}}).bilevel.losses
         assert {name: weight for name, weight in asdict(losses).items() if weight} == {"texture": 3, "edges": 2}
