@@ -19,7 +19,7 @@ from fuse4seg.errors import Terminated
 from fuse4seg.progress import progress
 
 TRAIN_OURS = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
-#: Names of our trainer and of nnU-Net's.
+#: Names of our trainer and of nnU-Net's, unless a row's flags name another.
 TRAINERS = {True: "Fuse4SegTrainer", False: "nnUNetTrainer"}
 
 
@@ -76,7 +76,9 @@ class Trial:
     def model(self) -> Path:
         """Folder Trainer__Plans__configuration."""
         plans = self.plans if self.row.ours else STOCK_PLANS
-        return self.place / self.dataset / f"{TRAINERS[self.row.ours]}__{plans}__{self.configuration}"
+        flags = self.row.flags
+        trainer = flags[flags.index("-tr") + 1] if "-tr" in flags else TRAINERS[self.row.ours]
+        return self.place / self.dataset / f"{trainer}__{plans}__{self.configuration}"
 
     @property
     def fold_folder(self) -> Path:
@@ -96,9 +98,10 @@ class Trial:
             program: list[Any] = ["-m", "fuse4seg.comparison.stock_nnunet"]
         else:
             program = ["-c", TRAIN_OURS]
-            # A row's own flags come last, and so go over the budget's.
-            budget += ["--pretrain_epochs", self.budget.pretrain_epochs, *self.row.flags]
-        return [sys.executable, *program, *map(str, [self.dataset, self.configuration, self.fold, *budget])]
+            budget += ["--pretrain_epochs", self.budget.pretrain_epochs]
+        # A row's own flags come last, and so go over the budget's.
+        words = [self.dataset, self.configuration, self.fold, *budget, *self.row.flags]
+        return [sys.executable, *program, *map(str, words)]
 
 
 def place_of(output: Path, row: str, fold: int, seed: int, *, purpose: str = "trainings") -> Path:

@@ -112,12 +112,12 @@ class Fuse4SegTrainer(nnUNetTrainer):
             self.fusion_step = self.levels.fusion_step(self.options.bilevel.losses, **precision)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
-        """nnU-Net's SGD for the follower, Adam for the leader."""
+        """nnU-Net's optimiser for the follower, Adam for the leader."""
         self.levels = build_levels(self.network, classes=self.label_manager.num_segmentation_heads,
-                                   leader_rate=self.options.leader_learning_rate, follower_rate=self.initial_lr,
-                                   weight_decay=self.weight_decay)
+                                   leader_rate=self.options.leader_learning_rate, sgd_rate=self.initial_lr,
+                                   weight_decay=self.weight_decay, follower_optimiser=self.options.follower_optimiser)
         follower = self.levels.follower.optimiser
-        return follower, PolyLRScheduler(follower, self.initial_lr, self.num_epochs)
+        return follower, PolyLRScheduler(follower, follower.param_groups[0]["lr"], self.num_epochs)
 
     def _autocast(self) -> Callable[[], Any]:
         return partial(torch.autocast, "cuda") if self.device.type == "cuda" else contextlib.nullcontext

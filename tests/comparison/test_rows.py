@@ -31,7 +31,7 @@ class TestChooseRows:
         assert images == Row("FILM", source=("folder", str(Path("film").absolute())))
         assert variant == Row("half", ours=True, flags=("--fusion_weight", "0.5", "--seed", "3"))
 
-    @pytest.mark.parametrize(("names", "said"), [(["median"], "unknown row median. Choose from: stacked, T1, FLAIR, max"),
+    @pytest.mark.parametrize(("names", "said"), [(["median"], "unknown row median. Choose from: stacked, stacked_adamw, T1"),
                                                  (["max", "fixed"], "max is there twice")])
     def test_refuses(self, names: list[str], said: str) -> None:
         with pytest.raises(OptionError, match=f"^--rows: {said}"):

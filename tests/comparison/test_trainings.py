@@ -40,6 +40,13 @@ class TestTrial:
         assert "fuse4seg.comparison.stock_nnunet" in words
         assert "--pretrain_epochs" not in words
 
+    def test_finds_the_model_of_the_trainer_that_its_flags_name(self, tmp_path: Path) -> None:
+        flags = ("-tr", "nnUNetTrainerAdam1en3")
+        peer, own = trial(tmp_path, "stacked_adamw", ours=False, flags=flags), trial(tmp_path, flags=("-tr", "MyTrainer"))
+        assert peer.command("cpu")[-2:] == [*flags]
+        assert peer.model.name == "nnUNetTrainerAdam1en3__StockPlans__2d"
+        assert own.model.name == "MyTrainer__Fuse4SegPlans__2d"
+
     def test_is_finished_when_it_is_validated(self, tmp_path: Path) -> None:
         one = trial(tmp_path)
         assert not one.finished

@@ -15,7 +15,8 @@ from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import PretrainingWeights
 
-CHOSEN = TrainingOptions(epochs=7, pretrain_epochs=0, iterations=3, seed=11, leader_learning_rate=5e-4, modality_dropout=0.2,
+CHOSEN = TrainingOptions(epochs=7, pretrain_epochs=0, iterations=3, seed=11, leader_learning_rate=5e-4,
+                         follower_optimiser="adamw", modality_dropout=0.2,
                          bilevel=BilevelSettings("gauss_newton", 0.3, FusionLossWeights(texture=2.0), 1e-6, 0.25),
                          pretraining=PretrainingWeights(adversarial=0, decomposition=0.5))
 
@@ -56,6 +57,10 @@ class TestTrainingOptions:
         TrainingOptions(modality_dropout=0.3).require_fit(2)
         with pytest.raises(OptionError, match="^--modality_dropout: the dataset has one modality"):
             TrainingOptions(modality_dropout=0.3).require_fit(1)
+
+    def test_refuse_an_unknown_optimiser_and_name_the_known(self) -> None:
+        with pytest.raises(OptionError, match="^--follower_optimiser: unknown optimiser adam. Choose one of: sgd, adamw"):
+            TrainingOptions(follower_optimiser="adam")
 
     def test_refuse_an_unknown_estimator_and_name_the_known(self) -> None:
         with pytest.raises(OptionError, match="--hypergradient: unknown estimator newton.*joint, gauss_newton"):
@@ -158,6 +163,7 @@ class TestWithoutATask:
         ({"hypergradient": "unrolled"}, "--hypergradient: unrolled means nothing"),
         ({"auxiliary_weight": 1.0}, "--auxiliary_head: 1.0 means nothing"),
         ({"fusion_weight": 0.0}, "--fusion_weight: 0.0 means nothing"),
+        ({"follower_optimiser": "adamw"}, "--follower_optimiser: adamw means nothing"),
         ({"fusion_losses": ["none"]}, "--fusion_losses: none leaves nothing to train"),
         ({"fusion_losses": ["reading"]}, "--fusion_losses: reading leaves nothing to train")])
     def test_refuses_what_needs_labels(self, chosen: dict[str, Any], said: str) -> None:
