@@ -9,6 +9,8 @@ from torch import nn
 
 #: Names, and the first learning rate of each over SGD's: nnUNetTrainer has 0.01, nnUNetTrainerAdam1en3 has 0.001.
 RATE_OVER_SGD = {"sgd": 1.0, "adamw": 0.1}
+#: Tensors of a parameter's size that each keeps of it: momentum; two moments, and the second's maximum.
+MOMENTS = {"sgd": 1, "adamw": 3}
 #: Of nnU-Net's SGD, with Nesterov.
 MOMENTUM = 0.99
 

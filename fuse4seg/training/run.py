@@ -28,11 +28,13 @@ from fuse4seg.errors import (
     first_line,
 )
 from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
 from fuse4seg.training.fold_lock import require_unlocked
+from fuse4seg.training.follower_optimiser import MOMENTS
 from fuse4seg.training.hypergradients import BY_MEMORY
 from fuse4seg.training.options import PRETRAIN_EPOCHS, TrainingOptions
 from fuse4seg.training.saving import SaveEvery
@@ -126,7 +128,7 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     options.require_fit(len(channel_names(dataset_json)))
     if not labelled:
         options.require_no_task()
-    _require_network(training, name, plans, dataset_json)
+    network = _build_on_meta(training, name, plans, dataset_json)
     trainer_class = _trainer_class(training.trainer)
     make_writable_folder(fold)
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
@@ -137,18 +139,22 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
         trainer.options = _with_stage_1_of(fold, trainer.options)
     if save_every is not None:
         trainer.set_save_every(save_every)
-    _warn_of_unplanned_memory(plans, trainer.options)
+    _warn_of_unplanned_memory(plans, trainer.options, network)
     if checkpoint is not None:
         trainer.take_up(checkpoint.state, checkpoint.path)
     _write_splits(training, data_root(PREPROCESSED) / name, plans)
     return trainer
 
 
-def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions) -> None:
+def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions, network: FuseThenSegment) -> None:
     planned, wanted = plans.get(OURS, {}).get("hypergradient"), options.bilevel.hypergradient
     if planned in BY_MEMORY and BY_MEMORY.index(wanted) > BY_MEMORY.index(planned):
         log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with "
                     "--hypergradient %s.", wanted, planned, wanted)
+    if more := MOMENTS[options.follower_optimiser] - MOMENTS["sgd"]:
+        size = more * sum(value.numel() * value.element_size() for value in network.segmentation.parameters())
+        log.warning("%s takes %.2f GB more memory than sgd, which the plans were made for. Should it run out, plan again with a "
+                    "lower -gpu_memory_target.", options.follower_optimiser, size / 1e9)
 
 
 def choose_device(wanted: str | None) -> torch.device:
@@ -188,12 +194,16 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     return name, plans
 
 
-def _require_network(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
-    """Make sure that the plans describe a network: another version may have made them, or somebody's hand."""
+def _build_on_meta(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> FuseThenSegment:
+    """The network that the plans describe, without memory: another version may have made them, or somebody's hand.
+
+    Raises:
+        PlansNotFoundError: They describe none that can be built.
+    """
     manager = PlansManager(dict(plans))
     try:
         with torch.device("meta"):
-            build_network(manager, manager.get_configuration(training.configuration), dataset_json)
+            return build_network(manager, manager.get_configuration(training.configuration), dataset_json)
     except Exception as error:
         path = data_root(PREPROCESSED) / name / f"{training.plans}.json"
         raise PlansNotFoundError(path, f"describes no network that can be built ({first_line(error, kind=True)})",

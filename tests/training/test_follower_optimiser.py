@@ -10,7 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
 from torch import nn
 
-from fuse4seg.training.follower_optimiser import RATE_OVER_SGD, make_follower_optimiser
+from fuse4seg.training.follower_optimiser import MOMENTS, RATE_OVER_SGD, make_follower_optimiser
 
 #: nnU-Net's first rate and weight decay.
 SGD_RATE, WEIGHT_DECAY = 1e-2, 3e-5
@@ -36,3 +36,12 @@ def test_moves_weights_as_nnunets_trainer_does(name: str) -> None:
     theirs, _ = trainer.configure_optimizers(settings)
     ours = make_follower_optimiser(name, networks[0].parameters(), sgd_rate=SGD_RATE, weight_decay=WEIGHT_DECAY)
     assert torch.equal(moved(networks[0], ours), moved(networks[1], theirs))
+
+
+@pytest.mark.parametrize("name", RATE_OVER_SGD)
+def test_keeps_as_many_moments_as_it_says(name: str) -> None:
+    network = nn.Linear(3, 2)
+    optimiser = make_follower_optimiser(name, network.parameters(), sgd_rate=SGD_RATE, weight_decay=WEIGHT_DECAY)
+    moved(network, optimiser)
+    kept = [value for value in optimiser.state[network.weight].values() if value is not None and value.shape == (2, 3)]
+    assert len(kept) == MOMENTS[name]
