@@ -57,7 +57,7 @@ ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row("adamw", ours=True, flags=("--follower_optimiser", "adamw")),
     Row("no_auxiliary_head", ours=True, flags=("--auxiliary_head", "0")),
 )})
-#: Stock nnU-Net's other trainers on stacked channels, for what an ablation changes beside the fusion.
+#: Stock nnU-Net on stacked channels: with its usual trainer, and with those that an ablation of ours changes to.
 PEERS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row(PEER), Row("stacked_adamw", flags=("-tr", "nnUNetTrainerAdam1en3")))})
 OWN: Mapping[str, Row] = MappingProxyType({

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -76,8 +77,8 @@ class Trial:
     def model(self) -> Path:
         """Folder Trainer__Plans__configuration."""
         plans = self.plans if self.row.ours else STOCK_PLANS
-        flags = self.row.flags
-        trainer = flags[flags.index("-tr") + 1] if "-tr" in flags else TRAINERS[self.row.ours]
+        # As argparse reads them: the last counts, and a flag without a value is left for the training to refuse.
+        trainer = dict(pairwise(self.row.flags)).get("-tr", TRAINERS[self.row.ours])
         return self.place / self.dataset / f"{trainer}__{plans}__{self.configuration}"
 
     @property

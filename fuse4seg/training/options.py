@@ -101,7 +101,7 @@ class TrainingOptions:
         for flag, chosen, accepted in (("--hypergradient", self.bilevel.hypergradient, (usual.hypergradient, "joint")),
                                        ("--auxiliary_head", self.bilevel.auxiliary_weight, (usual.auxiliary_weight, 0)),
                                        ("--fusion_weight", self.bilevel.fusion_weight, (usual.fusion_weight,)),
-                                       ("--follower_optimiser", self.follower_optimiser, ("sgd",))):
+                                       ("--follower_optimiser", self.follower_optimiser, (TrainingOptions.follower_optimiser,))):
             if chosen not in accepted:
                 raise OptionError(flag, f"{chosen} means nothing without labels: the fusion losses alone are trained. "
                                         f"Leave it out.")

@@ -153,8 +153,8 @@ def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions, n
                     "--hypergradient %s.", wanted, planned, wanted)
     if more := MOMENTS[options.follower_optimiser] - MOMENTS["sgd"]:
         size = more * sum(value.numel() * value.element_size() for value in network.segmentation.parameters())
-        log.warning("%s takes %.2f GB more memory than sgd, which the plans were made for. Should it run out, plan again with a "
-                    "lower -gpu_memory_target.", options.follower_optimiser, size / 1e9)
+        log.warning("%s takes %.1f MB more memory than sgd, which the plans were made for. Should it run out, plan again with a "
+                    "lower -gpu_memory_target.", options.follower_optimiser, size / 1e6)
 
 
 def choose_device(wanted: str | None) -> torch.device:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from fuse4seg.cli.train import main as train
-from fuse4seg.comparison.rows import ABLATIONS, FIXED, METHOD, OWN, PEER, USUAL, Row, choose_rows
+from fuse4seg.comparison.rows import ABLATIONS, FIXED, METHOD, OWN, PEER, PEERS, USUAL, Row, choose_rows
+from fuse4seg.comparison.stock_nnunet import main as train_stock
 from fuse4seg.errors import OptionError
 from fuse4seg.losses.fusion import PAPER
 from fuse4seg.training.options import TrainingOptions
@@ -44,11 +46,13 @@ class TestChooseRows:
 
 
 class TestOwnRows:
-    def test_have_flags_that_training_takes(self, capsys: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize(("rows", "main"), [(OWN, train), (PEERS, train_stock)], ids=["ours", "stock"])
+    def test_have_flags_that_training_takes(self, rows: Mapping[str, Row], main: Callable[[list[str]], int],
+                                            capsys: pytest.CaptureFixture[str]) -> None:
         """Argparse exits with 2 for what it does not know; help comes last and ends well."""
-        for row in OWN.values():
+        for row in rows.values():
             with pytest.raises(SystemExit) as ended:
-                train(["501", "2d", "0", *row.flags, "--help"])
+                main(["501", "2d", "0", *row.flags, "--help"])
             assert ended.value.code == 0, row.name
         capsys.readouterr()
 

@@ -16,13 +16,15 @@ from fuse4seg.training.trainer import Fuse4SegTrainer
 
 
 @pytest.fixture
-def stock(planned_phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nnUNetTrainer:
+def stock(request: pytest.FixtureRequest, planned_phantom: Path, tmp_path: Path,
+          monkeypatch: pytest.MonkeyPatch) -> nnUNetTrainer:
     """Initialised, for the phantom's 2d plan, drawing batches in this process."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.get_allowed_n_proc_DA", lambda: 0)
     folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
     plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("Fuse4SegPlans.json", "dataset.json"))
-    trainer = make_stock_trainer({**stock_plans(plans), "continue_training": False}, "2d", 0, dataset_json, torch.device("cpu"))
+    trainer = make_stock_trainer({**stock_plans(plans), "continue_training": False}, "2d", 0, dataset_json, torch.device("cpu"),
+                                 trainer_name=getattr(request, "param", "nnUNetTrainer"))
     trainer.initialize()
     return trainer
 
@@ -46,3 +48,11 @@ def test_has_the_follower_alone_with_all_channels(stock: nnUNetTrainer, ours: Fu
     shapes = [[weights.shape for weights in network.parameters()] for network in (ours.network.segmentation, stock.network)]
     assert shapes[1][0][1] == 4
     assert shapes[0] == shapes[1]  # ours reads as many images from the fused one
+
+
+@pytest.mark.parametrize(("stock", "optimiser", "rate"), [
+    ("nnUNetTrainer", torch.optim.SGD, 1e-2), ("nnUNetTrainerAdam1en3", torch.optim.AdamW, 1e-3)], indirect=["stock"])
+def test_trains_as_the_trainer_that_is_named(stock: nnUNetTrainer, optimiser: type[torch.optim.Optimizer], rate: float) -> None:
+    assert type(stock.optimizer) is optimiser
+    assert stock.optimizer.param_groups[0]["lr"] == rate
+    assert stock.oversample_foreground_percent == 0.5  # of a batch of 4, as ours forces

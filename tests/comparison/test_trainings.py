@@ -46,6 +46,8 @@ class TestTrial:
         assert peer.command("cpu")[-2:] == [*flags]
         assert peer.model.name == "nnUNetTrainerAdam1en3__StockPlans__2d"
         assert own.model.name == "MyTrainer__Fuse4SegPlans__2d"
+        assert trial(tmp_path, flags=(*flags, "-tr", "MyTrainer")).model == own.model  # as argparse, the last
+        assert trial(tmp_path, flags=("-tr",)).model == trial(tmp_path).model  # the training says what is wrong
 
     def test_is_finished_when_it_is_validated(self, tmp_path: Path) -> None:
         one = trial(tmp_path)
