@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fuse4seg.training.saving import SaveEvery
 
 #: Flags that become training options.
-PRETRAINING_CHOICES = ("pretrain_epochs", "iterations", "seed", "pretraining_losses")
+PRETRAINING_CHOICES = ("pretrain_epochs", "iterations", "seed", "leader_learning_rate", "pretraining_losses")
 CHOICES = (*PRETRAINING_CHOICES, "epochs", "hypergradient", "hessian_products", "fusion_weight", "fusion_losses",
            "auxiliary_weight", "mirror_fused", "modality_dropout", "follower_optimiser")
 
@@ -30,6 +30,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                              "else 80 for f4s_pretrain and without labels, 0 for f4s_train with labels)")
     parser.add_argument("--iterations", type=int, help="iterations per epoch (default: 250)")
     parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")
+    parser.add_argument("--leader_learning_rate", type=float, metavar="RATE",
+                        help="first rate of the fusion network's Adam, in both stages (default: 0.002; 0: stays as it starts)")
     parser.add_argument("--pretraining_losses", nargs="+", metavar="LOSS",
                         help="what pre-training adds to the content loss (default: adversarial decomposition), or none")
     parser.add_argument("--save_every", nargs="+", metavar="N",

@@ -55,6 +55,7 @@ ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row("balance_alone", ours=True, flags=("--fusion_losses", "balance")),
     Row("reading_loss", ours=True, flags=("--fusion_losses", "edges", "balance", "correlation", "reading")),
     Row("adamw", ours=True, flags=("--follower_optimiser", "adamw")),
+    Row("frozen_leader", ours=True, flags=("--leader_learning_rate", "0")),
     Row("no_auxiliary_head", ours=True, flags=("--auxiliary_head", "0")),
 )})
 #: Stock nnU-Net on stacked channels: with its usual trainer, and with those that an ablation of ours changes to.

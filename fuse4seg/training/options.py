@@ -32,7 +32,7 @@ class TrainingOptions:
         bilevel: The bi-level step.
         pretraining: Weights of Eq. 9.
         leader_learning_rate: Adam's at the start of either stage. The paper's 1e-4 goes with 20,000 iterations of
-            pre-training; a sketch on 1,000 iterations needed more (method.md, last section).
+            pre-training; a sketch on 1,000 iterations needed more (method.md, last section). 0: the leader stays as it starts.
         follower_optimiser: Name of what moves the follower (RATE_OVER_SGD), which has its rate of nnU-Net.
         modality_dropout: Probability that a sample of cooperative training goes without a modality, in [0, 1); each is left
             out by itself, and one at least stays.
@@ -58,10 +58,11 @@ class TrainingOptions:
         if self.bilevel.hessian_products < 1:
             problem = f"must be at least 1, got {self.bilevel.hessian_products}. Give a larger number."
             raise OptionError("--hessian_products", problem)
-        for flag, weight in (("--fusion_weight", self.bilevel.fusion_weight),
-                             ("--auxiliary_head", self.bilevel.auxiliary_weight)):
-            if not 0 <= weight < math.inf:
-                raise OptionError(flag, f"must be a number from 0 on, got {weight}. 0 leaves it out.")
+        for flag, number, without in (("--fusion_weight", self.bilevel.fusion_weight, "leaves it out"),
+                                      ("--auxiliary_head", self.bilevel.auxiliary_weight, "leaves it out"),
+                                      ("--leader_learning_rate", self.leader_learning_rate, "leaves the leader as it starts")):
+            if not 0 <= number < math.inf:
+                raise OptionError(flag, f"must be a number from 0 on, got {number}. 0 {without}.")
         if not 0 <= self.modality_dropout < 1:
             raise OptionError("--modality_dropout", f"must be a probability from 0 to below 1, got {self.modality_dropout}. "
                                                     "0 trains with all modalities.")
@@ -105,6 +106,8 @@ class TrainingOptions:
             if chosen not in accepted:
                 raise OptionError(flag, f"{chosen} means nothing without labels: the fusion losses alone are trained. "
                                         f"Leave it out.")
+        if not self.leader_learning_rate:
+            raise OptionError("--leader_learning_rate", "0 leaves nothing to train, as the dataset has no labels. Leave it out.")
         losses = asdict(self.bilevel.losses)
         # Nobody reads an image that is not segmented.
         kept = "reading" if losses.pop("reading") else "none"

@@ -25,7 +25,7 @@ PRETRAINED = "pretrained.pth"
 PRETRAINING_LATEST = "pretraining_latest.pth"
 #: Options that stage 1 depends on, and how a user names them.
 PRETRAINING_OPTIONS = {"pretrain_epochs": "--pretrain_epochs", "iterations": "--iterations", "seed": "--seed",
-                       "pretraining": "--pretraining_losses", "leader_learning_rate": "leader_learning_rate"}
+                       "pretraining": "--pretraining_losses", "leader_learning_rate": "--leader_learning_rate"}
 STAGE = 1
 
 

@@ -47,6 +47,11 @@ class TestTrainingOptions:
         with pytest.raises(OptionError, match=f"^{flag}: must be a number from 0 on"):
             TrainingOptions(bilevel=BilevelSettings(**{name: weight}))
 
+    @pytest.mark.parametrize("rate", [-1e-3, float("nan"), float("inf")])
+    def test_refuse_what_is_no_learning_rate(self, rate: float) -> None:
+        with pytest.raises(OptionError, match="^--leader_learning_rate: must be a number from 0 on"):
+            TrainingOptions(leader_learning_rate=rate)
+
     @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
     def test_refuse_a_dropout_that_is_no_probability_below_1(self, dropout: float) -> None:
         with pytest.raises(OptionError, match="^--modality_dropout: must be a probability from 0 to below 1, got"):
@@ -164,6 +169,7 @@ class TestWithoutATask:
         ({"auxiliary_weight": 1.0}, "--auxiliary_head: 1.0 means nothing"),
         ({"fusion_weight": 0.0}, "--fusion_weight: 0.0 means nothing"),
         ({"follower_optimiser": "adamw"}, "--follower_optimiser: adamw means nothing"),
+        ({"leader_learning_rate": 0.0}, "--leader_learning_rate: 0 leaves nothing to train"),
         ({"fusion_losses": ["none"]}, "--fusion_losses: none leaves nothing to train"),
         ({"fusion_losses": ["reading"]}, "--fusion_losses: reading leaves nothing to train")])
     def test_refuses_what_needs_labels(self, chosen: dict[str, Any], said: str) -> None:

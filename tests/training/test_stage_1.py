@@ -90,6 +90,7 @@ def test_interrupted_stage_1_goes_on_as_if_nothing_had_been(trained_model: Path,
 
 
 @pytest.mark.parametrize(("chosen", "flag"), [({"seed": 1}, "--seed"), ({"iterations": 1}, "--iterations"),
+                                              ({"leader_learning_rate": 1e-3}, "--leader_learning_rate"),
                                               ({"pretraining_losses": ["none"]}, "--pretraining_losses")])
 def test_interrupted_stage_1_is_not_lost_to_other_options(own_results: Path, interrupted: Interrupted, chosen: dict[str, Any],
                                                           flag: str) -> None:

@@ -104,6 +104,16 @@ class TestTraining:
         assert all(not torch.equal(value, final["discriminators"][name])
                    for name, value in trainer.levels.discriminators.named_parameters())
 
+    def test_leaves_a_leader_of_learning_rate_0_as_it_starts(self, own_results: Path) -> None:
+        chosen = {**HARDLY, "leader_learning_rate": 0.0}
+        trainer = make_trainer(FOLD_0, chosen=chosen)
+        trainer.initialize()
+        train(FOLD_0, chosen=chosen)
+        trained = load(own_results / MODEL / "fold_0" / "checkpoint_final.pth")["network_weights"]
+        still = [name for name, value in trainer.network.named_parameters() if torch.equal(value, trained[name])]
+        assert still == [*(f"fusion.{name}" for name, _ in trainer.network.fusion.named_parameters()),
+                         "segmentation.decoder.seg_layers.0.bias"]
+
     def test_repeats_bit_for_bit(self, trained_model: Path, training_flags: list[str], own_results: Path) -> None:
         assert main(training_flags) == 0
         again = own_results / MODEL
