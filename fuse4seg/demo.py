@@ -72,7 +72,9 @@ def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device
                                    test_cases=size.test_cases, seed=seed)
     log.info("planning and preprocessing")
     extract_fingerprint(DATASET, processes=processes)
-    plan_experiment(DATASET, PlanOptions(gpu_memory_target=1.0, max_batch_size=size.batch, base_features=size.base_features))
+    # Not the default: the demo shows attention maps, too.
+    plan_experiment(DATASET, PlanOptions(gpu_memory_target=1.0, max_batch_size=size.batch, base_features=size.base_features,
+                                         cross_attention=True))
     preprocess(DATASET, configurations=["2d"], processes=processes)
     log.info("training")
     train(Training(str(DATASET), "2d", 0, device=device),

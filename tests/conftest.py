@@ -186,7 +186,7 @@ def planned_phantom(phantom_roots: Path) -> Path:
     # nnU-Net's 10^8 take seconds, however small the dataset.
     extractor.num_foreground_voxels_for_intensitystats = 1e5
     extractor.run(overwrite_existing=True)
-    plan_experiment(PHANTOM_ID, PlanOptions(gpu_memory_target=0.1, base_features=8, max_batch_size=4))
+    plan_experiment(PHANTOM_ID, PlanOptions(gpu_memory_target=0.1, base_features=8, max_batch_size=4, cross_attention=True))
     preprocess(PHANTOM_ID, configurations=["2d", "3d_fullres"], processes=1)
     return phantom_roots
 

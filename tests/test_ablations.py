@@ -58,8 +58,8 @@ def test_the_follower_sees_what_was_planned(root: Path, what: str, channels: int
     assert (output / fused.name).is_file()
 
 
-def test_the_cross_attention_can_be_left_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plans, checkpoint, output = run(root, planning=["--no_cross_attention"], training=[])
+def test_the_cross_attention_is_left_out_by_default(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans, checkpoint, output = run(root, planning=[], training=[])
     assert plans["fuse4seg"]["cross_attention"] is False
     assert not any("cross_attention" in name for name in checkpoint["network_weights"])
     assert "no cross-attention: there are no attention maps" in capsys.readouterr().err
@@ -68,7 +68,7 @@ def test_the_cross_attention_can_be_left_out(root: Path, capsys: pytest.CaptureF
 
 def test_another_modality_can_be_the_reference(root: Path) -> None:
     names = json.loads((root / "nnUNet_raw" / DATASET / "dataset.json").read_text())["channel_names"]
-    plans, _, output = run(root, planning=["--reference", names["1"]], training=[])
+    plans, _, output = run(root, planning=["--cross_attention", "--reference", names["1"]], training=[])
     looked_at = {path.name.removesuffix(".nii.gz").split("_", 2)[-1] for path in (output / "attention").iterdir()}
     assert looked_at == set(names.values()) - {names["1"]}
     assert plans["fuse4seg"]["reference"] == names["1"]
@@ -96,7 +96,8 @@ def test_losses_can_be_chosen_for_either_stage(root: Path, flags: list[str], sta
 
 @pytest.mark.parametrize("estimator", ["unrolled", "neumann", "cg"])
 def test_every_estimator_trains_and_says_so_in_the_checkpoint(root: Path, estimator: str) -> None:
-    _, checkpoint, _ = run(root, planning=[], training=["--hypergradient", estimator, "--hessian_products", "2"])
+    _, checkpoint, _ = run(root, planning=["--cross_attention"],
+                           training=["--hypergradient", estimator, "--hessian_products", "2"])
     assert checkpoint["options"]["bilevel"]["hypergradient"] == estimator
     assert checkpoint["options"]["bilevel"]["hessian_products"] == 2
 

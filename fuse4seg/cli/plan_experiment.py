@@ -30,11 +30,16 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM",
                         help="spacing along the image's three axes (default: the median)")
     parser.add_argument("--reference", metavar="MODALITY",
-                        help="modality that asks the others in the cross-attention (default: what dataset.json names as "
+                        help="modality that asks the others, with --cross_attention (default: what dataset.json names as "
                              "reference_modality, else the first)")
     parser.add_argument("--follower_input", default="fused", metavar="WHAT",
                         help="what the segmentation network sees: fused (default), fused+sources, or embedding (an ablation)")
-    parser.add_argument("--no_cross_attention", action="store_true", help="leave the cross-attention out (an ablation)")
+    attends = parser.add_mutually_exclusive_group()
+    attends.add_argument("--cross_attention", action="store_true", default=None,
+                         help="let one modality ask the others, whose attention maps f4s_predict then can write (default: "
+                              "without labels alone)")
+    attends.add_argument("--no_cross_attention", action="store_false", dest="cross_attention",
+                         help="leave the cross-attention out")
     parser.add_argument("-overwrite_plans_name", "-p", default="Fuse4SegPlans", metavar="NAME",
                         help="name of the plans (default: Fuse4SegPlans)")
 
@@ -56,7 +61,7 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
                        base_features=options.base_features, plans_name=options.overwrite_plans_name,
                        overwrite_target_spacing=options.overwrite_target_spacing, reference=options.reference,
                        follower=options.follower, follower_input=options.follower_input,
-                       cross_attention=not options.no_cross_attention, hypergradient=options.hypergradient)
+                       cross_attention=options.cross_attention, hypergradient=options.hypergradient)
 
 
 def plan(options: argparse.Namespace) -> None:

@@ -234,7 +234,8 @@ class _Run:
         if not foreground_classes(self.predictor.dataset_json):
             log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
         if self.export.wanted.attention and self.predictor.network.fusion.cross_attention is None:
-            log.warning("this model has no cross-attention: there are no attention maps to write")
+            log.warning("this model has no cross-attention: there are no attention maps to write. For them, plan with "
+                        "--cross_attention and train anew")
         # Not earlier: an error that says why there is nothing to predict stands alone.
         self._bar = progress((), "predicting", unit="case", total=self.cases)
 

@@ -34,7 +34,8 @@ class PlanOptions:
             first.
         follower: Segmentation network (FOLLOWERS).
         follower_input: What the follower sees (FOLLOWER_INPUTS).
-        cross_attention: False leaves the cross-attention out (paper, Table 3).
+        cross_attention: Whether one modality asks the others (paper, Eq. 8); None: without labels alone, as segmentation did not
+            gain by it (documentation/explanation/results.md).
         hypergradient: Estimator whose memory is planned for (ESTIMATORS).
 
     Raises:
@@ -49,7 +50,7 @@ class PlanOptions:
     reference: str | None = None
     follower: str = UNET
     follower_input: str = "fused"
-    cross_attention: bool = True
+    cross_attention: bool | None = None
     hypergradient: str = "joint"
 
     def __post_init__(self) -> None:

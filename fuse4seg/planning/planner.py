@@ -99,7 +99,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     Raises:
         FingerprintNotFoundError: There is no fingerprint with one window per channel.
-        OptionError: ``plans_name`` belongs to plans that are not ours, or the dataset lacks the reference modality.
+        OptionError: ``plans_name`` belongs to plans that are not ours, or the dataset lacks the reference modality, or nothing
+            asks in its name.
         DatasetJsonError: dataset.json names a reference modality that the dataset lacks.
         ValueError: ``options`` are for another follower.
     """
@@ -117,6 +118,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
         training_cases(data_root(RAW) / name, description)
         self.labelled = is_labelled(data_root(RAW) / name, description)
         self.channels = channel_names(description)
+        chosen = self.options.cross_attention
+        self.attends = not self.labelled if chosen is None else chosen
         self.reference = self._find_reference(description, data_root(RAW) / name / "dataset.json")
         self.folder = make_writable_folder(data_root(PREPROCESSED) / name)
         self.windows = self._read_windows()
@@ -212,8 +215,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
         """Fit the batches, and write the plans; configurations that a user added to an older file are kept."""
         self.predicted = self._fit_batches(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, **self.options.to_plain(),
-                       "reference": self.channels[self.reference], "gpu_memory_target": self.target.gigabytes,
-                       "gpu": self.target.gpu, MEMORY: self.predicted}
+                       "reference": self.channels[self.reference], "cross_attention": self.attends,
+                       "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, MEMORY: self.predicted}
         self._write(plans)
 
     def _write(self, plans: dict[str, Any]) -> None:
@@ -237,6 +240,9 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def _find_reference(self, description: dict[str, Any], path: Path) -> int:
         """Index of the modality that the user, else dataset.json, names as the reference; else 0."""
+        if self.options.reference and not self.attends:
+            raise OptionError("--reference", f"{self.options.reference} would ask the others in the cross-attention, which is "
+                                             "left out. Add --cross_attention, or leave --reference out.")
         wanted = self.options.reference or description.get(REFERENCE, self.channels[0])
         if wanted in self.channels:
             return self.channels.index(wanted)
@@ -290,7 +296,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def _fusion_arguments(self) -> dict[str, Any]:
         """What the plans say to :class:`FusionNetwork`."""
-        shared = {"reference": self.reference, "cross_attention": self.options.cross_attention}
+        shared = {"reference": self.reference, "cross_attention": self.attends}
         if not self.labelled:
             return {**shared, **WITHOUT_TASK}
         return {**shared, "halftone": min(HALFTONE_EACH * len(self.channels), HALFTONE_MOST), **WITH_TASK}

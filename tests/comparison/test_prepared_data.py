@@ -64,12 +64,12 @@ class TestPrepareRow:
 
     def test_of_another_network_links_the_data_and_changes_the_plans(self, source: Path, plans: dict[str, Any],
                                                                      tmp_path: Path) -> None:
-        prepare_row(OWN["no_cross_attention"], source, tmp_path / "row", plans=plans, configuration="2d")
+        prepare_row(OWN["cross_attention"], source, tmp_path / "row", plans=plans, configuration="2d")
         assert (tmp_path / "row" / IDENTIFIER).resolve() == (source / IDENTIFIER).resolve()
         found = json.loads((tmp_path / "row" / "Fuse4SegPlans.json").read_text())
         arguments = found["configurations"]["2d"]["architecture"]["arch_kwargs"]
         before = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
-        assert arguments == {**before, "fusion": {**before["fusion"], "cross_attention": False}}
+        assert arguments == {**before, "fusion": {**before["fusion"], "cross_attention": True}}
 
     def test_keeps_what_is_whole_and_makes_anew_what_is_not(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
         row, target = Row("T1", source=("modality", 0)), tmp_path / "T1"

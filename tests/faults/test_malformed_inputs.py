@@ -228,7 +228,8 @@ MISTAKES: dict[str, Mistake] = {
     "plan: memory that is a word": Mistake("plan_experiment", "-d 990 -gpu_memory_target much", "much", status=UNPARSED),
     "plan: too little memory": Mistake("plan_experiment", "-d 990 -gpu_memory_target 0.001", "-gpu_memory_target"),
     "plan: unknown follower": Mistake("plan_experiment", "-d 990 --follower vnet", "vnet"),
-    "plan: unknown reference": Mistake("plan_experiment", "-d 990 --reference PET", "PET"),
+    "plan: unknown reference": Mistake("plan_experiment", "-d 990 --cross_attention --reference PET", "PET"),
+    "plan: reference that asks nobody": Mistake("plan_experiment", "-d 990 --reference T1", "--cross_attention"),
     "plan: reference of dataset.json unknown": Mistake("plan_experiment", "-d 990", "PET", entry(
         DATASET, "reference_modality", "PET")),
     "plan: no features": Mistake("plan_experiment", "-d 990 --base_features 0", "--base_features"),

@@ -134,10 +134,23 @@ class TestPlannedNetwork:
         assert fusion["halftone"] == pytest.approx(strength)
         assert fusion["per_block"] is True
 
+    @pytest.mark.parametrize(("labelled", "chosen", "expected"), [(True, None, False), (True, True, True), (False, None, True),
+                                                                  (False, False, False)])
+    def test_has_a_cross_attention_where_it_is_asked_for_or_fusion_is_all_there_is(
+            self, labelled: bool, chosen: bool | None, expected: bool, roots: Path,
+            make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted(SMALL)
+        if not labelled:
+            shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
+        plan_experiment(991, PlanOptions(cross_attention=chosen))
+        plans = read_plans(roots / "nnUNet_preprocessed" / "Dataset991_Small" / "Fuse4SegPlans.json")
+        fusion = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
+        assert fusion["cross_attention"] is plans["fuse4seg"]["cross_attention"] is expected
+
     def test_has_the_reference_that_the_user_else_the_dataset_else_the_order_names(
             self, roots: Path, make_fingerprinted: MakeFingerprinted) -> None:
         def reference(**options: Any) -> int:
-            plan_experiment(991, PlanOptions(**options))
+            plan_experiment(991, PlanOptions(cross_attention=True, **options))
             plans = read_plans(roots / "nnUNet_preprocessed" / "Dataset991_Small" / "Fuse4SegPlans.json")
             return plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["reference"]
 
@@ -223,7 +236,8 @@ class TestPlansFile:
 
         chosen = PlanOptions(gpu_memory_target=2, max_batch_size=4, base_features=8)
         assert plans["fuse4seg"] == {**chosen.to_plain(), "version": __version__, "channel_names": ["T1", "FLAIR"],
-                                     "reference": "T1", "gpu": None, "memory": plans["fuse4seg"]["memory"]}
+                                     "reference": "T1", "cross_attention": False, "gpu": None,
+                                     "memory": plans["fuse4seg"]["memory"]}
         assert plans["plans_name"] == "Fuse4SegPlans"
 
     def test_is_the_same_from_nnunets_api(self, make_fingerprinted: MakeFingerprinted) -> None:
@@ -293,11 +307,17 @@ class TestRefusals:
         with pytest.raises(OptionError, match=f"^{flag}: "):
             plan_experiment(991, PlanOptions(**options))
 
+    def test_of_a_reference_that_asks_nobody_name_what_would(self, make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL)
+        with pytest.raises(OptionError, match="^--reference: FLAIR would ask the others .* Add --cross_attention"):
+            plan_experiment(991, PlanOptions(reference="FLAIR"))
+        assert not (folder / "Fuse4SegPlans.json").exists()
+
     def test_of_a_reference_that_the_dataset_lacks_name_those_it_has(self, roots: Path,
                                                                      make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)
         with pytest.raises(OptionError, match="^--reference: the dataset has no modality 'T2'. Name one of: T1, FLAIR"):
-            plan_experiment(991, PlanOptions(reference="T2"))
+            plan_experiment(991, PlanOptions(reference="T2", cross_attention=True))
         path = roots / "nnUNet_raw" / "Dataset991_Small" / "dataset.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "reference_modality": "PET"}))
         with pytest.raises(DatasetJsonError, match="reference_modality: the dataset has no modality 'PET'"):
