@@ -103,6 +103,8 @@ def pretrain(training: Training, *, chosen: dict[str, Any] | None = None, save_e
     """Stage 1 alone, from where it was left, else of PRETRAIN_EPOCHS; returns the file it leaves."""
     if (chosen or {}).get("pretrain_epochs") == 0:  # before make_trainer makes folders
         raise OptionError("--pretrain_epochs", "0 leaves nothing to do. Give at least 1.")
+    if (chosen or {}).get("leader_learning_rate") == 0:
+        raise OptionError("--leader_learning_rate", "0 leaves nothing to train in pre-training. Leave it out.")
     trainer = make_trainer(training, chosen=chosen, resume=True, save_every=save_every)
     if not trainer.options.pretrain_epochs:
         trainer.options = trainer.options.changed(pretrain_epochs=PRETRAIN_EPOCHS)

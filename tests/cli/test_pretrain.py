@@ -28,6 +28,8 @@ class TestPretrain:
 
     @pytest.mark.parametrize(("words", "said"), [(["--pretrain_epochs", "0"], "--pretrain_epochs: 0 leaves nothing to do"),
                                                  (["--pretrain_epochs", "-2"], "--pretrain_epochs: must be at least 0"),
+                                                 (["--leader_learning_rate", "0"],
+                                                  "--leader_learning_rate: 0 leaves nothing to train in pre-training"),
                                                  (["--iterations", "0"], "--iterations: must be at least 1")])
     def test_refuses_what_does_not_fit_in_one_line(self, own_results: Path, capsys: pytest.CaptureFixture[str],
                                                    words: list[str], said: str) -> None:
