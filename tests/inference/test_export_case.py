@@ -1,0 +1,122 @@
+"""What is written of one predicted case: which files, under which names, and that they hold what the network gave."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from scipy.special import softmax
+
+from fuse4seg.datasets.raw import Case
+from fuse4seg.inference.export_case import NIFTI, NPZ, Export, Predicted, Wanted, class_names, export_case
+from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
+
+LABELS = ("necrotic core", "oedema", "enhancing tumour")
+
+
+@pytest.fixture
+def recipe(planned_phantom: Path) -> Recipe:
+    folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
+    plans = PlansManager(json.loads((folder / "Fuse4SegPlans.json").read_text()))
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    dataset_json["labels"] = {"background": 0, **{name: value for value, name in enumerate(LABELS, start=1)}}
+    return Recipe(plans, plans.get_configuration("2d"), dataset_json)
+
+
+@pytest.fixture
+def predicted(planned_phantom: Path, recipe: Recipe) -> Predicted:
+    """As from two folds, of noise; the case's second modality is absent."""
+    images = sorted((planned_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs").iterdir())
+    images[1] = images[1].with_name("absent.nii.gz")
+    case = Case("phantom_005", tuple(images))
+    channels, properties = preprocessed_images(case, recipe)
+    assert channels.shape[1:] == tuple(properties["shape_after_cropping_and_before_resampling"])  # nothing is resampled
+    draw = np.random.default_rng(0)
+    return Predicted(case, properties, draw.standard_normal((4, *channels.shape[1:]), dtype=np.float32),
+                     tuple(draw.random((2, 1, *channels.shape[1:]), dtype=np.float32)),
+                     tuple(draw.random((2, 3, *channels.shape[1:]), dtype=np.float32)))
+
+
+@pytest.fixture
+def export(recipe: Recipe, tmp_path: Path) -> Export:
+    """Of two folds; the first modality asks."""
+    return Export(recipe, tmp_path, (0, "all"), reference=0, wanted=Wanted())
+
+
+def voxels(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def in_place(images: np.ndarray, predicted: Predicted, outside: float = 0) -> np.ndarray:
+    """Images (..., Z, Y, X) where preprocessing cut them out."""
+    whole = np.full((*images.shape[:-3], *predicted.properties["shape_before_cropping"]), outside, images.dtype)
+    whole[(..., *(slice(*ends) for ends in predicted.properties["bbox_used_for_cropping"]))] = images
+    return whole
+
+
+class TestExportCase:
+    def test_writes_the_likeliest_labels_last(self, predicted: Predicted, export: Export) -> None:
+        exported = export_case(predicted, export)
+        assert exported.files[-1] == export.output / "phantom_005.nii.gz"
+        expected = in_place(predicted.logits.argmax(axis=0), predicted)
+        np.testing.assert_array_equal(voxels(exported.files[-1]), expected)
+        assert exported.volumes == {name: np.count_nonzero(expected == value) for value, name in enumerate(LABELS, start=1)}
+        assert exported.seconds > 0
+
+    def test_writes_the_fused_image_of_each_fold(self, predicted: Predicted, export: Export) -> None:
+        exported = export_case(predicted, export)
+        folders = [export.output / "fused" / name for name in ("fold_0", "fold_all")]
+        assert list(exported.files[:-1]) == [folder / "phantom_005.nii.gz" for folder in folders]
+        for path, fused in zip(exported.files, predicted.fused, strict=False):
+            np.testing.assert_array_equal(voxels(path), in_place(fused[0], predicted))
+
+    def test_needs_no_folder_per_fold_where_there_is_one(self, predicted: Predicted, export: Export) -> None:
+        exported = export_case(replace(predicted, fused=predicted.fused[:1]), replace(export, folds=(3,)))
+        assert [path.relative_to(export.output).as_posix() for path in exported.files] == [
+            "fused/phantom_005.nii.gz", "phantom_005.nii.gz"]
+
+    def test_writes_attention_to_the_others_that_are_there(self, predicted: Predicted, export: Export) -> None:
+        export_case(predicted, replace(export, wanted=Wanted(attention=True)))
+        names = sorted(path.name for path in (export.output / "attention" / "fold_all").iterdir())
+        channels = list(export.recipe.dataset_json["channel_names"].values())
+        assert names == sorted(f"phantom_005_{channels[index]}.nii.gz" for index in (2, 3))
+        heat = voxels(export.output / "attention" / "fold_all" / f"phantom_005_{channels[3]}.nii.gz")
+        np.testing.assert_array_equal(heat, in_place(predicted.attention[1][2], predicted))
+
+    def test_writes_no_attention_where_there_was_none(self, predicted: Predicted, export: Export) -> None:
+        export_case(replace(predicted, attention=(None, None)), replace(export, wanted=Wanted(attention=True)))
+        assert sorted(path.name for path in export.output.iterdir()) == ["fused", "phantom_005.nii.gz"]
+
+    def test_writes_probabilities_as_nnunet_and_as_images(self, predicted: Predicted, export: Export) -> None:
+        export_case(predicted, replace(export, wanted=Wanted(probabilities=(NPZ, NIFTI))))
+        expected = in_place(softmax(predicted.logits, axis=0), predicted)
+        outside = in_place(np.zeros_like(predicted.logits[0]), predicted, outside=1)
+        expected[0] += outside
+        with np.load(export.output / "phantom_005.npz") as file:
+            np.testing.assert_allclose(file["probabilities"], expected, atol=1e-6)
+        assert (export.output / "phantom_005.pkl").is_file()
+        for index, name in enumerate(("background", *LABELS)):
+            written = voxels(export.output / "probabilities" / f"phantom_005_{name}.nii.gz")
+            np.testing.assert_allclose(written, expected[index], atol=1e-6)
+
+    def test_writes_images_alone_where_nothing_segments(self, predicted: Predicted, export: Export) -> None:
+        exported = export_case(replace(predicted, logits=None), export)
+        assert exported.volumes == {}
+        assert sorted(path.name for path in export.output.rglob("*") if path.is_file()) == ["phantom_005.nii.gz"] * 2
+        assert [path.name for path in export.output.iterdir()] == ["fused"]
+
+
+class TestClassNames:
+    def test_follow_the_labels_values(self, recipe: Recipe) -> None:
+        recipe.dataset_json["labels"] = {"b": 2, "background": 0, "a": 1}
+        assert class_names(recipe) == ["background", "a", "b"]
+
+    def test_of_regions_follow_the_file(self, recipe: Recipe) -> None:
+        recipe.dataset_json.update(labels={"background": 0, "whole tumour": [1, 2, 3], "core": [1, 3], "ignore": 4},
+                                   regions_class_order=[2, 1])
+        assert class_names(recipe) == ["whole tumour", "core"]
