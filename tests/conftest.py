@@ -308,3 +308,23 @@ def own_results(trained_phantom: Path, tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv(variable, str(trained_phantom / variable))
     monkeypatch.setenv(ROOTS[2], str(tmp_path / ROOTS[2]))
     return tmp_path / ROOTS[2]
+
+
+@pytest.fixture(scope="session")
+def brats_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cases as BraTS 2021 names them, with brain in three of four slices, label 4, and a spacing of their own."""
+    import numpy as np
+    import SimpleITK as sitk
+
+    shape = (4, 44, 48)
+    folder, random = tmp_path_factory.mktemp("release"), np.random.default_rng(0)
+    for case in ("BraTS2021_1", "BraTS2021_2"):
+        (folder / case).mkdir()
+        brain = np.zeros(shape, bool)
+        brain[1:, 2:-2, 3:-3] = True
+        for kind in ("t1", "t1ce", "t2", "flair", "seg"):
+            voxels = np.where(brain, random.integers(1, 900, shape), 0).astype(np.int16)
+            image = sitk.GetImageFromArray(np.where(voxels > 800, 4, 0).astype(np.uint8) if kind == "seg" else voxels)
+            image.SetSpacing((1, 1, 2))
+            sitk.WriteImage(image, str(folder / case / f"{case}_{kind}.nii.gz"))
+    return folder

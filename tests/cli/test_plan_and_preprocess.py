@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -101,22 +100,6 @@ class TestRefusals:
     def test_of_an_unknown_flag_are_argparses(self, command: ModuleType) -> None:
         with pytest.raises(SystemExit, match="2"):
             command.main(["-d", "992", "--no_such_flag"])
-
-
-class TestCrossAttention:
-    @pytest.mark.parametrize(("words", "wanted"), [([], None), (["--cross_attention"], True), (["--no_cross_attention"], False)])
-    def test_is_as_the_flags_say_and_else_left_to_the_planner(self, words: list[str], wanted: bool | None) -> None:
-        assert plan_experiment.plan_options(self.parser().parse_args(words)).cross_attention is wanted
-
-    def test_is_not_wanted_and_unwanted_at_once(self) -> None:
-        with pytest.raises(SystemExit, match="2"):
-            self.parser().parse_args(["--cross_attention", "--no_cross_attention"])
-
-    @staticmethod
-    def parser() -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser()
-        plan_experiment.add_plan_flags(parser)
-        return parser
 
 
 class TestHelp:

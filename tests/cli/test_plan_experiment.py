@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,3 +58,19 @@ class TestTable:
     def test_auto_is_the_default(self) -> None:
         assert plan_experiment.memory_target("auto") is None
         assert plan_experiment.memory_target("7.5") == 7.5
+
+
+class TestCrossAttention:
+    @pytest.mark.parametrize(("words", "wanted"), [([], None), (["--cross_attention"], True), (["--no_cross_attention"], False)])
+    def test_is_as_the_flags_say_and_else_left_to_the_planner(self, words: list[str], wanted: bool | None) -> None:
+        assert plan_experiment.plan_options(self.parser().parse_args(words)).cross_attention is wanted
+
+    def test_is_not_wanted_and_unwanted_at_once(self) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            self.parser().parse_args(["--cross_attention", "--no_cross_attention"])
+
+    @staticmethod
+    def parser() -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser()
+        plan_experiment.add_plan_flags(parser)
+        return parser

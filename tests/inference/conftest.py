@@ -1,15 +1,20 @@
-"""Small networks with random weights, and a predictor around one of them, for tests that need no training."""
+"""Small networks with random weights, a predictor around one of them, and a phantom with what it is preprocessed by."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from fuse4seg.datasets.raw import Case
 from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.inference.preprocess_case import Recipe
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 MakeModel = Callable[..., FuseThenSegment]
@@ -53,5 +58,24 @@ def make_predictor() -> Callable[..., Fuse4SegPredictor]:
         predictor.configuration_manager = SimpleNamespace(patch_size=[16] * axes)
         predictor.label_manager = SimpleNamespace(num_segmentation_heads=4)
         return predictor
+
+    return make
+
+
+@pytest.fixture
+def case(planned_phantom: Path) -> Case:
+    """A phantom that nothing was trained on."""
+    folder = planned_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs"
+    return Case("phantom_005", tuple(sorted(folder.iterdir())))
+
+
+@pytest.fixture
+def make_recipe(planned_phantom: Path) -> Callable[..., Recipe]:
+    """Recipe of a configuration, by the plans of the phantoms or of a model's folder."""
+
+    def make(configuration: str, model: Path | None = None) -> Recipe:
+        folder = model or planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
+        plans = PlansManager(json.loads((folder / ("plans.json" if model else "Fuse4SegPlans.json")).read_text()))
+        return Recipe(plans, plans.get_configuration(configuration), json.loads((folder / "dataset.json").read_text()))
 
     return make

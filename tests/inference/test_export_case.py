@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.special import softmax
 
 from fuse4seg.datasets.raw import Case
@@ -20,20 +19,17 @@ LABELS = ("necrotic core", "oedema", "enhancing tumour")
 
 
 @pytest.fixture
-def recipe(planned_phantom: Path) -> Recipe:
-    folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
-    plans = PlansManager(json.loads((folder / "Fuse4SegPlans.json").read_text()))
-    dataset_json = json.loads((folder / "dataset.json").read_text())
-    dataset_json["labels"] = {"background": 0, **{name: value for value, name in enumerate(LABELS, start=1)}}
-    return Recipe(plans, plans.get_configuration("2d"), dataset_json)
+def recipe(make_recipe: Callable[..., Recipe]) -> Recipe:
+    recipe = make_recipe("2d")
+    recipe.dataset_json["labels"] = {"background": 0, **{name: value for value, name in enumerate(LABELS, start=1)}}
+    return recipe
 
 
 @pytest.fixture
-def predicted(planned_phantom: Path, recipe: Recipe) -> Predicted:
+def predicted(case: Case, recipe: Recipe) -> Predicted:
     """As from two folds, of noise; the case's second modality is absent."""
-    images = sorted((planned_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs").iterdir())
-    images[1] = images[1].with_name("absent.nii.gz")
-    case = Case("phantom_005", tuple(images))
+    first, second, *others = case.images
+    case = replace(case, images=(first, second.with_name("absent.nii.gz"), *others))
     channels, properties = preprocessed_images(case, recipe)
     assert channels.shape[1:] == tuple(properties["shape_after_cropping_and_before_resampling"])  # nothing is resampled
     draw = np.random.default_rng(0)
@@ -94,9 +90,8 @@ class TestExportCase:
 
     def test_writes_probabilities_as_nnunet_and_as_images(self, predicted: Predicted, export: Export) -> None:
         export_case(predicted, replace(export, wanted=Wanted(probabilities=(NPZ, NIFTI))))
-        expected = in_place(softmax(predicted.logits, axis=0), predicted)
-        outside = in_place(np.zeros_like(predicted.logits[0]), predicted, outside=1)
-        expected[0] += outside
+        background, *others = softmax(predicted.logits, axis=0)
+        expected = np.stack([in_place(background, predicted, outside=1), *(in_place(share, predicted) for share in others)])
         with np.load(export.output / "phantom_005.npz") as file:
             np.testing.assert_allclose(file["probabilities"], expected, atol=1e-6)
         assert (export.output / "phantom_005.pkl").is_file()

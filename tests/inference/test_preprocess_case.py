@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 from threading import Event
@@ -12,7 +12,6 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.inference.data_iterators import preprocess_fromfiles_save_to_queue
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import FaultyImageError
@@ -20,16 +19,8 @@ from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images, with
 
 
 @pytest.fixture
-def recipe(planned_phantom: Path, request: pytest.FixtureRequest) -> Recipe:
-    folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
-    plans = PlansManager(json.loads((folder / "Fuse4SegPlans.json").read_text()))
-    return Recipe(plans, plans.get_configuration(request.param), json.loads((folder / "dataset.json").read_text()))
-
-
-@pytest.fixture
-def case(planned_phantom: Path) -> Case:
-    folder = planned_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs"
-    return Case("phantom_005", tuple(sorted(folder.iterdir())))
+def recipe(make_recipe: Callable[..., Recipe], request: pytest.FixtureRequest) -> Recipe:
+    return make_recipe(request.param)
 
 
 class TestPreprocessedImages:
@@ -59,10 +50,9 @@ class TestPreprocessedImages:
 
 class TestCascade:
     @pytest.fixture
-    def second_stage(self, untrained_cascade: Path) -> Recipe:
+    def second_stage(self, make_recipe: Callable[..., Recipe], untrained_cascade: Path) -> Recipe:
         model = untrained_cascade / "nnUNet_results/Dataset990_Phantom/Fuse4SegTrainer__Fuse4SegPlans__3d_cascade_fullres"
-        plans = PlansManager(json.loads((model / "plans.json").read_text()))
-        return Recipe(plans, plans.get_configuration("3d_cascade_fullres"), json.loads((model / "dataset.json").read_text()))
+        return make_recipe("3d_cascade_fullres", model)
 
     @pytest.fixture
     def labels(self, case: Case, tmp_path: Path) -> Path:
