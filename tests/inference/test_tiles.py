@@ -1,11 +1,23 @@
-"""Blended windows: what they must give back, and how often each is computed."""
+"""Windows over a whole image: what padding adds, what blending must give back, and how often each is computed."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fuse4seg.inference.tiles import blend_tiles
+from fuse4seg.inference.tiles import blend_tiles, pad_to_tiles
+
+
+class TestPadToTiles:
+    @pytest.mark.parametrize(("size", "grid", "padded"), [((13, 11), None, (16, 16)), ((16, 21), None, (16, 21)),
+                                                          ((13, 21), (2, 2), (16, 22)), ((9, 35, 16), (2, 4, 4), (16, 36, 16))])
+    def test_fills_windows_with_zeros_and_tells_where_the_image_lies(self, size: tuple[int, ...], grid: tuple[int, ...] | None,
+                                                                     padded: tuple[int, ...]) -> None:
+        images = 1 + torch.rand(2, 3, *size)
+        found, inside = pad_to_tiles(images, tile=[16] * len(size), on_grid=grid)
+        assert found.shape == (2, 3, *padded)
+        assert torch.equal(found[inside], images)
+        assert int(found.count_nonzero()) == images.numel()
 
 
 class TestBlendTiles:
