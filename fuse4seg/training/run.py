@@ -93,19 +93,25 @@ def train(training: Training, *, chosen: dict[str, Any] | None = None, resume: b
         TrainingStoppedError: A signal asked it to stop; everything is saved.
         Fuse4SegError: Whatever does not fit; nothing has been written then.
     """
+    if (chosen or {}).get("pretrain_epochs"):
+        _require_moving_leader(chosen)
     trainer = make_trainer(training, chosen=chosen, resume=resume, validate_only=validate_only, save_every=save_every)
     if not validate_only:
         trainer.run_training()
     trainer.perform_actual_validation()
 
 
+def _require_moving_leader(chosen: dict[str, Any] | None) -> None:
+    if (chosen or {}).get("leader_learning_rate") == 0:
+        raise OptionError("--leader_learning_rate", "0 leaves nothing to train in pre-training. Leave it out.")
+
+
 def pretrain(training: Training, *, chosen: dict[str, Any] | None = None, save_every: SaveEvery | None = None) -> Path:
     """Stage 1 alone, from where it was left, else of PRETRAIN_EPOCHS; returns the file it leaves."""
     # Before make_trainer makes folders.
-    for name, problem in (("pretrain_epochs", "leaves nothing to do. Give at least 1."),
-                          ("leader_learning_rate", "leaves nothing to train in pre-training. Leave it out.")):
-        if (chosen or {}).get(name) == 0:
-            raise OptionError(f"--{name}", f"0 {problem}")
+    if (chosen or {}).get("pretrain_epochs") == 0:
+        raise OptionError("--pretrain_epochs", "0 leaves nothing to do. Give at least 1.")
+    _require_moving_leader(chosen)
     trainer = make_trainer(training, chosen=chosen, resume=True, save_every=save_every)
     if not trainer.options.pretrain_epochs:
         trainer.options = trainer.options.changed(pretrain_epochs=PRETRAIN_EPOCHS)

@@ -152,6 +152,8 @@ class TestRefusedFlags:
         (["2d", "0", "--iterations", "0"], "--iterations: must be at least 1"),
         (["2d", "0", "--seed", "-1"], "--seed: must be at least 0"),
         (["2d", "0", "--leader_learning_rate", "-0.001"], "--leader_learning_rate: must be a number from 0 on, got -0.001"),
+        (["2d", "0", "--leader_learning_rate", "0", "--pretrain_epochs", "2"],
+         "--leader_learning_rate: 0 leaves nothing to train in pre-training. Leave it out."),
         (["2d", "0", "--modality_dropout", "1"], "--modality_dropout: must be a probability from 0 to below 1, got 1.0"),
         (["2d", "0", "--hypergradient", "exact"], "unknown estimator exact. Choose one of: joint, gauss_newton"),
         (["2d", "0", "--save_every", "0"], "--save_every: 0 is not understood. Give a number of epochs (5), of minutes (30min)"),
