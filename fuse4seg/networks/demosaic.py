@@ -12,26 +12,31 @@ from torch.nn import functional
 #: How often the triangle is applied. Once is bilinear interpolation, which lets much of the common detail through, and that is
 #: taken for a difference 1 / h times as large. More often takes from small lesions what differs there.
 PASSES = 3
+#: How often descreening is repeated. What is smooth goes at once; what lies near the width of a block bit by bit, and with it a
+#: little more of the detail there.
+DESCREENINGS = 3
 
 
-def demosaic(image: Tensor, owned: Tensor) -> Tensor:
+def demosaic(image: Tensor, owned: Tensor, *, passes: int = PASSES) -> Tensor:
     """What each modality's own voxels show, smoothed over those of the others.
 
     A halftone shows modalities at voxels of their own, as a camera's colour filter shows colours. Everywhere stands the mean over
     the own voxels around, which weigh the less the further they are: along each axis by a triangle that ends at the next block's
-    voxel, convolved with itself PASSES times in all (a block of 2: binomial weights 1, 6, 15, 20, 15, 6, 1).
+    voxel, convolved with itself to ``passes`` of them (three, of a block of 2: binomial weights 1, 6, 15, 20, 15, 6, 1).
 
     Args:
         image: Shape (B, 1, *S), along no axis smaller than a block; a block begins at its first voxel.
         owned: Which voxels of a block belong to which modality, each to one at least, bool of shape (N, *block).
+        passes: Triangles, 1 (bilinear interpolation) or more.
 
     Returns:
         Shape (B, N, *S).
     """
-    return _smoothed(image, tiled(owned, image), owned.shape[1:])
+    return _smoothed(image, tiled(owned, image), owned.shape[1:], passes)
 
 
-def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor, sum_share: float = 0.0) -> Tensor:
+def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor, sum_share: float = 0.0,
+             passes: int = PASSES) -> Tensor:
     r"""The modalities that a halftone was made of, if the gate's scores are 0 and the painted image has no share.
 
     A voxel of modality i shows :math:`h M_i + (1 - h) B`, with
@@ -47,12 +52,13 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor,
         strength: h, above 0, at most 1.
         brighter: beta, a scalar.
         sum_share: s, from 0 to below 1.
+        passes: As in :func:`demosaic`.
 
     Returns:
         M, shape (B, N, *S).
     """
     own = tiled(owned, image)
-    shown = _smoothed(image, own, owned.shape[1:])
+    shown = _smoothed(image, own, owned.shape[1:], passes)
     apart = (shown - shown.mean(dim=1, keepdim=True)) / strength
     above = ((brighter * apart).softmax(dim=1) * apart).sum(dim=1, keepdim=True)
     common = image - strength * (own * apart).sum(dim=1, keepdim=True)
@@ -62,6 +68,28 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor,
     more = min(len(owned), 2) - 1
     mean = torch.maximum(without / (1 + of_sum * more), (without - of_sum) / (1 - of_sum))
     return apart + mean
+
+
+def descreened(image: Tensor, owned: Tensor, *, passes: int) -> Tensor:
+    """The image without what :func:`demosaic` would take for differences between modalities.
+
+    DESCREENINGS times, every voxel loses what its owner's voxels around show above the mean over all owners. (Descreening takes
+    the pattern out of a print that has been scanned.)
+
+    Args:
+        image: Shape (B, 1, *S); a block begins at its first voxel.
+        owned: As in :func:`demosaic`, each voxel with one owner.
+        passes: With which it will be demosaiced.
+
+    Returns:
+        Shape (B, 1, *S).
+    """
+    own = tiled(owned, image)
+    total = _spread(own, owned.shape[1:], passes)
+    for _ in range(DESCREENINGS):
+        shown = _spread(image * own, owned.shape[1:], passes) / total
+        image = image - (own * (shown - shown.mean(dim=1, keepdim=True))).sum(dim=1, keepdim=True)
+    return image
 
 
 def tiled(block: Tensor, image: Tensor) -> Tensor:
@@ -79,23 +107,23 @@ def tiled(block: Tensor, image: Tensor) -> Tensor:
     return block.repeat(1, *times)[(None, slice(None), *map(slice, size))].to(image.dtype)
 
 
-def _smoothed(image: Tensor, own: Tensor, block: torch.Size) -> Tensor:
+def _smoothed(image: Tensor, own: Tensor, block: torch.Size, passes: int) -> Tensor:
     """Weighted mean over the voxels where ``own`` is 1."""
-    return _spread(image * own, block) / _spread(own, block)
+    return _spread(image * own, block, passes) / _spread(own, block, passes)
 
 
-def _spread(images: Tensor, block: torch.Size) -> Tensor:
+def _spread(images: Tensor, block: torch.Size, passes: int) -> Tensor:
     """Weighted sum over neighbours."""
     # Shifted sums: autocast leaves their precision alone.
     for axis, step in enumerate(block, start=2):
-        weights, extent = _weights(step), images.shape[axis]
+        weights, extent = _weights(step, passes), images.shape[axis]
         reach = len(weights) // 2
         padded = functional.pad(images, [0, 0] * (images.ndim - 1 - axis) + [reach, reach])
         images = sum(weight * padded.narrow(axis, shift, extent) for shift, weight in enumerate(weights))
     return images
 
 
-def _weights(step: int) -> list[float]:
+def _weights(step: int, passes: int) -> list[float]:
     """Of neighbours along an axis, the voxel itself in the middle."""
     triangle = (step - np.abs(np.arange(1 - step, step))) / step**2
-    return reduce(np.convolve, [triangle] * PASSES).tolist()
+    return reduce(np.convolve, [triangle] * passes).tolist()

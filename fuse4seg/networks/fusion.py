@@ -65,6 +65,7 @@ class FusionNetwork(nn.Module):
         sum_share: Part of every voxel that is :func:`sum_of_a_pair`, which is brighter than both, from 0 to below 1. It is fixed:
             where the gate could choose it, it chose the sum and nothing else, or none of it.
         halftone: Strength of a :class:`Halftone`, by which modalities can be told apart; None for none.
+        descreen: What lies under the halftone is rid of all that would be read as a difference between modalities.
 
     Raises:
         ValueError: ``reference`` is no index of a modality, ``sum_share`` no such part, or ``halftone`` no strength.
@@ -76,7 +77,7 @@ class FusionNetwork(nn.Module):
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
                  reference: int = 0, cross_attention: bool = True, brighter: float = BRIGHTER_AT_START,
                  bound: float | None = None, per_block: bool = False, sum_share: float = 0.0,
-                 halftone: float | None = None) -> None:
+                 halftone: float | None = None, descreen: bool = False) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
@@ -99,7 +100,8 @@ class FusionNetwork(nn.Module):
         self.sum_share = sum_share
         self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, brighter=brighter, bound=bound,
                          per_block=per_block)
-        self.halftone = None if halftone is None else Halftone(modalities, block=detail_stride, strength=halftone)
+        self.halftone = None if halftone is None else Halftone(modalities, block=detail_stride, strength=halftone,
+                                                               descreen=descreen)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 
@@ -144,9 +146,9 @@ class FusionNetwork(nn.Module):
             summed = gates.new_full((len(gates), 1, *gates.shape[2:]), self.sum_share)
             gates = torch.cat([(1 - self.sum_share) * gates, summed], dim=1)
             candidates = torch.cat([candidates, sum_of_a_pair(padded, present).unsqueeze(1)], dim=1)
-        if self.halftone is not None:
-            gates = self.halftone(gates, present=present)
         image = (gates * candidates).sum(dim=1, keepdim=True)
+        if self.halftone is not None:
+            gates, image = self.halftone(gates, present=present), self.halftone.over(image, padded, present=present)
         return Fused(image[(..., *size)], gates[(..., *size)], low, high, base, detail, decoded, attention)
 
     def read(self, image: Tensor) -> Tensor:

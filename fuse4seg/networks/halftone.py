@@ -8,8 +8,13 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from fuse4seg.networks.demosaic import demosaic, separate, tiled
+from fuse4seg.networks.demosaic import PASSES, demosaic, descreened, separate, tiled
 from fuse4seg.networks.presence import fill_absent
+
+#: How often the triangle is applied to what lies over a descreened image, where no common detail comes through: the less often,
+#: the sharper are differences. Of two modalities each has every other voxel along an axis, and bilinear interpolation will do; of
+#: more, descreening by it would leave no detail as fine as a block.
+PASSES_OF_TWO, PASSES_OF_MORE = 1, 2
 
 
 class Halftone(nn.Module):
@@ -26,6 +31,8 @@ class Halftone(nn.Module):
         modalities: Their number N.
         block: Voxels of a block along each axis, among which the modalities are shared out.
         strength: h, above 0 and below 1.
+        descreen: Rid the rest of the image of what would be read as a difference between modalities. Where a block has fewer
+            voxels than there are modalities, so that none is read without the others, it stays as it is.
 
     Raises:
         ValueError: ``strength`` is not in between.
@@ -33,11 +40,11 @@ class Halftone(nn.Module):
     Source: method.md, "Our reading" (what one channel must carry).
     """
 
-    def __init__(self, modalities: int, *, block: Sequence[int], strength: float) -> None:
+    def __init__(self, modalities: int, *, block: Sequence[int], strength: float, descreen: bool = False) -> None:
         super().__init__()
         if not 0 < strength < 1:
             raise ValueError(f"halftone must be a strength above 0 and below 1, got {strength}")
-        self.block, self.strength = tuple(block), strength
+        self.block, self.strength, self.descreen = tuple(block), strength, descreen
         own = torch.zeros(modalities, prod(block))
         for modality, place in owners(modalities, prod(block)):
             own[modality, place] = 1
@@ -55,6 +62,13 @@ class Halftone(nn.Module):
         modalities, places = self.own.shape
         return modalities <= places
 
+    @property
+    def passes(self) -> int:
+        """How often the triangle is applied to read it."""
+        if not self.descreen:
+            return PASSES
+        return PASSES_OF_TWO if len(self.own) <= 2 else PASSES_OF_MORE
+
     def forward(self, shares: Tensor, *, present: Tensor | None = None) -> Tensor:
         """The shares of every voxel, its owner's part added; what an absent owner would have is left to the others.
 
@@ -66,11 +80,32 @@ class Halftone(nn.Module):
         Returns:
             The same for the halftone, shape (B, N + K, *S).
         """
-        own = tiled(self.own.unflatten(1, self.block), shares).expand(len(shares), -1, *shares.shape[2:])
-        own = self.strength * fill_absent(own, present)
+        own = self._parts(shares, present)
         rest = (1 - own.sum(dim=1, keepdim=True)) * shares
         modalities = own.shape[1]
         return torch.cat([own + rest[:, :modalities], rest[:, modalities:]], dim=1)
+
+    def over(self, image: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
+        """The halftone over an image.
+
+        Args:
+            image: In [0, 1], shape (B, 1, *S), S a multiple of the block.
+            sources: In [0, 1], shape (B, N, *S).
+            present: True where a case has a modality, bool of shape (B, N); None for all.
+
+        Returns:
+            In [0, 1], shape (B, 1, *S). Without ``descreen``, the mixture by the shares of :meth:`forward`, if ``image`` is the
+            mixture by those that it takes.
+        """
+        own = self._parts(sources, present)
+        if self.descreen and self.separates:
+            image = descreened(image, self.owned, passes=self.passes).clamp(0, 1)
+        return (own * sources).sum(dim=1, keepdim=True) + (1 - own.sum(dim=1, keepdim=True)) * image
+
+    def _parts(self, like: Tensor, present: Tensor | None) -> Tensor:
+        """Part of each voxel that is its owner's, shape (B, N, *S); none for absent ones."""
+        own = tiled(self.own.unflatten(1, self.block), like).expand(len(like), -1, *like.shape[2:])
+        return self.strength * fill_absent(own, present)
 
     def read(self, image: Tensor, *, brighter: Tensor, sum_share: float = 0.0) -> Tensor:
         """What the image shows of each modality.
@@ -86,7 +121,8 @@ class Halftone(nn.Module):
         """
         if not self.separates:
             return demosaic(image, self.owned)
-        return separate(image, self.owned, strength=self.strength, brighter=brighter, sum_share=sum_share)
+        return separate(image, self.owned, strength=self.strength, brighter=brighter, sum_share=sum_share,
+                        passes=self.passes)
 
 
 def owners(modalities: int, places: int) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from scipy.ndimage import convolve
 from scipy.special import softmax
 from scipy.stats import binom
 
-from fuse4seg.networks.demosaic import demosaic, separate
+from fuse4seg.networks.demosaic import DESCREENINGS, demosaic, descreened, separate
 
 blocks = pytest.mark.parametrize(("size", "block"), [((8, 10), (2, 2)), ((7, 9), (2, 2)), ((9, 8), (1, 2)), ((12, 8), (4, 2)),
                                                      ((6, 8, 7), (2, 2, 2)), ((5, 8, 6), (1, 2, 2))])
@@ -31,29 +31,28 @@ def one_each(block: tuple[int, ...]) -> torch.Tensor:
     return torch.eye(prod(block), dtype=torch.bool).view(prod(block), *block)
 
 
-def triangle_thrice(step: int) -> np.ndarray:
-    """A mean over ``step`` voxels, six times: of 2, the binomial weights."""
-    box, weights = np.full(step, 1 / step), np.ones(1)
-    for _ in range(6):
-        weights = np.convolve(weights, box)
-    return weights
+def triangles(step: int, passes: int) -> np.ndarray:
+    """A mean over ``step`` voxels, twice for every pass: of 2, the binomial weights."""
+    return reduce(np.convolve, [np.full(step, 1 / step)] * (2 * passes))
 
 
-def weighted_mean(image: np.ndarray, own: np.ndarray, block: tuple[int, ...]) -> np.ndarray:
-    kernel = reduce(np.multiply.outer, [triangle_thrice(step) for step in block])
+def weighted_mean(image: np.ndarray, own: np.ndarray, block: tuple[int, ...], passes: int = 3) -> np.ndarray:
+    kernel = reduce(np.multiply.outer, [triangles(step, passes) for step in block])
     return convolve(image * own, kernel, mode="constant") / convolve(own, kernel, mode="constant")
 
 
 @blocks
-def test_of_one_voxel_per_block_is_a_weighted_mean_over_the_own_voxels(size: tuple[int, ...], block: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_of_one_voxel_per_block_is_a_weighted_mean_over_the_own_voxels(size: tuple[int, ...], block: tuple[int, ...],
+                                                                       passes: int) -> None:
     image = image_of(*size)
-    found = demosaic(image, one_each(block))
+    found = demosaic(image, one_each(block), passes=passes)
     assert found.shape == (2, prod(block), *size)
     for place, corner in enumerate(product(*map(range, block))):
         own = np.zeros(size)
         own[tuple(slice(start, None, step) for start, step in zip(corner, block, strict=True))] = 1
         for sample in range(2):
-            expected = weighted_mean(image[sample, 0].double().numpy(), own, block)
+            expected = weighted_mean(image[sample, 0].double().numpy(), own, block, passes)
             np.testing.assert_allclose(found[sample, place].numpy(), expected, atol=1e-6)
 
 
@@ -63,7 +62,7 @@ def test_of_a_chequerboard_is_a_binomial_mean_over_the_own_voxels(axes: int) -> 
     image, square = image_of(*size), np.indices(size).sum(axis=0) % 2
     owned = torch.from_numpy(np.stack([np.indices([2] * axes).sum(axis=0) % 2 == modality for modality in (0, 1)]))
     found = demosaic(image, owned)
-    np.testing.assert_allclose(triangle_thrice(2), binom.pmf(range(7), 6, 0.5))
+    np.testing.assert_allclose(triangles(2, 3), binom.pmf(range(7), 6, 0.5))
     for sample, modality in product(range(2), range(2)):
         expected = weighted_mean(image[sample, 0].double().numpy(), (square == modality) * 1.0, (2,) * axes)
         np.testing.assert_allclose(found[sample, modality].numpy(), expected, atol=1e-6)
@@ -157,3 +156,47 @@ def test_separating_adds_to_all_modalities_alike_what_is_added_to_the_image_ever
     mixed = {"strength": strength, "brighter": brighter, "sum_share": sum_share}
     first, second = (separated_from(shown, CHEQUERED, **mixed) for shown in (image, image + 0.05))
     np.testing.assert_allclose(second, first + 0.05 / (1 + (1 - strength) * sum_share), atol=1e-12)
+
+
+def differences(image: torch.Tensor, owned: torch.Tensor, passes: int) -> torch.Tensor:
+    """What is read of each modality above the mean over all."""
+    shown = demosaic(image, owned, passes=passes)
+    return shown - shown.mean(dim=1, keepdim=True)
+
+
+class TestDescreened:
+    @pytest.mark.parametrize("passes", [1, 2])
+    @pytest.mark.parametrize(("size", "owned"), [((9, 8), CHEQUERED), ((8, 10), one_each((2, 2))),
+                                                 ((5, 8, 6), one_each((1, 2, 2)))])
+    def test_takes_from_every_voxel_what_its_owner_s_show_above_the_mean(self, size: tuple[int, ...], owned: torch.Tensor,
+                                                                         passes: int) -> None:
+        block = tuple(owned.shape[1:])
+        times = [-(-extent // step) for extent, step in zip(size, block, strict=True)]
+        own = np.tile(owned.numpy(), (1, *times))[(slice(None), *map(slice, size))] * 1.0
+        image = image_of(*size, batch=1)
+        expected = image[0, 0].double().numpy()
+        for _ in range(DESCREENINGS):
+            shown = np.stack([weighted_mean(expected, each, block, passes) for each in own])
+            expected = expected - (own * (shown - shown.mean(axis=0))).sum(axis=0)
+        np.testing.assert_allclose(descreened(image, owned, passes=passes)[0, 0].numpy(), expected, atol=1e-6)
+
+    @settings(max_examples=20, deadline=None)
+    @given(value=st.floats(0, 1), raster=st.floats(-1, 1), passes=st.integers(1, 3))
+    def test_of_a_chequerboard_over_a_uniform_image_leaves_that(self, value: float, raster: float, passes: int) -> None:
+        chequerboard = torch.from_numpy(1.0 - np.indices((12, 12)).sum(axis=0) % 2 * 2)
+        found = descreened(value + raster * chequerboard[None, None], CHEQUERED, passes=passes)
+        torch.testing.assert_close(found, torch.full_like(found, value))
+
+    @pytest.mark.parametrize("axis", [0, 1])
+    def test_leaves_two_modalities_stripes_along_an_axis(self, axis: int) -> None:
+        stripes = torch.from_numpy(np.indices((16, 16))[axis] % 2 / 4)[None, None]
+        found = descreened(stripes, CHEQUERED, passes=1)
+        torch.testing.assert_close(found[..., 3:-3, 3:-3], stripes[..., 3:-3, 3:-3])
+
+    @settings(max_examples=20, deadline=None)
+    @given(seed=st.integers(0, 99), passes=st.integers(1, 3), chequered=st.booleans())
+    def test_leaves_a_fifth_at_most_of_the_differences_in_noise(self, seed: int, passes: int, chequered: bool) -> None:
+        image = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(seed))
+        owned = CHEQUERED if chequered else one_each((2, 2))
+        before = differences(image, owned, passes).std()
+        assert differences(descreened(image, owned, passes=passes), owned, passes).std() < before / 5

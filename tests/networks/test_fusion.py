@@ -18,12 +18,13 @@ Images = Callable[..., torch.Tensor]
 
 
 def fusion(modalities: int = 2, *, strides: list[list[int]] | None = None, axes: int = 2,
-           reference: int = 0, sum_share: float = 0.0, halftone: float | None = None, per_block: bool = False) -> FusionNetwork:
+           reference: int = 0, sum_share: float = 0.0, halftone: float | None = None, per_block: bool = False,
+           descreen: bool = False) -> FusionNetwork:
     torch.manual_seed(0)
     strides = strides or [[1] * axes, [2] * axes, [2] * axes]
     network = FusionNetwork(modalities, conv_op=nn.Conv2d if axes == 2 else nn.Conv3d, strides=strides,
                             detail_features=4, base_features=8, couplings=1, transformers=1, reference=reference,
-                            sum_share=sum_share, halftone=halftone, per_block=per_block)
+                            sum_share=sum_share, halftone=halftone, per_block=per_block, descreen=descreen)
     network.initialise()
     return network
 
@@ -114,11 +115,12 @@ class TestForward:
         owner = (raster.owned.repeat(1, 4, 4) * sources).sum(dim=1, keepdim=True)
         torch.testing.assert_close(fused.image, 0.4 * owner + 0.6 * without.image)
 
-    @pytest.mark.parametrize(("per_block", "correlation"), [(True, (0.95, 1.0)), (False, (-1.0, 0.8))])
-    def test_a_gate_per_block_cannot_take_the_halftone_back(self, per_block: bool, correlation: tuple[float, float],
-                                                            random_images: Images) -> None:
+    @pytest.mark.parametrize(("per_block", "descreen", "correlation"), [(True, False, (0.95, 1.0)), (False, False, (-1.0, 0.8)),
+                                                                        (False, True, (0.95, 1.0))])
+    def test_a_gate_per_block_or_what_is_descreened_cannot_take_the_halftone_back(
+            self, per_block: bool, descreen: bool, correlation: tuple[float, float], random_images: Images) -> None:
         """However the gate is trained: by how much modalities differ can be read from the image."""
-        network = fusion(2, halftone=0.2, per_block=per_block)
+        network = fusion(2, halftone=0.2, per_block=per_block, descreen=descreen)
         sources = functional.interpolate(random_images(2, 2, 8, 8), size=(64, 64), mode="bicubic").clamp(0, 1)
         nn.init.normal_(network.gate.source[-1].weight, std=1.0)
         read = network.read(network(sources).image)

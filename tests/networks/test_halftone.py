@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuse4seg.networks.demosaic import demosaic
+from fuse4seg.networks.demosaic import PASSES, demosaic, descreened
 from fuse4seg.networks.fusion import sum_of_a_pair
-from fuse4seg.networks.halftone import Halftone, owners
+from fuse4seg.networks.halftone import PASSES_OF_MORE, PASSES_OF_TWO, Halftone, owners
 
 
 def shares_of(sources: torch.Tensor, *, brighter: float, sum_share: float) -> torch.Tensor:
@@ -108,3 +108,47 @@ class TestHalftone:
         raster = Halftone(3, block=[2, 2], strength=0.3)
         assert list(raster.state_dict()) == ["own"]
         assert not list(raster.parameters())
+
+    @pytest.mark.parametrize("present", [None, torch.tensor([[True, False, True], [True, True, True]])])
+    def test_over_an_image_is_the_mixture_by_its_shares(self, present: torch.Tensor | None) -> None:
+        sources, shares = torch.rand(2, 3, 8, 8), torch.rand(2, 4, 8, 8).softmax(dim=1)
+        if present is not None:
+            sources = sources * present.view(2, 3, 1, 1)
+        others = torch.rand(2, 1, 8, 8)
+        raster = Halftone(3, block=[2, 2], strength=0.3)
+        mixed, expected = ((each * torch.cat([sources, others], dim=1)).sum(dim=1, keepdim=True)
+                           for each in (shares, raster(shares, present=present)))
+        torch.testing.assert_close(raster.over(mixed, sources, present=present), expected)
+
+    @pytest.mark.parametrize(("modalities", "passes"), [(1, PASSES_OF_TWO), (2, PASSES_OF_TWO), (3, PASSES_OF_MORE),
+                                                        (4, PASSES_OF_MORE)])
+    def test_lies_over_a_descreened_image_and_is_read_as_sharply_as_that_allows(self, modalities: int, passes: int) -> None:
+        sources, image = torch.rand(2, modalities, 8, 8), torch.rand(2, 1, 8, 8)
+        plain = Halftone(modalities, block=[2, 2], strength=0.3)
+        raster = Halftone(modalities, block=[2, 2], strength=0.3, descreen=True)
+        assert (plain.passes, raster.passes) == (PASSES, passes)
+        below = descreened(image, raster.owned, passes=passes).clamp(0, 1)
+        torch.testing.assert_close(raster.over(image, sources), plain.over(below, sources))
+
+    @settings(max_examples=20, deadline=None)
+    @given(seed=st.integers(0, 99), modalities=st.integers(1, 6), descreen=st.booleans())
+    def test_over_an_image_stays_in_0_to_1(self, seed: int, modalities: int, descreen: bool) -> None:
+        numbers = torch.Generator().manual_seed(seed)
+        sources, image = (torch.rand(1, channels, 8, 8, generator=numbers).round() for channels in (modalities, 1))
+        shown = Halftone(modalities, block=[2, 2], strength=0.3, descreen=descreen).over(image, sources)
+        assert shown.min() >= 0
+        assert shown.max() <= 1
+
+    @pytest.mark.parametrize("modalities", [2, 4])
+    def test_is_read_whatever_raster_the_image_below_has(self, modalities: int) -> None:
+        """As a leader would paint it that takes the raster back."""
+        sources = torch.rand(1, modalities, 1, 1).expand(1, modalities, 16, 16)
+        raster = Halftone(modalities, block=[2, 2], strength=0.1, descreen=True)
+        against = 0.5 - 0.1 * (raster.owned.repeat(1, 8, 8) * sources).sum(dim=1, keepdim=True)
+        read = raster.read(raster.over(against, sources), brighter=torch.tensor(2.0))
+        torch.testing.assert_close(read - read.mean(dim=1, keepdim=True), sources - sources.mean(dim=1, keepdim=True))
+
+    def test_leaves_the_image_as_it_is_where_modalities_share_voxels(self) -> None:
+        sources, image = torch.rand(1, 6, 8, 8), torch.rand(1, 1, 8, 8)
+        found = Halftone(6, block=[2, 2], strength=0.3, descreen=True).over(image, sources)
+        torch.testing.assert_close(found, Halftone(6, block=[2, 2], strength=0.3).over(image, sources))
