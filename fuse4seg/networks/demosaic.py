@@ -12,9 +12,9 @@ from torch.nn import functional
 #: How often the triangle is applied. Once is bilinear interpolation, which lets much of the common detail through, and that is
 #: taken for a difference 1 / h times as large. More often takes from small lesions what differs there.
 PASSES = 3
-#: How often descreening is repeated. What is smooth goes at once; what lies near the width of a block bit by bit, and with it a
-#: little more of the detail there.
-DESCREENINGS = 3
+#: The same of a halftone over a descreened image, where little common detail comes through. Once would read more sharply still,
+#: but descreening by it takes detail from the image that can be seen, and of four modalities all that is as fine as a block.
+PASSES_DESCREENED = 2
 
 
 def demosaic(image: Tensor, owned: Tensor, *, passes: int = PASSES) -> Tensor:
@@ -70,11 +70,11 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor,
     return apart + mean
 
 
-def descreened(image: Tensor, owned: Tensor, *, passes: int) -> Tensor:
+def descreened(image: Tensor, owned: Tensor, *, passes: int = PASSES_DESCREENED) -> Tensor:
     """The image without what :func:`demosaic` would take for differences between modalities.
 
-    DESCREENINGS times, every voxel loses what its owner's voxels around show above the mean over all owners. (Descreening takes
-    the pattern out of a print that has been scanned.)
+    Every voxel loses what its owner's voxels around show above the mean over all owners: of what is smooth, nothing is left;
+    of what is as fine as the smoothing, a quarter at most. (Descreening takes the pattern out of a print that has been scanned.)
 
     Args:
         image: Shape (B, 1, *S); a block begins at its first voxel.
@@ -85,11 +85,8 @@ def descreened(image: Tensor, owned: Tensor, *, passes: int) -> Tensor:
         Shape (B, 1, *S).
     """
     own = tiled(owned, image)
-    total = _spread(own, owned.shape[1:], passes)
-    for _ in range(DESCREENINGS):
-        shown = _spread(image * own, owned.shape[1:], passes) / total
-        image = image - (own * (shown - shown.mean(dim=1, keepdim=True))).sum(dim=1, keepdim=True)
-    return image
+    shown = _smoothed(image, own, owned.shape[1:], passes)
+    return image - (own * (shown - shown.mean(dim=1, keepdim=True))).sum(dim=1, keepdim=True)
 
 
 def tiled(block: Tensor, image: Tensor) -> Tensor:

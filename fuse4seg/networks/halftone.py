@@ -8,13 +8,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from fuse4seg.networks.demosaic import PASSES, demosaic, descreened, separate, tiled
+from fuse4seg.networks.demosaic import PASSES, PASSES_DESCREENED, demosaic, descreened, separate, tiled
 from fuse4seg.networks.presence import fill_absent
-
-#: How often the triangle is applied to what lies over a descreened image, where no common detail comes through: the less often,
-#: the sharper are differences. Of two modalities each has every other voxel along an axis, and bilinear interpolation will do; of
-#: more, descreening by it would leave no detail as fine as a block.
-PASSES_OF_TWO, PASSES_OF_MORE = 1, 2
 
 
 class Halftone(nn.Module):
@@ -65,9 +60,7 @@ class Halftone(nn.Module):
     @property
     def passes(self) -> int:
         """How often the triangle is applied to read it."""
-        if not self.descreen:
-            return PASSES
-        return PASSES_OF_TWO if len(self.own) <= 2 else PASSES_OF_MORE
+        return PASSES_DESCREENED if self.descreen else PASSES
 
     def forward(self, shares: Tensor, *, present: Tensor | None = None) -> Tensor:
         """The shares of every voxel, its owner's part added; what an absent owner would have is left to the others.
@@ -99,7 +92,7 @@ class Halftone(nn.Module):
         """
         own = self._parts(sources, present)
         if self.descreen and self.separates:
-            image = descreened(image, self.owned, passes=self.passes).clamp(0, 1)
+            image = descreened(image, self.owned).clamp(0, 1)
         return (own * sources).sum(dim=1, keepdim=True) + (1 - own.sum(dim=1, keepdim=True)) * image
 
     def _parts(self, like: Tensor, present: Tensor | None) -> Tensor:
