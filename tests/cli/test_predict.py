@@ -19,6 +19,7 @@ import SimpleITK as sitk
 import torch
 from matplotlib import pyplot as plt
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from scipy.ndimage import binary_dilation
 
 from fuse4seg.cli.predict import main
 from fuse4seg.inference.predictor import load_predictor
@@ -112,13 +113,17 @@ class TestPredict:
         assert set(np.unique(segmentation)) <= set(labels.values())
 
     def test_writes_fused_images_between_0_and_1_and_0_outside_the_head(self, predicted: Path, images: Path) -> None:
-        """Within the box of the head nnU-Net normalises the background along, and the leader makes it nearly 0."""
+        """Within the box of the head nnU-Net normalises the background along, and the leader makes it nearly 0.
+
+        Descreening leaves beside an edge, over two voxels, a little of how much brighter the other side is.
+        """
         fused = voxels(predicted / "fused" / "phantom_005.nii.gz")
         head = (np.stack([voxels(path) for path in images.iterdir()]) != 0).any(axis=0)
         assert fused.dtype == np.float32
         assert 0 <= fused.min() <= fused.max() <= 1
         assert fused[head].mean() > 0.2
-        assert fused[~head].max() < 0.1
+        assert fused[~head].max() < 0.2
+        assert fused[~head & ~binary_dilation(head, iterations=4)].max() < 0.02
         for axis in range(3):
             empty = ~head.any(axis=tuple(other for other in range(3) if other != axis))
             assert empty.any()
