@@ -58,8 +58,7 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor,
         M, shape (B, N, *S).
     """
     own = tiled(owned, image)
-    shown = _smoothed(image, own, owned.shape[1:], passes)
-    apart = (shown - shown.mean(dim=1, keepdim=True)) / strength
+    apart = _differences(image, own, owned.shape[1:], passes) / strength
     above = ((brighter * apart).softmax(dim=1) * apart).sum(dim=1, keepdim=True)
     common = image - strength * (own * apart).sum(dim=1, keepdim=True)
     of_mixture, of_sum = (1 - strength) * (1 - sum_share), (1 - strength) * sum_share
@@ -70,7 +69,7 @@ def separate(image: Tensor, owned: Tensor, *, strength: float, brighter: Tensor,
     return apart + mean
 
 
-def descreened(image: Tensor, owned: Tensor, *, passes: int = PASSES_DESCREENED) -> Tensor:
+def descreened(image: Tensor, owned: Tensor, *, passes: int) -> Tensor:
     """The image without what :func:`demosaic` would take for differences between modalities.
 
     Every voxel loses what its owner's voxels around show above the mean over all owners: of what is smooth, nothing is left;
@@ -85,8 +84,7 @@ def descreened(image: Tensor, owned: Tensor, *, passes: int = PASSES_DESCREENED)
         Shape (B, 1, *S).
     """
     own = tiled(owned, image)
-    shown = _smoothed(image, own, owned.shape[1:], passes)
-    return image - (own * (shown - shown.mean(dim=1, keepdim=True))).sum(dim=1, keepdim=True)
+    return image - (own * _differences(image, own, owned.shape[1:], passes)).sum(dim=1, keepdim=True)
 
 
 def tiled(block: Tensor, image: Tensor) -> Tensor:
@@ -102,6 +100,12 @@ def tiled(block: Tensor, image: Tensor) -> Tensor:
     size = image.shape[2:]
     times = [-(-extent // step) for extent, step in zip(size, block.shape[1:], strict=True)]
     return block.repeat(1, *times)[(None, slice(None), *map(slice, size))].to(image.dtype)
+
+
+def _differences(image: Tensor, own: Tensor, block: torch.Size, passes: int) -> Tensor:
+    """What each modality's own voxels show above the mean over all modalities."""
+    shown = _smoothed(image, own, block, passes)
+    return shown - shown.mean(dim=1, keepdim=True)
 
 
 def _smoothed(image: Tensor, own: Tensor, block: torch.Size, passes: int) -> Tensor:

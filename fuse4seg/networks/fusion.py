@@ -27,7 +27,8 @@ class Fused(NamedTuple):
 
     Attributes:
         image: Fused image in [0, 1], shape (B, 1, *S).
-        gates: Shares of the N sources, of the painted image and, if it is mixed in, of their sum, shape (B, N + 1 or 2, *S).
+        gates: Shares of the N sources, of the painted image and, if it is mixed in, of their sum, shape (B, N + 1 or 2, *S);
+            with a halftone, before what lies under it is descreened.
         low, high: Features of every modality, shapes (B, N, C, *s) and (B, N, c, *t).
         base, detail: Features fused per frequency, before the decoder, shapes (B, C, *s) and (B, c, *t).
         decoded: Features that the image was painted from, shape (B, c, *t).

@@ -92,7 +92,7 @@ class Halftone(nn.Module):
         """
         own = self._parts(sources, present)
         if self.descreen and self.separates:
-            image = descreened(image, self.owned).clamp(0, 1)
+            image = descreened(image, self.owned, passes=self.passes).clamp(0, 1)
         return (own * sources).sum(dim=1, keepdim=True) + (1 - own.sum(dim=1, keepdim=True)) * image
 
     def _parts(self, like: Tensor, present: Tensor | None) -> Tensor:

@@ -115,14 +115,14 @@ class TestPredict:
     def test_writes_fused_images_between_0_and_1_and_0_outside_the_head(self, predicted: Path, images: Path) -> None:
         """Within the box of the head nnU-Net normalises the background along, and the leader makes it nearly 0.
 
-        Descreening leaves beside an edge, over two voxels, a little of how much brighter the other side is.
+        Descreening leaves beside an edge, over two voxels along each axis, a little of how much brighter the other side is.
         """
         fused = voxels(predicted / "fused" / "phantom_005.nii.gz")
         head = (np.stack([voxels(path) for path in images.iterdir()]) != 0).any(axis=0)
         assert fused.dtype == np.float32
         assert 0 <= fused.min() <= fused.max() <= 1
         assert fused[head].mean() > 0.2
-        assert fused[~head].max() < 0.2
+        assert fused[~head].max() < 0.12
         assert fused[~head & ~binary_dilation(head, iterations=4)].max() < 0.02
         for axis in range(3):
             empty = ~head.any(axis=tuple(other for other in range(3) if other != axis))

@@ -158,12 +158,6 @@ def test_separating_adds_to_all_modalities_alike_what_is_added_to_the_image_ever
     np.testing.assert_allclose(second, first + 0.05 / (1 + (1 - strength) * sum_share), atol=1e-12)
 
 
-def differences(image: torch.Tensor, owned: torch.Tensor, passes: int) -> torch.Tensor:
-    """What is read of each modality above the mean over all."""
-    shown = demosaic(image, owned, passes=passes)
-    return shown - shown.mean(dim=1, keepdim=True)
-
-
 class TestDescreened:
     @pytest.mark.parametrize("passes", [1, 2])
     @pytest.mark.parametrize(("size", "owned"), [((9, 8), CHEQUERED), ((8, 10), one_each((2, 2))),

@@ -126,7 +126,7 @@ class TestHalftone:
         plain = Halftone(modalities, block=[2, 2], strength=0.3)
         raster = Halftone(modalities, block=[2, 2], strength=0.3, descreen=True)
         assert (plain.passes, raster.passes) == (PASSES, PASSES_DESCREENED)
-        below = descreened(image, raster.owned).clamp(0, 1)
+        below = descreened(image, raster.owned, passes=raster.passes).clamp(0, 1)
         torch.testing.assert_close(raster.over(image, sources), plain.over(below, sources))
 
     @settings(max_examples=20, deadline=None)
