@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace) -> None:
         with torch.inference_mode():
             seen = model.fuse(images)
             images_of_each = torch.stack([model.fusion.read(seen.fused.image), seen.sources])
-            logits = [model.segmentation(model.window.undo(part)).transpose(0, 1) for part in images_of_each]
+            logits = [model.segmentation(model.entering(part, seen.fused.image)).transpose(0, 1) for part in images_of_each]
         pairs.append(images_of_each.movedim(2, -1)[:, torch.from_numpy(labels > 0)])
         scores.append([_dice(predictor, part, labels) for part in logits])
     read, sources = torch.cat(pairs, dim=1).double()
