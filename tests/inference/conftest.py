@@ -24,7 +24,8 @@ MakeModel = Callable[..., FuseThenSegment]
 def make_model() -> MakeModel:
     """Seeded model of ``axes`` axes and ``modalities`` channels, whose painted image weighs as much as a source."""
 
-    def make(axes: int = 2, modalities: int = 3, seed: int = 0, *, demosaic: bool = False, invert: bool = False) -> FuseThenSegment:
+    def make(axes: int = 2, modalities: int = 3, seed: int = 0, *, demosaic: bool = False,
+             invert: bool = False) -> FuseThenSegment:
         torch.manual_seed(seed)
         conv_op, strides = (nn.Conv2d, nn.Conv3d)[axes - 2], [[1] * axes, [2] * axes, [2] * axes]
         follower = {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",

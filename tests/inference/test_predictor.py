@@ -75,7 +75,8 @@ class TestPredictor:
     def test_demosaics_as_training_does(self, make_model: MakeModel, make_predictor: MakePredictor, axes: int,
                                         shape: tuple[int, ...], invert: bool) -> None:
         """Within one patch, padded or not, prediction is one pass of the model, mirrored copies included."""
-        model, image = make_model(axes, demosaic=True, invert=invert), torch.randn(3, *shape, generator=torch.Generator().manual_seed(2))
+        model = make_model(axes, demosaic=True, invert=invert)
+        image = torch.randn(3, *shape, generator=torch.Generator().manual_seed(2))
         predictor = make_predictor(model, axes=axes, mirror=True)
         predictor.mirror_fused = True
         logits = predictor.predict_sliding_window_return_logits(image)
