@@ -51,7 +51,7 @@ ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row("no_halftone", ours=True, network={"fusion": {"halftone": None}}),
     Row("gate_per_voxel", ours=True, network={"fusion": {"per_block": False}}),
     Row("no_descreening", ours=True, network={"fusion": {"descreen": False}}),
-    Row("no_inversion", ours=True, network={"fusion": {"invert": False}}),
+    Row("inversion", ours=True, network={"fusion": {"invert": True}}),
     Row("no_sum", ours=True, network={"fusion": {"sum_share": 0.0}}),
     Row("no_demosaicing", ours=True, network={"demosaic": False}),
     Row("no_fused_mirroring", ours=True, flags=("--no_fused_mirroring",)),

@@ -41,7 +41,7 @@ MEMORY = "memory"
 REFERENCE = "reference_modality"
 #: What the plans say to FusionNetwork beside its structure. With labels: the follower must tell modalities apart that meet in one
 #: channel.
-WITH_TASK = {"sum_share": 0.3, "brighter": 2.0, "per_block": True, "descreen": True, "invert": True}
+WITH_TASK = {"sum_share": 0.3, "brighter": 2.0, "per_block": True, "descreen": True}
 #: Strength of the halftone per modality: of more, each has fewer voxels to be told from the others by. A stronger one is seen; of
 #: a weaker one, what the image shows of its own is taken for a difference.
 HALFTONE_EACH, HALFTONE_MOST = 0.05, 0.3

@@ -132,7 +132,7 @@ class TestPlannedNetwork:
         plans = plan(SMALL, make_fingerprinted, base_features=4, channels=tuple(f"M{number}" for number in range(modalities)))
         fusion = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
         assert fusion["halftone"] == pytest.approx(strength)
-        assert fusion["per_block"] is fusion["descreen"] is fusion["invert"] is True
+        assert fusion["per_block"] is fusion["descreen"] is True
 
     @pytest.mark.parametrize(("labelled", "chosen", "expected"), [(True, None, False), (True, True, True), (False, None, True),
                                                                   (False, False, False)])
