@@ -1,8 +1,8 @@
 """How far what the segmentation network reads from the fused image lies from the sources, and what that costs.
 
 Of every sixth slice that holds foreground, of a fold's validation cases. At voxels with foreground, in [0, 1]: root mean square
-of the difference, and correlation, of each modality, of what is read, and of what is first read, before the leader is inverted.
-And the mean Dice, without mirroring, of what the same network segments from both, and from the sources in their place.
+of the difference, and correlation, of each modality. And the mean Dice, without mirroring, of what the same network segments
+from what it reads, and from the sources in their place. Where reading inverts the leader: of what is first read, as well.
 
 Example:
     python benchmarks/reading.py --root DATA 502 nnUNet_results/Dataset502_BraTS/Fuse4SegTrainer__Small__2d -f 0 -o reading.json
@@ -23,7 +23,7 @@ from timing import save, show
 from fuse4seg.cli.command import make_parser, run_command
 
 EVERY = 6
-ORIGINS = ("what is read", "what is first read", "the sources")
+SOURCES = "the sources"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,18 +54,20 @@ def _run(options: argparse.Namespace) -> None:
         with torch.inference_mode():
             seen = model.fuse(images)
             image = seen.fused.image
-            images_of_each = torch.stack([model.fusion.read(image), model.fusion.first_reading(image), seen.sources])
-            logits = [model.segmentation(model.entering(part, image)).transpose(0, 1) for part in images_of_each]
-        given.append(images_of_each.movedim(2, -1)[:, torch.from_numpy(labels > 0)])
+            parts = {"what is read": model.fusion.read(image), SOURCES: seen.sources}
+            if model.fusion.inverts:
+                parts["what is first read"] = model.fusion.first_reading(image)
+            logits = [model.segmentation(model.entering(part, image)).transpose(0, 1) for part in parts.values()]
+        given.append(torch.stack(list(parts.values())).movedim(2, -1)[:, torch.from_numpy(labels > 0)])
         scores.append([_dice(predictor, part, labels) for part in logits])
-    *readings, sources = torch.cat(given, dim=1).double()
-    rows = [{"modality": name, "from": origin, **_difference(read[:, index], sources[:, index])}
-            for origin, read in zip(ORIGINS, readings, strict=False)
-            for index, name in enumerate(channel_names(predictor.dataset_json))]
+    found = dict(zip(parts, torch.cat(given, dim=1).double(), strict=True))
+    sources = found.pop(SOURCES)
+    rows = [{"modality": name, "of": origin, **_difference(read[:, index], sources[:, index])}
+            for origin, read in found.items() for index, name in enumerate(channel_names(predictor.dataset_json))]
     show(rows)
     # Over the cases of each class, then over the classes; NaN where a case has none of it.
     means = np.nanmean(np.asarray(scores), axis=0).mean(axis=-1)
-    segmentations = [{"segmented from": origin, "Dice": dice} for origin, dice in zip(ORIGINS, means.tolist(), strict=True)]
+    segmentations = [{"segmented from": origin, "Dice": dice} for origin, dice in zip(parts, means.tolist(), strict=True)]
     show(segmentations)
     save({"voxels": len(sources), "reading": rows, "segmentations": segmentations}, options.output)
 

@@ -40,8 +40,8 @@ class Row:
                 "flags": list(self.flags), "network": dict(self.network)}
 
 
-#: The paper's Table 3, and what is ours, left out one at a time; pre-training, the cross-attention and the reading loss, out by
-#: default, put in.
+#: The paper's Table 3, and what is ours, left out one at a time; pre-training, the cross-attention, the inversion and the reading
+#: loss, out by default, put in.
 ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row("embedding", ours=True, network={"follower_input": "embedding"}),
     Row("pretraining", ours=True, flags=("--pretrain_epochs", "2")),
