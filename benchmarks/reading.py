@@ -2,7 +2,7 @@
 
 Of every sixth slice that holds foreground, of a fold's validation cases. At voxels with foreground, in [0, 1]: root mean square
 of the difference, and correlation, of each modality. And the mean Dice, without mirroring, of what the same network segments
-from what it reads, and from the sources in their place. Where reading inverts the leader: of what is first read, as well.
+from what it reads, and from the sources in their place.
 
 Example:
     python benchmarks/reading.py --root DATA 502 nnUNet_results/Dataset502_BraTS/Fuse4SegTrainer__Small__2d -f 0 -o reading.json
@@ -23,7 +23,6 @@ from timing import save, show
 from fuse4seg.cli.command import make_parser, run_command
 
 EVERY = 6
-SOURCES = "the sources"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,34 +48,25 @@ def _run(options: argparse.Namespace) -> None:
     model = predictor.network.eval()
     if not model.demosaic:
         raise OptionError("model", f"{options.model} reads no modalities. Give one that was trained with demosaicing.")
-    given, scores = [], []
+    pairs, scores = [], []
     for images, labels in _validation_slices(predictor, options):
         with torch.inference_mode():
             seen = model.fuse(images)
-            image = seen.fused.image
-            parts = {"what is read": model.fusion.read(image), SOURCES: seen.sources}
-            if model.fusion.inverts:
-                parts["what is first read"] = model.fusion.first_reading(image)
-            logits = [model.segmentation(model.entering(part, image)).transpose(0, 1) for part in parts.values()]
-        given.append(torch.stack(list(parts.values())).movedim(2, -1)[:, torch.from_numpy(labels > 0)])
+            images_of_each = torch.stack([model.fusion.read(seen.fused.image), seen.sources])
+            logits = [model.segmentation(model.window.undo(part)).transpose(0, 1) for part in images_of_each]
+        pairs.append(images_of_each.movedim(2, -1)[:, torch.from_numpy(labels > 0)])
         scores.append([_dice(predictor, part, labels) for part in logits])
-    found = dict(zip(parts, torch.cat(given, dim=1).double(), strict=True))
-    sources = found.pop(SOURCES)
-    rows = [{"modality": name, "of": origin, **_difference(read[:, index], sources[:, index])}
-            for origin, read in found.items() for index, name in enumerate(channel_names(predictor.dataset_json))]
+    read, sources = torch.cat(pairs, dim=1).double()
+    rows = [{"modality": name, "root mean square": (read - sources)[:, index].square().mean().sqrt().item(),
+             "correlation": torch.corrcoef(torch.stack([sources[:, index], read[:, index]]))[0, 1].item()}
+            for index, name in enumerate(channel_names(predictor.dataset_json))]
     show(rows)
     # Over the cases of each class, then over the classes; NaN where a case has none of it.
     means = np.nanmean(np.asarray(scores), axis=0).mean(axis=-1)
-    segmentations = [{"segmented from": origin, "Dice": dice} for origin, dice in zip(parts, means.tolist(), strict=True)]
+    segmentations = [{"segmented from": source, "Dice": dice}
+                     for source, dice in zip(("what is read", "the sources"), means.tolist(), strict=True)]
     show(segmentations)
     save({"voxels": len(sources), "reading": rows, "segmentations": segmentations}, options.output)
-
-
-def _difference(read: Any, source: Any) -> dict[str, float]:
-    import torch
-
-    return {"root mean square": (read - source).square().mean().sqrt().item(),
-            "correlation": torch.corrcoef(torch.stack([source, read]))[0, 1].item()}
 
 
 def _validation_slices(predictor: Any, options: argparse.Namespace) -> Iterator[tuple[Any, Any]]:

@@ -35,8 +35,7 @@ FIGURES = Path(__file__).parent / "figures"
 TABLE = re.compile(r"(<!-- table (\w+) (\w+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 LABELS = {"stacked": "stock nnU-Net, stacked", "fuse4seg": "**Fuse4Seg**", "max": "stock nnU-Net on the maximum",
           "mean": "stock nnU-Net on the mean", "wavelet": "stock nnU-Net on the wavelet fusion",
-          "cross_attention": "Fuse4Seg with cross-attention", "no_descreening": "Fuse4Seg without descreening",
-          "inversion": "Fuse4Seg with inversion"}
+          "cross_attention": "Fuse4Seg with cross-attention", "no_descreening": "Fuse4Seg without descreening"}
 TRIVIAL = ("average", "maximum")
 TO_A_SOURCE = "SSIM to "
 

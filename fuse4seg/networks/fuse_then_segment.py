@@ -76,8 +76,7 @@ class FuseThenSegment(nn.Module):
         self.follower_input = follower_input
         self.demosaic = demosaic and follower_input == "fused" and self.fusion.halftone is not None
         #: Channels that the follower reads, extra ones left out.
-        self.channels_read = (self.modalities + self.fusion.inverts if self.demosaic
-                              else follower_channels(self.fusion, follower_input))
+        self.channels_read = self.modalities if self.demosaic else follower_channels(self.fusion, follower_input)
         self.segmentation = build_follower(follower, channels=self.channels_read + input_channels - self.modalities,
                                            classes=num_classes, deep_supervision=deep_supervision)
 
@@ -134,8 +133,7 @@ class FuseThenSegment(nn.Module):
         """What enters the follower of what it is shown: where it demosaics, what the fused image shows of each modality.
 
         That is without what its voxels show of the others, and in the units of normalised intensities: so the follower starts
-        from what nnU-Net's starts from. What the leader adds to the image of its own accord comes on top of all of them; where
-        reading inverts the leader, it does not, and the fused image itself comes behind them, in the mean of their units.
+        from what nnU-Net's starts from. What the leader adds to the image of its own accord comes on top of all of them.
 
         Args:
             channels: Of :meth:`shown`, extra channels behind them, shape (B, K, *S); S begins on :attr:`reading_grid`.
@@ -145,33 +143,16 @@ class FuseThenSegment(nn.Module):
         """
         if not self.demosaic:
             return channels
-        image, extra = channels[:, :1], channels[:, 1:]
-        return torch.cat([self.entering(self.fusion.read(image), image), extra], dim=1)
-
-    def entering(self, modalities: Tensor, image: Tensor) -> Tensor:
-        """What enters a follower that demosaics, if it reads these modalities from this fused image.
-
-        Args:
-            modalities: In the units of the sources, shape (B, N, *S).
-            image: Fused, shape (B, 1, *S).
-
-        Returns:
-            Shape (B, ``channels_read``, *S).
-        """
-        modalities_entering = self.window.undo(modalities)
-        if not self.fusion.inverts:
-            return modalities_entering
-        image_entering = self.window.undo(image.expand_as(modalities)).mean(dim=1, keepdim=True)
-        return torch.cat([modalities_entering, image_entering], dim=1)
+        return torch.cat([self.window.undo(self.fusion.read(channels[:, :1])), channels[:, 1:]], dim=1)
 
     def modalities_read(self, seen: Seen) -> Tensor | None:
-        """What the follower first reads of each modality, in the units of the sources, shape (B, N, *S), 0 outside the image.
+        """What the follower reads of each modality, in the units of the sources, shape (B, N, *S), 0 outside the image.
 
         None where it reads none, or modalities share voxels, so that none is read without the others.
         """
         if not (self.demosaic and self.fusion.halftone.separates):
             return None
-        return self.fusion.first_reading(seen.fused.image) * seen.inside
+        return self.fusion.read(seen.fused.image) * seen.inside
 
     def segment(self, seen: Seen, *, weights: Mapping[str, Tensor] | None = None,
                 flips: Tensor | None = None) -> Tensor | list[Tensor]:

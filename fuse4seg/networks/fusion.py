@@ -67,7 +67,6 @@ class FusionNetwork(nn.Module):
             where the gate could choose it, it chose the sum and nothing else, or none of it.
         halftone: Strength of a :class:`Halftone`, by which modalities can be told apart; None for none.
         descreen: What lies under the halftone is rid of all that would be read as a difference between modalities.
-        invert: :meth:`read` corrects what it has read by fusing it again.
 
     Raises:
         ValueError: ``reference`` is no index of a modality, ``sum_share`` no such part, or ``halftone`` no strength.
@@ -79,7 +78,7 @@ class FusionNetwork(nn.Module):
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
                  reference: int = 0, cross_attention: bool = True, brighter: float = BRIGHTER_AT_START,
                  bound: float | None = None, per_block: bool = False, sum_share: float = 0.0,
-                 halftone: float | None = None, descreen: bool = False, invert: bool = False) -> None:
+                 halftone: float | None = None, descreen: bool = False) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
@@ -104,7 +103,6 @@ class FusionNetwork(nn.Module):
                          per_block=per_block)
         self.halftone = None if halftone is None else Halftone(modalities, block=detail_stride, strength=halftone,
                                                                descreen=descreen)
-        self.inverts = invert and self.halftone is not None and self.halftone.separates
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 
@@ -155,31 +153,14 @@ class FusionNetwork(nn.Module):
         return Fused(image[(..., *size)], gates[(..., *size)], low, high, base, detail, decoded, attention)
 
     def read(self, image: Tensor) -> Tensor:
-        r"""What a fused image shows of each modality, by the halftone, which there must be.
-
-        With ``invert``, what :meth:`first_reading` gives is fused again, and what the image has beyond that is added to all
-        modalities alike: they differ by what the halftone says, but how the gate mixed them, and what the decoder painted, only
-        the leader can tell.
-
-        .. math:: M \leftarrow M + \theta - \Phi(M)
-
-        A mixture rises with its sources by about as much as they all do, so once is enough. There is no gradient then, because
-        what is read so stays the same, to first order, whatever the leader does.
+        """What a fused image shows of each modality, by the halftone, which there must be.
 
         Args:
-            image: Shape (B, 1, *S), 0 outside the image's extent; a block begins at its first voxel.
+            image: Shape (B, 1, *S); a block begins at its first voxel.
 
         Returns:
             As :meth:`Halftone.read`, shape (B, N, *S).
         """
-        if not self.inverts:
-            return self.first_reading(image)
-        with torch.no_grad():
-            read, inside = self.first_reading(image), (image != 0).to(image.dtype)
-            return read + inside * (image - self((inside * read).clamp(0, 1)).image)
-
-    def first_reading(self, image: Tensor) -> Tensor:
-        """What :meth:`read` gives without ``invert``: as if the gate's scores were 0 and nothing were painted."""
         return self.halftone.read(image, brighter=self.gate.brighter, sum_share=self.sum_share)
 
     def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,8 +24,7 @@ MakeModel = Callable[..., FuseThenSegment]
 def make_model() -> MakeModel:
     """Seeded model of ``axes`` axes and ``modalities`` channels, whose painted image weighs as much as a source."""
 
-    def make(axes: int = 2, modalities: int = 3, seed: int = 0, *, demosaic: bool = False,
-             invert: bool = False) -> FuseThenSegment:
+    def make(axes: int = 2, modalities: int = 3, seed: int = 0, *, demosaic: bool = False) -> FuseThenSegment:
         torch.manual_seed(seed)
         conv_op, strides = (nn.Conv2d, nn.Conv3d)[axes - 2], [[1] * axes, [2] * axes, [2] * axes]
         follower = {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -37,8 +36,7 @@ def make_model() -> MakeModel:
                                     "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU}}
         model = FuseThenSegment(modalities, 4, conv_op=conv_op, strides=strides, windows=[[-2, 2]] * modalities,
                                 follower=follower, fusion={"detail_features": 8, "base_features": 16, "couplings": 1,
-                                                           "transformers": 1, "halftone": 0.4 if demosaic else None,
-                                                           "invert": invert},
+                                                           "transformers": 1, "halftone": 0.4 if demosaic else None},
                                 demosaic=demosaic)
         model.apply(FuseThenSegment.initialize)
         nn.init.zeros_(model.fusion.gate.painted.bias)

@@ -174,28 +174,6 @@ class TestDemosaicing:
                                       (reads(follower_input="fused+sources"), 3, (1, 1))):
             assert (model.channels_read, model.reading_grid) == (channels, grid)
 
-    def test_where_reading_inverts_the_leader_the_fused_image_comes_behind_the_modalities(
-            self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
-        model = reads(fusion={**FUSION, "halftone": 0.4, "invert": True}, windows=[(-2.0, 2.0), (0.0, 3.0)])
-        image = model.fuse(channels).fused.image
-        entering = model.read(image)
-        assert model.channels_read == entering.shape[1] == 3
-        torch.testing.assert_close(entering[:, :2], model.window.undo(model.fusion.read(image)))
-        torch.testing.assert_close(entering[:, 2:], 3.5 * image - 1)
-
-    def test_where_reading_inverts_the_leader_the_fused_image_alone_moves_it(
-            self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
-        model = reads(fusion={**FUSION, "halftone": 0.4, "invert": True})
-        weights = list(model.fusion.decoder.parameters())
-        found = torch.autograd.grad(model.segment(model.fuse(channels)).square().mean(), weights)
-        image = model.fuse(channels).fused.image
-        modalities = model.fusion.read(image.detach())
-        logits = model.segmentation(torch.cat([4 * modalities - 2, 4 * image - 2], dim=1))
-        expected = torch.autograd.grad(logits.square().mean(), weights)
-        assert any(gradient.abs().max() > 0 for gradient in expected)
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other)
-
     def test_comes_before_mirroring(self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
         """So that a follower meets the same modality in the same channel, mirrored or not."""
         model = reads()

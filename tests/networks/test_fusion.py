@@ -19,12 +19,12 @@ Images = Callable[..., torch.Tensor]
 
 def fusion(modalities: int = 2, *, strides: list[list[int]] | None = None, axes: int = 2,
            reference: int = 0, sum_share: float = 0.0, halftone: float | None = None, per_block: bool = False,
-           descreen: bool = False, invert: bool = False) -> FusionNetwork:
+           descreen: bool = False) -> FusionNetwork:
     torch.manual_seed(0)
     strides = strides or [[1] * axes, [2] * axes, [2] * axes]
     network = FusionNetwork(modalities, conv_op=nn.Conv2d if axes == 2 else nn.Conv3d, strides=strides,
                             detail_features=4, base_features=8, couplings=1, transformers=1, reference=reference,
-                            sum_share=sum_share, halftone=halftone, per_block=per_block, descreen=descreen, invert=invert)
+                            sum_share=sum_share, halftone=halftone, per_block=per_block, descreen=descreen)
     network.initialise()
     return network
 
@@ -43,54 +43,6 @@ class TestSumOfAPair:
         sources = sources * present.view(2, 3, 1, 1)
         expected = torch.stack([sources[0, 1], (sources[1, 0] + sources[1, 2]).clamp(max=1)])
         torch.testing.assert_close(sum_of_a_pair(sources, present), expected)
-
-
-class TestRead:
-    """Of a leader that mixes, and paints, unlike any that has just been made."""
-
-    @pytest.fixture
-    def sources(self, random_images: Images) -> torch.Tensor:
-        coarse = 0.4 * random_images(2, 3, 8, 8) + 0.1
-        return functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(0, 1)
-
-    @staticmethod
-    def moved(*, invert: bool = True) -> FusionNetwork:
-        network = fusion(3, halftone=0.2, per_block=True, sum_share=0.3, descreen=True, invert=invert)
-        nn.init.normal_(network.gate.source[-1].weight, std=1.0)
-        nn.init.zeros_(network.gate.painted.bias)
-        return network
-
-    def test_finds_what_is_fused_to_the_image(self, sources: torch.Tensor) -> None:
-        network = self.moved()
-        image = network(sources).image
-        first, read = network.first_reading(image), network.read(image)
-        off_first, off = ((images - sources).mean(dim=1).square().mean().sqrt() for images in (first, read))
-        assert off < 0.5 * off_first
-        again_first, again = ((network(images.clamp(0, 1)).image - image).square().mean().sqrt() for images in (first, read))
-        assert again < 0.5 * again_first
-
-    def test_leaves_to_the_halftone_what_modalities_differ_by(self, sources: torch.Tensor) -> None:
-        network = self.moved()
-        image = network(sources).image
-        corrections = network.read(image) - network.first_reading(image)
-        torch.testing.assert_close(corrections, corrections[:, :1].expand_as(corrections))
-
-    def test_corrects_nothing_outside_the_image(self, sources: torch.Tensor) -> None:
-        network = self.moved()
-        image = network(sources).image.clone()
-        image[..., :20] = 0
-        assert torch.equal(network.read(image)[..., :20], network.first_reading(image)[..., :20])
-        assert not torch.equal(network.read(image)[..., 20:], network.first_reading(image)[..., 20:])
-
-    def test_has_a_gradient_only_where_the_leader_can_change_it(self, sources: torch.Tensor) -> None:
-        for invert in (False, True):
-            network = self.moved(invert=invert)
-            assert network.read(network(sources).image).requires_grad is not invert
-
-    @pytest.mark.parametrize(("modalities", "halftone"), [(5, 0.2), (2, None)])
-    def test_does_not_invert_what_cannot_be_read(self, modalities: int, halftone: float | None) -> None:
-        """Five share the four voxels of a block."""
-        assert not fusion(modalities, halftone=halftone, invert=True).inverts
 
 
 class TestForward:
