@@ -1,8 +1,8 @@
 """How far what the segmentation network reads from the fused image lies from the sources, and what that costs.
 
 Of every sixth slice that holds foreground, of a fold's validation cases. At voxels with foreground, in [0, 1]: root mean square
-of the difference, and correlation, of each modality. And the mean Dice, without mirroring, of what the same network segments
-from what it reads, and from the sources in their place.
+of the difference, and correlation, of each modality and of their mean. And the mean Dice, without mirroring, of what the same
+network segments from what it reads, and from the sources in their place.
 
 Example:
     python benchmarks/reading.py --root DATA 502 nnUNet_results/Dataset502_BraTS/Fuse4SegTrainer__Small__2d -f 0 -o reading.json
@@ -56,10 +56,13 @@ def _run(options: argparse.Namespace) -> None:
             logits = [model.segmentation(model.window.undo(part)).transpose(0, 1) for part in images_of_each]
         pairs.append(images_of_each.movedim(2, -1)[:, torch.from_numpy(labels > 0)])
         scores.append([_dice(predictor, part, labels) for part in logits])
-    read, sources = torch.cat(pairs, dim=1).double()
+    if not pairs:
+        raise OptionError("model", f"{options.model} has no validation of fold {options.fold}. Name a fold that was validated.")
+    images_of_each = torch.cat(pairs, dim=1).double()
+    read, sources = torch.cat([images_of_each, images_of_each.mean(dim=-1, keepdim=True)], dim=-1)
     rows = [{"modality": name, "root mean square": (read - sources)[:, index].square().mean().sqrt().item(),
              "correlation": torch.corrcoef(torch.stack([sources[:, index], read[:, index]]))[0, 1].item()}
-            for index, name in enumerate(channel_names(predictor.dataset_json))]
+            for index, name in enumerate([*channel_names(predictor.dataset_json), "their mean"])]
     show(rows)
     # Over the cases of each class, then over the classes; NaN where a case has none of it.
     means = np.nanmean(np.asarray(scores), axis=0).mean(axis=-1)
