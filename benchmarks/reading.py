@@ -58,8 +58,8 @@ def _run(options: argparse.Namespace) -> None:
         scores.append([_dice(predictor, part, labels) for part in logits])
     if not pairs:
         raise OptionError("model", f"{options.model} has no validation of fold {options.fold}. Name a fold that was validated.")
-    images_of_each = torch.cat(pairs, dim=1).double()
-    read, sources = torch.cat([images_of_each, images_of_each.mean(dim=-1, keepdim=True)], dim=-1)
+    voxels = torch.cat(pairs, dim=1).double()
+    read, sources = torch.cat([voxels, voxels.mean(dim=-1, keepdim=True)], dim=-1)
     rows = [{"modality": name, "root mean square": (read - sources)[:, index].square().mean().sqrt().item(),
              "correlation": torch.corrcoef(torch.stack([sources[:, index], read[:, index]]))[0, 1].item()}
             for index, name in enumerate([*channel_names(predictor.dataset_json), "their mean"])]
