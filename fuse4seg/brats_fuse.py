@@ -24,6 +24,7 @@ from fuse4seg import __version__
 from fuse4seg.background import in_background
 from fuse4seg.datasets.brain import extract_brain, is_skull_stripped
 from fuse4seg.datasets.brats import MODALITIES, BratsCase, enhancing_is_three, find_brats_cases
+from fuse4seg.datasets.colour_images import grey_levels
 from fuse4seg.datasets.fused_record import checksum
 from fuse4seg.datasets.images import geometry_difference, read_image
 from fuse4seg.datasets.raw import Case, channel_names
@@ -32,10 +33,10 @@ from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, fusion_metrics
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.files import make_writable_folder, write_json, written_whole
-from fuse4seg.inference.export import to_input_space
+from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.models import TrainedModel
-from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
-from fuse4seg.inference.preprocess_case import preprocess_case
+from fuse4seg.inference.predict_case import fuse_case
+from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ class Build:
                 "versions": {name: version(name) for name in ("torch", "nnunetv2", "numpy", "scipy", "SimpleITK", "pillow")},
                 "model": {"name": self.model.folder.name, "fold": self.model.folds[0], "sha256": checksum(weights)},
                 "device": self.device, "plane": self.plane, "orientation": ORIENTATION, "intensities": RULE,
-                "fused": "0..255 is [0, 1] of the fused image", "metric_conventions": asdict(STANDARD)}
+                "fused": "8 bits a channel, as the segmentation network reads it; metrics of the luma",
+                "metric_conventions": asdict(STANDARD)}
 
 
 def build_brats_fuse(source: Path, build: Build, *, processes: int) -> list[str]:
@@ -94,7 +96,7 @@ def build_brats_fuse(source: Path, build: Build, *, processes: int) -> list[str]
     """
     cases = find_brats_cases(source)
     # Each process loads it again; here it is only to be refused before anything is written.
-    _predictor(build)
+    _model(build)
     make_writable_folder(build.output / CASES)
     made_by = build.to_plain()
     work = partial(_build_case, build=build, made_by=made_by)
@@ -140,7 +142,7 @@ def _build_case(case: BratsCase, *, build: Build, made_by: dict[str, Any]) -> di
             if folder.startswith(FUSED):
                 chosen = folder.removeprefix(f"{FUSED}/")
                 metrics = written.setdefault("metrics", {})
-                metrics[chosen] = _score(volume, [levels[name] for name in chosen.split("+")], slices, axis)
+                metrics[chosen] = _score(_grey(volume), [levels[name] for name in chosen.split("+")], slices, axis)
         record = {"sources": sources, "label": case.label is not None, "brain_extraction": extracted, "slices": slices,
                   "metrics": written.pop("metrics"), "files": written}
         write_json({"made_by": made_by, "sources": sources, "record": record}, place)
@@ -188,7 +190,7 @@ def _turned(voxels: np.ndarray, like: Path) -> np.ndarray:
 
 def _pictures(case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray | None, volumes: np.ndarray, brain: np.ndarray,
               build: Build) -> Iterator[tuple[str, np.ndarray]]:
-    """Folders and the uint8 volumes whose slices go there."""
+    """Folders and the uint8 volumes (Z, Y, X), fused ones in colour (Z, Y, X, 3), whose slices go there."""
     for name, volume in levels.items():
         yield f"sources/{name}", volume
     if label is not None:
@@ -199,34 +201,35 @@ def _pictures(case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray 
             files.append(Path(folder, f"{case.name}_{number:04d}.nii.gz"))
             sitk.WriteImage(sitk.GetImageFromArray(np.where(brain, volume, 0)), str(files[-1]))
         for chosen, fused in _fused(Case(case.name, tuple(files)), case.images[0], build):
-            yield f"{FUSED}/{'+'.join(chosen)}", np.where(brain, np.rint(255 * np.clip(fused, 0, 1)), 0).astype(np.uint8)
+            masked = np.where(brain, fused, 0)
+            yield f"{FUSED}/{'+'.join(chosen)}", np.moveaxis(masked, 0, -1) if len(masked) > 1 else masked[0]
 
 
 def _fused(case: Case, like: Path, build: Build) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Every combination, fused from the others left out."""
-    predictor = _predictor(build)
+    model = _model(build)
     spacing = sitk.DICOMOrient(sitk.ReadImage(str(like)), ORIENTATION).GetSpacing()
     for path in case.images:
         image = sitk.ReadImage(str(path))
         image.SetSpacing(spacing)
         sitk.WriteImage(image, str(path))
-    channels, properties = preprocess_case(predictor, case)
+    channels, properties = preprocessed_images(case, Recipe.of(model))
     for chosen in COMBINATIONS:
-        predictor.forget()
         present = tuple(name in chosen for name in MODALITIES)
-        predictor.present = None if all(present) else present
-        predictor.fuse_preprocessed_data(channels)
-        yield chosen, to_input_space(predictor.seen[0].fused, properties, plans=predictor.plans_manager,
-                                     configuration=predictor.configuration_manager)[0]
+        yield chosen, fuse_case(model, torch.from_numpy(channels), properties, present=None if all(present) else present)
 
 
-def _predictor(build: Build) -> Fuse4SegPredictor:
-    predictor = load_predictor(build.model.folder, folds=build.model.folds[:1], checkpoint=build.checkpoint,
-                               device=torch.device(build.device))
-    if len(channel_names(predictor.dataset_json)) != len(MODALITIES):
-        names = ", ".join(channel_names(predictor.dataset_json))
+def _model(build: Build) -> Model:
+    model = load_model(build.model.folder, folds=build.model.folds[:1], checkpoint=build.checkpoint,
+                       device=torch.device(build.device))
+    if len(channel_names(model.dataset_json)) != len(MODALITIES):
+        names = ", ".join(channel_names(model.dataset_json))
         raise OptionError("-m", f"this model fuses {names}. Give one of {', '.join(MODALITIES)}, in this order.")
-    return predictor
+    return model
+
+
+def _grey(volume: np.ndarray) -> np.ndarray:
+    return grey_levels(np.moveaxis(volume, -1, 0)) if volume.ndim == 4 else volume
 
 
 def _score(fused: np.ndarray, sources: Sequence[np.ndarray], slices: Sequence[int], axis: int) -> dict[str, dict[str, float]]:

@@ -13,9 +13,9 @@ from fuse4seg.errors import FaultyCasesError, UnwritableFolderError
 from fuse4seg.evaluation.folders import Evaluation, evaluate_folders
 from fuse4seg.files import make_writable_folder
 from fuse4seg.inference.export_case import Wanted
+from fuse4seg.inference.model import load_model
 from fuse4seg.inference.models import find_model
 from fuse4seg.inference.predict_folder import predict_folder
-from fuse4seg.inference.predictor import load_predictor
 from fuse4seg.paths import RAW, data_root, set_roots
 from fuse4seg.planning.fingerprint import extract_fingerprint
 from fuse4seg.planning.options import PlanOptions
@@ -81,8 +81,8 @@ def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device
           chosen={"epochs": size.epochs, "iterations": size.iterations, "seed": seed})
     log.info("predicting heads that were not trained on")
     model = find_model(dataset=str(DATASET))
-    predictor = load_predictor(model.folder, folds=model.folds, device=choose_device(device), want_attention=True)
-    predict_folder(predictor, folder / "imagesTs", output / "predictions", folds=model.folds,
+    loaded = load_model(model.folder, folds=model.folds, device=choose_device(device))
+    predict_folder(loaded, folder / "imagesTs", output / "predictions", folds=model.folds,
                    wanted=Wanted(attention=True, panels=True))
     evaluation = evaluate_folders(output / "predictions", folder / "labelsTs", dataset_json=read_dataset_json(folder))
     if evaluation.faults:

@@ -13,13 +13,16 @@ from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
 if TYPE_CHECKING:
     from fuse4seg.datasets.grey_images import GreyRange
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write JSON and CSV, and print a table; see ``f4s_evaluate_fusion --help``."""
     parser = make_parser("EN, SD, SF, MI, SCD, VIF, Qabf and SSIM of fused images, from any tool, beside copies of the sources, "
-                         "their average and their maximum.",
+                         "their average and their maximum. With labels also visibility.",
                          example="f4s_evaluate_fusion -i CT MRI -f fused -o fused.json")
     add_source_flags(parser)
     parser.add_argument("-f", dest="fused", type=Path, required=True, help="folder of fused images, PNG, BMP or NIfTI")
+    parser.add_argument("--labels", type=Path, metavar="FOLDER",
+                        help="label images with the cases' names: also say how well the boundaries between classes can be seen")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="RESULT.json", help="result; a CSV beside it")
     parser.add_argument("--normalise", action="store_true", help="stretch each fused image to 0..255 first")
     parser.add_argument("--mi_unit", choices=("nats", "bits"), default="nats", help="unit of MI (default: %(default)s)")
@@ -49,8 +52,8 @@ def _run(options: argparse.Namespace) -> None:
         raise OptionError("-o", f"names the JSON file of the result, and {options.output} does not end with .json.")
     conventions = Conventions(normalise=options.normalise, mi_unit=options.mi_unit, ssim_range=options.ssim_range)
     make_writable_folder(options.output.absolute().parent)
-    evaluation = evaluate_fusion(options.sources, options.fused, conventions=conventions, levels=levels,
-                                 processes=processes_of(options))
+    evaluation = evaluate_fusion(options.sources, options.fused, labels=options.labels, conventions=conventions,
+                                 levels=levels, processes=processes_of(options))
     if evaluation.cases:
         evaluation.write(options.output)
         print(evaluation.format())

@@ -13,13 +13,13 @@ from fuse4seg.cli.evaluate_fusion import add_source_flags, grey_range
 from fuse4seg.cli.export_model import add_trust_flag
 from fuse4seg.cli.train import fold
 
-RULE_NAMES = ("max", "mean", "laplacian", "wavelet")
+RULE_NAMES = ("max", "mean", "laplacian", "wavelet", "colour")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Fuse images: nnU-Net-style cases, or folders of images with equal names. Colour is fused in luma and "
-                         "given back.", example="f4s_fuse -i CT MRI -o fused --rule max")
+    parser = make_parser("Fuse images: nnU-Net-style cases, or folders of images with equal names. Of sources in colour the luma "
+                         "is fused.", example="f4s_fuse -i CT MRI -o fused --rule max")
     add_source_flags(parser)
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
     parser.add_argument("--rule", choices=RULE_NAMES, help="fuse by a rule instead of a model")
@@ -56,17 +56,17 @@ def _run(options: argparse.Namespace) -> None:
 def _fuse_by_model(options: argparse.Namespace, sources: Any) -> list[str]:
     from fuse4seg.datasets.fused_record import checksum
     from fuse4seg.inference.fuse_folder import by_model, fuse_folder
+    from fuse4seg.inference.model import load_model
     from fuse4seg.inference.models import find_model, model_in
-    from fuse4seg.inference.predictor import load_predictor
     from fuse4seg.training.run import choose_device
 
     folds = None if options.fold is None else (options.fold,)
     model = model_in(options.model, folds=folds, checkpoint=options.checkpoint) if options.model else find_model(
         dataset=options.dataset, configuration=options.configuration, plans=options.plans, trainer=options.trainer,
         folds=folds, checkpoint=options.checkpoint)
-    predictor = load_predictor(model.folder, folds=model.folds[:1], checkpoint=options.checkpoint,
-                               device=choose_device(options.device), trust=options.trust)
+    loaded = load_model(model.folder, folds=model.folds[:1], checkpoint=options.checkpoint,
+                        device=choose_device(options.device), trust=options.trust)
     used = model.folder / f"fold_{model.folds[0]}" / options.checkpoint
     logging.getLogger(__name__).info("model: %s", used)
     method = {"model": model.folder.name, "fold": model.folds[0], "checkpoint": checksum(used)}
-    return fuse_folder(sources, options.output, by_model(predictor, sources.names), method=method, levels=None)
+    return fuse_folder(sources, options.output, by_model(loaded, sources.names), method=method, levels=None)

@@ -32,8 +32,9 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="MODALITY",
                         help="modality that asks the others, with --cross_attention (default: what dataset.json names as "
                              "reference_modality, else the first)")
-    parser.add_argument("--follower_input", default="fused", metavar="WHAT",
-                        help="what the segmentation network sees: fused (default), fused+sources, or embedding (an ablation)")
+    parser.add_argument("--fused_image", metavar="KIND",
+                        help="colour: three channels, or grey: one, as in the paper (default: colour where there are labels and "
+                             "several modalities)")
     attends = parser.add_mutually_exclusive_group()
     attends.add_argument("--cross_attention", action="store_true", default=None,
                          help="let one modality ask the others, whose attention maps f4s_predict then can write (default: "
@@ -60,7 +61,7 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
     return PlanOptions(gpu_memory_target=options.gpu_memory_target, max_batch_size=options.max_batch_size,
                        base_features=options.base_features, plans_name=options.overwrite_plans_name,
                        overwrite_target_spacing=options.overwrite_target_spacing, reference=options.reference,
-                       follower=options.follower, follower_input=options.follower_input,
+                       follower=options.follower, fused_image=options.fused_image,
                        cross_attention=options.cross_attention, hypergradient=options.hypergradient)
 
 

@@ -15,8 +15,8 @@ from fuse4seg.cli.train import fold
 
 if TYPE_CHECKING:
     from fuse4seg.inference.export_case import Wanted
+    from fuse4seg.inference.model import Model
     from fuse4seg.inference.models import TrainedModel
-    from fuse4seg.inference.predictor import Fuse4SegPredictor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-part_id", type=int, default=0, help="which part is predicted here, from 0 on (default: 0)")
     parser.add_argument("--allow_missing", action="store_true",
                         help="also predict cases that lack channels, and list these in missing_modalities.json")
+    parser.add_argument("--from_fused", action="store_true",
+                        help="-i is a folder of fused images that f4s_predict wrote: segment these, and nothing else")
     parser.add_argument("-prev_stage_predictions", dest="previous_stage", type=Path, metavar="FOLDER",
                         help="of a cascade: segmentations of the stage before, CASE in the geometry of the input (default: its "
                              "model predicts them first)")
@@ -61,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.errors import OptionError
     from fuse4seg.inference.cascade import find_previous_stage
-    from fuse4seg.inference.export_case import NPZ, Wanted
+    from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Wanted
     from fuse4seg.inference.models import TrainedModel, find_model
-    from fuse4seg.inference.predict_folder import SEGMENTATIONS, FirstStage, predict_folder
+    from fuse4seg.inference.predict_folder import FirstStage, predict_folder
     from fuse4seg.inference.previous_stage import PREVIOUS_STAGE
     from fuse4seg.inference.run_record import open_record
 
@@ -73,43 +75,62 @@ def _run(options: argparse.Namespace) -> None:
         raise OptionError("-part_id", f"must be one of 0 to num_parts - 1, got {options.part_id} of {options.num_parts}.")
     model = find_model(dataset=options.dataset, configuration=options.configuration, plans=options.plans,
                        trainer=options.trainer, folds=options.folds and tuple(options.folds), checkpoint=options.checkpoint)
-    predictor = _load(model, options, want_attention=options.save_attention or options.save_panels)
+    loaded = _load(model, options)
     formats = None if options.save_probabilities is None else options.save_probabilities or [NPZ]
     wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))))
+    if options.from_fused:
+        _segment(loaded, model, options, wanted)
+        return
     part = options.part_id, options.num_parts
     open_part = partial(open_record, resume=options.continue_prediction, part=part)
-    previous, told = find_previous_stage(model, predictor, given=options.previous_stage, output=options.output), None
+    previous, told = find_previous_stage(model, loaded, given=options.previous_stage, output=options.output), None
     if isinstance(previous, TrainedModel):
-        first = _load(previous, options, want_attention=False)
+        first = _load(previous, options)
         told = _described(previous, first, options, SEGMENTATIONS)
         previous = FirstStage(first, previous.folds, open_part(options.output / PREVIOUS_STAGE, told))
     elif previous is not None:
         told = {"folder": str(previous)}
-    record = open_part(options.output, _described(model, predictor, options, wanted, previous_stage=told))
+    record = open_part(options.output, _described(model, loaded, options, wanted, previous_stage=told))
     # What is no folder is said so of a single path; several can only be files.
     images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
-    predict_folder(predictor, images, options.output, folds=model.folds, wanted=wanted, allow_missing=options.allow_missing,
+    predict_folder(loaded, images, options.output, folds=model.folds, wanted=wanted, allow_missing=options.allow_missing,
                    record=record, part=part, processes=(options.npp, options.nps), previous=previous)
 
 
-def _load(model: TrainedModel, options: argparse.Namespace, *, want_attention: bool) -> Fuse4SegPredictor:
-    from fuse4seg.inference.predictor import load_predictor
+def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:
+    from fuse4seg.errors import OptionError
+    from fuse4seg.inference.segment_folder import segment_folder
+
+    if len(options.images) != 1:
+        raise OptionError("-i", "with --from_fused takes one folder. Give the folder fused/ that f4s_predict wrote.")
+    for flag, given in (("--save_attention", options.save_attention), ("--save_panels", options.save_panels),
+                        ("--allow_missing", options.allow_missing), ("--continue_prediction", options.continue_prediction),
+                        ("-prev_stage_predictions", options.previous_stage), ("-num_parts", options.num_parts > 1)):
+        if given:
+            raise OptionError(flag, "cannot be had with --from_fused, which sees fused images alone. Leave it out.")
+    if options.output.resolve() == options.images[0].resolve():
+        raise OptionError("-o", f"{options.output} holds the fused images, which would be replaced. Choose another folder.")
+    segment_folder(loaded, options.images[0], options.output, folds=model.folds, wanted=wanted)
+
+
+def _load(model: TrainedModel, options: argparse.Namespace) -> Model:
+    from fuse4seg.inference.model import load_model
     from fuse4seg.training.run import choose_device
 
-    return load_predictor(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=choose_device(options.device),
-                          use_mirroring=not options.disable_tta, tile_step_size=options.step_size, want_attention=want_attention,
-                          precision=options.precision, trust=options.trust)
+    return load_model(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=choose_device(options.device),
+                      mirroring=not options.disable_tta, step_size=options.step_size, precision=options.precision,
+                      trust=options.trust)
 
 
-def _described(model: TrainedModel, predictor: Fuse4SegPredictor, options: argparse.Namespace, wanted: Wanted, *,
+def _described(model: TrainedModel, loaded: Model, options: argparse.Namespace, wanted: Wanted, *,
                previous_stage: dict[str, Any] | None = None) -> dict[str, Any]:
     """What run.json says of a model and how it predicts."""
     from fuse4seg.inference.run_record import describe_run
 
-    return describe_run(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=str(predictor.device), options={
+    return describe_run(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=str(loaded.device), options={
         **asdict(wanted), "probabilities": list(wanted.probabilities), "mirroring": not options.disable_tta,
         "step_size": options.step_size, "allow_missing": options.allow_missing,
-        "precision": str(predictor.precision).removeprefix("torch.")}, previous_stage=previous_stage)
+        "precision": str(loaded.precision).removeprefix("torch.")}, previous_stage=previous_stage)
 
 
 def _count(text: str) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: Flags that become training options.
 PRETRAINING_CHOICES = ("pretrain_epochs", "iterations", "seed", "leader_learning_rate", "pretraining_losses")
 CHOICES = (*PRETRAINING_CHOICES, "epochs", "hypergradient", "hessian_products", "fusion_weight", "fusion_losses",
-           "auxiliary_weight", "mirror_fused", "modality_dropout", "follower_optimiser")
+           "auxiliary_weight", "viewing", "modality_dropout", "follower_optimiser")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          example="f4s_train 501 2d 0")
     add_training_arguments(parser)
     parser.add_argument("--epochs", type=int, help="epochs of cooperative training (default: 140)")
-    parser.add_argument("--hypergradient", help="joint (default), gauss_newton, unrolled, neumann or cg")
+    parser.add_argument("--hypergradient", help="joint (default), gauss_newton, unrolled, neumann, cg, or none: the "
+                                                "fusion losses alone teach the fusion network")
     parser.add_argument("--fusion_weight", type=float, help="lambda, the fusion losses' part in the leader's objective "
                                                             "(default: 0.3); more of it: closer to the sources")
     parser.add_argument("--hessian_products", type=int, metavar="K", help="of neumann and cg (default: 5)")
@@ -61,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                              "intensity texture decomposition adversarial), or none")
     parser.add_argument("--auxiliary_head", type=float, dest="auxiliary_weight", metavar="WEIGHT",
                         help="part of a segmentation head on the leader's features, for training only (default: 0.5; 0: none)")
-    parser.add_argument("--no_fused_mirroring", action="store_const", const=False, dest="mirror_fused",
-                        help="always show the segmentation network the fused image as it lies; prediction then fuses every "
-                             "mirrored copy anew")
+    parser.add_argument("--viewing", nargs="+", metavar="CHANGE",
+                        help="changes of the fused image under which the segmentation network learns to read it (default: "
+                             "blur gamma window noise), or none")
     parser.add_argument("--modality_dropout", type=float, metavar="P",
                         help="probability that a sample goes without a modality in cooperative training, for models that "
                              "predict cases which lack some (default: 0)")

@@ -94,8 +94,7 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     if wanted.minutes is not None:
         trials = with_equal_minutes(trials, wanted.minutes, devices=wanted.devices)
     faults = run_trials(trials, devices=wanted.devices)
-    device = torch.device(wanted.devices[0])
-    scored = [score_trial(trial, plans=plans, source=source, device=device) for trial in trials if trial.finished]
+    scored = [score_trial(trial, plans=plans, source=source) for trial in trials if trial.finished]
     results = list({**{_key(found): found for found in earlier["results"]}, **{_key(found): found for found in scored}}.values())
     call = {"command": wanted.command, "machine": _machine(wanted.devices),
             "versions": ", ".join(f"{name} {version(name)}" for name in ("fuse4seg", "torch", "nnunetv2"))}

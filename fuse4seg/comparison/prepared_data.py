@@ -23,7 +23,7 @@ from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.progress import progress
 
 DONE = "complete.json"
-#: Makes the normalised channel (1, Z, Y, X) of a case from its name, its preprocessed channels (C, Z, Y, X), its properties, and
+#: Makes the normalised channels (K, Z, Y, X) of a case from its name, its preprocessed channels (C, Z, Y, X), its properties, and
 #: a mask (1, Z, Y, X) of what counts for normalisation, None for all.
 Make = Callable[[str, np.ndarray, dict[str, Any], np.ndarray | None], np.ndarray]
 
@@ -56,9 +56,10 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
         (target / manager.data_identifier).symlink_to(data.absolute(), target_is_directory=True)
         write_json(dataset_json, target / "dataset.json")
     else:
-        write_json({**dataset_json, "channel_names": {"0": row.name}}, target / "dataset.json")
+        channels = {str(index): row.name for index in range(channels_of(row))}
+        write_json({**dataset_json, "channel_names": channels}, target / "dataset.json")
         make = _maker(row.source, dataset_json, manager, plans["transpose_forward"])
-        write_one_channel(data, target / manager.data_identifier, make, manager, doing=f"preparing {row.name}")
+        write_channels(data, target / manager.data_identifier, make, manager, doing=f"preparing {row.name}")
     write_json(_plans_of(row, plans), target / f"{plans['plans_name']}.json")
     write_json(row.to_plain(), target / DONE)
 
@@ -75,8 +76,13 @@ def as_grey(channels: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return np.clip((channels - low) / (high - low), 0, 1) * WHITE
 
 
-def write_one_channel(source: Path, target: Path, make: Make, configuration: ConfigurationManager, *, doing: str) -> None:
-    """Preprocessed cases with the one channel that ``make`` makes, in the chunks of the source."""
+def channels_of(row: Row) -> int:
+    """Of what stock nnU-Net gets in place of all modalities."""
+    return 3 if row.source == ("rule", "colour") else 1
+
+
+def write_channels(source: Path, target: Path, make: Make, configuration: ConfigurationManager, *, doing: str) -> None:
+    """Preprocessed cases with the channels that ``make`` makes, in the chunks of the source."""
     target.mkdir()
     dataset = nnUNetDatasetBlosc2(str(source))
     for case in progress(list(dataset.identifiers), doing, unit="case"):
@@ -90,9 +96,10 @@ def write_one_channel(source: Path, target: Path, make: Make, configuration: Con
 
 
 def standardised(channels: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
-    """Zero mean and unit variance, as nnU-Net normalises; with a mask inside of it, and 0 outside."""
-    voxels = channels if inside is None else channels[inside]
-    scaled = (channels - voxels.mean()) / max(float(voxels.std()), 1e-8)
+    """Zero mean and unit variance of each channel, as nnU-Net normalises; with a mask inside of it, and 0 outside."""
+    voxels = channels.reshape(len(channels), -1) if inside is None else channels[:, inside[0]]
+    mean, spread = (of(voxels, axis=1).reshape(-1, 1, 1, 1) for of in (np.mean, np.std))
+    scaled = (channels - mean) / np.maximum(spread, 1e-8)
     return scaled if inside is None else np.where(inside, scaled, 0)
 
 
@@ -105,7 +112,7 @@ def _maker(source: tuple[str, int | str], dataset_json: dict[str, Any], manager:
         return lambda _case, channels, _properties, _inside: channels[int(which):int(which) + 1]
     if kind == "rule":
         return lambda _case, channels, _properties, inside: standardised(
-            fuse_by_rule(list(as_grey(channels[:count], windows)), str(which))[None], inside)
+            fuse_by_rule(list(as_grey(channels[:count], windows)), str(which)), inside)
     return _of_folder(Path(which), dataset_json, manager, transpose)
 
 
@@ -136,7 +143,7 @@ def _plans_of(row: Row, plans: dict[str, Any]) -> dict[str, Any]:
         if row.source is not None:
             for entry in ("normalization_schemes", "use_mask_for_norm"):
                 if entry in configuration:
-                    configuration[entry] = configuration[entry][:1]
+                    configuration[entry] = configuration[entry][:1] * channels_of(row)
         if row.network and "architecture" in configuration:
             arguments = configuration["architecture"]["arch_kwargs"]
             for name, value in row.network.items():

@@ -52,8 +52,10 @@ def fusion_table(results: Sequence[Result], trivial: Sequence[dict[str, Any]]) -
         for name, found in fold.items():
             fused.setdefault(name, []).append(found["mean"])
     fused = {name: means for name, means in fused.items() if means}
-    metrics = list(next(iter(fused.values()))[0]) if fused else [*METRICS]
-    rows = [[name, *(_number(_mean(known(mean[metric] for mean in means)), 3) for metric in metrics)]
+    # Of single boundaries there are too many for a table.
+    found = dict.fromkeys(metric for means in fused.values() for mean in means for metric in mean if "|" not in metric)
+    metrics = list(found) or [*METRICS]
+    rows = [[name, *(_number(_mean(known(mean.get(metric) for mean in means)), 3) for metric in metrics)]
             for name, means in fused.items()]
     return ["row", *metrics], rows
 
@@ -106,8 +108,8 @@ def format_markdown(comparison: dict[str, Any]) -> str:
     header, rows = fusion_table(results, comparison["trivial"])
     if rows:
         parts += ["## Fused images", as_markdown((header, rows)),
-                  "Slices of the validation cases that hold foreground; grey 0..255, not stretched, MI in nats; sources as the "
-                  "fusion network sees them. Of more than two sources, the mean over pairs."]
+                  "Slices of the validation cases that hold foreground; luma, 0..255, not stretched, MI in nats; sources as the "
+                  "fusion network sees them. Of more than two sources, the mean over pairs. Visibility is of the whole image."]
     parts += ["## Reading", "\n".join(f"- {line}" for line in reading(comparison))]
     return "\n\n".join(parts) + "\n"
 

@@ -9,11 +9,15 @@ from types import MappingProxyType
 from typing import Any
 
 from fuse4seg.errors import OptionError
+from fuse4seg.planning.planner import BRIGHTER
 
 #: Rules of f4s_fuse that stand for fusion without learning.
-FIXED = ("max", "mean", "wavelet")
+FIXED = ("max", "mean", "wavelet", "colour")
 #: The method itself, and the row that the others are tested against.
 METHOD, PEER = "fuse4seg", "stacked"
+#: The paper's fused image of one channel, as the planner's ``--fused_image grey`` has it.
+GREY = "grey"
+IN_GREY: Mapping[str, Any] = MappingProxyType({"fusion": {"colours": 1, "brighter": BRIGHTER[1]}})
 
 
 @dataclass(frozen=True)
@@ -40,34 +44,31 @@ class Row:
                 "flags": list(self.flags), "network": dict(self.network)}
 
 
-#: The paper's Table 3, and what is ours, left out one at a time; pre-training, the cross-attention and the reading loss, out by
-#: default, put in.
+#: The paper's Table 3, and what is ours, left out one at a time; pre-training and the cross-attention, out by default, put in.
 ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
-    Row("embedding", ours=True, network={"follower_input": "embedding"}),
     Row("pretraining", ours=True, flags=("--pretrain_epochs", "2")),
     Row("no_adversarial_pretraining", ours=True, flags=("--pretrain_epochs", "2", "--pretraining_losses", "decomposition")),
     Row("paper_losses", ours=True, flags=("--fusion_losses", "intensity", "texture", "decomposition", "adversarial")),
     Row("cross_attention", ours=True, network={"fusion": {"cross_attention": True}}),
-    Row("no_halftone", ours=True, network={"fusion": {"halftone": None}}),
-    Row("gate_per_voxel", ours=True, network={"fusion": {"per_block": False}}),
-    Row("no_descreening", ours=True, network={"fusion": {"descreen": False}}),
-    Row("no_sum", ours=True, network={"fusion": {"sum_share": 0.0}}),
-    Row("no_demosaicing", ours=True, network={"demosaic": False}),
-    Row("no_fused_mirroring", ours=True, flags=("--no_fused_mirroring",)),
+    Row("no_viewing", ours=True, flags=("--viewing", "none")),
     Row("balance_alone", ours=True, flags=("--fusion_losses", "balance")),
-    Row("reading_loss", ours=True, flags=("--fusion_losses", "edges", "balance", "correlation", "reading")),
     Row("adamw", ours=True, flags=("--follower_optimiser", "adamw")),
-    Row("frozen_leader", ours=True, flags=("--leader_learning_rate", "0")),
     Row("no_auxiliary_head", ours=True, flags=("--auxiliary_head", "0")),
 )})
 #: Stock nnU-Net on stacked channels: with its usual trainer, and with those that an ablation of ours changes to.
 PEERS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row(PEER), Row("stacked_adamw", flags=("-tr", "nnUNetTrainerAdam1en3")))})
-OWN: Mapping[str, Row] = MappingProxyType({
-    METHOD: Row(METHOD, ours=True), "fused+sources": Row("fused+sources", ours=True, network={"follower_input": "fused+sources"}),
-    **ABLATIONS})
+#: What teaches the leader, by the ends of the rows' names.
+TEACHERS = {"frozen": ("--leader_learning_rate", "0"), "fusion_losses_alone": ("--hypergradient", "none"),
+            "joint": ("--hypergradient", "joint"), "gauss_newton": ("--hypergradient", "gauss_newton")}
+#: Whether learning to fuse helps, in colour and in grey.
+LEARNING: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
+    *(Row(teacher, ours=True, flags=flags) for teacher, flags in TEACHERS.items()),
+    Row(GREY, ours=True, network=IN_GREY),
+    *(Row(f"{GREY}_{teacher}", ours=True, flags=flags, network=IN_GREY) for teacher, flags in TEACHERS.items()))})
+OWN: Mapping[str, Row] = MappingProxyType({METHOD: Row(METHOD, ours=True), **LEARNING, **ABLATIONS})
 #: Names that stand for several rows.
-GROUPS = ("singles", "fixed", "ablations")
+GROUPS = ("singles", "fixed", "learning", "ablations")
 USUAL = (PEER, "singles", "fixed", METHOD)
 
 
@@ -86,7 +87,7 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
     """
     known = {**PEERS, **{name: Row(name, source=("modality", index)) for index, name in enumerate(modalities)},
              **{rule: Row(rule, source=("rule", rule)) for rule in FIXED}, **OWN}
-    groups = {"singles": tuple(modalities), "fixed": FIXED, "ablations": tuple(ABLATIONS)}
+    groups = {"singles": tuple(modalities), "fixed": FIXED, "learning": tuple(LEARNING), "ablations": tuple(ABLATIONS)}
     chosen = [row for name in names for row in groups.get(name, (name,))]
     for name in chosen:
         if name not in known:

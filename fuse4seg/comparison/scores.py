@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fuse4seg.colour import luma
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
 from fuse4seg.comparison.trainings import Trial
 from fuse4seg.datasets.grey_images import WHITE
-from fuse4seg.datasets.raw import channel_names
+from fuse4seg.datasets.raw import channel_names, foreground_classes
 from fuse4seg.errors import PlansNotFoundError
 from fuse4seg.evaluation.folders import evaluate_folders
 from fuse4seg.evaluation.fusion_metrics import fusion_metrics
 from fuse4seg.evaluation.structural_similarity import structural_similarity
+from fuse4seg.evaluation.visibility import visibility
 from fuse4seg.evaluation.visual_information_fidelity import SMALLEST
 from fuse4seg.files import read_json, write_json
+from fuse4seg.inference.export_case import FUSED
+from fuse4seg.inference.fused_files import read_fused
+from fuse4seg.inference.fused_image import read_levels
 from fuse4seg.inference.fusion_rules import fuse_by_rule
-from fuse4seg.inference.predictor import load_predictor
 from fuse4seg.progress import progress
 from fuse4seg.training.checkpoint import load_checkpoint
 
 FINAL = "checkpoint_final.pth"
 #: In the place of each training.
 SCORES = "scores.json"
+#: Of the scores, "visibility" and the two classes of a boundary.
+VISIBILITY = "visibility"
 #: Scores of an earlier version lack some of these, and are made anew.
 SCORED = {"segmentation", "largest_component"}
 #: Fusion without learning that every fused image stands beside.
 TRIVIAL = {"average": "mean", "maximum": "max"}
-#: Makes a fused image (Z, Y, X) in 0..255 of preprocessed channels (C, Z, Y, X).
-Fuse = Callable[[np.ndarray], np.ndarray]
+#: All sources as the channels of one image: the bound of visibility.
+TOGETHER = "all sources together"
+#: Makes an image (K, Z, Y, X) in 0..255 of a case's name and sources (N, Z, Y, X) in 0..255.
+Fuse = Callable[[str, np.ndarray], np.ndarray]
 
 
-def score_trial(trial: Trial, *, plans: dict[str, Any], source: Path, device: torch.device) -> dict[str, Any]:
+def score_trial(trial: Trial, *, plans: dict[str, Any], source: Path) -> dict[str, Any]:
     """Everything that is reported of a finished training; read from its folder if it was scored before.
 
     Args:
         trial: Finished.
         plans: Of the dataset.
         source: The dataset's preprocessed folder, whose channels are the sources of every fused image.
-        device: Where fused images are made.
     """
     kept = trial.place / SCORES
     if kept.is_file() and kept.stat().st_mtime >= (trial.fold_folder / "validation" / "summary.json").stat().st_mtime:
@@ -59,7 +67,7 @@ def score_trial(trial: Trial, *, plans: dict[str, Any], source: Path, device: to
                                             dataset_json=dataset_json, largest_component=alone) for alone in (False, True))
     found = {**trial.row.to_plain(), "fold": trial.fold, "seed": trial.seed, "segmentation": evaluation.to_plain(),
              "largest_component": largest.to_plain(), **costs(trial, len(evaluation.cases))}
-    if (fuse := _fused_by(trial, plans, device)) is not None:
+    if (fuse := _fused_by(trial, plans, dataset_json)) is not None:
         found["fusion"] = score_fusion(fuse, list(evaluation.cases), source, plans=plans, configuration=trial.configuration,
                                        doing=f"scoring {trial.row.name}")
     write_json(found, kept)
@@ -112,14 +120,22 @@ def _log(trial: Trial) -> dict[str, Any]:
 
 
 def score_trivial(cases: list[str], source: Path, *, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """Fusion metrics of the trivial rows on the same cases."""
-    windows = windows_of(plans, configuration)
+    """Fusion metrics of the trivial rows on the same cases: fixed fusions, each source, and all of them side by side."""
+    names = channel_names(read_json(source / "dataset.json", PlansNotFoundError))
+    by: dict[str, Fuse] = {name: partial(_by_rule, rule=rule) for name, rule in TRIVIAL.items()}
+    by |= {name: partial(_copied, modality=index) for index, name in enumerate(names)}
+    if len(names) > 1:
+        by[TOGETHER] = lambda _case, sources: sources
+    return {name: score_fusion(fuse, cases, source, plans=plans, configuration=configuration, doing=f"scoring {name}")
+            for name, fuse in by.items()}
 
-    def by(rule: str) -> Fuse:
-        return lambda channels: fuse_by_rule(list(as_grey(channels[:len(windows)], windows)), rule)
 
-    return {name: score_fusion(by(rule), cases, source, plans=plans, configuration=configuration, doing=f"scoring the {name}")
-            for name, rule in TRIVIAL.items()}
+def _by_rule(_case: str, sources: np.ndarray, *, rule: str) -> np.ndarray:
+    return fuse_by_rule(list(sources), rule)
+
+
+def _copied(_case: str, sources: np.ndarray, *, modality: int) -> np.ndarray:
+    return sources[modality:modality + 1]
 
 
 def score_fusion(fuse: Fuse, cases: list[str], source: Path, *, plans: dict[str, Any], configuration: str,
@@ -127,26 +143,49 @@ def score_fusion(fuse: Fuse, cases: list[str], source: Path, *, plans: dict[str,
     """Fusion metrics of the slices that hold foreground, sources and fused image in 0..255 as the network sees them.
 
     Returns:
-        Per case, and as ``mean`` over the cases, the eight metrics, and the SSIM to each source by its name ("SSIM to T1").
+        Per case, and as ``mean`` over the cases where each is defined: of the luma of images of one or three channels the eight
+        metrics and the SSIM to each source by its name ("SSIM to T1"); of all, the visibility of each boundary ("visibility
+        core|oedema"); in ``mean`` also that of all boundaries, "visibility".
     """
     windows = windows_of(plans, configuration)
-    names = channel_names(read_json(source / "dataset.json", PlansNotFoundError))
+    dataset_json = read_json(source / "dataset.json", PlansNotFoundError)
+    names, classes = channel_names(dataset_json), _single_labels(dataset_json)
     identifier = PlansManager(plans).get_configuration(configuration).data_identifier
     dataset = nnUNetDatasetBlosc2(str(source / identifier))
     found = {}
     for case in progress(cases, doing, unit="case"):
         data, labels, _, _ = dataset.load_case(case)
-        channels, held = data[:], (np.asarray(labels[0]) > 0).any(axis=(1, 2))
-        if not held.any():
+        truth, sources = np.asarray(labels[0]), as_grey(data[:len(windows)], windows)
+        if not (truth > 0).any():
             continue
-        sources = with_margin(as_grey(channels[:len(windows)], windows)[:, held])
-        fused = with_margin(np.clip(fuse(channels), 0, WHITE)[held].astype(np.float64))
-        found[case] = {**(fusion_metrics(fused, list(sources)) if len(names) > 1 else {}), **_similarities(fused, sources, names)}
-    columns = {name: [values[name] for values in found.values() if not math.isnan(values[name])]
-               for name in next(iter(found.values()), {})}
-    return {"mean": {name: statistics.fmean(values) if values else None for name, values in columns.items()},
+        fused = np.clip(fuse(case, sources), 0, WHITE).astype(np.float64)
+        seen = visibility(fused, truth, (truth >= 0) & sources.any(axis=0), classes=classes)
+        found[case] = {f"{VISIBILITY} {boundary}": value for boundary, value in seen.items()}
+        if len(fused) in (1, 3):
+            found[case] |= _likeness(luma(fused[None])[0, 0], sources, names, (truth > 0).any(axis=(1, 2)))
+    return {"mean": _means(list(found.values())),
             "cases": {case: {name: None if math.isnan(value) else value for name, value in values.items()}
                       for case, values in found.items()}}
+
+
+def _means(cases: Sequence[dict[str, float]]) -> dict[str, float | None]:
+    """Of each value over the cases that have it, and of the boundaries' visibility."""
+    names = list(dict.fromkeys(name for values in cases for name in values))
+    columns = {name: [values[name] for values in cases if not math.isnan(values.get(name, math.nan))] for name in names}
+    means = {name: statistics.fmean(values) if values else None for name, values in columns.items()}
+    boundaries = [value for name, value in means.items() if name.startswith(f"{VISIBILITY} ") and value is not None]
+    return {**means, **({VISIBILITY: statistics.fmean(boundaries)} if boundaries else {})}
+
+
+def _single_labels(dataset_json: dict[str, Any]) -> dict[str, int]:
+    """Label values by their names, which regions have none of."""
+    return {name: values for name, values in foreground_classes(dataset_json).items() if isinstance(values, int)}
+
+
+def _likeness(fused: np.ndarray, sources: np.ndarray, names: list[str], held: np.ndarray) -> dict[str, float]:
+    """The eight metrics, and the SSIM to each source, of a grey image (Z, Y, X) in the slices where ``held`` is True."""
+    fused, sources = with_margin(fused[held]), with_margin(sources[:, held])
+    return {**(fusion_metrics(fused, list(sources)) if len(names) > 1 else {}), **_similarities(fused, sources, names)}
 
 
 def with_margin(images: np.ndarray) -> np.ndarray:
@@ -162,20 +201,19 @@ def _similarities(fused: np.ndarray, sources: np.ndarray, names: list[str]) -> d
             for name, source in zip(names, sources, strict=True)}
 
 
-def _fused_by(trial: Trial, plans: dict[str, Any], device: torch.device) -> Fuse | None:
+def _fused_by(trial: Trial, plans: dict[str, Any], dataset_json: dict[str, Any]) -> Fuse | None:
     """How this row fuses; None where it does not, or not from the sources at hand."""
-    windows = windows_of(plans, trial.configuration)
     if trial.row.source is not None and trial.row.source[0] == "rule":
-        rule = str(trial.row.source[1])
-        return lambda channels: fuse_by_rule(list(as_grey(channels[:len(windows)], windows)), rule)
+        return partial(_by_rule, rule=str(trial.row.source[1]))
     if not trial.row.ours:
         return None
-    predictor = load_predictor(trial.model, folds=[trial.fold], device=device)
+    manager = PlansManager(copy.deepcopy(plans))
+    configuration = manager.get_configuration(trial.configuration)
+    folder, ending = trial.fold_folder / "validation" / FUSED, dataset_json["file_ending"]
 
-    def fuse(channels: np.ndarray) -> np.ndarray:
-        predictor.forget()
-        predictor.fuse_preprocessed_data(torch.from_numpy(channels.copy()))
-        return predictor.seen[0].fused[0].numpy() * WHITE
+    def fuse(case: str, _sources: np.ndarray) -> np.ndarray:
+        levels, properties = read_fused(folder / f"{case}{ending}", manager.image_reader_writer_class)
+        image, _ = read_levels(levels, properties["spacing"], plans=manager, configuration=configuration)
+        return image * WHITE
 
     return fuse
-

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
-from fuse4seg.datasets.images import NIFTI, Geometry, read_image
+from fuse4seg.datasets.colour_images import grey_levels, read_colour
+from fuse4seg.datasets.images import NIFTI, Geometry, geometry_of, read_image
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
 
 PICTURES = (".png", ".bmp")
@@ -46,15 +48,22 @@ class GreyImage:
 
     Attributes:
         path: The file.
-        levels: In 0..255, shape (Y, X) of a picture, (Z, Y, X) of a volume; uint8 or float32.
-        chroma: Cb and Cr of a colour picture, uint8, shape (Y, X, 2); None of a grey one.
+        levels: In 0..255, shape (Y, X) of a picture, (Z, Y, X) of a volume; uint8 or float32. Of a label image its values.
+        colour: Red, green and blue of an image in colour, uint8, shape (3, Y, X) or (3, Z, Y, X); None of a grey one.
         geometry: Where the voxels of a volume lie; its shape alone of a picture.
+        properties: What nnU-Net's reader says of a volume.
     """
 
     path: Path
     levels: np.ndarray
-    chroma: np.ndarray | None = None
+    colour: np.ndarray | None = None
     geometry: Geometry = field(default=Geometry((), ()))
+    properties: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> np.ndarray:
+        """In 0..255, those in colour or the grey one, shape (C, *S)."""
+        return self.levels[None] if self.colour is None else self.colour
 
 
 def image_files(folder: Path) -> dict[str, Path]:
@@ -94,6 +103,21 @@ def read_grey_image(path: Path, levels: GreyRange | None = UNIT_RANGE) -> GreyIm
     return _read_volume(path, levels) if path.name.endswith(NIFTI) else _read_picture(path)
 
 
+def read_label_image(path: Path) -> GreyImage:
+    """Read one file of label values, which its ``levels`` are, int64.
+
+    Raises:
+        UnreadableImageError: It is missing, truncated, or no image.
+        UnsuitableImageError: It is in colour, or holds other than whole numbers from 0 on.
+    """
+    image = read_grey_image(path, None)
+    if image.colour is not None:
+        raise UnsuitableImageError(path, "is in colour, and label values are wanted. Save label values as grey levels.")
+    if not np.isfinite(image.levels).all() or (image.levels != np.floor(image.levels)).any() or image.levels.min() < 0:
+        raise UnsuitableImageError(path, "holds other values than 0, 1, 2, .... Give label images.")
+    return replace(image, levels=image.levels.astype(np.int64))
+
+
 def _read_picture(path: Path) -> GreyImage:
     try:
         with Picture.open(path) as opened:
@@ -120,27 +144,38 @@ def _picture_levels(path: Path, picture: Picture.Image) -> GreyImage:
     # Not the Y of Pillow's YCbCr, which is rounded down: grey stays what it was.
     luma, colours = np.asarray(picture.convert("L")), np.asarray(picture)
     colourless = (colours == colours[..., :1]).all()
-    return GreyImage(path, luma, None if colourless else np.asarray(picture.convert("YCbCr"))[..., 1:].copy(), shape)
+    return GreyImage(path, luma, None if colourless else colours.transpose(2, 0, 1).copy(), shape)
 
 
 def _read_volume(path: Path, levels: GreyRange | None) -> GreyImage:
+    if _stored_as(path) == sitk.sitkVectorUInt8:
+        return _read_colour_volume(path)
     image = read_image(path, SimpleITKIO)
     if len(image.voxels) != 1:
         raise UnsuitableImageError(path, f"holds {len(image.voxels)} images, one volume is wanted. Split it.")
     voxels = image.voxels[0]
     if levels is None:
-        return GreyImage(path, voxels, geometry=image.geometry)
+        return GreyImage(path, voxels, geometry=image.geometry, properties=image.properties)
     if _stored_as(path) == sitk.sitkUInt8:
-        return GreyImage(path, voxels.astype(np.uint8), geometry=image.geometry)
+        return GreyImage(path, voxels.astype(np.uint8), geometry=image.geometry, properties=image.properties)
     if not np.isfinite(voxels).all() or voxels.min() < levels.low or voxels.max() > levels.high:
         raise UnsuitableImageError(path, f"holds intensities from {voxels.min():g} to {voxels.max():g}, "
                                          f"outside {levels.low:g} to {levels.high:g}. Give black and white with --range.")
     scaled = (voxels - levels.low) * (WHITE / (levels.high - levels.low))
-    return GreyImage(path, np.clip(scaled, 0, WHITE), geometry=image.geometry)
+    return GreyImage(path, np.clip(scaled, 0, WHITE), geometry=image.geometry, properties=image.properties)
+
+
+def _read_colour_volume(path: Path) -> GreyImage:
+    """Luma and colours of a NIfTI file of 8-bit red, green and blue."""
+    channels, properties = read_colour(path, SimpleITKIO)
+    return GreyImage(path, grey_levels(channels), channels, geometry_of(channels.shape[1:], properties), properties)
 
 
 def _stored_as(path: Path) -> int:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
     return reader.GetPixelID()

@@ -8,23 +8,24 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fuse4seg import __version__
 from fuse4seg.background import in_background
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
-from fuse4seg.datasets.grey_images import GREY, UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image
+from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image, read_label_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.sources import Sources, find_sources, require_equal_names
 from fuse4seg.errors import Fuse4SegError, StaleImageError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, Conventions, fusion_metrics
 from fuse4seg.evaluation.table import format_table
+from fuse4seg.evaluation.visibility import visibility
 from fuse4seg.files import write_json, written_whole
 from fuse4seg.progress import progress
 
-FUSED, AVERAGE, MAXIMUM = "fused", "average", "maximum"
+FUSED, AVERAGE, MAXIMUM, TOGETHER = "fused", "average", "maximum", "all sources together"
 Values = dict[str, float]
 
 
@@ -37,6 +38,7 @@ class FusionEvaluation:
         conventions: How it was scored.
         cases: For each case and row, the values by METRICS, NaN where undefined.
         faults: One line for each case that could not be scored.
+        visible: For each case and row, all sources together the last, the visibility of each boundary, where there are labels.
     """
 
     sources: tuple[str, ...]
@@ -44,6 +46,7 @@ class FusionEvaluation:
     levels: GreyRange
     cases: dict[str, dict[str, Values]]
     faults: tuple[str, ...] = field(default=())
+    visible: dict[str, dict[str, Values]] = field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -58,8 +61,25 @@ class FusionEvaluation:
         """For each metric, how many cases it is undefined for."""
         return {metric: sum(math.isnan(case[row][metric]) for case in self.cases.values()) for metric in METRICS}
 
+    @property
+    def boundaries(self) -> list[str]:
+        """Those that any case has."""
+        return list(dict.fromkeys(name for case in self.visible.values() for name in case[FUSED]))
+
+    def mean_visibility(self, row: str = FUSED) -> Values:
+        """Mean of each boundary over the cases that have it and, first, of all boundaries."""
+        of_each = {name: _mean([case[row].get(name, math.nan) for case in self.visible.values()]) for name in self.boundaries}
+        return {"visibility": _mean(list(of_each.values())), **of_each}
+
     def format(self) -> str:
-        """Table with a row per case, their mean, and the means of the trivial rows."""
+        """Table with a row per case, their mean, and the means of the trivial rows; where there are labels, one of visibility."""
+        return "\n\n".join([self._format_metrics(), *([self._format_visibility()] if self.boundaries else [])])
+
+    def _format_visibility(self) -> str:
+        rows: list[list[str | float]] = [[row, *self.mean_visibility(row).values()] for row in (*self.rows, TOGETHER)]
+        return format_table(["row", "visibility", *self.boundaries], rows)
+
+    def _format_metrics(self) -> str:
         rows: list[list[str | float]] = [[name, *case[FUSED].values()] for name, case in self.cases.items()]
         rows += [["mean" if row == FUSED else row, *self.mean(row).values()] for row in self.rows]
         return format_table(["fused", *METRICS], rows)
@@ -75,6 +95,8 @@ class FusionEvaluation:
             "mean": _plain(self.mean()), "left_out": self.left_out(),
             "trivial": {row: _plain(self.mean(row)) for row in self.rows[1:]},
             "cases": {name: {row: _plain(values) for row, values in case.items()} for name, case in self.cases.items()},
+            **({"visibility": {"mean": {row: _plain(self.mean_visibility(row)) for row in (*self.rows, TOGETHER)},
+                               "cases": self.visible}} if self.visible else {}),
             "faults": list(self.faults),
         }
 
@@ -92,13 +114,14 @@ class FusionEvaluation:
             table.writerows(["mean", row, *self.mean(row).values()] for row in self.rows)
 
 
-def evaluate_fusion(folders: Sequence[Path], fused: Path, *, conventions: Conventions = STANDARD,
+def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None = None, conventions: Conventions = STANDARD,
                     levels: GreyRange = UNIT_RANGE, processes: int = 1) -> FusionEvaluation:
     """Score every fused image of a folder.
 
     Args:
         folders: One folder of CASE_0000, CASE_0001, ... files, or two to four of images with equal names.
-        fused: Folder of fused images with the cases' names. Of those in its sub-folder ``grey``, that copy is scored.
+        fused: Folder of fused images with the cases' names, all in colour or all grey. Of those in colour the luma is scored.
+        labels: Folder of label images with the cases' names, for the visibility of the boundaries between classes; None for none.
         conventions: How to score.
         levels: Black and white of images that are not 8-bit.
         processes: Cases scored at a time; with 1, in this process.
@@ -114,17 +137,42 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, conventions: Conven
     """
     sources, images = find_sources(folders), image_files(fused)
     require_equal_names(folders[0], sources.images, fused, images)
-    if (fused / GREY).is_dir():
-        images |= {name: path for name, path in image_files(fused / GREY).items() if name in images}
-    record = read_record(fused)
-    score = partial(_score, sources=sources, images=images, record=record, conventions=conventions, levels=levels)
+    truth = {} if labels is None else image_files(labels)
+    if labels is not None:
+        require_equal_names(folders[0], sources.images, labels, truth)
+    score = partial(_score, sources=sources, images=images, truth=truth, record=read_record(fused), conventions=conventions,
+                    levels=levels)
     results = dict(zip(sources.images, _score_all(score, list(sources.images), processes), strict=True))
-    return FusionEvaluation(sources.names, conventions, levels,
-                            {name: result for name, result in results.items() if not isinstance(result, str)},
-                            tuple(result for result in results.values() if isinstance(result, str)))
+    scored = {name: result for name, result in results.items() if not isinstance(result, str)}
+    _require_one_kind({images[name]: result.colours for name, result in scored.items()})
+    return FusionEvaluation(sources.names, conventions, levels, {name: result.metrics for name, result in scored.items()},
+                            tuple(result for result in results.values() if isinstance(result, str)),
+                            {name: result.visible for name, result in scored.items() if result.visible})
 
 
-def _score_all(score: partial[dict[str, Values] | str], cases: list[str], processes: int) -> list[dict[str, Values] | str]:
+def _require_one_kind(colours: dict[Path, int]) -> None:
+    """Make sure that all fused images are in colour, or all grey.
+
+    Raises:
+        UnsuitableImageError: One is not as the first.
+    """
+    for path, count in colours.items():
+        first = next(iter(colours))
+        if count != colours[first]:
+            kinds = {1: "grey", 3: "in colour"}
+            raise UnsuitableImageError(path, f"is {kinds[count]}, but {first.name} is {kinds[colours[first]]}. Give images that "
+                                             "one method fused.")
+
+
+class Scored(NamedTuple):
+    """Of one case: channels of the fused image, and metrics and visibility of each row."""
+
+    colours: int
+    metrics: dict[str, Values]
+    visible: dict[str, Values]
+
+
+def _score_all(score: partial[Scored | str], cases: list[str], processes: int) -> list[Scored | str]:
     watched = partial(progress, doing="scoring", unit="case", total=len(cases))
     if processes == 1:
         return list(watched(map(score, cases)))
@@ -132,16 +180,18 @@ def _score_all(score: partial[dict[str, Values] | str], cases: list[str], proces
         return [result() for result in watched(scored)]
 
 
-def _score(case: str, *, sources: Sources, images: dict[str, Path], record: FusedRecord | None, conventions: Conventions,
-           levels: GreyRange) -> dict[str, Values] | str:
+def _score(case: str, *, sources: Sources, images: dict[str, Path], truth: dict[str, Path], record: FusedRecord | None,
+           conventions: Conventions, levels: GreyRange) -> Scored | str:
     """Values of every row of a case, or what is wrong with it."""
     try:
         _require_fresh(case, images[case], sources, record)
         read = [read_grey_image(path, levels) for path in sources.images[case]]
         fused = read_grey_image(images[case], levels)
-        for image in (*read[1:], fused):
+        labels = read_label_image(truth[case]) if truth else None
+        for image in (*read[1:], fused, *([] if labels is None else [labels])):
             _require_same_place(image, read[0])
-        return _rows(fused, read, sources.names, conventions)
+        visible = {} if labels is None else _visible(fused, read, labels, sources.names)
+        return Scored(len(fused.channels), _rows(fused, read, sources.names, conventions), visible)
     except Fuse4SegError as error:
         return str(error)
 
@@ -168,6 +218,21 @@ def _rows(fused: GreyImage, sources: Sequence[GreyImage], names: Sequence[str], 
         return {row: fusion_metrics(image, parts, conventions) for row, image in rows.items()}
     except ValueError as error:
         raise UnsuitableImageError(fused.path, f"cannot be scored: {error}.") from error
+
+
+def _visible(fused: GreyImage, sources: Sequence[GreyImage], labels: GreyImage, names: Sequence[str]) -> dict[str, Values]:
+    """Visibility of every boundary, by row."""
+    stacked = np.stack([image.levels for image in sources]).astype(np.float64)
+    rows = {FUSED: fused.channels, **{f"copy of {name}": stacked[index:index + 1] for index, name in enumerate(names)},
+            AVERAGE: stacked.mean(axis=0, keepdims=True), MAXIMUM: stacked.max(axis=0, keepdims=True), TOGETHER: stacked}
+    classes = {str(int(value)): int(value) for value in np.unique(labels.levels) if value > 0}
+    truth, inside = (_as_volume(part[None])[0] for part in (labels.levels, stacked.any(axis=0)))
+    return {row: visibility(_as_volume(image), truth, inside, classes=classes) for row, image in rows.items()}
+
+
+def _as_volume(image: np.ndarray) -> np.ndarray:
+    """Pictures (C, Y, X) as volumes of one slice, (C, 1, Y, X)."""
+    return image if image.ndim == 4 else image[:, None]
 
 
 def _telling(levels: np.ndarray, sources: Sequence[GreyImage]) -> np.ndarray:

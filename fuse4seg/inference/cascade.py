@@ -6,19 +6,19 @@ import logging
 from pathlib import Path
 
 from fuse4seg.errors import FolderNotFoundError, ModelNotFoundError, OptionError, PreviousStageNotFoundError
+from fuse4seg.inference.model import Model
 from fuse4seg.inference.models import FINAL, TrainedModel, model_in
-from fuse4seg.inference.predictor import Fuse4SegPredictor
 
 log = logging.getLogger(__name__)
 
 
-def find_previous_stage(model: TrainedModel, predictor: Fuse4SegPredictor, *, given: Path | None,
+def find_previous_stage(model: TrainedModel, loaded: Model, *, given: Path | None,
                         output: Path) -> TrainedModel | Path | None:
     """Where a model's previous stage comes from; None where it has none.
 
     Args:
         model: The chosen one.
-        predictor: Loaded from it.
+        loaded: The same, loaded.
         given: Folder of segmentations that the user named; if None, the trained model of the previous stage is taken.
         output: Folder of predictions.
 
@@ -28,13 +28,13 @@ def find_previous_stage(model: TrainedModel, predictor: Fuse4SegPredictor, *, gi
         FolderNotFoundError: There is no such folder.
         PreviousStageNotFoundError: The previous stage is not trained.
     """
-    if predictor.previous_stage is None:
+    if loaded.previous_stage is None:
         if given is not None:
             raise OptionError("-prev_stage_predictions", f"{model.folder} is no later stage of a cascade. Leave it out, or "
                                                          f"choose one with -c, such as 3d_cascade_fullres.")
         return None
     if given is None:
-        return trained_previous_stage(model, predictor)
+        return trained_previous_stage(model, loaded)
     if not given.is_dir():
         raise FolderNotFoundError(given)
     if given.resolve() == output.resolve():
@@ -43,12 +43,12 @@ def find_previous_stage(model: TrainedModel, predictor: Fuse4SegPredictor, *, gi
     return given
 
 
-def trained_previous_stage(model: TrainedModel, predictor: Fuse4SegPredictor) -> TrainedModel:
+def trained_previous_stage(model: TrainedModel, loaded: Model) -> TrainedModel:
     """The trained model of the previous stage, beside that of the stage after: same trainer and plans.
 
     Args:
         model: The stage after.
-        predictor: Loaded from it.
+        loaded: The same, loaded.
 
     Returns:
         The model with those of the same folds that are trained, or all of its own where none is; with the same checkpoint, or
@@ -58,8 +58,8 @@ def trained_previous_stage(model: TrainedModel, predictor: Fuse4SegPredictor) ->
         OptionError: The previous stage has a previous one itself.
         PreviousStageNotFoundError: It is not trained.
     """
-    name = predictor.previous_stage
-    if predictor.plans_manager.get_configuration(name).previous_stage_name is not None:
+    name = loaded.previous_stage
+    if loaded.plans.get_configuration(name).previous_stage_name is not None:
         raise OptionError("-c", f"{name}, the stage before, is itself a later stage. Predict it first, and give its "
                                 f"segmentations with -prev_stage_predictions.")
     prefix, separator, _ = model.folder.name.rpartition("__")

@@ -21,6 +21,9 @@ from fuse4seg.errors import UnwritableFolderError
 from fuse4seg.files import written_whole
 from fuse4seg.inference.resampling import Block, resampled_blocks
 
+#: Of nnU-Net's properties, those that say where an image lies; PNG, BMP and TIFF have none.
+PLACED = {"sitk_stuff", "nibabel_stuff"}
+
 
 def to_input_space(images: Tensor | np.ndarray, properties: dict[str, Any], *, plans: PlansManager,
                    configuration: ConfigurationManager) -> np.ndarray:
@@ -106,11 +109,9 @@ def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> N
     Raises:
         UnwritableFolderError: The operating system refused to write.
     """
-    if not properties.keys() & {"sitk_stuff", "nibabel_stuff"}:
-        grey = np.rint(np.clip(voxels, 0, 1) * 255).astype(np.uint8)
-        image = sitk.GetImageFromArray(grey if len(grey) > 1 else grey[0])
-    else:
-        image = _placed(voxels, properties)
+    if not properties.keys() & PLACED:
+        voxels = np.rint(np.clip(voxels, 0, 1) * 255).astype(np.uint8)
+    image = placed(voxels, properties)
     with image_written_whole(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
@@ -132,8 +133,10 @@ def image_written_whole(path: Path) -> Iterator[Path]:
             raise UnwritableFolderError(path.parent, "the disk may be full") from error
 
 
-def _placed(voxels: np.ndarray, properties: dict[str, Any]) -> sitk.Image:
-    """Voxels where the input lay, turned back to its order of axes if nnU-Net's reader turned them."""
+def placed(voxels: np.ndarray, properties: dict[str, Any]) -> sitk.Image:
+    """Voxels (Z, Y, X) where the input lay, turned back to its order of axes if nnU-Net's reader turned them."""
+    if not properties.keys() & PLACED:
+        return sitk.GetImageFromArray(voxels if len(voxels) > 1 else voxels[0])
     if "nibabel_stuff" in properties:
         affines = properties["nibabel_stuff"]
         image = _with_affine(voxels, np.asarray(affines.get("reoriented_affine", affines["original_affine"])))

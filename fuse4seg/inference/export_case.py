@@ -14,9 +14,13 @@ from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.inference.export import image_written_whole, to_input_space, to_labels, write_image
+from fuse4seg.inference.fused_files import write_fused
+from fuse4seg.inference.predict_case import CasePrediction
 from fuse4seg.inference.preprocess_case import Recipe, found_files
 from fuse4seg.nnunet_output import logged_prints
 
+#: Sub-folder of the fused images.
+FUSED = "fused"
 #: What asks in the cross-attention where the reference is absent.
 MEAN = "mean"
 #: Of --save_probabilities.
@@ -38,23 +42,25 @@ class Wanted:
     probabilities: tuple[str, ...] = ()
 
 
+#: Nothing beside segmentations and fused images.
+SEGMENTATIONS = Wanted()
+
+
 @dataclass(frozen=True)
 class Predicted:
-    """A case as the network left it, in preprocessed space.
+    """A case as the network left it.
 
     Attributes:
         case: Its name and files.
         properties: nnU-Net's.
-        logits: Shape (K, Z, Y, X); None from a model without labels.
-        fused: One image per fold, shape (1, Z, Y, X).
-        attention: One per fold, shape (N - 1, Z, Y, X), or None.
+        made: What was made of it.
+        legend: How each modality colours the image, see :func:`~fuse4seg.inference.legend.measure_legend`; None for no panel.
     """
 
     case: Case
     properties: dict[str, Any]
-    logits: np.ndarray | None
-    fused: tuple[np.ndarray, ...]
-    attention: tuple[np.ndarray | None, ...]
+    made: CasePrediction
+    legend: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -104,21 +110,35 @@ def export_case(predicted: Predicted, export: Export) -> Exported:
     begin = time.perf_counter()
     with logged_prints():
         labels, probabilities = _labels(predicted, export)
-        predicted = replace(predicted, logits=None)
-        written = [path for number in range(len(export.folds)) for path in _write_seen(predicted, number, labels, export)]
-        if labels is None:
-            return Exported(tuple(written), {}, time.perf_counter() - begin)
-        if probabilities is not None:
-            written += _write_probabilities(predicted, probabilities, export)
-            del probabilities
-        written.append(_write_labels(predicted, labels, export))
-    return Exported(tuple(written), _volumes(labels, export.recipe.dataset_json), time.perf_counter() - begin)
+        predicted = replace(predicted, made=replace(predicted.made, logits=None))
+        seen = [path for number in range(len(export.folds)) for path in _write_seen(predicted, number, labels, export)]
+        segmented = [] if labels is None else _write_segmented(predicted, labels, probabilities, export)
+    volumes = {} if labels is None else _volumes(labels, export.recipe.dataset_json)
+    return Exported((*seen, *segmented), volumes, time.perf_counter() - begin)
+
+
+def export_segmentation(predicted: Predicted, export: Export) -> Exported:
+    """Write a case's segmentation and probabilities alone.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write.
+    """
+    begin = time.perf_counter()
+    with logged_prints():
+        labels, probabilities = _labels(predicted, export)
+        segmented = _write_segmented(predicted, labels, probabilities, export)
+    return Exported(tuple(segmented), _volumes(labels, export.recipe.dataset_json), time.perf_counter() - begin)
+
+
+def _write_segmented(predicted: Predicted, labels: np.ndarray, probabilities: np.ndarray | None, export: Export) -> list[Path]:
+    written = [] if probabilities is None else _write_probabilities(predicted, probabilities, export)
+    return [*written, _write_labels(predicted, labels, export)]
 
 
 def _labels(predicted: Predicted, export: Export) -> tuple[np.ndarray | None, np.ndarray | None]:
-    if predicted.logits is None:
+    if predicted.made.logits is None:
         return None, None
-    return to_labels(predicted.logits, predicted.properties, **export.space,
+    return to_labels(predicted.made.logits, predicted.made.space, **export.space,
                      label_manager=export.recipe.plans.get_label_manager(export.recipe.dataset_json),
                      want_probabilities=bool(export.wanted.probabilities))
 
@@ -127,9 +147,8 @@ def _write_seen(predicted: Predicted, number: int, labels: np.ndarray | None, ex
     """What the follower saw of a fold, and what the leader looked at."""
     case, properties, wanted = predicted.case, predicted.properties, export.wanted
     place = f"fold_{export.folds[number]}" if len(export.folds) > 1 else ""
-    fused = to_input_space(predicted.fused[number], properties, **export.space)[0]
-    written = [make_writable_folder(export.output / "fused" / place) / f"{case.name}{export.ending}"]
-    write_image(fused, written[0], properties)
+    fused = predicted.made.fused[number]
+    written = write_fused(fused, make_writable_folder(export.output / FUSED / place), case.name, export.ending, properties)
     attention = _attention(predicted, number, export)
     names = channel_names(export.recipe.dataset_json)
     if wanted.attention:
@@ -139,13 +158,13 @@ def _write_seen(predicted: Predicted, number: int, labels: np.ndarray | None, ex
             write_image(heat, written[-1], properties)
     if wanted.panels:
         written.append(make_writable_folder(export.output / "panels" / place) / f"{case.name}.png")
-        _write_panel(written[-1], case, fused, labels, attention, export)
+        _write_panel(written[-1], predicted, fused, labels, attention, export)
     return written
 
 
 def _attention(predicted: Predicted, number: int, export: Export) -> dict[int, np.ndarray]:
     """Maps in the input's geometry, by the index of their modality; none of absent ones."""
-    maps = predicted.attention[number]
+    maps = predicted.made.attention[number]
     if maps is None:
         return {}
     others = [index for index in range(len(predicted.case.found)) if index != export.reference]
@@ -153,14 +172,16 @@ def _attention(predicted: Predicted, number: int, export: Export) -> dict[int, n
     return {index: heat for index, heat in zip(others, in_place, strict=True) if predicted.case.found[index]}
 
 
-def _write_panel(path: Path, case: Case, fused: np.ndarray, labels: np.ndarray | None, attention: Mapping[int, np.ndarray],
-                 export: Export) -> None:
+def _write_panel(path: Path, predicted: Predicted, fused: np.ndarray, labels: np.ndarray | None,
+                 attention: Mapping[int, np.ndarray], export: Export) -> None:
     # Matplotlib takes its time to be imported.
     from fuse4seg.inference.panel import write_panel
 
+    case = predicted.case
     names, there = channel_names(export.recipe.dataset_json), [index for index, found in enumerate(case.found) if found]
     sources, _ = export.recipe.plans.image_reader_writer_class().read_images([str(file) for file in found_files(case)])
     write_panel(path, sources=sources, names=[names[index] for index in there], fused=fused, segmentation=labels,
+                legend=None if predicted.legend is None else predicted.legend[there],
                 attention={there.index(index): heat for index, heat in attention.items()},
                 asking=names[export.reference] if export.reference in there else MEAN)
 

@@ -9,31 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image as Picture
 
 from fuse4seg.datasets.fused_record import RECORD, FusedRecord, checksum
-from fuse4seg.datasets.grey_images import GREY, UNIT_RANGE, WHITE, GreyImage, GreyRange, read_grey_image
+from fuse4seg.datasets.grey_images import GREY, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.datasets.sources import Sources
 from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError, UnsupportedFormatError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder
-from fuse4seg.inference.export import to_input_space
+from fuse4seg.inference.fused_pictures import write_beside
 from fuse4seg.inference.fusion_rules import fuse_by_rule
-from fuse4seg.inference.predictor import Fuse4SegPredictor
-from fuse4seg.inference.preprocess_case import preprocess_case
-from fuse4seg.inference.write_fused import write_fused
+from fuse4seg.inference.model import Model
+from fuse4seg.inference.predict_case import fuse_case
+from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
 
-#: Makes grey levels in 0..255 of a case's sources.
+#: Makes an image in 0..255, shape (C, *S), of a case's sources.
 Fuse = Callable[[str, Sequence[GreyImage]], np.ndarray]
 
 
 def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[str, Any],
                 levels: GreyRange | None = UNIT_RANGE) -> list[str]:
-    """Fuse every case, write it (see :func:`~fuse4seg.inference.write_fused.write_fused`), and record what it was made from.
+    """Fuse every case, write it (see :func:`~fuse4seg.inference.fused_pictures.write_beside`), and record what it was made from.
 
     Args:
         sources: From ``find_sources``.
@@ -61,8 +62,9 @@ def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[s
                 make_writable_folder(output)
                 # Until this run is through, nothing is known of the folder's images.
                 (output / RECORD).unlink(missing_ok=True)
-            (output / GREY / f"{name}.png").unlink(missing_ok=True)
-            write_fused(fused, images, output, name)
+            for ending in (".png", ".nii.gz"):
+                (output / GREY / f"{name}{ending}").unlink(missing_ok=True)
+            write_beside(fused, images, output, name)
             checksums[name] = tuple(map(checksum, files))
         except UnwritableFolderError:
             raise
@@ -78,17 +80,17 @@ def by_rule(rule: str) -> Fuse:
     return lambda name, images: fuse_by_rule([image.levels for image in images], rule)
 
 
-def by_model(predictor: Fuse4SegPredictor, modalities: Sequence[str]) -> Fuse:
+def by_model(model: Model, modalities: Sequence[str]) -> Fuse:
     """Fuse files as f4s_predict does, with the first set of weights; colour ones by their luma.
 
     Args:
-        predictor: From ``load_predictor``.
+        model: From ``load_model``.
         modalities: Names of the sources, in their order.
 
     Raises:
         OptionError: The model fuses another number of modalities.
     """
-    reader, names = predictor.plans_manager.image_reader_writer_class, channel_names(predictor.dataset_json)
+    reader, names = model.plans.image_reader_writer_class, channel_names(model.dataset_json)
     if len(modalities) != len(names):
         raise OptionError("-i", f"the model fuses {', '.join(names)}, but there are {len(modalities)} modalities.")
     log.info("taken as %s: %s", ", ".join(names), ", ".join(modalities))
@@ -97,11 +99,9 @@ def by_model(predictor: Fuse4SegPredictor, modalities: Sequence[str]) -> Fuse:
         with tempfile.TemporaryDirectory() as folder:
             case = Case(name, tuple(_plain_file(image, Path(folder) / str(index), reader.supported_file_endings)
                                     for index, image in enumerate(images)))
-            channels, properties = preprocess_case(predictor, case)
-        predictor.fuse_preprocessed_data(channels)
-        fused = to_input_space(predictor.seen[0].fused, properties, plans=predictor.plans_manager,
-                               configuration=predictor.configuration_manager)[0]
-        return np.clip(fused, 0, 1).reshape(images[0].levels.shape) * WHITE
+            channels, properties = preprocessed_images(case, Recipe.of(model))
+        fused = fuse_case(model, torch.from_numpy(channels), properties)
+        return fused.reshape(len(fused), *images[0].levels.shape)
 
     return fuse
 

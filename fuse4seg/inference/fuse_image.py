@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fuse4seg.inference.tiles import blend_tiles, pad_to_tiles
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment, follower_channels
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 #: Voxels fused in one pass of a 2D model, to bound memory.
 VOXELS_AT_ONCE = 2**19
@@ -20,24 +20,13 @@ class WholeImage(NamedTuple):
     """A fused image in the space of the preprocessed case.
 
     Attributes:
-        fused: In [0, 1], shape (1, Z, Y, X).
-        shown: What the follower sees, shape (K, Z, Y, X): the fused image itself unless the plans say otherwise.
+        fused: In [0, 1], 0 outside, shape (C, Z, Y, X).
         attention: Where the reference looked in each other modality, relative to looking everywhere alike (1), shape
             (N - 1, Z, Y, X); 0 for absent ones. None unless asked for.
     """
 
     fused: Tensor
-    shown: Tensor
     attention: Tensor | None
-
-
-def joined(blocks: Sequence[WholeImage]) -> WholeImage:
-    """One image of blocks of slices along Z."""
-    if len(blocks) == 1:
-        return blocks[0]
-    fused, *further = (None if parts[0] is None else torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))
-    shown, attention = further
-    return WholeImage(fused, fused if blocks[0].shown is blocks[0].fused else shown, attention)
 
 
 @torch.inference_mode()
@@ -46,8 +35,7 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     """Fuse a preprocessed case.
 
     The leader always looks at windows of exactly the patch's size, padded with zeros where the image is smaller, as in training:
-    its attention compares places of the whole window. Windows lie a whole number of its blocks of voxels apart (the halftone's),
-    so that where they overlap, each modality's own voxels are the same.
+    its attention compares places of the whole window.
 
     Args:
         model: In evaluation mode, on ``device``.
@@ -60,23 +48,19 @@ def fuse_whole_image(model: FuseThenSegment, channels: Tensor, *, patch_size: Se
     flat = len(patch_size) == 2
     images = channels.transpose(0, 1) if flat else channels.unsqueeze(0)
     chunk = max(1, VOXELS_AT_ONCE // (images[0, 0].numel() * model.modalities)) if flat else 1
-    padded, inside = pad_to_tiles(images, tile=patch_size, on_grid=model.block)
-    further = 0 if model.follower_input == "fused" else follower_channels(model.fusion, model.follower_input)
+    padded, inside = pad_to_tiles(images, tile=patch_size)
     # Windows overlap by half, as nnU-Net lays them.
-    parts = [blend_tiles(part.to(device), lambda window: _fuse_tile(model, window, present, want_attention), tile=patch_size,
-                         on_grid=model.block) for part in padded.split(chunk)]
+    parts = [blend_tiles(part.to(device), lambda window: _fuse_tile(model, window, present, want_attention), tile=patch_size)
+             for part in padded.split(chunk)]
     seen = torch.cat(parts)[inside]
-    seen = seen.transpose(0, 1) if flat else seen.squeeze(0)
-    fused, shown, maps = seen[:1], seen[1:1 + further], seen[1 + further:]
-    return WholeImage(fused, shown if further else fused, maps if len(maps) else None)
+    fused, maps = (seen.transpose(0, 1) if flat else seen.squeeze(0)).tensor_split([model.fusion.colours])
+    return WholeImage(fused, maps if len(maps) else None)
 
 
 def _fuse_tile(model: FuseThenSegment, images: Tensor, present: Sequence[bool] | None, want_attention: bool) -> Tensor:
     has = None if present is None else torch.tensor(present, device=images.device).expand(len(images), -1)
     seen = model.fuse(images, present=has, want_maps=want_attention)
     channels = [seen.fused.image]
-    if model.follower_input != "fused":
-        channels.append(model.shown(seen))
     if seen.fused.attention is not None:
         answering = [index for index in range(model.modalities) if index != model.fusion.reference
                      and (present is None or present[index])]

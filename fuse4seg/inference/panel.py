@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgba
 
+from fuse4seg.datasets.colour_images import grey_levels
 from fuse4seg.files import written_whole
 
 #: One colour per label, in order; readable for colour-blind people (Okabe and Ito, 2008).
 LABEL_COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
 #: More tiles than these go into two rows.
 WIDEST_ROW = 5
+#: Of the legend: the grey that a modality is raised from, and the height of its bar as a part of the picture's.
+LEGEND_GREY, BAR = 0.35, 0.06
+
+
+class Tile(NamedTuple):
+    """One picture of a panel.
+
+    Attributes:
+        title: Above it.
+        image: In [0, 1], shape (Y, X), or (Y, X, 3) in colour.
+        heat: Laid over it, shape (Y, X).
+        labels: Laid over it, shape (Y, X).
+        hue: Colour of the bar under it, shape (3,).
+    """
+
+    title: str
+    image: np.ndarray
+    heat: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    hue: np.ndarray | None = None
 
 
 def telling_slice(segmentation: np.ndarray) -> int:
@@ -28,7 +50,7 @@ def telling_slice(segmentation: np.ndarray) -> int:
 
 
 def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused: np.ndarray, segmentation: np.ndarray | None,
-                attention: Mapping[int, np.ndarray] | None = None, asking: str = "",
+                legend: np.ndarray | None = None, attention: Mapping[int, np.ndarray] | None = None, asking: str = "",
                 reference: np.ndarray | None = None) -> None:
     """Write a PNG of the slice with most foreground, or of the brightest one where nothing is segmented.
 
@@ -36,26 +58,35 @@ def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused:
         path: Target.
         sources: Shape (N, Z, Y, X), any intensities; each is stretched between its 1st and 99.5th percentile.
         names: Of the N modalities.
-        fused: In [0, 1], shape (Z, Y, X).
+        fused: In 0..255, shape (C, Z, Y, X).
         segmentation: Predicted labels, shape (Z, Y, X), or None.
+        legend: Change of the image's channels over that of each modality, shape (N, 3), a bar of colour under each; or None.
         attention: Relative attention to some of the sources, by their indices, each of shape (Z, Y, X); None to show none.
         asking: Name of what looked at them.
         reference: True labels, shown beside them, or None.
     """
     labels = segmentation if reference is None else reference
-    index = int(fused.sum(axis=(1, 2)).argmax()) if labels is None else telling_slice(labels)
-    tiles = [(name, _stretched(source)[index], None, None) for name, source in zip(names, sources, strict=True)]
-    tiles.append(("fused", np.clip(fused[index], 0, 1), None, None))
-    tiles += [(f"{asking} looks at {names[source]}", _stretched(sources[source])[index], heat[index], None)
+    index = int(fused.sum(axis=(0, 2, 3)).argmax()) if labels is None else telling_slice(labels)
+    shown = np.moveaxis(fused[:, index], 0, -1) / 255
+    shown = shown if shown.shape[-1] > 1 else shown[..., 0]
+    # What a segmentation lies over must not have colours of its own.
+    beneath = grey_levels(fused[:, index]) / 255
+    hues = [None] * len(names) if legend is None else legend_colours(legend)
+    tiles = [Tile(name, _stretched(source)[index], hue=hue) for name, source, hue in zip(names, sources, hues, strict=True)]
+    tiles.append(Tile("fused", shown))
+    tiles += [Tile(f"{asking} looks at {names[source]}", _stretched(sources[source])[index], heat=heat[index])
               for source, heat in (attention or {}).items()]
-    if segmentation is not None:
-        tiles.append(("segmentation", np.clip(fused[index], 0, 1), None, segmentation[index]))
-    if reference is not None:
-        tiles.append(("reference", np.clip(fused[index], 0, 1), None, reference[index]))
+    results = {"segmentation": segmentation, "reference": reference}
+    tiles += [Tile(title, beneath, labels=found[index]) for title, found in results.items() if found is not None]
     figure = _draw(tiles)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=100, facecolor="black")
     plt.close(figure)
+
+
+def legend_colours(legend: np.ndarray) -> np.ndarray:
+    """Colours (N, 3) in [0, 1] of a grey voxel in which one modality is raised, all by the same amount."""
+    return np.clip(LEGEND_GREY + (1 - LEGEND_GREY) * legend / max(float(np.abs(legend).max()), 1e-6), 0, 1)
 
 
 def _stretched(source: np.ndarray) -> np.ndarray:
@@ -64,21 +95,23 @@ def _stretched(source: np.ndarray) -> np.ndarray:
     return np.clip((source - low) / max(high - low, 1e-6), 0, 1)
 
 
-def _draw(tiles: Sequence[tuple[str, np.ndarray, np.ndarray | None, np.ndarray | None]]) -> plt.Figure:
+def _draw(tiles: Sequence[Tile]) -> plt.Figure:
     rows = 1 if len(tiles) <= WIDEST_ROW else 2
     columns = -(-len(tiles) // rows)
-    height, width = tiles[0][1].shape
+    height, width = tiles[0].image.shape[:2]
     figure, axes = plt.subplots(rows, columns, squeeze=False, constrained_layout=True,
                                 figsize=(2.2 * columns, rows * (2.2 * height / width + 0.3)))
     for axis in axes.flat:
         axis.axis("off")
-    for axis, (title, grey, heat, labels) in zip(axes.flat, tiles, strict=False):
-        axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
-        if heat is not None:
-            axis.imshow(heat, cmap="inferno", alpha=0.5)
-        if labels is not None:
-            axis.imshow(_coloured(labels))
-        axis.set_title(title, color="white", fontsize=9)
+    for axis, tile in zip(axes.flat, tiles, strict=False):
+        axis.imshow(tile.image, cmap="gray", vmin=0, vmax=1)
+        if tile.heat is not None:
+            axis.imshow(tile.heat, cmap="inferno", alpha=0.5)
+        if tile.labels is not None:
+            axis.imshow(_coloured(tile.labels))
+        if tile.hue is not None:
+            axis.add_patch(plt.Rectangle((0, 0), 1, BAR, transform=axis.transAxes, color=tuple(tile.hue)))
+        axis.set_title(tile.title, color="white", fontsize=9)
     return figure
 
 

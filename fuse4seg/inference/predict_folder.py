@@ -20,27 +20,26 @@ from fuse4seg.datasets.raw import (
     Case,
     cases_of_files,
     channel_names,
-    foreground_classes,
     list_cases,
     require_channels,
 )
 from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
-from fuse4seg.inference.export_case import Export, Exported, Predicted, Wanted, export_case
-from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case
+from fuse4seg.inference.legend import measure_legend
+from fuse4seg.inference.model import Model
+from fuse4seg.inference.predict_case import predict_case
 from fuse4seg.inference.preprocess_case import Recipe, found_files, preprocessed_images
 from fuse4seg.inference.previous_stage import PREVIOUS_STAGE, require_segmentation
 from fuse4seg.inference.process_counts import fitting_processes
 from fuse4seg.inference.run_record import RunRecord, checksums
 from fuse4seg.inference.workers import Outcome, Workers
-from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
 
 #: Beside the output, where a case lacked modalities: their names by case.
 MISSING = "missing_modalities.json"
-SEGMENTATIONS = Wanted()
 
 
 @dataclass(frozen=True)
@@ -67,28 +66,28 @@ class FirstStage:
     """A cascade's first stage, which is predicted before the second.
 
     Attributes:
-        predictor: From ``load_predictor``.
+        model: From ``load_model``.
         folds: Names of its sets of weights.
         record: Of its cases.
     """
 
-    predictor: Fuse4SegPredictor
+    model: Model
     folds: tuple[int | str, ...]
     record: RunRecord | None = None
 
 
-def predict_folder(predictor: Fuse4SegPredictor, images: Path | Sequence[Path], output: Path, *, folds: tuple[int | str, ...],
+def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *, folds: tuple[int | str, ...],
                    wanted: Wanted = SEGMENTATIONS, allow_missing: bool = False, record: RunRecord | None = None,
                    part: tuple[int, int] = (0, 1), processes: tuple[int | None, int | None] = (0, 0),
                    previous: FirstStage | Path | None = None) -> list[Path]:
     """Predict every case of a folder; faulty ones are left out.
 
     Args:
-        predictor: From ``load_predictor``.
+        model: From ``load_model``.
         images: Folder of CASE_0000, CASE_0001, ... files, or the files.
-        output: Gets CASE (labels, if the model was trained with any), fused/CASE (float32 in [0, 1]), and what is wanted; is
+        output: Gets CASE (labels, if the model was trained with any), fused/CASE (8 bits a channel), and what is wanted; is
             created when the first sound case is prepared.
-        folds: Names of the predictor's sets of weights; with several, each has its fused image in fused/fold_<n>/.
+        folds: Names of the model's sets of weights; with several, each has its fused image in fused/fold_<n>/.
         wanted: Further outputs.
         allow_missing: Also predict cases that lack modalities; the log and missing_modalities.json in ``output`` name these.
         record: Knows the cases that are done already, and is told of every further one.
@@ -108,19 +107,19 @@ def predict_folder(predictor: Fuse4SegPredictor, images: Path | Sequence[Path], 
         UnwritableFolderError: The output.
         ValueError: The model is the second stage of a cascade, and there is no ``previous``.
     """
-    if predictor.previous_stage is not None and previous is None:
-        raise ValueError(f"the model sees what {predictor.previous_stage} segmented: give previous")
-    every = _listed(images, predictor.dataset_json)
+    if model.previous_stage is not None and previous is None:
+        raise ValueError(f"the model sees what {model.previous_stage} segmented: give previous")
+    every = _listed(images, model.dataset_json)
     shared = _Shared(every, every[part[0]::part[1]], allow_missing, processes)
     faults: dict[str, Fuse4SegError] = {}
     if isinstance(previous, FirstStage):
-        first = Export(Recipe.of(previous.predictor), output / PREVIOUS_STAGE, previous.folds,
-                       previous.predictor.network.fusion.reference, SEGMENTATIONS)
-        run = _run(previous.predictor, shared, first, record=previous.record)
+        first = Export(Recipe.of(previous.model), output / PREVIOUS_STAGE, previous.folds,
+                       previous.model.network.fusion.reference, SEGMENTATIONS)
+        run = _run(previous.model, shared, first, record=previous.record)
         faults, previous = run.faults, first.output
-    export = Export(Recipe.of(predictor), output, folds, predictor.network.fusion.reference, wanted)
-    _run(predictor, shared, export, record=record, previous=previous, known=faults).raise_faults()
-    segments = bool(foreground_classes(predictor.dataset_json))
+    export = Export(Recipe.of(model), output, folds, model.network.fusion.reference, wanted)
+    _run(model, shared, export, record=record, previous=previous, known=faults).raise_faults()
+    segments = model.segments
     return [output / f"{case.name}{export.ending}" for case in shared.cases] if segments else []
 
 
@@ -148,14 +147,14 @@ class _Shared:
     processes: tuple[int | None, int | None]
 
 
-def _run(predictor: Fuse4SegPredictor, shared: _Shared, export: Export, *, record: RunRecord | None,
+def _run(model: Model, shared: _Shared, export: Export, *, record: RunRecord | None,
          previous: Path | None = None, known: Mapping[str, Fuse4SegError] | None = None) -> _Run:
     """Predict the sound cases; ``known`` is why some of them are already known not to be."""
-    names, cases, output = channel_names(predictor.dataset_json), shared.cases, export.output
+    names, cases, output = channel_names(model.dataset_json), shared.cases, export.output
     sources = partial(_sources, previous=previous, ending=export.ending)
     done = [case for case in cases if record and record.is_done(case.name, sources(case), output)]
     left = [case for case in cases if case not in done]
-    run = _Run(predictor, export, record, [case for case in shared.every if shared.allow_missing or all(case.found)], len(left))
+    run = _Run(model, export, record, [case for case in shared.every if shared.allow_missing or all(case.found)], len(left))
     required = [] if shared.allow_missing else [partial(require_channels, channels=names, mend=PREDICT_ANYWAY)]
     required += [] if previous is None else [lambda case: require_segmentation(sources(case)[-1], case.name)]
     run.faults = {case.name: fault for case in left if (fault := (known or {}).get(case.name) or _fault(case, required))}
@@ -163,7 +162,7 @@ def _run(predictor: Fuse4SegPredictor, shared: _Shared, export: Export, *, recor
     if done:
         log.info("%d of %d cases are predicted already", len(done), len(cases))
         run.begin_output()
-    preparing, exporting = (fitting_processes(sources(todo[0]), cases=len(todo), on_gpu=predictor.device.type == "cuda")
+    preparing, exporting = (fitting_processes(sources(todo[0]), cases=len(todo), on_gpu=model.device.type == "cuda")
                             if count is None and todo else count or 0 for count in shared.processes)
     with Workers("preparing", preparing, flag="-npp") as preparers, Workers("exporting", exporting, flag="-nps") as exporters:
         prepared = preparers.map(partial(_prepared, recipe=export.recipe, previous=previous), todo, name=lambda case: case.name)
@@ -204,7 +203,7 @@ class _Run:
     """What the cases of a folder have in common, and what becomes of them.
 
     Attributes:
-        predictor: From ``load_predictor``.
+        model: From ``load_model``.
         export: Where and how to write.
         record: Is told of every case; None to keep none.
         expected: Cases of all parts that are not known to be faulty.
@@ -212,7 +211,7 @@ class _Run:
         faults: What kept cases from being predicted, by their names.
     """
 
-    predictor: Fuse4SegPredictor
+    model: Model
     export: Export
     record: RunRecord | None
     expected: list[Case]
@@ -227,13 +226,13 @@ class _Run:
             return
         output = make_writable_folder(self.export.output)
         remove_stale(output)
-        _report_missing(self.predictor, self._missing(), output)
+        _report_missing(self.model, self._missing(), output)
         # As nnU-Net leaves them: evaluation reads labels and file ending from here.
-        write_json(self.predictor.dataset_json, output / "dataset.json")
-        write_json(self.predictor.plans_manager.plans, output / "plans.json")
-        if not foreground_classes(self.predictor.dataset_json):
+        write_json(self.model.dataset_json, output / "dataset.json")
+        write_json(self.model.plans.plans, output / "plans.json")
+        if not self.model.segments:
             log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
-        if self.export.wanted.attention and self.predictor.network.fusion.cross_attention is None:
+        if self.export.wanted.attention and self.model.network.fusion.cross_attention is None:
             log.warning("this model has no cross-attention: there are no attention maps to write. For them, plan with "
                         "--cross_attention and train anew")
         # Not earlier: an error that says why there is nothing to predict stands alone.
@@ -260,7 +259,7 @@ class _Run:
     def _try_predict(self, case: str, given: list[Prepared]) -> list[Predicted]:
         begin = time.perf_counter()
         try:
-            found = [_predict(self.predictor, given[0])]
+            found = [_predict(self.model, given[0], self.export.wanted)]
         except (MemoryError, torch.OutOfMemoryError):
             self.faults[case] = CaseTooLargeError(case)
             return []
@@ -280,7 +279,7 @@ class _Run:
         exported: Exported = outcome.result
         log.info("%s: %s", outcome.case, ", ".join(f"{name} {count} voxels" for name, count in exported.volumes.items()))
         if self.record is not None:
-            absent = _absent(prepared.case, self.predictor)
+            absent = _absent(prepared.case, self.model)
             self.record.note_failed(self.faults)
             self.record.note_done(outcome.case, prepared.sources, exported.files, output=self.export.output,
                                   seconds=prepared.seconds + exported.seconds, absent=absent)
@@ -303,35 +302,29 @@ class _Run:
 
     def _missing(self) -> dict[str, list[str]]:
         """Names of what cases lack, by case."""
-        absent = {case.name: _absent(case, self.predictor) for case in self.expected if case.name not in self.faults}
+        absent = {case.name: _absent(case, self.model) for case in self.expected if case.name not in self.faults}
         return {case: names for case, names in absent.items() if names}
 
 
-def _predict(predictor: Fuse4SegPredictor, prepared: Prepared) -> Predicted:
-    predictor.forget()
-    predictor.present = None if all(prepared.case.found) else prepared.case.found
-    channels, logits = torch.from_numpy(prepared.channels), None
-    with logged_prints():
-        if foreground_classes(predictor.dataset_json):
-            logits = predictor.predict_logits_from_preprocessed_data(channels).numpy()
-        else:
-            predictor.fuse_preprocessed_data(channels)
-    fused = tuple(seen.fused.numpy() for seen in predictor.seen)
-    attention = tuple(None if seen.attention is None else seen.attention.numpy() for seen in predictor.seen)
-    return Predicted(prepared.case, prepared.properties, logits, fused, attention)
+def _predict(model: Model, prepared: Prepared, wanted: Wanted) -> Predicted:
+    present = None if all(prepared.case.found) else prepared.case.found
+    channels = torch.from_numpy(prepared.channels)
+    made = predict_case(model, channels, prepared.properties, present=present, want_attention=wanted.attention or wanted.panels)
+    legend = measure_legend(model, channels, present=present) if wanted.panels and model.colours > 1 else None
+    return Predicted(prepared.case, prepared.properties, made, legend)
 
 
-def _absent(case: Case, predictor: Fuse4SegPredictor) -> list[str]:
-    return [name for name, there in zip(channel_names(predictor.dataset_json), case.found, strict=True) if not there]
+def _absent(case: Case, model: Model) -> list[str]:
+    return [name for name, there in zip(channel_names(model.dataset_json), case.found, strict=True) if not there]
 
 
-def _report_missing(predictor: Fuse4SegPredictor, missing: Mapping[str, Sequence[str]], output: Path) -> None:
+def _report_missing(model: Model, missing: Mapping[str, Sequence[str]], output: Path) -> None:
     """Say in the log and beside the output which cases lack what."""
-    names = channel_names(predictor.dataset_json)
+    names = channel_names(model.dataset_json)
     for case, absent in missing.items():
         log.warning("%s lacks %s and is predicted from %s", case, ", ".join(absent),
                     ", ".join(name for name in names if name not in absent))
-    if missing and not predictor.modality_dropout:
+    if missing and not model.modality_dropout:
         log.warning("this model never saw a case without a modality: expect worse results than from one trained with "
                     "f4s_train --modality_dropout")
     _write_missing(missing, output)

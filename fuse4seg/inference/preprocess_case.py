@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor
 
 from fuse4seg.datasets.images import geometry_of
 from fuse4seg.datasets.integrity import read_sound_images
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import FaultyImageError
-from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.inference.model import Model
 from fuse4seg.inference.previous_stage import previous_labels
 from fuse4seg.inference.resampling import resampled
 from fuse4seg.nnunet_output import logged_prints
@@ -33,33 +31,14 @@ class Recipe:
     dataset_json: dict[str, Any]
 
     @classmethod
-    def of(cls, predictor: Fuse4SegPredictor) -> Recipe:
+    def of(cls, model: Model) -> Recipe:
         """That of a loaded model."""
-        return cls(predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+        return cls(model.plans, model.configuration, model.dataset_json)
 
 
 def found_files(case: Case) -> tuple[Path, ...]:
     """The images that the case has."""
     return tuple(compress(case.images, case.found))
-
-
-def preprocess_case(predictor: Fuse4SegPredictor, case: Case, *,
-                    previous: Path | np.ndarray | None = None) -> tuple[Tensor, dict[str, Any]]:
-    """Channels (C, Z, Y, X) and nnU-Net's properties of a case; the predictor is told which modalities it has.
-
-    Args:
-        predictor: From ``load_predictor``.
-        case: With one existing image at least.
-        previous: As in :func:`preprocessed_images`.
-
-    Raises:
-        FaultyImageError: The images cannot be used.
-        PreviousStageError: The segmentation of the previous stage cannot be used.
-    """
-    predictor.forget()
-    predictor.present = None if all(case.found) else case.found
-    channels, properties = preprocessed_images(case, Recipe.of(predictor), previous=previous)
-    return torch.from_numpy(channels), properties
 
 
 def preprocessed_images(case: Case, recipe: Recipe, *,

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from fuse4seg.datasets.images import Geometry
-from fuse4seg.datasets.raw import Case, channel_names, foreground_classes
+from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.errors import FaultyImageError, MissingModalityError
 from fuse4seg.inference.cascade import trained_previous_stage
-from fuse4seg.inference.export import to_input_space, to_labels
+from fuse4seg.inference.export import to_labels
+from fuse4seg.inference.model import load_model
 from fuse4seg.inference.models import model_in
 from fuse4seg.inference.precision import AUTO
-from fuse4seg.inference.predictor import load_predictor
-from fuse4seg.inference.preprocess_case import Recipe, preprocess, preprocess_case, with_absent
+from fuse4seg.inference.predict_case import CasePrediction, predict_case, segment_fused
+from fuse4seg.inference.preprocess_case import Recipe, preprocess, preprocessed_images, with_absent
 from fuse4seg.inference.previous_stage import previous_labels
 from fuse4seg.nnunet_output import logged_prints
 
@@ -33,7 +34,7 @@ class Prediction:
 
     Attributes:
         segmentation: Label values, shape (Z, Y, X); None from a model without labels.
-        fused: In [0, 1], float32, shape (Z, Y, X); of several folds their mean.
+        fused: What each fold segmented, as exported: uint8, shape (folds, C, Z, Y, X), C 3 (red, green, blue) or 1 (grey).
         probabilities: float32, shape (classes, Z, Y, X), where asked for.
         spacing: Millimetres along Z, Y, X.
         properties: nnU-Net's, with the reader's geometry of files (origin, direction).
@@ -73,13 +74,12 @@ class Predictor:
         self._model = model_in(Path(model), folds=None if folds is None else tuple(folds), checkpoint=checkpoint)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._settings = {"device": place, "mirroring": mirroring, "step_size": step_size, "precision": precision}
-        self._predictor = load_predictor(self._model.folder, folds=self._model.folds, checkpoint=checkpoint, device=place,
-                                         use_mirroring=mirroring, tile_step_size=step_size, precision=precision)
+        self._loaded = load_model(self._model.folder, folds=self._model.folds, checkpoint=checkpoint, **self._settings)
 
     @property
     def modalities(self) -> list[str]:
         """Names of the channels, in the order that :meth:`predict` takes them."""
-        return channel_names(self._predictor.dataset_json)
+        return channel_names(self._loaded.dataset_json)
 
     def predict(self, images: Sequence[Path | str | np.ndarray | None], *, spacing: Sequence[float] | None = None,
                 probabilities: bool = False, previous_stage: Path | str | np.ndarray | None = None) -> Prediction:
@@ -111,7 +111,28 @@ class Predictor:
             channels, properties = self._of_arrays(images, present, spacing, previous)
         else:
             channels, properties = self._of_files([None if image is None else Path(image) for image in images], previous)
-        return self._predict(channels, properties, probabilities=probabilities)
+        with logged_prints():
+            made = predict_case(self._loaded, channels, properties, present=None if all(present) else present)
+        return self._finished(made, probabilities=probabilities)
+
+    def segment(self, fused: np.ndarray, *, spacing: Sequence[float], probabilities: bool = False) -> Prediction:
+        """Segment a case from its fused images alone; the labels are those of :meth:`predict`, voxel for voxel.
+
+        Args:
+            fused: As :meth:`predict` gave it, uint8, shape (folds, C, Z, Y, X).
+            spacing: Millimetres along Z, Y, X.
+            probabilities: Also give these.
+
+        Raises:
+            ValueError: It has another shape or type, or the model segments nothing, or also needs a previous stage's labels.
+        """
+        model = self._loaded
+        if not model.segments or model.previous_stage is not None:
+            raise ValueError("the model segments no fused image by itself: it has no labels, or is the second stage of a cascade")
+        shape = (max(1, len(model.weights)), model.colours)
+        if fused.dtype != np.uint8 or fused.ndim != 5 or fused.shape[:2] != shape:
+            raise ValueError(f"fused must be uint8 of shape {shape} and (Z, Y, X), got {fused.dtype} of shape {fused.shape}")
+        return self._finished(segment_fused(model, fused, spacing), probabilities=probabilities)
 
     def _require_modalities(self, images: Sequence[object]) -> tuple[bool, ...]:
         names = self.modalities
@@ -122,13 +143,13 @@ class Predictor:
 
     @cached_property
     def _first_stage(self) -> Predictor:
-        found = trained_previous_stage(self._model, self._predictor)
+        found = trained_previous_stage(self._model, self._loaded)
         return Predictor(found.folder, folds=found.folds, checkpoint=found.checkpoint, **self._settings)
 
     def _previous(self, images: Sequence[Path | str | np.ndarray | None], spacing: Sequence[float] | None,
                   given: Path | str | np.ndarray | None) -> Path | np.ndarray | None:
         """What a cascade's first stage segmented; None from a model that has none."""
-        if self._predictor.previous_stage is None:
+        if self._loaded.previous_stage is None:
             if given is not None:
                 raise ValueError("the model is no second stage of a cascade: leave previous_stage out")
             return None
@@ -145,7 +166,8 @@ class Predictor:
         there = [image for image in images if image is not None]
         # A file that is not there stands for an absent modality.
         case = Case(there[0].name, tuple(image or there[0].with_name(f".absent_{number}") for number, image in enumerate(images)))
-        return preprocess_case(self._predictor, case, previous=previous)
+        channels, properties = preprocessed_images(case, Recipe.of(self._loaded), previous=previous)
+        return torch.from_numpy(channels), properties
 
     def _of_arrays(self, images: Sequence[np.ndarray | None], present: tuple[bool, ...],
                    spacing: Sequence[float] | None, previous: np.ndarray | None) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -159,27 +181,17 @@ class Predictor:
                 raise FaultyImageError(UNNAMED, f"{name} has shape {image.shape}, not (Z, Y, X) as the others. Resample it.")
             if not np.isfinite(image).all() or image.min() == image.max():
                 raise FaultyImageError(UNNAMED, f"{name} is constant, or holds NaN or infinite intensities. Replace them.")
-        predictor, labels = self._predictor, None
-        recipe = Recipe.of(predictor)
+        labels, recipe = None, Recipe.of(self._loaded)
         if previous is not None:
             labels = previous_labels(previous, UNNAMED, expected=Geometry(there[0].shape, tuple(spacing)),
                                      reader=recipe.plans.image_reader_writer_class, dataset_json=recipe.dataset_json)
-        predictor.forget()
-        predictor.present = None if all(present) else present
         stacked = with_absent(np.stack(there).astype(np.float32), present)
         channels, properties = preprocess([stacked], {"spacing": [float(step) for step in spacing]}, recipe, labels=labels)
         return torch.from_numpy(channels), properties
 
-    def _predict(self, channels: torch.Tensor, properties: dict[str, Any], *, probabilities: bool) -> Prediction:
-        predictor = self._predictor
-        space = {"plans": predictor.plans_manager, "configuration": predictor.configuration_manager}
-        labels = shares = None
-        with logged_prints():
-            if foreground_classes(predictor.dataset_json):
-                logits = predictor.predict_logits_from_preprocessed_data(channels)
-                labels, shares = to_labels(logits.numpy(), properties, **space, label_manager=predictor.label_manager,
-                                           want_probabilities=probabilities)
-            else:
-                predictor.fuse_preprocessed_data(channels)
-        fused = torch.stack([seen.fused for seen in predictor.seen]).mean(dim=0)
-        return Prediction(labels, to_input_space(fused, properties, **space)[0], shares, tuple(properties["spacing"]), properties)
+    def _finished(self, made: CasePrediction, *, probabilities: bool) -> Prediction:
+        model, labels, shares = self._loaded, None, None
+        if made.logits is not None:
+            labels, shares = to_labels(made.logits, made.space, plans=model.plans, configuration=model.configuration,
+                                       label_manager=model.label_manager, want_probabilities=probabilities)
+        return Prediction(labels, np.stack(made.fused), shares, tuple(made.space["spacing"]), made.space)

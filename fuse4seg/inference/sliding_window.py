@@ -21,8 +21,8 @@ BYTES_PER_VOXEL = 2**12
 
 @torch.inference_mode()
 def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[int], step_size: float, device: torch.device,
-                    precision: torch.dtype, mirror_axes: Sequence[int] = (), read: Callable[[Tensor], Tensor] | None = None,
-                    on_grid: Sequence[int] | None = None) -> Tensor:
+                    precision: torch.dtype, mirror_axes: Sequence[int] = (),
+                    read: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Logits of a whole image, blended where windows overlap.
 
     A window of zeros lies wholly outside the image. Its logits are computed once, and stand for all such windows.
@@ -35,8 +35,7 @@ def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[i
         device: Where to compute.
         precision: Number format of the network's convolutions.
         mirror_axes: Axes of the patch. Each window's logits are the mean over its copies, mirrored along all combinations.
-        read: Makes of a window (B, K, *patch) what enters the network, before it is mirrored; None where that is the window.
-        on_grid: Windows begin at multiples of this; None for anywhere.
+        read: Makes of a window (B, K, *patch) what enters the network, None where that is the window.
 
     Returns:
         float32 on the CPU, shape (classes, Z, Y, X).
@@ -45,12 +44,12 @@ def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[i
     """
     flat = len(patch_size) == 2
     images = image.transpose(0, 1) if flat else image.unsqueeze(0)
-    padded, inside = pad_to_tiles(images, tile=patch_size, on_grid=on_grid)
+    padded, inside = pad_to_tiles(images, tile=patch_size)
     copies = mirrored_copies(mirror_axes, first=2)
     with as_group_norms(network) if device.type == "cpu" else nullcontext():
         total = blend_tiles(padded, lambda window: _segment_batch(network, window, copies, device=device, precision=precision,
                                                                   read=read or _as_they_are),
-                            tile=patch_size, step_size=step_size, on_grid=on_grid)
+                            tile=patch_size, step_size=step_size)
     found = total[inside]
     return found.transpose(0, 1) if flat else found.squeeze(0)
 

@@ -11,27 +11,21 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compu
 from torch import Tensor
 
 
-def pad_to_tiles(images: Tensor, *, tile: Sequence[int],
-                 on_grid: Sequence[int] | None = None) -> tuple[Tensor, tuple[slice, ...]]:
-    """Pad with zeros as far as :func:`blend_tiles` asks for, smaller images on both sides, as in training.
+def pad_to_tiles(images: Tensor, *, tile: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad images that are smaller than the window with zeros on both sides, as in training.
 
     Args:
         images: Shape (B, K, *S).
         tile: Size of the window.
-        on_grid: Windows begin at multiples of this; None for anywhere.
 
     Returns:
         The padded images, and where the given ones lie in them.
     """
-    grid = on_grid or (1,) * len(tile)
-    whole = [window + max(0, -(-(extent - window) // step) * step)
-             for extent, window, step in zip(images.shape[2:], tile, grid, strict=True)]
-    padded, inside = pad_nd_image(images, tuple(whole), "constant", {"value": 0}, return_slicer=True)
+    padded, inside = pad_nd_image(images, tuple(tile), "constant", {"value": 0}, return_slicer=True)
     return padded, (slice(None), slice(None), *inside[2:])
 
 
-def blend_tiles(images: Tensor, compute: Callable[[Tensor], Tensor], *, tile: Sequence[int], step_size: float = 0.5,
-                on_grid: Sequence[int] | None = None) -> Tensor:
+def blend_tiles(images: Tensor, compute: Callable[[Tensor], Tensor], *, tile: Sequence[int], step_size: float = 0.5) -> Tensor:
     """What ``compute`` makes of every window, blended with Gaussian weights; of a single window, just that.
 
     Args:
@@ -39,26 +33,18 @@ def blend_tiles(images: Tensor, compute: Callable[[Tensor], Tensor], *, tile: Se
         compute: Makes (B, K', *tile), float32 on the CPU, of a window (B, K, *tile).
         tile: Size of the window.
         step_size: Step of the windows as a part of it, above 0, at most 1.
-        on_grid: Windows begin at multiples of this, which what the image is larger than the window must be one of.
 
     Returns:
         Shape (B, K', *S).
 
-    Raises:
-        ValueError: The last windows do not begin on the grid.
-
     Source: nnU-Net's sliding window (Isensee et al., 2021): half-overlapping windows, Gaussian weights of 1/8 of the patch.
     """
     size, tile = tuple(images.shape[2:]), tuple(tile)
-    grid = tuple(on_grid or (1,) * len(tile))
-    if any((extent - window) % step for extent, window, step in zip(size, tile, grid, strict=True)):
-        raise ValueError(f"windows of {tile} in an image of {size} do not end on a grid of {grid}")
     if size == tile:
         return compute(images)
     weight = compute_gaussian(tile, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
     total, weights = None, torch.zeros(size)
-    starts = [[start - start % step for start in row]
-              for row, step in zip(compute_steps_for_sliding_window(size, tile, step_size), grid, strict=True)]
+    starts = compute_steps_for_sliding_window(size, tile, step_size)
     for corner in product(*starts):
         window = tuple(slice(start, start + extent) for start, extent in zip(corner, tile, strict=True))
         found = compute(images[(..., *window)])

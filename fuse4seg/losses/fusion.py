@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
+from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.balance import balance_loss
+from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.correlation import correlation_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.edges import edge_loss
 from fuse4seg.losses.fidelity import fidelity_loss
 from fuse4seg.losses.intensity import intensity_loss
-from fuse4seg.losses.reading import reading_loss
 from fuse4seg.losses.structure import structure_loss
 from fuse4seg.losses.texture import texture_loss
 
@@ -43,7 +44,7 @@ class FusionLossWeights:
     balance: float = 6.0
     fidelity: float = 0.0
     correlation: float = 0.3
-    reading: float = 0.0
+    chroma: float = 1.0
 
     def __post_init__(self) -> None:
         for part, weight in asdict(self).items():
@@ -53,38 +54,42 @@ class FusionLossWeights:
 
 #: The paper's parts, and the intensity loss beside them (method.md, "Two stages").
 PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, balance=0,
-                          correlation=0)
+                          correlation=0, chroma=0)
 #: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
 WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, balance=0, fidelity=0.1, correlation=0.5)
-#: Weights of parts that are in use nowhere by themselves.
-ON_REQUEST = FusionLossWeights(edges=0, balance=0, correlation=0, reading=100)
 
 
 def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:
-    """Those of ``parts`` that look at images alone, each unweighted; arguments as :func:`fusion_loss` takes them."""
+    """Those of ``parts`` that look at grey images alone, each unweighted.
+
+    Args:
+        fused: In [0, 1], shape (B, 1, *S).
+        sources: As in :func:`fusion_loss`.
+        parts: Names in :class:`FusionLossWeights`.
+        present: As in :func:`fusion_loss`.
+    """
     wanted = set(parts)
     return {**{name: loss(fused, sources) for name, loss in OF_THE_STRONGEST.items() if name in wanted},
             **{name: loss(fused, sources, present=present) for name, loss in OF_EACH.items() if name in wanted}}
 
 
-def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, logits: Sequence[Tensor] | None,
-                weights: FusionLossWeights, present: Tensor | None = None,
-                read: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Weighted sum of all parts.
+def fusion_loss(image: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, logits: Sequence[Tensor] | None,
+                weights: FusionLossWeights, tissue: Tensor, present: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Weighted sum of all parts; all but the last look at the image's luma.
 
     .. math:: L^f = w_I L_{int} + w_T L_{text} + w_D L_{corr} + w_A L_{adv}
-        + w_E L_{edge} + w_S L_{ssim} + w_B L_{bal} + w_V L_{vif} + w_C L_{scd} + w_R L_{read}
+        + w_E L_{edge} + w_S L_{ssim} + w_B L_{bal} + w_V L_{vif} + w_C L_{scd} + w_K L_{chroma}
 
     Args:
-        fused: Fused image in [0, 1], shape (B, 1, *S), S of two or three axes.
+        image: Fused image in [0, 1], shape (B, C, *S), C 1 or 3, S of two or three axes.
         sources: Source modalities in [0, 1], shape (B, N, *S). Absent ones are 0.
         low: Low-frequency features of each modality, shape (B, N, C, *S').
         high: High-frequency features of each modality, shape (B, N, C', *S'').
-        logits: Each modality's discriminator on the fused image, where any case has that modality; None leaves the adversarial
+        logits: Each modality's discriminator on the luma, where any case has that modality; None leaves the adversarial
             part out.
         weights: Weight of each part.
+        tissue: 1 where the image shall be grey and 0 elsewhere, shape (B, 1, *S).
         present: True where a case has a modality, bool of shape (B, N); None for all.
-        read: What is read of each modality, shape (B, N, *S); None leaves the reading part out.
 
     Returns:
         The weighted sum, a scalar, and the unweighted, detached value of each part that was computed, by its name in
@@ -92,12 +97,13 @@ def fusion_loss(fused: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
 
     Source: method.md, "Two stages", stage 2; structure and fidelity: "Fusion losses without labels".
     """
-    parts = image_losses(fused, sources, (name for name, weight in asdict(weights).items() if weight), present=present)
+    wanted = [name for name, weight in asdict(weights).items() if weight]
+    parts = image_losses(luma(image), sources, wanted, present=present)
     if weights.decomposition:
         parts["decomposition"] = decomposition_loss(low, high, present=present)
     if weights.adversarial and logits is not None:
         parts["adversarial"] = generator_loss(logits)
-    if weights.reading and read is not None:
-        parts["reading"] = reading_loss(read, sources, present=present)
-    total = sum((getattr(weights, name) * part for name, part in parts.items()), start=fused.new_zeros(()))
+    if weights.chroma and image.shape[1] > 1:
+        parts["chroma"] = chroma_loss(image, tissue)
+    total = sum((getattr(weights, name) * part for name, part in parts.items()), start=image.new_zeros(()))
     return total, {name: part.detach() for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""Decoder: low- and high-frequency features to one image in [0, 1]."""
+"""Decoder: low- and high-frequency features to those that the gate paints from, or to one modality."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from fuse4seg.networks.rearrange import depth_to_space
 
 
 class Decoder(nn.Module):
-    """Bring the low frequencies up, join the high ones, and paint.
-
-    The same weights reconstruct a single modality in pre-training and paint the fused image afterwards.
+    """Bring the low frequencies up, and join the high ones; in pre-training, reconstruct a single modality from them.
 
     Args:
         conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
@@ -38,7 +36,7 @@ class Decoder(nn.Module):
                                   conv_block(conv_op, detail_features, detail_features))
         self.paint = conv_op(detail_features, prod(detail_stride), 1)
 
-    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    def features(self, low: Tensor, high: Tensor) -> Tensor:
         """Decode.
 
         Args:
@@ -46,9 +44,16 @@ class Decoder(nn.Module):
             high: Shape (B, c, *t).
 
         Returns:
-            The image in [0, 1], shape (B, 1, *S), and the features before it, shape (B, c, *t).
+            Shape (B, c, *t).
         """
         for convolution, stride in zip(self.up, self.upward, strict=True):
             low = convolution(functional.interpolate(low, scale_factor=tuple(map(float, stride)), mode="nearest"))
-        features = self.join(torch.cat([low, high], dim=1))
-        return torch.sigmoid(depth_to_space(self.paint(features), self.detail_stride)), features
+        return self.join(torch.cat([low, high], dim=1))
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        """Reconstruct a modality from its features.
+
+        Returns:
+            In [0, 1], shape (B, 1, *S).
+        """
+        return torch.sigmoid(depth_to_space(self.paint(self.features(low, high)), self.detail_stride))

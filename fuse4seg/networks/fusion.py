@@ -1,4 +1,4 @@
-"""Fusion network, the leader: any number of modalities to one image in [0, 1]."""
+"""Fusion network, the leader: any number of modalities to one image in [0, 1], in colour or grey."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from fuse4seg.networks.convolution import axes_of
 from fuse4seg.networks.cross_attention import CrossAttention
 from fuse4seg.networks.decoder import Decoder
 from fuse4seg.networks.encoder import DualStreamEncoder
-from fuse4seg.networks.gate import BRIGHTER_AT_START, Gate
-from fuse4seg.networks.halftone import Halftone
+from fuse4seg.networks.gate import Gate
 from fuse4seg.networks.presence import checked_presence, fill_absent, maximum_of_present, mean_of_present
 
 #: The low-frequency stream lies this many of the U-Net's strides down (1/8 of the resolution where each is 2).
@@ -26,18 +25,17 @@ class Fused(NamedTuple):
     """What the fusion network gives.
 
     Attributes:
-        image: Fused image in [0, 1], shape (B, 1, *S).
-        gates: Shares of the N sources, of the painted image and, if it is mixed in, of their sum, shape (B, N + 1 or 2, *S);
-            with a halftone, before what lies under it is descreened.
+        image: Fused image in [0, 1], shape (B, C, *S), C 1 (grey) or 3 (red, green, blue).
+        shares: Of the N sources and of the tint in each channel, shape (B, C, N + 1, *S).
         low, high: Features of every modality, shapes (B, N, C, *s) and (B, N, c, *t).
         base, detail: Features fused per frequency, before the decoder, shapes (B, C, *s) and (B, c, *t).
-        decoded: Features that the image was painted from, shape (B, c, *t).
+        decoded: Features that shares and tint come from, shape (B, c, *t).
         attention: Where the reference looked in every other modality, shape (B, N - 1, *G), 0 for absent ones; None unless
             asked for, and where there is no cross-attention.
     """
 
     image: Tensor
-    gates: Tensor
+    shares: Tensor
     low: Tensor
     high: Tensor
     base: Tensor
@@ -62,32 +60,25 @@ class FusionNetwork(nn.Module):
         transformers: Lite-Transformer blocks of the low-frequency stream.
         reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
-        brighter, bound, per_block: Of the :class:`Gate`.
-        sum_share: Part of every voxel that is :func:`sum_of_a_pair`, which is brighter than both, from 0 to below 1. It is fixed:
-            where the gate could choose it, it chose the sum and nothing else, or none of it.
-        halftone: Strength of a :class:`Halftone`, by which modalities can be told apart; None for none.
-        descreen: What lies under the halftone is rid of all that would be read as a difference between modalities.
+        colours: Channels of the fused image: 3 for colour, 1 for grey.
+        brighter: How strongly the :class:`Gate` prefers the brighter source before training.
 
     Raises:
-        ValueError: ``reference`` is no index of a modality, ``sum_share`` no such part, or ``halftone`` no strength.
+        ValueError: ``reference`` is no index of a modality, or there are other than 1 or 3 colours.
 
     Source: method.md, "The network".
     """
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
                  detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
-                 reference: int = 0, cross_attention: bool = True, brighter: float = BRIGHTER_AT_START,
-                 bound: float | None = None, per_block: bool = False, sum_share: float = 0.0,
-                 halftone: float | None = None, descreen: bool = False) -> None:
+                 reference: int = 0, cross_attention: bool = True, colours: int = 3, brighter: float = 0.0) -> None:
         super().__init__()
         if not 0 <= reference < modalities:
             raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
-        if not 0 <= sum_share < 1:
-            raise ValueError(f"sum_share must be from 0 to below 1, got {sum_share}")
         axes = axes_of(conv_op)
         per_axis = [[stride] * axes if isinstance(stride, int) else list(stride) for stride in strides]
         detail_stride, *base_strides = per_axis[1:BASE_LEVEL + 1] or [[1] * axes]
-        self.modalities, self.reference = modalities, reference
+        self.modalities, self.reference, self.colours = modalities, reference, colours
         self.detail_features, self.base_features = detail_features, base_features
         self.total_stride = [prod(steps) for steps in zip(detail_stride, *base_strides, strict=True)]
         shape = {"detail_stride": detail_stride, "base_strides": base_strides,
@@ -98,11 +89,7 @@ class FusionNetwork(nn.Module):
         attends = cross_attention and modalities > 1
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
-        self.sum_share = sum_share
-        self.gate = Gate(conv_op, detail_features, detail_stride=detail_stride, brighter=brighter, bound=bound,
-                         per_block=per_block)
-        self.halftone = None if halftone is None else Halftone(modalities, block=detail_stride, strength=halftone,
-                                                               descreen=descreen)
+        self.gate = Gate(conv_op, detail_features, modalities=modalities, colours=colours, brighter=brighter)
         # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
         self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 
@@ -140,28 +127,9 @@ class FusionNetwork(nn.Module):
         if self.cross_attention is not None:
             context, attention = self.cross_attention(low, present=present, want_maps=want_maps)
             base = base + context
-        painted, decoded = self.decoder(base, detail)
-        gates = self.gate(decoded, high, padded, present=present)
-        candidates = torch.cat([padded, painted], dim=1)
-        if self.sum_share:
-            summed = gates.new_full((len(gates), 1, *gates.shape[2:]), self.sum_share)
-            gates = torch.cat([(1 - self.sum_share) * gates, summed], dim=1)
-            candidates = torch.cat([candidates, sum_of_a_pair(padded, present).unsqueeze(1)], dim=1)
-        image = (gates * candidates).sum(dim=1, keepdim=True)
-        if self.halftone is not None:
-            gates, image = self.halftone(gates, present=present), self.halftone.over(image, padded, present=present)
-        return Fused(image[(..., *size)], gates[(..., *size)], low, high, base, detail, decoded, attention)
-
-    def read(self, image: Tensor) -> Tensor:
-        """What a fused image shows of each modality, by the halftone, which there must be.
-
-        Args:
-            image: Shape (B, 1, *S); a block begins at its first voxel.
-
-        Returns:
-            As :meth:`Halftone.read`, shape (B, N, *S).
-        """
-        return self.halftone.read(image, brighter=self.gate.brighter, sum_share=self.sum_share)
+        decoded = self.decoder.features(base, detail)
+        image, shares = self.gate(decoded, high, padded, present=present)
+        return Fused(image[(..., *size)], shares[(..., *size)], low, high, base, detail, decoded, attention)
 
     def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct every modality from its own features alone (pre-training).
@@ -174,7 +142,7 @@ class FusionNetwork(nn.Module):
         """
         size = tuple(slice(extent) for extent in sources.shape[2:])
         low, high = self.encoder(self._pad(sources))
-        images, _ = self.decoder(low.flatten(0, 1), high.flatten(0, 1))
+        images = self.decoder(low.flatten(0, 1), high.flatten(0, 1))
         return images.squeeze(1).unflatten(0, sources.shape[:2])[(..., *size)], low, high
 
     def initialise(self) -> None:
@@ -188,20 +156,3 @@ class FusionNetwork(nn.Module):
                 nn.init.zeros_(module.bias)
         self.gate.reset()
 
-
-def sum_of_a_pair(sources: Tensor, present: Tensor | None) -> Tensor:
-    """The mean over all pairs of sources of their sum, cut at 1; of one source alone, that source.
-
-    The sum of more than two would be cut nearly everywhere.
-
-    Args:
-        sources: In [0, 1], shape (B, N, *S), 0 where absent.
-        present: True where a case has a modality, bool of shape (B, N); None for all.
-
-    Returns:
-        Shape (B, *S).
-    """
-    mean = mean_of_present(sources, present)
-    there = sources.new_ones(sources.shape[:2], dtype=torch.bool) if present is None else present
-    times = there.sum(dim=1).clamp(max=2).view(-1, *[1] * (mean.ndim - 1))
-    return (times * mean).clamp(max=1)

@@ -1,64 +1,61 @@
-"""Gate: every voxel of the fused image is a mixture of the sources and of what the decoder painted."""
+"""Gate: each channel of the fused image is a mixture of the sources and a tint, with shares that change smoothly."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
-
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from fuse4seg.networks.palette import preferences
 from fuse4seg.networks.presence import fill_absent
-from fuse4seg.networks.rearrange import depth_to_space
 
-#: Share logit of the painted image before training: 6 % where two sources are black, less where they are bright.
-PAINTED_AT_START = -2.0
-#: How strongly the brighter source is preferred before training: a little. On real T1ce and FLAIR the voxelwise maximum,
-#: which the intensity loss asks for, hides the enhancing tumour that the mean still tells apart.
-BRIGHTER_AT_START = 1.0
+#: Share logit of the tint before training: 6 % where two sources are black, less where they are bright.
+TINT_AT_START = -2.0
+#: Of :func:`torch.nn.functional.interpolate`, by the number of axes.
+LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 class Gate(nn.Module):
-    r"""Shares of each source and of the painted image, per voxel.
+    r"""Paint an image of one or three channels.
 
-    .. math:: g = \mathrm{softmax}(s_1 + \beta M_1, \dots, s_N + \beta M_N, s_p),
-        \quad \theta = \sum_i g_i M_i + g_p P
+    .. math:: g_c = \mathrm{softmax}(\hat s_{c1} + p_{c1} + \beta M_1, \dots, \hat s_{cN} + p_{cN} + \beta M_N, \hat s_{ct}),
+        \quad \theta_c = \sum_i g_{ci} M_i + g_{ct} \hat T_c
 
-    A convex mixture: the fused image lies in [0, 1] without clamping, is readable before the first iteration, and can
-    still become anything, because P can. The scores come from shared weights, so any number of modalities will do.
+    The scores s and the tint T have one value per feature and are brought up linearly (the hat), p are the :func:`preferences`.
+    So whatever differs from one voxel to the next comes from the sources, and there is no fine pattern to hide anything in. A
+    convex mixture: the image lies in [0, 1] without clamping, and is readable before the first iteration. The scores come from
+    shared weights, so any number of modalities will do.
 
     Args:
         conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
         features: Channels of the decoder's and of the high-frequency features.
-        detail_stride: Voxels per feature, per axis.
-        brighter: beta before training.
-        bound: The features' scores of the sources stay within this, above 0; None for no bound.
-        per_block: One score for the voxels of a feature together, so that shares differ between them by the sources' own grey
-            levels alone: what lies over them in a fixed raster cannot be taken back voxel by voxel.
+        modalities: Number N of sources.
+        colours: Channels of the image, 1 or 3.
+        brighter: beta before training: how strongly the brighter source is preferred.
 
-    Source: method.md, "What a first sketch measured" (a per-pixel softmax gate over the sources plus a residual).
+    Source: sketch of the fused image in colour (documentation/explanation/method.md, "The fused image").
     """
 
-    def __init__(self, conv_op: type[nn.Module], features: int, *, detail_stride: Sequence[int],
-                 brighter: float = BRIGHTER_AT_START, bound: float | None = None, per_block: bool = False) -> None:
+    def __init__(self, conv_op: type[nn.Module], features: int, *, modalities: int, colours: int, brighter: float) -> None:
         super().__init__()
-        self.detail_stride, self.brighter_at_start, self.bound = tuple(detail_stride), brighter, bound
-        fine = 1 if per_block else prod(detail_stride)
-        self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, fine, 1))
-        self.painted = conv_op(features, fine, 1)
+        self.colours, self.brighter_at_start = colours, brighter
+        self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, colours, 1))
+        self.tint_share = conv_op(features, colours, 1)
+        self.tint = conv_op(features, colours, 1)
         self.brighter = nn.Parameter(torch.tensor(brighter))
+        self.register_buffer("preferred", preferences(modalities, colours), persistent=False)
         self.reset()
 
     def reset(self) -> None:
-        """Start between the mean and the maximum of the sources, as beta says, with a small share of the painted image."""
-        for last in (self.source[-1], self.painted):
+        """Start from the palette alone, with a small share of tint."""
+        for last in (self.source[-1], self.tint_share):
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)
-        nn.init.constant_(self.painted.bias, PAINTED_AT_START)
+        nn.init.constant_(self.tint_share.bias, TINT_AT_START)
         nn.init.constant_(self.brighter, self.brighter_at_start)
 
-    def forward(self, decoded: Tensor, high: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
-        """Shares of the N sources and, last, of the painted image.
+    def forward(self, decoded: Tensor, high: Tensor, sources: Tensor, *, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Paint.
 
         Args:
             decoded: Features of the decoder, shape (B, c, *t).
@@ -67,18 +64,21 @@ class Gate(nn.Module):
             present: True where a case has a modality, bool of shape (B, N); None for all.
 
         Returns:
-            Non-negative, 0 for absent sources, sum 1 over dimension 1, shape (B, N + 1, *S).
+            The image in [0, 1], shape (B, C, *S), and the shares of the N sources and, last, of the tint in each channel,
+            non-negative, 0 for absent sources, of sum 1 over dimension 2, shape (B, C, N + 1, *S).
         """
-        batch, modalities = sources.shape[:2]
-        beside = torch.cat([decoded.unsqueeze(1).expand_as(high), high], dim=2).flatten(0, 1)
-        scores = self.source(beside)
-        if self.bound is not None:
-            scores = self.bound * (scores / self.bound).tanh()
-        scores = self._per_voxel(scores).squeeze(1).unflatten(0, (batch, modalities))
-        painted = self._per_voxel(self.painted(decoded))
-        scores = fill_absent(scores + self.brighter * sources, present, value=-torch.inf)
-        return torch.cat([scores, painted], dim=1).softmax(dim=1)
+        beside = torch.cat([decoded.unsqueeze(1).expand_as(high), high], dim=2)
+        scores = self.source(beside.flatten(0, 1)).unflatten(0, beside.shape[:2]).transpose(1, 2)
+        scores = scores + self.preferred.view(*self.preferred.shape, *[1] * (decoded.ndim - 2))
+        painted = torch.stack([self.tint_share(decoded), self.tint(decoded).sigmoid()], dim=2)
+        scores, (tint_share, tint) = self._smooth(torch.cat([scores, painted], dim=2), sources)
+        scores = fill_absent((scores + self.brighter * sources.unsqueeze(1)).transpose(1, 2), present, value=-torch.inf)
+        shares = torch.cat([scores.transpose(1, 2), tint_share.unsqueeze(2)], dim=2).softmax(dim=2)
+        image = (shares[:, :, :-1] * sources.unsqueeze(1)).sum(dim=2) + shares[:, :, -1] * tint
+        return image, shares
 
-    def _per_voxel(self, scores: Tensor) -> Tensor:
-        """Shape (B, 1, *S) of (B, 1 or voxels of a feature, *t)."""
-        return depth_to_space(scores.expand(-1, prod(self.detail_stride), *scores.shape[2:]), self.detail_stride)
+    def _smooth(self, coarse: Tensor, like: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Scores (B, C, N, *S), the tint's and the tint (B, C, *S) of one value per feature, (B, C, N + 2, *t)."""
+        fine = functional.interpolate(coarse.flatten(1, 2), size=like.shape[2:], mode=LINEAR[like.ndim - 2])
+        scores, *painted = fine.unflatten(1, coarse.shape[1:3]).split([coarse.shape[2] - 2, 1, 1], dim=2)
+        return scores, tuple(part.squeeze(2) for part in painted)

@@ -31,11 +31,6 @@ class IntensityWindow(nn.Module):
         self.register_buffer("low", bounds[:, 0], persistent=False)
         self.register_buffer("high", bounds[:, 1], persistent=False)
 
-    def undo(self, images: Tensor) -> Tensor:
-        """Normalised intensities of images in [0, 1], one per channel, shape (B, N, *S)."""
-        per_channel = (1, -1) + (1,) * (images.ndim - 2)
-        return images * (self.high - self.low).view(per_channel) + self.low.view(per_channel)
-
     def forward(self, channels: Tensor) -> tuple[Tensor, Tensor]:
         """Window ``channels``.
 

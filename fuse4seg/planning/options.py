@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fuse4seg.errors import OptionError
-from fuse4seg.networks.fuse_then_segment import FOLLOWER_INPUTS
 from fuse4seg.planning.followers import FOLLOWERS, UNET
 from fuse4seg.plans import PLANS_NAME
 from fuse4seg.training.hypergradients import ESTIMATORS
 
+#: Channels of the fused image.
+FUSED_IMAGES = {"colour": 3, "grey": 1}
 #: nnU-Net's U-Nets start with 32 features.
 BASE_FEATURES = 32
 SMALLEST_BASE_FEATURES, SMALLEST_BATCH = 4, 2
@@ -33,7 +34,7 @@ class PlanOptions:
         reference: Name of the modality that asks in the cross-attention; None for the one that dataset.json names, else the
             first.
         follower: Segmentation network (FOLLOWERS).
-        follower_input: What the follower sees (FOLLOWER_INPUTS).
+        fused_image: In colour or grey (FUSED_IMAGES); None: in colour where there are labels and several modalities.
         cross_attention: Whether one modality asks the others (paper, Eq. 8); None: without labels alone, as segmentation did not
             gain by it (documentation/explanation/results.md).
         hypergradient: Estimator whose memory is planned for (ESTIMATORS).
@@ -49,7 +50,7 @@ class PlanOptions:
     overwrite_target_spacing: Sequence[float] | None = None
     reference: str | None = None
     follower: str = UNET
-    follower_input: str = "fused"
+    fused_image: str | None = None
     cross_attention: bool | None = None
     hypergradient: str = "joint"
 
@@ -71,9 +72,8 @@ class PlanOptions:
             raise OptionError("-overwrite_target_spacing", problem)
         if self.follower not in FOLLOWERS:
             raise OptionError("--follower", f"there is no {self.follower!r}. Choose one of: {', '.join(FOLLOWERS)}.")
-        if self.follower_input not in FOLLOWER_INPUTS:
-            raise OptionError("--follower_input", f"the follower cannot see {self.follower_input!r}. "
-                                                  f"Choose one of: {', '.join(FOLLOWER_INPUTS)}.")
+        if self.fused_image is not None and self.fused_image not in FUSED_IMAGES:
+            raise OptionError("--fused_image", f"there is no {self.fused_image!r}. Choose one of: {', '.join(FUSED_IMAGES)}.")
         if self.hypergradient not in ESTIMATORS:
             raise OptionError("--hypergradient", f"there is no {self.hypergradient!r}. Choose one of: {', '.join(ESTIMATORS)}.")
 

@@ -25,7 +25,7 @@ from fuse4seg.planning.followers import FOLLOWERS
 from fuse4seg.planning.memory_model import MemoryModel
 from fuse4seg.planning.memory_target import FLAG, GIGABYTE, MemoryTarget, find_target
 from fuse4seg.planning.normalisation import normalisation_names
-from fuse4seg.planning.options import SMALLEST_BATCH, PlanOptions
+from fuse4seg.planning.options import FUSED_IMAGES, SMALLEST_BATCH, PlanOptions
 from fuse4seg.planning.step_memory import Training
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 
@@ -39,16 +39,11 @@ GROWTH_2D, GROWTH_3D = 16, 10
 MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
-#: What the plans say to FusionNetwork beside its structure. With labels: the follower must tell modalities apart that meet in one
-#: channel.
-WITH_TASK = {"sum_share": 0.3, "brighter": 2.0, "per_block": True, "descreen": True}
-#: Strength of the halftone per modality: of more, each has fewer voxels to be told from the others by. A stronger one is seen; of
-#: a weaker one, what the image shows of its own is taken for a difference.
-HALFTONE_EACH, HALFTONE_MOST = 0.05, 0.3
-#: Where fusion is all that is trained, the gate starts near the voxelwise maximum, which is what other fusions are held against,
-#: and is bounded (of two sources each keeps .25 % at least): from the mean, a gate that nothing but fusion losses trains settles
-#: on one source everywhere and cannot let go of it.
-WITHOUT_TASK = {"sum_share": 0.12, "brighter": 10.0, "bound": 3.0}
+#: How strongly a fused image that is to be segmented prefers the brighter source before training, by its channels. In colour
+#: modalities are told apart by their channels.
+BRIGHTER = {1: 1.0, 3: 0.0}
+#: Where fusion is all that is trained, the gate starts near the voxelwise maximum, which is what other fusions are held against.
+BRIGHTER_WITHOUT_TASK = 10.0
 #: A U-Net halves its input once at least.
 SMALLEST_STAGES = 2
 
@@ -120,6 +115,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.channels = channel_names(description)
         chosen = self.options.cross_attention
         self.attends = not self.labelled if chosen is None else chosen
+        self.colours = self._choose_colours()
         self.reference = self._find_reference(description, data_root(RAW) / name / "dataset.json")
         self.folder = make_writable_folder(data_root(PREPROCESSED) / name)
         self.windows = self._read_windows()
@@ -216,6 +212,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.predicted = self._fit_batches(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, **self.options.to_plain(),
                        "reference": self.channels[self.reference], "cross_attention": self.attends,
+                       "fused_image": next(name for name, count in FUSED_IMAGES.items() if count == self.colours),
                        "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, MEMORY: self.predicted}
         self._write(plans)
 
@@ -237,6 +234,14 @@ class Fuse4SegPlanner(ExperimentPlanner):
     @property
     def _plans_file(self) -> Path:
         return self.folder / f"{self.plans_identifier}.json"
+
+    def _choose_colours(self) -> int:
+        """Channels of the fused image; of one modality there is nothing for colours to tell apart."""
+        several = len(self.channels) > 1
+        if self.options.fused_image == "colour" and not several:
+            raise OptionError("--fused_image", "the dataset has one modality, so there is nothing for colours to tell apart. "
+                                               "Leave the flag out.")
+        return FUSED_IMAGES[self.options.fused_image or ("colour" if self.labelled and several else "grey")]
 
     def _find_reference(self, description: dict[str, Any], path: Path) -> int:
         """Index of the modality that the user, else dataset.json, names as the reference; else 0."""
@@ -290,16 +295,13 @@ class Fuse4SegPlanner(ExperimentPlanner):
         follower = {**follower, "_kw_requires_import": list(follower["_kw_requires_import"])}
         # nnU-Net reads the strides at the top level.
         shared = {key: follower["arch_kwargs"][key] for key in ("strides", "conv_op")}
-        arguments = {**shared, "windows": self.windows, "follower": follower, "fusion": self._fusion_arguments(),
-                     "follower_input": self.options.follower_input, "demosaic": self.labelled}
+        arguments = {**shared, "windows": self.windows, "follower": follower, "fusion": self._fusion_arguments()}
         return {"network_class_name": NETWORK, "arch_kwargs": arguments, "_kw_requires_import": ["conv_op"]}
 
     def _fusion_arguments(self) -> dict[str, Any]:
         """What the plans say to :class:`FusionNetwork`."""
-        shared = {"reference": self.reference, "cross_attention": self.attends}
-        if not self.labelled:
-            return {**shared, **WITHOUT_TASK}
-        return {**shared, "halftone": min(HALFTONE_EACH * len(self.channels), HALFTONE_MOST), **WITH_TASK}
+        return {"reference": self.reference, "cross_attention": self.attends, "colours": self.colours,
+                "brighter": BRIGHTER[self.colours] if self.labelled else BRIGHTER_WITHOUT_TASK}
 
     def _custom_configurations(self, planned: dict[str, Any]) -> dict[str, Any]:
         custom = {name: configuration for name, configuration in self.old_plans["configurations"].items()

@@ -23,6 +23,7 @@ from fuse4seg.planning.memory_target import GIGABYTE
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.levels import Levels, build_levels
 from fuse4seg.training.pretraining import PretrainingWeights
+from fuse4seg.training.viewing import UNCHANGED
 
 #: Share of what is counted that is left to what cannot be: cuDNN's workspace, and gaps between the allocator's blocks.
 ALLOWANCE = 0.1
@@ -32,8 +33,8 @@ ANY_RATE = 1e-3
 #: vectors of the follower's size it holds beyond that.
 STAND_IN = {"cg": ("neumann", 2)}
 
-#: A step on a batch and its labels.
-Move = Callable[[Tensor, list[Tensor], Tensor], object]
+#: A step on a batch, its labels, and what is drawn for it.
+Move = Callable[[Tensor, list[Tensor], Tensor, Tensor], object]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
         targets = [torch.empty(batch_size, 1, *size, dtype=torch.int16)
                    for size in _output_sizes(patch_size, architecture["arch_kwargs"]["strides"])]
         flips = torch.empty(batch_size, len(patch_size), dtype=torch.bool)
+        viewing = torch.empty(batch_size, len(UNCHANGED))
     estimator, vectors = STAND_IN.get(training.hypergradient, (training.hypergradient, 0))
     levels = _build(architecture, training)
     first = levels.pretraining_step(PretrainingWeights(), rate=ANY_RATE)
@@ -118,7 +120,8 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
     optimisers = [levels.leader.optimiser, levels.discriminator_optimiser]
     if training.labelled:
         optimisers.append(levels.follower.optimiser)
-    stage_2 = _alive(partial(step, batch, targets, flips), optimisers, [*_tensors(levels), batch, *targets, flips])
+    stage_2 = _alive(partial(step, batch, targets, flips, viewing), optimisers,
+                     [*_tensors(levels), batch, *targets, flips, viewing])
     return StepMemory(parameters=_bytes(_tensors(levels)), optimisers=stage_2.live, batch=_bytes([batch, *targets]),
                       stage_1=stage_1.peak,
                       stage_2=stage_2.peak - stage_2.live + vectors * _bytes(levels.follower.parameters))
@@ -150,12 +153,12 @@ def _bilevel_step(levels: Levels, training: Training, estimator: str, *, outputs
         weights[-1] = 0.0
     step = levels.bilevel_step(DeepSupervisionWrapper(loss, weights), BilevelSettings(hypergradient=estimator),
                                loss_at_one_resolution=loss, autocast=_precision(training))
-    return lambda batch, targets, flips: step.move(batch, targets, flips=flips)
+    return lambda batch, targets, flips, viewing: step.move(batch, targets, flips=flips, viewing=viewing)
 
 
 def _fusion_step(levels: Levels, training: Training) -> Move:
     step = levels.fusion_step(WITHOUT_LABELS, autocast=_precision(training))
-    return lambda batch, _targets, _flips: step.move(batch)
+    return lambda batch, *_drawn: step.move(batch)
 
 
 def _precision(training: Training) -> Callable[[], object]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import discriminator_loss
 from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen
@@ -18,6 +19,7 @@ from fuse4seg.networks.mirror import mirrored
 from fuse4seg.training.auxiliary import AuxiliaryLoss
 from fuse4seg.training.hypergradients import (
     DEFAULT_DAMPING,
+    DETACHED,
     ESTIMATORS,
     NEEDS_FULL_PRECISION,
     NEEDS_HALVES,
@@ -25,6 +27,7 @@ from fuse4seg.training.hypergradients import (
     Hypergradient,
     Response,
 )
+from fuse4seg.training.viewing import CHANGES, as_viewed
 
 Targets = Tensor | list[Tensor]
 #: nnU-Net's bound on the norm of a gradient; here of each level's.
@@ -50,8 +53,7 @@ class BilevelSettings:
         auxiliary_weight: Of the auxiliary head's loss in the leader's objective; 0 leaves the head out.
         hessian_products: Of ``neumann`` and ``cg``.
         curvature_damping: Of ``cg``.
-        mirror_fused: Training shows the follower the fused image mirrored at random, which leaves the leader no pattern that
-            depends on orientation, and lets prediction mirror the fused image instead of fusing every mirrored copy.
+        viewing: Changes under which training shows the follower the fused image (CHANGES).
     """
 
     hypergradient: str = "joint"
@@ -61,7 +63,7 @@ class BilevelSettings:
     auxiliary_weight: float = 0.5
     hessian_products: int = Response.products
     curvature_damping: float = Response.curvature_damping
-    mirror_fused: bool = True
+    viewing: tuple[str, ...] = CHANGES
 
 
 class Samples(NamedTuple):
@@ -71,6 +73,7 @@ class Samples(NamedTuple):
     targets: Targets
     present: Tensor | None = None
     flips: Tensor | None = None
+    viewing: Tensor | None = None
 
     @property
     def seen_targets(self) -> Targets:
@@ -120,11 +123,12 @@ class BilevelStep:
         self.estimate = ESTIMATORS[self.settings.hypergradient]
         self.discriminators = discriminators if self.settings.losses.adversarial else None
         self.discriminator_optimiser = discriminator_optimiser
-        self.auxiliary = auxiliary if self.settings.auxiliary_weight else None
+        task_teaches_leader = self.settings.hypergradient not in DETACHED
+        self.auxiliary = auxiliary if self.settings.auxiliary_weight and task_teaches_leader else None
         self.scaler, self.autocast = scaler, autocast
 
-    def __call__(self, batch: Tensor, targets: Targets, present: Tensor | None = None,
-                 flips: Tensor | None = None) -> dict[str, float]:
+    def __call__(self, batch: Tensor, targets: Targets, present: Tensor | None = None, flips: Tensor | None = None,
+                 viewing: Tensor | None = None) -> dict[str, float]:
         """Move leader, follower and discriminators once.
 
         Args:
@@ -132,32 +136,34 @@ class BilevelStep:
             targets: Labels as nnU-Net's loss takes them.
             present: True where a sample has a modality, bool of shape (B, N), one at least in each sample; None for all.
             flips: True where the follower sees a sample's fused image mirrored, bool of shape (B, axes); None mirrors nothing.
+            viewing: How much the fused image is changed, as :func:`as_viewed` takes it, shape (B, 5); None changes nothing.
 
         Returns:
             Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one. The upper
             loss of ``unrolled`` is that after the follower's step.
         """
-        return {name: float(value) for name, value in self.move(batch, targets, present, flips).items()}
+        return {name: float(value) for name, value in self.move(batch, targets, present, flips, viewing).items()}
 
-    def move(self, batch: Tensor, targets: Targets, present: Tensor | None = None,
-             flips: Tensor | None = None) -> dict[str, Tensor]:
+    def move(self, batch: Tensor, targets: Targets, present: Tensor | None = None, flips: Tensor | None = None,
+             viewing: Tensor | None = None) -> dict[str, Tensor]:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
-        whole = Samples(batch, targets, present, flips)
+        whole = Samples(batch, targets, present, flips, viewing)
         apart = self.settings.hypergradient in NEEDS_HALVES
         above, below = (half(whole, offset=offset) if apart else whole for offset in (1, 0))
         with self._precision():
             seen = self.model.fuse(above.batch, present=above.present)
             own, report = self._own_objective(seen, above.targets)
-            seen_below = self.model.fuse(below.batch, present=below.present) if apart else seen
+            image = self._shown(seen, above)
+            image_below = self._shown(self.model.fuse(below.batch, present=below.present), below) if apart else image
         scale = self.scaler.get_scale() if self.scaler is not None else 1.0
 
         def upper(parameters: Sequence[Tensor]) -> Tensor:
-            task = self._task(seen, above, parameters)
+            task = self._task(image, seen.extra, above, parameters)
             report.setdefault("upper", task.detach())
             return (task + own) * scale
 
         def lower(parameters: Sequence[Tensor]) -> Tensor:
-            task = self._task(seen_below, below, parameters)
+            task = self._task(image_below, below.batch[:, self.model.modalities:], below, parameters)
             report.setdefault("lower", task.detach())
             return task * scale
 
@@ -177,21 +183,25 @@ class BilevelStep:
 
     def _own_objective(self, seen: Seen, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """What of the leader's objective F does not depend on the follower, and its parts."""
-        read = self.model.modalities_read(seen) if self.settings.losses.reading else None
-        fusion, parts = fusion_loss_of(seen, self.discriminators, weights=self.settings.losses, read=read)
+        fusion, parts = fusion_loss_of(seen, self.discriminators, weights=self.settings.losses, targets=targets)
         objective, report = self.settings.fusion_weight * fusion, {"fusion": fusion, **parts}
         if self.auxiliary is not None:
             report["auxiliary"] = self.auxiliary(seen.fused.decoded, targets)
             objective = objective + self.settings.auxiliary_weight * report["auxiliary"]
         return objective, report
 
-    def _task(self, seen: Seen, samples: Samples, parameters: Sequence[Tensor]) -> Tensor:
+    def _shown(self, seen: Seen, samples: Samples) -> Tensor:
+        """The fused image as the follower sees it in training."""
+        image = seen.fused.image if samples.viewing is None else as_viewed(seen.fused.image, samples.viewing)
+        return image.detach() if self.settings.hypergradient in DETACHED else image
+
+    def _task(self, image: Tensor, extra: Tensor, samples: Samples, parameters: Sequence[Tensor]) -> Tensor:
         """Segmentation loss of the follower with these parameters."""
         # Attention's fast kernels cannot be differentiated twice.
         kernels = (sdpa_kernel(SDPBackend.MATH) if self.settings.hypergradient in SECOND_ORDER else nullcontext())
         with self._precision(), kernels:
             weights = dict(zip(self.follower_names, parameters, strict=True))
-            logits = self.model.segment(seen, weights=weights, flips=samples.flips)
+            logits = self.model.segment(image, extra, weights=weights, flips=samples.flips)
             return self.segmentation_loss(logits, samples.seen_targets)
 
     def _response(self, scale: float) -> Response:
@@ -226,20 +236,31 @@ class BilevelStep:
         level.optimiser.zero_grad(set_to_none=True)
 
 
-def fusion_loss_of(seen: Seen, discriminators: nn.ModuleList | None, *,
-                   weights: FusionLossWeights, read: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Fusion loss of what the model saw, and its parts; without discriminators and ``read``, without what is made of them."""
+def fusion_loss_of(seen: Seen, discriminators: nn.ModuleList | None, *, weights: FusionLossWeights,
+                   targets: Targets | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Fusion loss of what the model saw, and its parts; without discriminators, without theirs.
+
+    Where there are labels, (B, L, *S), background alone is to be grey; else all of the image.
+    """
+    image = luma(seen.fused.image)
     logits = None if discriminators is None else [
-        discriminator(samples_with(seen.fused.image, seen.present, modality))
+        discriminator(samples_with(image, seen.present, modality))
         for modality, discriminator in modalities_there(discriminators, seen.present)]
-    return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=logits,
-                       weights=weights, present=seen.present, read=read)
+    tissue = seen.inside if targets is None else seen.inside * background_of(targets)
+    return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=logits, weights=weights,
+                       tissue=tissue, present=seen.present)
+
+
+def background_of(targets: Targets) -> Tensor:
+    """Where labels or regions (B, L, *S), a list of them finest first, hold nothing, bool of shape (B, 1, *S)."""
+    finest = targets[0] if isinstance(targets, list) else targets
+    return (finest == 0).all(dim=1, keepdim=True)
 
 
 def teach_discriminators(discriminators: nn.ModuleList, optimiser: torch.optim.Optimizer, seen: Seen) -> Tensor:
     """Teach each discriminator to tell its modality from the fused image; returns the loss before the step."""
     return move_discriminators(discriminators, optimiser, sources=seen.sources,
-                               fakes=[seen.fused.image.detach()] * len(discriminators), present=seen.present)
+                               fakes=[luma(seen.fused.image).detach()] * len(discriminators), present=seen.present)
 
 
 def modalities_there(discriminators: nn.ModuleList, present: Tensor | None) -> list[tuple[int, nn.Module]]:

@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from fuse4seg.errors import WorkerDiedError
+from fuse4seg.training.viewing import draw_viewing
 
 Batch = dict[str, Any]
 #: Batches that each background process prepares ahead.
 PREFETCHED = 3
-#: Set the draws of absent modalities and of flips apart from the batch's own draws, which they leave as they are.
-DROPOUT, FLIPS = 1, 2
+#: Set the draws of absent modalities, of flips and of changes of the fused image apart from the batch's own draws, which they
+#: leave as they are.
+DROPOUT, FLIPS, VIEWING = 1, 2, 3
 
 
 @contextmanager
@@ -54,18 +56,21 @@ class SeededBatches(Dataset[Batch]):
         modalities: How many there are, before a cascade's channels.
         modality_dropout: Probability that a sample goes without a modality, in [0, 1).
         flip_axes: Axes of the patch along which the follower sees every other sample mirrored, chosen at random.
+        viewing: Changes under which the follower sees the fused image.
     """
 
     def __init__(self, loader: nnUNetDataLoader, *, seed: int, stream: int, modalities: int = 1,
-                 modality_dropout: float = 0.0, flip_axes: Sequence[int] = ()) -> None:
+                 modality_dropout: float = 0.0, flip_axes: Sequence[int] = (), viewing: Sequence[str] = ()) -> None:
         self.loader, self.seed, self.stream = loader, seed, stream
         self.modalities, self.modality_dropout, self.flip_axes = modalities, modality_dropout, tuple(flip_axes)
+        self.viewing = tuple(viewing)
 
     def __getitem__(self, index: int) -> Batch:
         """One batch: data (B, N, *S), target (a list under deep supervision), keys (case names).
 
         With modality dropout also present: True where a sample keeps a modality, bool of shape (B, N). The data stay whole.
         With axes to flip also flips: True where the follower is to see a sample mirrored, bool of shape (B, axes of the patch).
+        With changes also viewing, as :func:`~fuse4seg.training.viewing.draw_viewing` gives it.
         """
         with seeded(self.seed, self.stream, index):
             batch = self.loader.generate_train_batch()
@@ -76,6 +81,9 @@ class SeededBatches(Dataset[Batch]):
         if self.flip_axes:
             random_numbers = np.random.default_rng((self.seed, self.stream, index, FLIPS))
             batch["flips"] = draw_flips(random_numbers, len(batch["data"]), axes=batch["data"].ndim - 2, chosen=self.flip_axes)
+        if self.viewing:
+            random_numbers = np.random.default_rng((self.seed, self.stream, index, VIEWING))
+            batch["viewing"] = draw_viewing(random_numbers, len(batch["data"]), changes=self.viewing)
         return batch
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fuse4seg.colour import luma
 from fuse4seg.inference.fuse_image import fuse_whole_image
 from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST, image_losses
 from fuse4seg.progress import progress
@@ -39,5 +40,5 @@ def _losses(model: FuseThenSegment, channels: Tensor, patch_size: list[int], dev
     flat = len(patch_size) == 2
     image, whole = (part.transpose(0, 1) if flat else part.unsqueeze(0) for part in (fused, channels))
     sources, _ = model.window(whole.to(device))
-    parts = image_losses(image.to(device), sources, [*OF_THE_STRONGEST, *OF_EACH])
+    parts = image_losses(luma(image.to(device)), sources, [*OF_THE_STRONGEST, *OF_EACH])
     return {name: float(part) for name, part in parts.items()}

@@ -247,12 +247,14 @@ Estimator = Callable[..., Hypergradient]
 
 #: By name, as ``f4s_train --hypergradient`` takes them.
 ESTIMATORS: dict[str, Estimator] = {"joint": joint, "gauss_newton": gauss_newton, "unrolled": unrolled, "neumann": neumann,
-                                    "cg": cg}
+                                    "cg": cg, "none": joint}
+#: Estimators under which the leader learns nothing from the task: what the follower is shown has no graph to the leader.
+DETACHED = frozenset({"none"})
 #: From the least memory to the most on real plans: ``gauss_newton`` has half of a batch in the follower at a time, ``joint`` the
 #: whole; the others are in full precision.
-BY_MEMORY = ("gauss_newton", "joint", "unrolled", "neumann", "cg")
+BY_MEMORY = ("gauss_newton", "none", "joint", "unrolled", "neumann", "cg")
 #: Estimators that compare the two objectives, which must come from disjoint halves of a batch then (method.md, "Our reading").
-NEEDS_HALVES = frozenset(ESTIMATORS) - {"joint"}
+NEEDS_HALVES = frozenset(ESTIMATORS) - {"joint", "none"}
 #: Estimators that lose their meaning in half precision, and that differentiate the follower twice.
 NEEDS_FULL_PRECISION = frozenset({"unrolled", "neumann", "cg"})
 SECOND_ORDER = frozenset({"neumann", "cg"})

@@ -33,10 +33,11 @@ def batch_stream(trainer: Fuse4SegTrainer, loader: nnUNetDataLoader, *, stream: 
         start: Number of the first batch.
     """
     options, training = trainer.options, stream == TRAIN_STREAM
-    flips = training and trainer.segments and options.bilevel.mirror_fused
+    shown = training and trainer.segments
     batches = SeededBatches(loader, seed=options.seed, stream=stream, modalities=trainer.network.modalities,
                             modality_dropout=options.modality_dropout if training else 0.0,
-                            flip_axes=(trainer.inference_allowed_mirroring_axes or ()) if flips else ())
+                            flip_axes=(trainer.inference_allowed_mirroring_axes or ()) if shown else (),
+                            viewing=options.bilevel.viewing if shown else ())
     return BatchStream(batches, start=start, workers=workers_of(stream), pin_memory=trainer.device.type == "cuda")
 
 

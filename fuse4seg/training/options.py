@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fuse4seg.errors import OptionError
-from fuse4seg.losses.fusion import ON_REQUEST, PAPER, WITHOUT_LABELS, FusionLossWeights
+from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.follower_optimiser import RATE_OVER_SGD
 from fuse4seg.training.hypergradients import ESTIMATORS
 from fuse4seg.training.pretraining import PretrainingWeights
+from fuse4seg.training.viewing import CHANGES
 
 #: Of pre-training where it is wanted, as in the paper.
 PRETRAIN_EPOCHS = 80
@@ -72,6 +73,9 @@ class TrainingOptions:
         if self.bilevel.hypergradient not in ESTIMATORS:
             raise OptionError("--hypergradient", f"unknown estimator {self.bilevel.hypergradient}. "
                                                  f"Choose one of: {', '.join(ESTIMATORS)}.")
+        for change in self.bilevel.viewing:
+            if change not in CHANGES:
+                raise OptionError("--viewing", f"unknown change {change}. Choose from: {', '.join(CHANGES)}; or none.")
 
     @classmethod
     def without_labels(cls) -> TrainingOptions:
@@ -102,17 +106,15 @@ class TrainingOptions:
         for flag, chosen, accepted in (("--hypergradient", self.bilevel.hypergradient, (usual.hypergradient, "joint")),
                                        ("--auxiliary_head", self.bilevel.auxiliary_weight, (usual.auxiliary_weight, 0)),
                                        ("--fusion_weight", self.bilevel.fusion_weight, (usual.fusion_weight,)),
+                                       ("--viewing", self.bilevel.viewing, (usual.viewing, ())),
                                        ("--follower_optimiser", self.follower_optimiser, (TrainingOptions.follower_optimiser,))):
             if chosen not in accepted:
                 raise OptionError(flag, f"{chosen} means nothing without labels: the fusion losses alone are trained. "
                                         f"Leave it out.")
         if not self.leader_learning_rate:
             raise OptionError("--leader_learning_rate", "0 leaves nothing to train, as the dataset has no labels. Leave it out.")
-        losses = asdict(self.bilevel.losses)
-        # Nobody reads an image that is not segmented.
-        kept = "reading" if losses.pop("reading") else "none"
-        if not any(losses.values()):
-            raise OptionError("--fusion_losses", f"{kept} leaves nothing to train, as the dataset has no labels. Keep another.")
+        if not any(asdict(self.bilevel.losses).values()):
+            raise OptionError("--fusion_losses", "none leaves nothing to train, as the dataset has no labels. Keep another.")
 
     def to_plain(self) -> dict[str, Any]:
         """Nested dictionaries of numbers and names."""
@@ -128,19 +130,20 @@ class TrainingOptions:
                 # A part that a later version added was not trained with.
                 none = dict.fromkeys(asdict(FusionLossWeights()), 0.0)
                 entries["losses"] = FusionLossWeights(**{**none, **entries["losses"]})
-            known["bilevel"] = BilevelSettings(**entries)
+            known["bilevel"] = BilevelSettings(**{**entries, "viewing": tuple(entries.get("viewing", ()))})
         if "pretraining" in known:
             known["pretraining"] = PretrainingWeights(**known["pretraining"])
         return cls(**known)
 
     def changed(self, *, fusion_losses: Sequence[str] | None = None, pretraining_losses: Sequence[str] | None = None,
-                **chosen: float | str | None) -> TrainingOptions:
+                viewing: Sequence[str] | None = None, **chosen: float | str | None) -> TrainingOptions:
         """These options with what was chosen; None keeps an entry.
 
         Args:
             fusion_losses: Parts of the fusion loss to keep, each as NAME or NAME=WEIGHT; the others get 0. A name alone gives
-                the part's default weight; where that is 0, its weight in the paper, without labels, or on request.
+                the part's default weight; where that is 0, its weight in the paper or without labels.
             pretraining_losses: The same for what pre-training adds to the content loss.
+            viewing: Changes of the fused image, or "none".
             chosen: Options and the bi-level step's entries by their own names.
 
         Raises:
@@ -149,9 +152,11 @@ class TrainingOptions:
         given = {name: value for name, value in chosen.items() if value is not None}
         of_step = {entry.name: given.pop(entry.name) for entry in fields(BilevelSettings) if entry.name in given}
         if fusion_losses is not None:
-            known = [asdict(weights) for weights in (FusionLossWeights(), PAPER, WITHOUT_LABELS, ON_REQUEST)]
+            known = [asdict(weights) for weights in (FusionLossWeights(), PAPER, WITHOUT_LABELS)]
             defaults = {name: next(weights[name] for weights in known if weights[name]) for name in known[0]}
             of_step["losses"] = FusionLossWeights(**_only(fusion_losses, defaults, flag="--fusion_losses"))
+        if viewing is not None:
+            of_step["viewing"] = () if list(viewing) == ["none"] else tuple(viewing)
         if pretraining_losses is not None:
             weights = _only(pretraining_losses, asdict(PretrainingWeights()), flag="--pretraining_losses")
             given["pretraining"] = PretrainingWeights(**weights)

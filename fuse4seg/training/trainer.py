@@ -269,9 +269,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
         target = batch["target"]
         targets = ([part.to(self.device, non_blocking=True) for part in target] if isinstance(target, list)
                    else target.to(self.device, non_blocking=True))
-        present, flips = (part if part is None else part.to(self.device, non_blocking=True)
-                          for part in (batch.get("present"), batch.get("flips")))
-        report = self.bilevel_step(batch["data"].to(self.device, non_blocking=True), targets, present, flips)
+        drawn = (part if part is None else part.to(self.device, non_blocking=True)
+                 for part in map(batch.get, ("present", "flips", "viewing")))
+        report = self.bilevel_step(batch["data"].to(self.device, non_blocking=True), targets, *drawn)
         return {"loss": (report["upper"] + report["lower"]) / 2, **report}
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, float]]) -> None:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics, label_or_region_to_key
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
+from fuse4seg.datasets.raw import Case
 from fuse4seg.files import write_json
+from fuse4seg.inference.export_case import NPZ, Export, Predicted, Wanted, export_case
+from fuse4seg.inference.model import Model
 from fuse4seg.inference.precision import AUTO, choose_precision
-from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.inference.predict_case import predict_case
+from fuse4seg.inference.preprocess_case import Recipe
 from fuse4seg.progress import progress
 from fuse4seg.training.checkpoint import to_plain
 
@@ -22,8 +25,15 @@ if TYPE_CHECKING:
     from fuse4seg.training.trainer import Fuse4SegTrainer
 
 
+def model_of(trainer: Fuse4SegTrainer) -> Model:
+    """What a trainer has trained, on its device."""
+    return Model(trainer.network, trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json, trainer.device,
+                 mirror_axes=tuple(trainer.inference_allowed_mirroring_axes or ()),
+                 precision=choose_precision(AUTO, trainer.device))
+
+
 def validate_fold(trainer: Fuse4SegTrainer, *, save_probabilities: bool = False) -> dict[str, Any]:
-    """Write segmentations and nnU-Net's summary.json to the fold's validation folder.
+    """Write segmentations, fused images and nnU-Net's summary.json to the fold's validation folder.
 
     Args:
         trainer: Initialised; deep supervision off.
@@ -35,17 +45,14 @@ def validate_fold(trainer: Fuse4SegTrainer, *, save_probabilities: bool = False)
     _, cases = trainer.do_split()
     folder = Path(trainer.output_folder) / "validation"
     folder.mkdir(exist_ok=True)
-    predictor = Fuse4SegPredictor(device=trainer.device, precision=choose_precision(AUTO, trainer.device))
-    predictor.manual_initialization(trainer.network, trainer.plans_manager, trainer.configuration_manager, None,
-                                    trainer.dataset_json, type(trainer).__name__, trainer.inference_allowed_mirroring_axes)
-    predictor.mirror_fused = bool(trainer.options.to_plain()["bilevel"].get("mirror_fused"))
+    model = model_of(trainer)
+    export = Export(Recipe.of(model), folder, (trainer.fold,), model.network.fusion.reference,
+                    Wanted(probabilities=(NPZ,) if save_probabilities else ()))
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
     for case in progress(list(dataset.identifiers), "validating", unit="case"):
         channels, _, _, properties = dataset.load_case(case)
-        predictor.forget()
-        logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(channels[:].copy())).cpu()
-        export_prediction_from_logits(logits, properties, trainer.configuration_manager, trainer.plans_manager,
-                                      trainer.dataset_json, str(folder / case), save_probabilities)
+        made = predict_case(model, torch.from_numpy(channels[:].copy()), properties)
+        export_case(Predicted(Case(case, ()), properties, made), export)
     return _score(trainer, folder, cases)
 
 

@@ -1,0 +1,30 @@
+"""Luma and chroma of fused images, the same for tensors and arrays."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+Image = TypeVar("Image")
+#: Parts of red, green and blue in luma (ITU-R BT.601).
+LUMA = (0.299, 0.587, 0.114)
+#: What B - Y and R - Y are multiplied by to lie within half the range (ITU-R BT.601, full range).
+BLUE_DIFFERENCE, RED_DIFFERENCE = 0.5 / (1 - LUMA[2]), 0.5 / (1 - LUMA[0])
+
+
+def luma(image: Image) -> Image:
+    """Y of red, green and blue, shape (B, 1, *S) of (B, 3, *S); an image of one channel as it is.
+
+    Example:
+        >>> import numpy as np
+        >>> luma(np.full((1, 3, 4, 4), 0.5)).round(6).max()
+        np.float64(0.5)
+    """
+    if image.shape[1] == 1:
+        return image
+    return sum(part * image[:, channel:channel + 1] for channel, part in enumerate(LUMA))
+
+
+def colour_differences(image: Image) -> tuple[Image, Image]:
+    """Cb and Cr of red, green and blue, in [-1/2, 1/2], shape (B, 1, *S) each of (B, 3, *S)."""
+    y = luma(image)
+    return BLUE_DIFFERENCE * (image[:, 2:3] - y), RED_DIFFERENCE * (image[:, 0:1] - y)

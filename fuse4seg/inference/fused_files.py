@@ -1,0 +1,104 @@
+"""Files of fused images: what the follower read, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+from fuse4seg.datasets.colour_images import TIFF, grey_levels, read_colour
+from fuse4seg.datasets.grey_images import GREY
+from fuse4seg.datasets.images import NIFTI, read_image
+from fuse4seg.errors import UnreadableImageError, UnsuitableImageError
+from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.inference.export import image_written_whole, placed
+
+#: What nibabel writes as RGB24, which viewers show in colour.
+RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+KINDS = {1: "grey", 3: "colour"}
+
+
+def write_fused(levels: np.ndarray, folder: Path, name: str, ending: str, properties: dict[str, Any]) -> list[Path]:
+    """Write a fused image in the input's geometry and, of one in colour, its luma in the sub-folder ``grey``.
+
+    Args:
+        levels: uint8, shape (C, Z, Y, X), C 1 or 3.
+        folder: Exists.
+        name: Of the case.
+        ending: Of the file; NIfTI in colour is RGB24.
+        properties: The case's, from nnU-Net's reader.
+
+    Returns:
+        The files.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write.
+    """
+    written = _write([placed(channel, properties) for channel in levels], folder / f"{name}{ending}", properties)
+    if len(levels) > 1:
+        grey = make_writable_folder(folder / GREY) / f"{name}{ending}"
+        written += _write([placed(grey_levels(levels), properties)], grey, properties)
+    return written
+
+
+def read_fused(path: Path, reader: type[BaseReaderWriter], *, colours: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read what :func:`write_fused` wrote.
+
+    Args:
+        path: The file.
+        reader: nnU-Net's, of the model.
+        colours: Channels that the model reads; None for any.
+
+    Returns:
+        uint8, shape (C, Z, Y, X), and the reader's properties.
+
+    Raises:
+        UnreadableImageError: It is missing, truncated, or no image.
+        UnsuitableImageError: It has another number of channels, or more than 8 bits.
+    """
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(path))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError as error:
+        raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
+    found = header.GetNumberOfComponents()
+    if found not in KINDS or found != (colours or found):
+        raise UnsuitableImageError(path, f"is in {KINDS.get(found, f'{found} channels')}, but the model reads fused images in "
+                                         f"{KINDS.get(colours, 'colour or grey')}. Give images that this model fused.")
+    if header.GetPixelID() not in (sitk.sitkUInt8, sitk.sitkVectorUInt8):
+        kind = sitk.GetPixelIDValueAsString(header.GetPixelID())
+        raise UnsuitableImageError(path, f"holds {kind}, not 8 bits as fused images do. Give images that f4s_predict wrote.")
+    if found > 1:
+        return read_colour(path, reader)
+    read = read_image(path, reader)
+    return read.voxels.astype(np.uint8), read.properties
+
+
+def _write(channels: list[sitk.Image], path: Path, properties: dict[str, Any]) -> list[Path]:
+    with image_written_whole(path) as temporary:
+        if len(channels) == 1:
+            sitk.WriteImage(channels[0], str(temporary), useCompression=True)
+        elif path.name.endswith(NIFTI):
+            _write_rgb24(channels, temporary)
+        else:
+            sitk.WriteImage(sitk.Compose(channels), str(temporary), useCompression=True)
+    if path.suffix not in TIFF:
+        return [path]
+    # As nnU-Net keeps the spacing of TIFF files.
+    beside = path.with_suffix(".json")
+    write_json({"spacing": [float(step) for step in properties["spacing"]]}, beside)
+    return [path, beside]
+
+
+def _write_rgb24(channels: list[sitk.Image], path: Path) -> None:
+    """NIfTI in colour; ITK would write a vector in a fifth dimension, which viewers take for something else."""
+    sitk.WriteImage(channels[0], str(path))
+    header = nibabel.load(path).header.copy()
+    header.set_data_dtype(RGB24)
+    colours = np.stack([sitk.GetArrayFromImage(channel).T for channel in channels], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(colours).view(RGB24)[..., 0], None, header), path)

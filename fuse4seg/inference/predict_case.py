@@ -1,0 +1,123 @@
+"""One case through a model: fused once per set of weights, and segmented from what is exported of that, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fuse4seg.inference.fuse_image import fuse_whole_image
+from fuse4seg.inference.fused_image import read_levels, to_levels
+from fuse4seg.inference.model import Model
+from fuse4seg.inference.sliding_window import segment_windows
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, as_read
+
+#: Voxels of slices that a 2D follower works on at a time.
+VOXELS_IN_BLOCK = 2**21
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """What was made of a case.
+
+    Attributes:
+        logits: Mean over the sets of weights, float16, shape (K, Z', Y', X'); None of a model without labels.
+        space: What brings the logits back to the input's geometry, as nnU-Net's preprocessor names it.
+        fused: One image per set of weights, as exported: uint8, shape (C, *input shape).
+        attention: One per set of weights, in preprocessed space, shape (N - 1, Z, Y, X); None unless asked for.
+    """
+
+    logits: np.ndarray | None
+    space: dict[str, Any]
+    fused: tuple[np.ndarray, ...]
+    attention: tuple[np.ndarray | None, ...]
+
+
+def predict_case(model: Model, channels: Tensor, properties: dict[str, Any], *, present: Sequence[bool] | None = None,
+                 want_attention: bool = False) -> CasePrediction:
+    """Fuse a case and, if the model was trained with labels, segment what was fused.
+
+    Args:
+        model: Loaded.
+        channels: Preprocessed, shape (C, Z, Y, X); a cascade's labels lie behind the modalities.
+        properties: The case's, as nnU-Net's preprocessor left them.
+        present: Which modalities the case has; None for all.
+        want_attention: Also give attention maps.
+    """
+    fused, attention, total = [], [], _Mean()
+    for network in model.with_each_weights():
+        whole = fuse_whole_image(network, channels, patch_size=model.patch_size, device=model.device, present=present,
+                                 want_attention=want_attention)
+        fused.append(to_levels(whole.fused.numpy(), properties, plans=model.plans, configuration=model.configuration))
+        attention.append(None if whole.attention is None else whole.attention.numpy())
+        del whole
+        if model.segments:
+            total.add(*_segment(network, model, fused[-1], properties["spacing"], channels[network.modalities:]))
+    return CasePrediction(total.mean, {**properties, **total.space}, tuple(fused), tuple(attention))
+
+
+def fuse_case(model: Model, channels: Tensor, properties: dict[str, Any], *, present: Sequence[bool] | None = None) -> np.ndarray:
+    """The fused image of a model's first set of weights, as exported, uint8, shape (C, *input shape); arguments as above."""
+    network = next(model.with_each_weights())
+    whole = fuse_whole_image(network, channels, patch_size=model.patch_size, device=model.device, present=present)
+    return to_levels(whole.fused.numpy(), properties, plans=model.plans, configuration=model.configuration)
+
+
+def segment_fused(model: Model, fused: Sequence[np.ndarray], spacing: Sequence[float]) -> CasePrediction:
+    """Segment a case from its exported fused images alone; the logits are those of :func:`predict_case`, bit for bit.
+
+    Args:
+        model: Trained with labels, no second stage of a cascade.
+        fused: One image per set of weights, uint8, shape (C, Z, Y, X).
+        spacing: Millimetres along Z, Y, X.
+    """
+    total = _Mean()
+    for network, levels in zip(model.with_each_weights(), fused, strict=True):
+        total.add(*_segment(network, model, levels, spacing, torch.empty(0)))
+    return CasePrediction(total.mean, total.space, tuple(fused), (None,) * len(fused))
+
+
+class _Mean:
+    """Mean of logits, kept in half precision, as nnU-Net keeps them: whole cases are large."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._count = 0
+        self.space: dict[str, Any] = {}
+
+    def add(self, logits: Tensor, space: dict[str, Any]) -> None:
+        self._sum = logits if self._sum is None else self._sum + logits
+        self._count, self.space = self._count + 1, space
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        return None if self._sum is None else (self._sum / self._count).numpy()
+
+
+@torch.inference_mode()
+def _segment(network: FuseThenSegment, model: Model, levels: np.ndarray, spacing: Sequence[float],
+             extra: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Logits (K, Z', Y', X') in half precision, and their space, of an exported image and a cascade's labels."""
+    image, space = read_levels(levels, spacing, plans=model.plans, configuration=model.configuration)
+    shown = torch.from_numpy(image)
+    if len(extra):
+        shown = torch.cat([shown, extra])
+    logits, start = None, 0
+    for block in shown.split(_slices_at_once(shown, model), dim=1):
+        part = segment_windows(network.segmentation, block, patch_size=model.patch_size, step_size=model.step_size,
+                               device=model.device, precision=model.precision, mirror_axes=model.mirror_axes,
+                               read=lambda window: as_read(window, colours=model.colours))
+        if logits is None:
+            logits = torch.empty(len(part), *shown.shape[1:], dtype=torch.half)
+        logits[:, start:start + block.shape[1]] = part
+        start += block.shape[1]
+    return logits, space
+
+
+def _slices_at_once(image: Tensor, model: Model) -> int:
+    """Slices in a block, to bound memory: a 2D model sees each by itself, a 3D model the whole volume."""
+    return image.shape[1] if len(model.patch_size) == 3 else max(1, VOXELS_IN_BLOCK // image[0, 0].numel())
