@@ -379,9 +379,9 @@ class TrainingExistsError(Fuse4SegError):
 class ModelPlansError(Fuse4SegError):
     """plans.json of a trained model is missing, damaged, or describes no network that can be built."""
 
-    def __init__(self, path: Path, problem: str = "is missing") -> None:
-        super().__init__(f"{path} {problem}. Restore the file that belongs to the model, or predict with the version that "
-                         f"made it.")
+    def __init__(self, path: Path, problem: str = "is missing", *,
+                 mend: str = "Restore the file that belongs to the model") -> None:
+        super().__init__(f"{path} {problem}. {mend}, or predict with the version that made it.")
 
 
 class UntrustedModelError(Fuse4SegError):

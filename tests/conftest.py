@@ -147,13 +147,12 @@ def tiny_model() -> Callable[..., FuseThenSegment]:
 
     from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
-    def make(*, extra: int = 0, deep_supervision: bool = False, halftone: float | None = None) -> FuseThenSegment:
+    def make(*, extra: int = 0, deep_supervision: bool = False, colours: int = 3) -> FuseThenSegment:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = FuseThenSegment(2 + extra, 2, conv_op=nn.Conv2d, strides=FOLLOWER["arch_kwargs"]["strides"],
                                     windows=[[-2.0, 2.0]] * 2, follower=FOLLOWER,
-                                    fusion={**FUSION, "halftone": halftone}, demosaic=halftone is not None,
-                                    deep_supervision=deep_supervision)
+                                    fusion={**FUSION, "colours": colours}, deep_supervision=deep_supervision)
             return model.apply(model.initialize)
 
     return make
@@ -248,7 +247,8 @@ def untrained_cascade(planned_phantom: Path, tmp_path_factory: pytest.TempPathFa
     return root
 
 
-def _write_untrained(root: Path, plans: dict[str, Any], configuration: str, *, folds: tuple[int, ...] = (0,)) -> Path:
+def _write_untrained(root: Path, plans: dict[str, Any], configuration: str, *, folds: tuple[int, ...] = (0,),
+                     dataset_json: dict[str, Any] | None = None, fingerprint: Path | None = None) -> Path:
     """A model of seeded random weights in the results of ``root``, which holds the preprocessed phantom; returns its folder."""
     import torch
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -261,10 +261,10 @@ def _write_untrained(root: Path, plans: dict[str, Any], configuration: str, *, f
     preprocessed = root / "nnUNet_preprocessed" / "Dataset990_Phantom"
     model = root / "nnUNet_results" / "Dataset990_Phantom" / f"Fuse4SegTrainer__Fuse4SegPlans__{configuration}"
     model.mkdir(parents=True)
-    dataset_json, manager = read_json(preprocessed / "dataset.json", ValueError), PlansManager(plans)
+    dataset_json, manager = dataset_json or read_json(preprocessed / "dataset.json", ValueError), PlansManager(plans)
     for name, content in (("plans.json", plans), ("dataset.json", dataset_json)):
         write_json(content, model / name)
-    shutil.copy(preprocessed / "dataset_fingerprint.json", model)
+    shutil.copy(fingerprint or preprocessed / "dataset_fingerprint.json", model)
     planned = manager.get_configuration(configuration)
     architecture = planned.configuration["architecture"]
     for fold in folds:
@@ -282,6 +282,30 @@ def _write_untrained(root: Path, plans: dict[str, Any], configuration: str, *, f
                          "options": {"modality_dropout": 0.0}, "current_epoch": 1},
                         model / f"fold_{fold}" / "checkpoint_final.pth")
     return model
+
+
+@pytest.fixture(scope="session")
+def make_untrained(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Function that gives roots with nothing but one model of seeded random weights, planned as the phantoms are."""
+    from fuse4seg.files import read_json
+
+    known: dict[tuple[object, ...], Path] = {}
+    preprocessed = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
+
+    def make(configuration: str, *, colours: int = 3, folds: tuple[int, ...] = (0,), ending: str = ".nii.gz",
+             reader: str = "SimpleITKIO") -> Path:
+        key = (configuration, colours, folds, ending, reader)
+        if key not in known:
+            known[key] = tmp_path_factory.mktemp("untrained") / "roots"
+            plans = read_json(preprocessed / "Fuse4SegPlans.json", ValueError)
+            plans["image_reader_writer"] = reader
+            plans["configurations"][configuration]["architecture"]["arch_kwargs"]["fusion"]["colours"] = colours
+            dataset_json = {**read_json(preprocessed / "dataset.json", ValueError), "file_ending": ending}
+            _write_untrained(known[key], plans, configuration, folds=folds, dataset_json=dataset_json,
+                             fingerprint=preprocessed / "dataset_fingerprint.json")
+        return known[key]
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
-from fuse4seg.datasets.colour_images import grey_levels, read_colour
+from fuse4seg.datasets.colour_images import grey_levels, read_channels
 from fuse4seg.datasets.images import NIFTI, Geometry, geometry_of, read_image
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
 
@@ -167,7 +167,7 @@ def _read_volume(path: Path, levels: GreyRange | None) -> GreyImage:
 
 def _read_colour_volume(path: Path) -> GreyImage:
     """Luma and colours of a NIfTI file of 8-bit red, green and blue."""
-    channels, properties = read_colour(path, SimpleITKIO)
+    channels, properties = read_channels(path, SimpleITKIO)
     return GreyImage(path, grey_levels(channels), channels, geometry_of(channels.shape[1:], properties), properties)
 
 

@@ -102,7 +102,7 @@ def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
         UnreadableImageError: It is missing, truncated, or no image.
     """
     try:
-        _require_room_for_voxels(path, _unpacked_size(path))
+        require_whole(path)
         with redirect_stdout(io.StringIO()):
             voxels, properties = reader().read_images((str(path),))
     # ITK, nibabel, tifffile and imageio have no common base for what they raise on a damaged file.
@@ -151,6 +151,15 @@ def geometry_difference(geometry: Geometry, expected: Geometry) -> str | None:
         if len(found) != len(wanted) or not np.allclose(found, wanted, rtol=1e-5, atol=TOLERANCES[entry.name]):
             return f"{entry.name} {_rounded(found)} instead of {_rounded(wanted)}"
     return None
+
+
+def require_whole(path: Path) -> None:
+    """Make sure that a packed file is not cut off, and that a NIfTI file holds what its header claims.
+
+    Raises:
+        OSError: It is missing, or not whole.
+    """
+    _require_room_for_voxels(path, _unpacked_size(path))
 
 
 def _require_room_for_voxels(path: Path, size: int) -> None:

@@ -9,8 +9,9 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from PIL import Image as Picture
 
-from fuse4seg.datasets.colour_images import TIFF, grey_levels, read_colour
+from fuse4seg.datasets.colour_images import TIFF, grey_levels, read_channels
 from fuse4seg.datasets.grey_images import GREY
 from fuse4seg.datasets.images import NIFTI, read_image
 from fuse4seg.errors import UnreadableImageError, UnsuitableImageError
@@ -20,6 +21,8 @@ from fuse4seg.inference.export import image_written_whole, placed
 #: What nibabel writes as RGB24, which viewers show in colour.
 RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 KINDS = {1: "grey", 3: "colour"}
+#: Of nnU-Net's formats, that which has no colours.
+COLOURLESS = ".gipl"
 
 
 def write_fused(levels: np.ndarray, folder: Path, name: str, ending: str, properties: dict[str, Any]) -> list[Path]:
@@ -37,7 +40,11 @@ def write_fused(levels: np.ndarray, folder: Path, name: str, ending: str, proper
 
     Raises:
         UnwritableFolderError: The operating system refused to write.
+        UnsuitableImageError: The format has no colours.
     """
+    if len(levels) > 1 and ending == COLOURLESS:
+        raise UnsuitableImageError(folder / f"{name}{ending}", "cannot be written: its format has no colours. Convert the "
+                                                               "dataset to .nii.gz, or plan it with --fused_image grey.")
     written = _write([placed(channel, properties) for channel in levels], folder / f"{name}{ending}", properties)
     if len(levels) > 1:
         grey = make_writable_folder(folder / GREY) / f"{name}{ending}"
@@ -64,19 +71,27 @@ def read_fused(path: Path, reader: type[BaseReaderWriter], *, colours: int | Non
     header.SetFileName(str(path))
     try:
         header.ReadImageInformation()
-    except RuntimeError as error:
+        found = 1 if _has_grey_palette(path) else header.GetNumberOfComponents()
+    except (OSError, RuntimeError) as error:
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
-    found = header.GetNumberOfComponents()
     if found not in KINDS or found != (colours or found):
         raise UnsuitableImageError(path, f"is in {KINDS.get(found, f'{found} channels')}, but the model reads fused images in "
                                          f"{KINDS.get(colours, 'colour or grey')}. Give images that this model fused.")
     if header.GetPixelID() not in (sitk.sitkUInt8, sitk.sitkVectorUInt8):
         kind = sitk.GetPixelIDValueAsString(header.GetPixelID())
         raise UnsuitableImageError(path, f"holds {kind}, not 8 bits as fused images do. Give images that f4s_predict wrote.")
-    if found > 1:
-        return read_colour(path, reader)
+    if found > 1 or path.suffix in TIFF:
+        return read_channels(path, reader)
     read = read_image(path, reader)
     return read.voxels.astype(np.uint8), read.properties
+
+
+def _has_grey_palette(path: Path) -> bool:
+    """Whether it is a grey BMP, which ITK takes for one in colour."""
+    if path.suffix != ".bmp":
+        return False
+    with Picture.open(path) as opened:
+        return opened.mode == "L"
 
 
 def _write(channels: list[sitk.Image], path: Path, properties: dict[str, Any]) -> list[Path]:

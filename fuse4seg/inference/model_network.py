@@ -90,5 +90,7 @@ def _build(plans: PlansManager, configuration: ConfigurationManager, dataset_jso
     except Exception as error:
         reason = first_line(error, kind=True)
         made_by = (plans.plans.get(OURS) or {}).get("version", "unknown")
+        # Other versions' networks have other arguments.
+        mend = {"mend": "Plan and train again"} if isinstance(error, TypeError) else {}
         raise ModelPlansError(plans_file, f"describes no network that can be built ({reason}); it was made by version {made_by}, "
-                                          f"this is {__version__}") from error
+                                          f"this is {__version__}", **mend) from error

@@ -74,7 +74,8 @@ def _segment_batch(network: nn.Module, images: Tensor, copies: Sequence[tuple[in
 
     held = images.flatten(1).any(dim=1)
     parts = [] if held.all() else [segment(torch.zeros_like(images[:1]))]
-    parts += map(segment, images[held].split(max(1, at_once // len(copies))))
+    if held.any():
+        parts += map(segment, images[held].split(max(1, at_once // len(copies))))
     if held.all():
         return torch.cat(parts) if len(parts) > 1 else parts[0]
     empty, *segmented = parts

@@ -1,30 +1,33 @@
-"""Small networks with random weights, a predictor around one of them, and a phantom with what it is preprocessed by."""
+"""Small networks with random weights, models around them, and a phantom with what it is preprocessed by."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from fuse4seg.datasets.raw import Case
-from fuse4seg.inference.predictor import Fuse4SegPredictor
+from fuse4seg.inference.model import Model
 from fuse4seg.inference.preprocess_case import Recipe
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
-MakeModel = Callable[..., FuseThenSegment]
+MakeNetwork = Callable[..., FuseThenSegment]
+MakePlans = Callable[..., PlansManager]
+MakeLoaded = Callable[..., Model]
 
 
-@pytest.fixture
-def make_model() -> MakeModel:
-    """Seeded model of ``axes`` axes and ``modalities`` channels, whose painted image weighs as much as a source."""
+@pytest.fixture(scope="session")
+def make_network() -> MakeNetwork:
+    """Seeded network of ``axes`` axes and ``modalities`` channels, in colour or grey, whose tint weighs as much as a source."""
 
-    def make(axes: int = 2, modalities: int = 3, seed: int = 0, *, demosaic: bool = False) -> FuseThenSegment:
+    def make(axes: int = 2, modalities: int = 3, seed: int = 0, *, colours: int = 3, extra: int = 0,
+             cross_attention: bool = True) -> FuseThenSegment:
         torch.manual_seed(seed)
         conv_op, strides = (nn.Conv2d, nn.Conv3d)[axes - 2], [[1] * axes, [2] * axes, [2] * axes]
         follower = {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -34,30 +37,52 @@ def make_model() -> MakeModel:
                                     "n_conv_per_stage_decoder": [1] * 2, "conv_bias": True,
                                     "norm_op": (nn.InstanceNorm2d, nn.InstanceNorm3d)[axes - 2],
                                     "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU}}
-        model = FuseThenSegment(modalities, 4, conv_op=conv_op, strides=strides, windows=[[-2, 2]] * modalities,
-                                follower=follower, fusion={"detail_features": 8, "base_features": 16, "couplings": 1,
-                                                           "transformers": 1, "halftone": 0.4 if demosaic else None},
-                                demosaic=demosaic)
-        model.apply(FuseThenSegment.initialize)
-        nn.init.zeros_(model.fusion.gate.painted.bias)
-        return model.eval()
+        network = FuseThenSegment(modalities + extra, 4, conv_op=conv_op, strides=strides, windows=[[-2, 2]] * modalities,
+                                  follower=follower, fusion={"detail_features": 8, "base_features": 16, "couplings": 1,
+                                                             "transformers": 1, "colours": colours,
+                                                             "cross_attention": cross_attention})
+        network.apply(FuseThenSegment.initialize)
+        nn.init.zeros_(network.fusion.gate.tint_share.bias)
+        return network.eval()
 
     return make
 
 
-@pytest.fixture
-def make_predictor() -> Callable[..., Fuse4SegPredictor]:
-    """Predictor around one or more sets of weights, with a patch of 16 voxels, and mirroring, along each axis."""
+@pytest.fixture(scope="session")
+def make_plans() -> MakePlans:
+    """Plans of one configuration, "here", that keeps intensities as they are; ``order`` is that of resampling images."""
 
-    def make(model: FuseThenSegment, *others: FuseThenSegment, axes: int = 2, mirror: bool = False,
-             want_attention: bool = False) -> Fuse4SegPredictor:
-        predictor = Fuse4SegPredictor(device=torch.device("cpu"), use_mirroring=mirror, want_attention=want_attention)
-        weights = [{name: value.clone() for name, value in each.state_dict().items()} for each in (model, *others)]
-        predictor.network, predictor.list_of_parameters = model, weights
-        predictor.allowed_mirroring_axes = tuple(range(axes))
-        predictor.configuration_manager = SimpleNamespace(patch_size=[16] * axes)
-        predictor.label_manager = SimpleNamespace(num_segmentation_heads=4)
-        return predictor
+    def make(spacing: Sequence[float], *, patch: Sequence[int] = (16, 16, 16), transpose: Sequence[int] = (0, 1, 2),
+             order: int = 1, channels: int = 1) -> PlansManager:
+        resampling = {f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in ("data", "seg", "probabilities")}
+        arguments = {f"resampling_fn_{kind}_kwargs": {"is_seg": kind == "seg", "order": degree, "order_z": 0,
+                                                      "force_separate_z": None}
+                     for kind, degree in (("data", order), ("seg", 1), ("probabilities", 1))}
+        configuration = {"spacing": list(spacing), "patch_size": list(patch), "architecture": {},
+                         "normalization_schemes": ["NoNormalization"] * channels, "use_mask_for_norm": [False] * channels,
+                         "preprocessor_name": "DefaultPreprocessor", "data_identifier": "data", **resampling, **arguments}
+        return PlansManager({"dataset_name": "Dataset001_Test", "plans_name": "Plans", "configurations": {"here": configuration},
+                             "transpose_forward": list(transpose), "transpose_backward": np.argsort(transpose).tolist(),
+                             "image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager",
+                             "foreground_intensity_properties_per_channel": {str(index): {} for index in range(channels)}})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_loaded(make_plans: MakePlans) -> MakeLoaded:
+    """Model of one or more networks' weights, with a patch of 16 voxels, and mirroring, along each axis."""
+
+    def make(network: FuseThenSegment, *others: FuseThenSegment, spacing: Sequence[float] | None = None, mirror: bool = False,
+             transpose: Sequence[int] = (0, 1, 2), labels: bool = True) -> Model:
+        axes = len(network.fusion.total_stride)
+        plans = make_plans(spacing or (1,) * axes, patch=[16] * axes, transpose=transpose, order=3, channels=network.modalities)
+        names = {str(index): f"M{index}" for index in range(network.modalities)}
+        dataset_json = {"channel_names": names, "file_ending": ".nii.gz",
+                        "labels": {"background": 0, **({"a": 1, "b": 2, "c": 3} if labels else {})}}
+        weights = [{name: value.clone() for name, value in each.state_dict().items()} for each in (network, *others)]
+        return Model(network, plans, plans.get_configuration("here"), dataset_json, torch.device("cpu"), weights,
+                     mirror_axes=tuple(range(axes)) if mirror else ())
 
     return make
 

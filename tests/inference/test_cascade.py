@@ -12,8 +12,8 @@ import torch
 
 from fuse4seg.errors import FolderNotFoundError, OptionError, PreviousStageNotFoundError
 from fuse4seg.inference.cascade import find_previous_stage
+from fuse4seg.inference.model import load_model
 from fuse4seg.inference.models import FINAL, TrainedModel
-from fuse4seg.inference.predictor import load_predictor
 
 FIRST, SECOND = "Fuse4SegTrainer__Fuse4SegPlans__3d_lowres", "Fuse4SegTrainer__Fuse4SegPlans__3d_cascade_fullres"
 Find = Callable[..., "TrainedModel | Path | None"]
@@ -28,8 +28,8 @@ def models(untrained_cascade: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def find(models: Path) -> Find:
     def run(*folds: int | str, name: str = SECOND, checkpoint: str = FINAL, given: Path | None = None) -> object:
-        predictor = load_predictor(models / name, folds=folds, checkpoint=checkpoint, device=torch.device("cpu"))
-        return find_previous_stage(TrainedModel(models / name, folds, checkpoint), predictor, given=given, output=models / "out")
+        loaded = load_model(models / name, folds=folds, checkpoint=checkpoint, device=torch.device("cpu"))
+        return find_previous_stage(TrainedModel(models / name, folds, checkpoint), loaded, given=given, output=models / "out")
 
     return run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,8 @@ from scipy.ndimage import gaussian_filter
 from fuse4seg.errors import UnwritableFolderError
 from fuse4seg.inference.export import to_input_space, write_image
 
-RESAMPLING = {f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in ("data", "seg", "probabilities")}
-INTERPOLATION = {f"resampling_fn_{kind}_kwargs": {"is_seg": kind == "seg", "order": order, "order_z": 0,
-                                                  "force_separate_z": None}
-                 for kind, order in (("data", 1), ("seg", 1), ("probabilities", 1))}
+MakePlans = Callable[..., PlansManager]
 BOX = (slice(3, 17), slice(4, 20), slice(5, 27))
-
-
-def make_plans(spacing: Sequence[float], *, transpose: Sequence[int] = (0, 1, 2)) -> PlansManager:
-    """Plans of one configuration that keeps intensities as they are."""
-    configuration = {"spacing": list(spacing), "normalization_schemes": ["NoNormalization"],
-                     "use_mask_for_norm": [False], "preprocessor_name": "DefaultPreprocessor",
-                     "data_identifier": "data", "architecture": {}, **RESAMPLING, **INTERPOLATION}
-    return PlansManager({"dataset_name": "Dataset001_Test", "plans_name": "Plans",
-                         "configurations": {"here": configuration},
-                         "transpose_forward": list(transpose), "transpose_backward": np.argsort(transpose).tolist(),
-                         "image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager",
-                         "foreground_intensity_properties_per_channel": {"0": {}}})
 
 
 def head(shape: Sequence[int] = (20, 24, 30)) -> np.ndarray:
@@ -65,14 +50,14 @@ def there_and_back(image: np.ndarray, spacing: Sequence[float],
 
 class TestToInputSpace:
     @pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
-    def test_undoes_cropping_and_transposition_exactly(self, transpose: tuple[int, int, int]) -> None:
+    def test_undoes_cropping_and_transposition_exactly(self, make_plans: MakePlans, transpose: tuple[int, int, int]) -> None:
         image = head()
         back, between = there_and_back(image, (1, 1, 1), make_plans((1, 1, 1), transpose=transpose))
         assert between == tuple(np.array([14, 16, 22])[list(transpose)])
         assert back.dtype == np.float32
         np.testing.assert_array_equal(back, image[None])
 
-    def test_is_0_outside_the_box_that_preprocessing_kept(self) -> None:
+    def test_is_0_outside_the_box_that_preprocessing_kept(self, make_plans: MakePlans) -> None:
         back, _ = there_and_back(head(), (1, 1, 1), make_plans((2, 2, 2)))
         outside = np.ones(back.shape, bool)
         outside[(slice(None), *BOX)] = False
@@ -80,7 +65,7 @@ class TestToInputSpace:
         assert back[0][BOX].min() > 0
 
     @pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), (1.6, 1.3, 0.7), (3.0, 0.9, 0.9)])
-    def test_brings_a_resampled_image_back_to_its_grid(self, spacing: tuple[float, float, float]) -> None:
+    def test_brings_a_resampled_image_back_to_its_grid(self, make_plans: MakePlans, spacing: tuple[float, float, float]) -> None:
         image = head()
         back, between = there_and_back(image, spacing, make_plans((1, 1, 1), transpose=(1, 0, 2)))
         assert between == tuple(round(size * spacing[axis]) for axis, size in ((1, 16), (0, 14), (2, 22)))
@@ -89,14 +74,14 @@ class TestToInputSpace:
         assert difference.mean() < 0.02
         assert 0 <= back.min() <= back.max() <= 1
 
-    def test_keeps_the_slices_of_a_2d_configuration(self) -> None:
+    def test_keeps_the_slices_of_a_2d_configuration(self, make_plans: MakePlans) -> None:
         """A plan of two axes leaves the spacing between slices alone."""
         image = head()
         back, between = there_and_back(image, (5, 1, 1), make_plans((2, 2)))
         assert between == (14, 8, 11)
         assert np.abs(back[0] - image)[BOX].mean() < 0.1
 
-    def test_treats_every_image_alike(self) -> None:
+    def test_treats_every_image_alike(self, make_plans: MakePlans) -> None:
         plans, image = make_plans((1, 1, 1)), head()
         properties = {"spacing": [1.0, 1.0, 1.0], "shape_before_cropping": image.shape,
                       "bbox_used_for_cropping": [[part.start, part.stop] for part in BOX],

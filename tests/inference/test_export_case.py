@@ -12,7 +12,8 @@ import SimpleITK as sitk
 from scipy.special import softmax
 
 from fuse4seg.datasets.raw import Case
-from fuse4seg.inference.export_case import NIFTI, NPZ, Export, Predicted, Wanted, class_names, export_case
+from fuse4seg.inference.export_case import NIFTI, NPZ, Export, Predicted, Wanted, class_names, export_case, export_segmentation
+from fuse4seg.inference.predict_case import CasePrediction
 from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
 
 LABELS = ("necrotic core", "oedema", "enhancing tumour")
@@ -33,9 +34,11 @@ def predicted(case: Case, recipe: Recipe) -> Predicted:
     channels, properties = preprocessed_images(case, recipe)
     assert channels.shape[1:] == tuple(properties["shape_after_cropping_and_before_resampling"])  # nothing is resampled
     draw = np.random.default_rng(0)
-    return Predicted(case, properties, draw.standard_normal((4, *channels.shape[1:]), dtype=np.float32),
-                     tuple(draw.random((2, 1, *channels.shape[1:]), dtype=np.float32)),
-                     tuple(draw.random((2, 3, *channels.shape[1:]), dtype=np.float32)))
+    whole = properties["shape_before_cropping"]
+    return Predicted(case, properties, CasePrediction(
+        draw.standard_normal((4, *channels.shape[1:]), dtype=np.float32), properties,
+        fused=tuple(draw.integers(0, 256, (2, 3, *whole), dtype=np.uint8)),
+        attention=tuple(draw.random((2, 3, *channels.shape[1:]), dtype=np.float32))))
 
 
 @pytest.fixture
@@ -55,11 +58,15 @@ def in_place(images: np.ndarray, predicted: Predicted, outside: float = 0) -> np
     return whole
 
 
+def changed(predicted: Predicted, **parts: object) -> Predicted:
+    return replace(predicted, made=replace(predicted.made, **parts))
+
+
 class TestExportCase:
     def test_writes_the_likeliest_labels_last(self, predicted: Predicted, export: Export) -> None:
         exported = export_case(predicted, export)
         assert exported.files[-1] == export.output / "phantom_005.nii.gz"
-        expected = in_place(predicted.logits.argmax(axis=0), predicted)
+        expected = in_place(predicted.made.logits.argmax(axis=0), predicted)
         np.testing.assert_array_equal(voxels(exported.files[-1]), expected)
         assert exported.volumes == {name: np.count_nonzero(expected == value) for value, name in enumerate(LABELS, start=1)}
         assert exported.seconds > 0
@@ -67,14 +74,22 @@ class TestExportCase:
     def test_writes_the_fused_image_of_each_fold(self, predicted: Predicted, export: Export) -> None:
         exported = export_case(predicted, export)
         folders = [export.output / "fused" / name for name in ("fold_0", "fold_all")]
-        assert list(exported.files[:-1]) == [folder / "phantom_005.nii.gz" for folder in folders]
-        for path, fused in zip(exported.files, predicted.fused, strict=False):
-            np.testing.assert_array_equal(voxels(path), in_place(fused[0], predicted))
+        assert list(exported.files[:-1]) == [folder / file for folder in folders
+                                             for file in ("phantom_005.nii.gz", "grey/phantom_005.nii.gz")]
+        for folder, fused in zip(folders, predicted.made.fused, strict=True):
+            np.testing.assert_array_equal(voxels(folder / "phantom_005.nii.gz"), np.moveaxis(fused, 0, -1))
 
     def test_needs_no_folder_per_fold_where_there_is_one(self, predicted: Predicted, export: Export) -> None:
-        exported = export_case(replace(predicted, fused=predicted.fused[:1]), replace(export, folds=(3,)))
+        exported = export_case(changed(predicted, fused=predicted.made.fused[:1]), replace(export, folds=(3,)))
+        assert [path.relative_to(export.output).as_posix() for path in exported.files] == [
+            "fused/phantom_005.nii.gz", "fused/grey/phantom_005.nii.gz", "phantom_005.nii.gz"]
+
+    def test_needs_no_grey_copy_of_grey(self, predicted: Predicted, export: Export) -> None:
+        grey = predicted.made.fused[0][:1]
+        exported = export_case(changed(predicted, fused=(grey,)), replace(export, folds=(3,)))
         assert [path.relative_to(export.output).as_posix() for path in exported.files] == [
             "fused/phantom_005.nii.gz", "phantom_005.nii.gz"]
+        np.testing.assert_array_equal(voxels(exported.files[0]), grey[0])
 
     def test_writes_attention_to_the_others_that_are_there(self, predicted: Predicted, export: Export) -> None:
         export_case(predicted, replace(export, wanted=Wanted(attention=True)))
@@ -82,15 +97,15 @@ class TestExportCase:
         channels = list(export.recipe.dataset_json["channel_names"].values())
         assert names == sorted(f"phantom_005_{channels[index]}.nii.gz" for index in (2, 3))
         heat = voxels(export.output / "attention" / "fold_all" / f"phantom_005_{channels[3]}.nii.gz")
-        np.testing.assert_array_equal(heat, in_place(predicted.attention[1][2], predicted))
+        np.testing.assert_array_equal(heat, in_place(predicted.made.attention[1][2], predicted))
 
     def test_writes_no_attention_where_there_was_none(self, predicted: Predicted, export: Export) -> None:
-        export_case(replace(predicted, attention=(None, None)), replace(export, wanted=Wanted(attention=True)))
+        export_case(changed(predicted, attention=(None, None)), replace(export, wanted=Wanted(attention=True)))
         assert sorted(path.name for path in export.output.iterdir()) == ["fused", "phantom_005.nii.gz"]
 
     def test_writes_probabilities_as_nnunet_and_as_images(self, predicted: Predicted, export: Export) -> None:
         export_case(predicted, replace(export, wanted=Wanted(probabilities=(NPZ, NIFTI))))
-        background, *others = softmax(predicted.logits, axis=0)
+        background, *others = softmax(predicted.made.logits, axis=0)
         expected = np.stack([in_place(background, predicted, outside=1), *(in_place(share, predicted) for share in others)])
         with np.load(export.output / "phantom_005.npz") as file:
             np.testing.assert_allclose(file["probabilities"], expected, atol=1e-6)
@@ -100,10 +115,24 @@ class TestExportCase:
             np.testing.assert_allclose(written, expected[index], atol=1e-6)
 
     def test_writes_images_alone_where_nothing_segments(self, predicted: Predicted, export: Export) -> None:
-        exported = export_case(replace(predicted, logits=None), export)
+        exported = export_case(changed(predicted, logits=None), export)
         assert exported.volumes == {}
-        assert sorted(path.name for path in export.output.rglob("*") if path.is_file()) == ["phantom_005.nii.gz"] * 2
+        assert sorted(path.name for path in export.output.rglob("*") if path.is_file()) == ["phantom_005.nii.gz"] * 4
         assert [path.name for path in export.output.iterdir()] == ["fused"]
+
+
+class TestExportSegmentation:
+    def test_writes_what_export_case_writes_of_it_and_no_image(self, predicted: Predicted, export: Export,
+                                                               tmp_path: Path) -> None:
+        wanted = replace(export, wanted=Wanted(probabilities=(NPZ, NIFTI)))
+        (tmp_path / "alone").mkdir()
+        whole, alone = export_case(predicted, wanted), export_segmentation(predicted, replace(wanted, output=tmp_path / "alone"))
+        assert alone.files[-1] == tmp_path / "alone" / "phantom_005.nii.gz"
+        assert alone.volumes == whole.volumes
+        found = [path.relative_to(tmp_path / "alone") for path in alone.files]
+        assert found == [path.relative_to(export.output) for path in whole.files if "fused" not in path.parts]
+        for path in found:
+            assert (tmp_path / "alone" / path).read_bytes() == (export.output / path).read_bytes()
 
 
 class TestClassNames:

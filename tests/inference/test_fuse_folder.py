@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from PIL import Image as Picture
 
+from fuse4seg.datasets.grey_images import read_grey_image
 from fuse4seg.datasets.sources import find_sources
 from fuse4seg.errors import OptionError
 from fuse4seg.inference.fuse_folder import by_model, by_rule, fuse_folder
+from fuse4seg.inference.fusion_rules import fuse_by_rule
+from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.predict_folder import predict_folder
-from fuse4seg.inference.predictor import Fuse4SegPredictor, load_predictor
 
 
 @pytest.fixture
@@ -30,9 +31,9 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def predictor(trained_model: Path) -> Fuse4SegPredictor:
-    """The phantom's model, which hardly learnt anything."""
-    return load_predictor(trained_model, folds=(0,), device=torch.device("cpu"))
+def model(untrained_model: Path) -> Model:
+    """The phantom's model, which learnt nothing."""
+    return load_model(untrained_model, folds=(0,), device=torch.device("cpu"))
 
 
 def test_a_rule_fuses_luma_and_gives_colour_back(folders: list[Path], tmp_path: Path) -> None:
@@ -42,6 +43,17 @@ def test_a_rule_fuses_luma_and_gives_colour_back(folders: list[Path], tmp_path: 
     np.testing.assert_array_equal(np.asarray(Picture.open(tmp_path / "out" / "grey" / "a.png")), expected)
     assert Picture.open(tmp_path / "out" / "a.png").mode == "RGB"
     assert json.loads((tmp_path / "out" / "fused.json").read_text())["method"] == {"rule": "max"}
+
+
+def test_the_colour_rule_gives_pictures_in_colour_and_their_luma(folders: list[Path], tmp_path: Path) -> None:
+    sources = find_sources(folders)
+    assert fuse_folder(sources, tmp_path / "out", by_rule("colour"), method={"rule": "colour"}) == []
+    read = [read_grey_image(folder / "b.png").levels for folder in folders]
+    with Picture.open(tmp_path / "out" / "b.png") as written:
+        assert written.mode == "RGB"
+        np.testing.assert_array_equal(np.moveaxis(np.asarray(written), -1, 0), np.rint(fuse_by_rule(read, "colour")))
+        luma = np.asarray(written) @ [0.299, 0.587, 0.114]
+    assert np.abs(np.asarray(Picture.open(tmp_path / "out" / "grey" / "b.png")) - luma).max() <= 0.501
 
 
 def test_a_second_run_changes_no_byte_and_leaves_no_grey_copy_of_what_is_grey_now(folders: list[Path], tmp_path: Path) -> None:
@@ -76,27 +88,25 @@ def test_sources_are_never_overwritten(folders: list[Path]) -> None:
         fuse_folder(find_sources(folders), folders[0], by_rule("mean"), method={})
 
 
-def test_a_model_fuses_as_prediction_does(predictor: Fuse4SegPredictor, trained_phantom: Path, tmp_path: Path) -> None:
-    images = trained_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs"
+def test_a_model_fuses_as_prediction_does(model: Model, untrained_phantom: Path, tmp_path: Path) -> None:
+    images = untrained_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs"
     sources = find_sources([images])
-    assert fuse_folder(sources, tmp_path / "out", by_model(predictor, sources.names), method={}, levels=None) == []
-    predict_folder(predictor, images, tmp_path / "predicted", folds=(0,))
+    assert fuse_folder(sources, tmp_path / "out", by_model(model, sources.names), method={}, levels=None) == []
+    predict_folder(model, images, tmp_path / "predicted", folds=(0,))
     (case,) = sources.images
-    folders = (tmp_path / "out", tmp_path / "predicted" / "fused")
-    ours, theirs = (sitk.ReadImage(str(folder / f"{case}.nii.gz")) for folder in folders)
-    np.testing.assert_allclose(sitk.GetArrayFromImage(ours), sitk.GetArrayFromImage(theirs), atol=1e-6)
-    assert ours.GetOrigin() == theirs.GetOrigin()
+    for file in (f"{case}.nii.gz", f"grey/{case}.nii.gz"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "predicted" / "fused" / file).read_bytes()
 
 
-def test_a_model_wants_its_number_of_modalities(predictor: Fuse4SegPredictor) -> None:
+def test_a_model_wants_its_number_of_modalities(model: Model) -> None:
     with pytest.raises(OptionError, match="-i: the model fuses .*, but there are 5 modalities"):
-        by_model(predictor, "abcde")
+        by_model(model, "abcde")
 
 
-def test_a_model_names_the_endings_it_reads(predictor: Fuse4SegPredictor, trained_phantom: Path, tmp_path: Path) -> None:
+def test_a_model_names_the_endings_it_reads(model: Model, untrained_phantom: Path, tmp_path: Path) -> None:
     for number in range(4):
         Picture.new("L", (48, 48)).save(tmp_path / f"a_{number:04d}.png")
     sources = find_sources([tmp_path])
-    fuse = by_model(predictor, sources.names)
+    fuse = by_model(model, sources.names)
     (fault,) = fuse_folder(sources, tmp_path / "out", fuse, method={}, levels=None)
     assert "cannot read files *.png. The model reads .nii.gz" in fault

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 from scipy.ndimage import label
 
-from fuse4seg.inference.panel import LABEL_COLOURS, telling_slice, write_panel
+from fuse4seg.inference.panel import BAR, LABEL_COLOURS, LEGEND_GREY, legend_colours, telling_slice, write_panel
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def panel(path: Path, labels: np.ndarray, **parts: object) -> np.ndarray:
     """The picture's pixels in 0 to 255, shape (H, W, 3)."""
     rng = np.random.default_rng(0)
     sources = rng.random((2, *labels.shape), dtype=np.float32)
-    fused = np.full(labels.shape, 0.5, np.float32)
+    fused = np.full((1, *labels.shape), 128, np.uint8)
     write_panel(path, **{"sources": sources, "names": ["T1", "FLAIR"], "fused": fused, "attention": None,
                          "segmentation": labels, **parts})
     return np.rint(plt.imread(path)[..., :3] * 255)
@@ -34,6 +34,11 @@ def count_tiles(picture: np.ndarray) -> int:
     """Islands in the black picture that are larger than letters."""
     islands, _ = label(picture.max(axis=2) > 0)
     return int((np.bincount(islands.flat)[1:] > 2000).sum())
+
+
+def share_of(picture: np.ndarray, colour: np.ndarray) -> float:
+    """Part of the picture's pixels that are of a colour."""
+    return float((np.abs(picture - colour).max(axis=2) <= 2).mean())
 
 
 class TestTellingSlice:
@@ -49,11 +54,11 @@ class TestPanel:
         assert count_tiles(panel(tmp_path / "case.png", segmentation)) == 4
 
     def test_shows_the_brightest_slice_where_nothing_is_segmented(self, segmentation: np.ndarray, tmp_path: Path) -> None:
-        fused = np.full(segmentation.shape, 0.1, np.float32)
-        fused[3] = 0.7
+        fused = np.full((1, *segmentation.shape), 25, np.uint8)
+        fused[:, 3] = 178
         picture = panel(tmp_path / "case.png", segmentation, segmentation=None, fused=fused)
         assert count_tiles(picture) == 3
-        assert (np.abs(picture - 255 * 0.7).max(axis=2) <= 2).sum() > 2000
+        assert (np.abs(picture - 178).max(axis=2) <= 2).sum() > 2000
 
     def test_shows_attention_and_reference_where_there_are_any(self, segmentation: np.ndarray, tmp_path: Path) -> None:
         attention = {1: np.random.default_rng(1).random(segmentation.shape) + 0.5}
@@ -64,10 +69,20 @@ class TestPanel:
                                                                    tmp_path: Path) -> None:
         picture = panel(tmp_path / "case.png", segmentation).reshape(-1, 3)
         second = np.array([int(LABEL_COLOURS[1][start:start + 2], 16) for start in (1, 3, 5)])
-        expected = 0.6 * second + 0.4 * 127.5
+        expected = 0.6 * second + 0.4 * 128
         assert (np.abs(picture - expected).max(axis=1) <= 2).sum() > 100
         first = np.array([int(LABEL_COLOURS[0][start:start + 2], 16) for start in (1, 3, 5)])
-        assert not (np.abs(picture - (0.6 * first + 0.4 * 127.5)).max(axis=1) <= 2).any()
+        assert not (np.abs(picture - (0.6 * first + 0.4 * 128)).max(axis=1) <= 2).any()
+
+    def test_shows_a_fused_image_in_colour_and_lays_labels_over_its_luma(self, segmentation: np.ndarray,
+                                                                         tmp_path: Path) -> None:
+        orange = np.array([204, 120, 40])
+        fused = np.broadcast_to(orange.astype(np.uint8).reshape(3, 1, 1, 1), (3, *segmentation.shape))
+        picture = panel(tmp_path / "case.png", segmentation, fused=fused)
+        assert count_tiles(picture) == 4
+        assert share_of(picture, orange) > 0.1
+        grey = np.full(3, np.rint(orange @ [0.299, 0.587, 0.114]))
+        assert share_of(picture, grey) > 0.05
 
     def test_bears_more_labels_than_colours_and_constant_sources(self, segmentation: np.ndarray,
                                                                  tmp_path: Path) -> None:
@@ -80,3 +95,31 @@ class TestPanel:
         panel(tmp_path / "case.png", segmentation)
         assert plt.get_fignums() == before
         assert [path.name for path in tmp_path.iterdir()] == ["case.png"]
+
+
+class TestLegend:
+    #: Change of red, green and blue with each modality; the strongest is of .8.
+    CHANGES = np.array([[0.8, 0.2, 0.0], [0.0, 0.2, 0.4]])
+
+    def test_colours_are_a_grey_voxel_in_which_one_modality_is_raised(self) -> None:
+        """The strongest change becomes white in its channel; all are of one scale, so that a weak modality has a pale bar."""
+        raised = 1 - LEGEND_GREY
+        np.testing.assert_allclose(legend_colours(self.CHANGES), LEGEND_GREY + raised * np.array(
+            [[1, 0.25, 0], [0, 0.25, 0.5]]))
+
+    def test_colours_of_modalities_that_change_nothing_are_grey(self) -> None:
+        np.testing.assert_allclose(legend_colours(np.zeros((2, 3))), LEGEND_GREY)
+
+    def test_is_a_bar_of_colour_under_each_source_alone(self, segmentation: np.ndarray, tmp_path: Path) -> None:
+        black = np.zeros((2, *segmentation.shape), np.float32)
+        picture = panel(tmp_path / "with.png", segmentation, sources=black, legend=self.CHANGES)
+        for hue in legend_colours(self.CHANGES):
+            rows, columns = np.nonzero(np.abs(picture - 255 * hue).max(axis=2) <= 2)
+            height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+            assert len(rows) > 0.95 * height * width  # a rectangle
+            assert height / width == pytest.approx(BAR * 20 / 16, rel=0.25)
+        first, second = (np.nonzero(np.abs(picture - 255 * hue).max(axis=2) <= 2)[1] for hue in legend_colours(self.CHANGES))
+        assert first.max() < second.min()
+        without = panel(tmp_path / "without.png", segmentation, sources=black)
+        for hue in legend_colours(self.CHANGES):
+            assert share_of(without, 255 * hue) == 0

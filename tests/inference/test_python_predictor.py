@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ class TestPredictor:
                      "cpu", "--disable_tta", "--allow_missing"]) == 0
         found = predictor.predict(given)
         np.testing.assert_array_equal(found.segmentation, voxels(tmp_path / "out" / "phantom_005.nii.gz"))
-        np.testing.assert_array_equal(found.fused, voxels(tmp_path / "out" / "fused" / "phantom_005.nii.gz"))
+        assert (found.fused.dtype, found.fused.shape[:2]) == (np.uint8, (1, 3))
+        written = voxels(tmp_path / "out" / "fused" / "phantom_005.nii.gz")
+        np.testing.assert_array_equal(np.moveaxis(found.fused[0], 0, -1), written)
         assert found.probabilities is None
 
     @pytest.mark.parametrize("absent", [None, 0])
@@ -67,6 +70,48 @@ class TestPredictor:
 
     def test_knows_its_modalities(self, predictor: fuse4seg.Predictor) -> None:
         assert predictor.modalities == ["T1", "T1ce", "T2", "FLAIR"]
+
+
+class TestSegment:
+    """Of the fused image alone."""
+
+    def test_gives_what_prediction_gave(self, predictor: fuse4seg.Predictor, files: list[Path]) -> None:
+        whole = predictor.predict(files, probabilities=True)
+        again = predictor.segment(whole.fused, spacing=whole.spacing, probabilities=True)
+        assert len(np.unique(whole.segmentation)) > 1
+        np.testing.assert_array_equal(again.segmentation, whole.segmentation)
+        np.testing.assert_array_equal(again.probabilities, whole.probabilities)
+        np.testing.assert_array_equal(again.fused, whole.fused)
+        assert again.spacing == whole.spacing
+
+    def test_follows_the_image(self, predictor: fuse4seg.Predictor, files: list[Path]) -> None:
+        whole = predictor.predict(files)
+        changed = np.where(whole.fused > 0, 256 - whole.fused.astype(int), 0).astype(np.uint8)
+        assert (predictor.segment(changed, spacing=whole.spacing).segmentation != whole.segmentation).any()
+
+    def test_of_several_folds_takes_the_image_of_each(self, untrained_cascade: Path) -> None:
+        """In 3D, and resampled: the model's spacing is 2 mm, the case's 1 mm."""
+        folder = untrained_cascade / "nnUNet_results" / "Dataset990_Phantom" / "Fuse4SegTrainer__Fuse4SegPlans__3d_lowres"
+        images = sorted((untrained_cascade / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs").iterdir())
+        both = fuse4seg.Predictor(folder, device="cpu", mirroring=False)
+        whole = both.predict(images)
+        assert whole.fused.shape == (2, 3, *whole.segmentation.shape)
+        np.testing.assert_array_equal(both.segment(whole.fused, spacing=whole.spacing).segmentation, whole.segmentation)
+        with pytest.raises(ValueError, match=r"fused must be uint8 of shape \(2, 3\) and \(Z, Y, X\), got uint8"):
+            both.segment(whole.fused[:1], spacing=whole.spacing)
+
+    @pytest.mark.parametrize("change", [lambda fused: fused / np.float32(255), lambda fused: fused[:, :1],
+                                        lambda fused: fused[0]])
+    def test_refuses_what_is_no_fused_image(self, predictor: fuse4seg.Predictor,
+                                            change: Callable[[np.ndarray], np.ndarray]) -> None:
+        with pytest.raises(ValueError, match="fused must be uint8"):
+            predictor.segment(change(np.ones((1, 3, 4, 20, 20), np.uint8)), spacing=(1, 1, 1))
+
+    def test_is_not_had_of_a_second_stage(self, untrained_cascade: Path) -> None:
+        folder = untrained_cascade / "nnUNet_results" / "Dataset990_Phantom"
+        second = fuse4seg.Predictor(folder / "Fuse4SegTrainer__Fuse4SegPlans__3d_cascade_fullres", folds=[0], device="cpu")
+        with pytest.raises(ValueError, match="second stage of a cascade"):
+            second.segment(np.ones((1, 3, 4, 20, 20), np.uint8), spacing=(1, 1, 1))
 
 
 class TestCascade:

@@ -14,7 +14,7 @@ from fuse4seg.inference.precision import has_bfloat16
 from fuse4seg.inference.sliding_window import segment_windows
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
-MakeModel = Callable[..., FuseThenSegment]
+MakeNetwork = Callable[..., FuseThenSegment]
 CPU = torch.device("cpu")
 
 
@@ -47,9 +47,9 @@ class TestSegmentWindows:
     @pytest.mark.parametrize(("shape", "patch"), [((5, 40, 21), [16, 16]), ((5, 16, 16), [16, 16]),
                                                   ((20, 40, 21), [16, 16, 16])])
     @pytest.mark.parametrize("step", [0.5, 1.0])
-    def test_is_a_loop_over_single_windows(self, make_model: MakeModel, shape: tuple[int, ...], patch: list[int],
+    def test_is_a_loop_over_single_windows(self, make_network: MakeNetwork, shape: tuple[int, ...], patch: list[int],
                                            step: float) -> None:
-        network, image = make_model(len(patch)).segmentation, image_of(*shape)
+        network, image = make_network(len(patch), colours=1).segmentation, image_of(*shape)
         found = segment_windows(network, image, patch_size=patch, step_size=step, device=CPU, precision=torch.float32)
         torch.testing.assert_close(found, reference(network, image, patch, step), atol=1e-4, rtol=1e-4)
 
@@ -70,8 +70,8 @@ class TestSegmentWindows:
                                 mirror_axes=axes)
         torch.testing.assert_close(found, reference(network, image, patch, 0.5, copies), atol=1e-5, rtol=1e-5)
 
-    def test_of_an_image_smaller_than_the_patch_is_that_of_the_padded_one(self, make_model: MakeModel) -> None:
-        network, image = make_model().segmentation, image_of(3, 10, 13)
+    def test_of_an_image_smaller_than_the_patch_is_that_of_the_padded_one(self, make_network: MakeNetwork) -> None:
+        network, image = make_network(colours=1).segmentation, image_of(3, 10, 13)
         padded = torch.zeros(1, 3, 16, 16)
         padded[..., 3:13, 1:14] = image
         arguments = {"patch_size": [16, 16], "step_size": 0.5, "device": CPU, "precision": torch.float32}
@@ -80,19 +80,24 @@ class TestSegmentWindows:
 
     @pytest.mark.parametrize("axes", [2, 3])
     def test_reads_each_window_before_it_mirrors_it(self, axes: int) -> None:
-        """A network without spatial reach, fed with where a voxel lies in its block: windows begin with a block."""
-        def place(windows: torch.Tensor) -> torch.Tensor:
-            rows, columns = (torch.arange(extent) % 2 for extent in windows.shape[-2:])
-            return torch.cat([windows, (2 * rows[:, None] + columns).expand_as(windows).to(windows)], dim=1)
+        """A network that gives back what it is shown, and reading that adds one plus a slope along X of the window."""
+        def read(windows: torch.Tensor) -> torch.Tensor:
+            return 1 + torch.cat([windows, torch.arange(16.0).expand_as(windows)], dim=1)
 
-        network, image = nn.Identity(), image_of(18, 41, 21)
-        found = segment_windows(network, image, patch_size=[16] * axes, step_size=0.5, device=CPU, precision=torch.float32,
-                                mirror_axes=range(axes), read=place, on_grid=[2] * axes)
-        torch.testing.assert_close(found[:1], image)
-        torch.testing.assert_close(found[1:], place(image[None])[0, 1:])
+        image = image_of(18, 41, 16)
+        found = segment_windows(nn.Identity(), image, patch_size=[16] * axes, step_size=0.5, device=CPU, precision=torch.float32,
+                                mirror_axes=range(axes), read=read)
+        torch.testing.assert_close(found[:1], 1 + image)
+        torch.testing.assert_close(found[1:], 1 + torch.arange(16.0).expand_as(image))
 
-    def test_segments_one_empty_window_for_all_of_them(self, make_model: MakeModel) -> None:
-        network, image = make_model().segmentation, image_of(40, 16, 16)
+    @pytest.mark.parametrize("patch", [[16, 16], [16, 16, 16]])
+    def test_of_an_image_without_anything_in_it_is_that_of_zeros(self, make_network: MakeNetwork, patch: list[int]) -> None:
+        network, image = make_network(len(patch), colours=1).segmentation, torch.zeros(1, 18, 20, 21)
+        found = segment_windows(network, image, patch_size=patch, step_size=0.5, device=CPU, precision=torch.float32)
+        torch.testing.assert_close(found, reference(network, image, patch, 0.5), atol=1e-4, rtol=1e-4)
+
+    def test_segments_one_empty_window_for_all_of_them(self, make_network: MakeNetwork) -> None:
+        network, image = make_network(colours=1).segmentation, image_of(40, 16, 16)
         image[:, 3:38] = 0
         seen: list[torch.Tensor] = []
         hook = network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -103,8 +108,8 @@ class TestSegmentWindows:
         torch.testing.assert_close(found, reference(network, image, [16, 16], 0.5), atol=1e-4, rtol=1e-4)
 
     @pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
-    def test_in_bfloat16_is_close_to_float32(self, make_model: MakeModel) -> None:
-        network, image = make_model().segmentation, image_of(5, 40, 21)
+    def test_in_bfloat16_is_close_to_float32(self, make_network: MakeNetwork) -> None:
+        network, image = make_network(colours=1).segmentation, image_of(5, 40, 21)
         found, exact = (segment_windows(network, image, patch_size=[16, 16], step_size=0.5, device=CPU, precision=precision)
                         for precision in (torch.bfloat16, torch.float32))
         assert found.dtype == torch.float32

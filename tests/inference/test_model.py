@@ -1,0 +1,115 @@
+"""Loading a trained model: weights, plans and settings of the training, and everything that keeps it from being used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, ModelPlansError
+from fuse4seg.inference.model import Model, load_model
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+
+CHECKPOINT = Path("fold_0", "checkpoint_final.pth")
+MakeNetwork = Callable[..., FuseThenSegment]
+MakeLoaded = Callable[..., Model]
+
+
+def load(folder: Path, **changes: object) -> Model:
+    return load_model(folder, **{"folds": [0], "device": torch.device("cpu"), **changes})
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / CHECKPOINT, weights_only=True)
+
+
+@pytest.fixture
+def folder(trained_model: Path, tmp_path: Path) -> Path:
+    """A copy of the trained model for this test to change."""
+    return Path(shutil.copytree(trained_model, tmp_path / "model"))
+
+
+class TestLoadModel:
+    def test_has_the_trained_weights_and_the_trainings_mirror_axes(self, trained_model: Path) -> None:
+        model, wanted = load(trained_model), trained(trained_model)["network_weights"]
+        (network,) = model.with_each_weights()
+        assert network is model.network
+        assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())
+        assert model.mirror_axes == (0, 1)
+        assert model.modality_dropout == 0
+        assert (model.colours, model.segments, model.previous_stage) == (3, True, None)
+        assert load(trained_model, mirroring=False).mirror_axes == ()
+
+    @pytest.mark.parametrize(("rates", "least"), [((0.25,), 0.25), ((0.5, 0.1), 0.1), ((0.5, None), 0)])
+    def test_knows_how_often_its_trainings_left_modalities_out(self, folder: Path, rates: tuple[float | None, ...],
+                                                               least: float) -> None:
+        """None stands for a checkpoint from before there was modality dropout."""
+        state = trained(folder)
+        for fold, rate in enumerate(rates):
+            state["options"].pop("modality_dropout", None)
+            state["options"].update({} if rate is None else {"modality_dropout": rate})
+            (folder / f"fold_{fold}").mkdir(exist_ok=True)
+            torch.save(state, folder / f"fold_{fold}" / CHECKPOINT.name)
+        assert load(folder, folds=list(range(len(rates)))).modality_dropout == least
+
+    def test_needs_no_results_root(self, trained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("nnUNet_results")
+        assert isinstance(load(trained_model).network, FuseThenSegment)
+
+    def test_refuses_a_fold_without_checkpoint(self, trained_model: Path) -> None:
+        with pytest.raises(CheckpointNotFoundError, match="fold_3"):
+            load(trained_model, folds=[3])
+
+    def test_refuses_weights_of_other_plans(self, folder: Path) -> None:
+        state = trained(folder)
+        state["network_weights"].popitem()
+        torch.save(state, folder / CHECKPOINT)
+        with pytest.raises(CheckpointError, match="does not fit"):
+            load(folder)
+
+    @pytest.mark.parametrize("change", [lambda arguments: arguments["fusion"].update(halftone=0.2, sum_share=0.12),
+                                        lambda arguments: arguments.update(demosaic=True, follower_input="fused")])
+    def test_of_an_older_layout_has_to_be_trained_again(self, folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+        plans = json.loads((folder / "plans.json").read_text())
+        change(plans["configurations"]["2d"]["architecture"]["arch_kwargs"])
+        (folder / "plans.json").write_text(json.dumps(plans))
+        state = trained(folder)
+        state["init_args"]["plans"] = plans
+        torch.save(state, folder / CHECKPOINT)
+        with pytest.raises(ModelPlansError) as refused:
+            load(folder)
+        line = str(refused.value)
+        assert line.startswith(f"{folder / 'plans.json'} describes no network that can be built (TypeError: ")
+        assert line.endswith("Plan and train again, or predict with the version that made it.")
+        assert "\n" not in line
+
+    def test_of_plans_that_are_damaged_asks_for_the_file(self, folder: Path) -> None:
+        (folder / "plans.json").write_text("{}")
+        with pytest.raises(ModelPlansError, match="holds no plans. Restore the file that belongs to the model"):
+            load(folder)
+
+
+class TestModel:
+    def test_gives_one_network_after_the_other_ready_to_compute(self, make_network: MakeNetwork, make_loaded: MakeLoaded) -> None:
+        networks = [make_network(seed=seed) for seed in (0, 1)]
+        expected = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
+        model = make_loaded(*networks)
+        model.network.train()
+        for network, weights in zip(model.with_each_weights(), expected, strict=True):
+            assert not network.training
+            assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+    def test_without_weights_of_its_own_is_the_network_as_it_is(self, make_network: MakeNetwork, make_loaded: MakeLoaded) -> None:
+        model = make_loaded(make_network())
+        model.weights = ()
+        assert [network is model.network for network in model.with_each_weights()] == [True]
+
+    @pytest.mark.parametrize("colours", [1, 3])
+    def test_knows_its_image(self, make_network: MakeNetwork, make_loaded: MakeLoaded, colours: int) -> None:
+        assert make_loaded(make_network(colours=colours)).colours == colours
+        assert not make_loaded(make_network(colours=colours), labels=False).segments
