@@ -3,15 +3,15 @@
 A table stands between two comments of a Markdown page, the first of which says what it shows, of which figures, rows, and folds
 or seeds (all, where none are named):
 
-    <!-- table segmentation compare_502 rows=stacked,fuse4seg seeds=0,1 -->
+    <!-- table segmentation compare_505 rows=stacked,fuse4seg seeds=0,1 -->
     <!-- end -->
 
 Kinds: ``segmentation`` (scores over the seeds), ``folds`` (Dice and HD95 fold by fold), ``fusion`` (the eight metrics),
-``ablations`` (both, one line each).
+``paired`` (Dice beside stacked nnU-Net's case by case, visibility and SSIM).
 
 Example:
     python benchmarks/result_tables.py documentation/explanation/results.md
-    python benchmarks/result_tables.py --add comparison/comparison.json benchmarks/figures/compare_502.json
+    python benchmarks/result_tables.py --add comparison/comparison.json benchmarks/figures/compare_505.json
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ from pathlib import Path
 from typing import Any
 
 from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.comparison.report import Result, Table, as_markdown, format_markdown, known
+from fuse4seg.comparison.report import Result, Table, as_markdown, difference, format_markdown, known
+from fuse4seg.comparison.rows import PEER
+from fuse4seg.comparison.scores import VISIBILITY
 from fuse4seg.errors import OptionError
 from fuse4seg.files import write_json, written_whole
 
 FIGURES = Path(__file__).parent / "figures"
 TABLE = re.compile(r"(<!-- table (\w+) (\w+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
-LABELS = {"stacked": "stock nnU-Net, stacked", "fuse4seg": "**Fuse4Seg**", "max": "stock nnU-Net on the maximum",
+LABELS = {"all_sources": "all sources together", "stacked": "stock nnU-Net, stacked", "fuse4seg": "**Fuse4Seg**", "max": "stock nnU-Net on the maximum",
           "mean": "stock nnU-Net on the mean", "wavelet": "stock nnU-Net on the wavelet fusion",
-          "cross_attention": "Fuse4Seg with cross-attention", "no_descreening": "Fuse4Seg without descreening"}
-TRIVIAL = ("average", "maximum")
+          "colour": "stock nnU-Net on the fixed colour formula", "grey": "**Fuse4Seg, grey**",
+          "frozen": "the leader frozen as it starts", "fusion_losses_alone": "the leader taught by the fusion losses alone",
+          "joint": "the leader taught by the direct gradient (`joint`)", "grey_frozen": "grey, the leader frozen",
+          "grey_fusion_losses_alone": "grey, the fusion losses alone", "grey_joint": "grey, `joint`"}
 TO_A_SOURCE = "SSIM to "
 
 
@@ -125,39 +129,44 @@ def folds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
 def fusion(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
     """Eight metrics and the SSIM to each source of fused images, and of the trivial ones if they are named."""
     chosen, trivial = _chosen(comparison, wanted), _trivial(comparison)
-    images = {name: [trivial[fold][name]["mean"] for fold in _folds(comparison, wanted)] if name in TRIVIAL
-              else [trial["fusion"]["mean"] for trial in chosen[name]] for name in wanted["rows"]}
-    metrics = list(next(iter(images.values()))[0])
+    images = {name: [trial["fusion"]["mean"] for trial in chosen[name]] if name in chosen
+              else [trivial[fold][name]["mean"] for fold in _folds(comparison, wanted)] for name in wanted["rows"]}
+    metrics = [metric for metric in next(iter(images.values()))[0] if "|" not in metric and not metric.startswith("chroma")]
     return ["", *metrics], [[label(name).removeprefix("stock nnU-Net on the "),
                              *(number(statistics.fmean(mean[metric] for mean in means), _decimals(metric))
                                for metric in metrics)] for name, means in images.items()]
 
 
-def ablations(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
-    """A line for each row: Dice, HD95, nearness to the sources, and over how many trivial images' metrics it lies."""
-    chosen = _chosen(comparison, wanted)
-    to_sources = [metric for metric in next(iter(chosen.values()))[0]["fusion"]["mean"] if metric.startswith(TO_A_SOURCE)]
+def paired(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
+    """A line for each row: Dice, its difference to stacked nnU-Net case by case, visibility, and nearness to the sources.
+
+    Of the trivial images there is no Dice. The difference is over all folds and seeds that both rows have.
+    """
+    chosen, trivial = _chosen(comparison, wanted), _trivial(comparison)
     rows = []
-    for name, trials in chosen.items():
-        fused = {metric: statistics.fmean(trial["fusion"]["mean"][metric] for trial in trials)
-                 for metric in trials[0]["fusion"]["mean"]}
-        rows.append([label(name), _spread(_of(trials, "Dice"), 3), _spread(_of(trials, "HD95"), 1),
-                     _spread(_of(trials, "HD95", "largest_component"), 1),
-                     " ".join(number(fused[metric], 3) for metric in to_sources),
-                     number(fused["VIF"], 3), number(fused["SCD"], 2),
-                     ", ".join(str(value) for value in metrics_over(comparison, trials))])
-    sources = ", ".join(metric.removeprefix(TO_A_SOURCE) for metric in to_sources)
-    return ["", "Dice", "HD95 (mm)", "of the largest component", TO_A_SOURCE + sources, "VIF", "SCD",
-            "metrics over the average, maximum"], rows
+    for name in wanted["rows"]:
+        trials = chosen.get(name, [])
+        images = ([trial["fusion"]["mean"] for trial in trials if "fusion" in trial] if trials
+                  else [trivial[fold][name]["mean"] for fold in _folds(comparison, wanted)])
+        near = [statistics.fmean(value for metric, value in mean.items() if metric.startswith(TO_A_SOURCE)) for mean in images
+                if any(metric.startswith(TO_A_SOURCE) for metric in mean)]
+        rows.append([label(name), str(len(trials)) if trials else "", _spread(_of(trials, "Dice"), 3) if trials else "",
+                     _less_stacked(comparison, name) if trials and name != PEER else "", _mean_of(images, VISIBILITY),
+                     number(statistics.fmean(near), 3) if near else ""])
+    return ["", "trainings", "Dice", "less stacked nnU-Net, case by case (95 %)", "visibility", "mean SSIM to the sources"], rows
 
 
-def metrics_over(comparison: dict[str, Any], trials: Sequence[Result]) -> tuple[int, int]:
-    """Of how many of the eight metrics the trainings' mean lies above the average's and the maximum's, on the same folds."""
-    trivial = _trivial(comparison)
-    average, maximum = (sum(statistics.fmean(trial["fusion"]["mean"][metric] - trivial[trial["fold"]][name]["mean"][metric]
-                                             for trial in trials) > 0
-                            for metric in trials[0]["fusion"]["mean"] if not metric.startswith(TO_A_SOURCE)) for name in TRIVIAL)
-    return average, maximum
+def _less_stacked(comparison: dict[str, Any], name: str) -> str:
+    test = difference(comparison["results"], name, PEER)
+    if test is None:
+        return ""
+    low, high = test.interval
+    return f"{test.difference:+.3f} ({low:+.3f} to {high:+.3f}), {test.pairs} cases".replace("0.", ".")
+
+
+def _mean_of(means: Sequence[dict[str, Any]], metric: str) -> str:
+    values = known(mean.get(metric) for mean in means)
+    return number(statistics.fmean(values), 3) if values else ""
 
 
 def label(name: str) -> str:
@@ -174,7 +183,7 @@ def number(value: float, decimals: int | None) -> str:
 
 
 KINDS: dict[str, Callable[[dict[str, Any], dict[str, list[str]]], Table]] = {
-    "segmentation": segmentation, "folds": folds, "fusion": fusion, "ablations": ablations}
+    "segmentation": segmentation, "folds": folds, "fusion": fusion, "paired": paired}
 
 
 def _folds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> list[int]:
@@ -184,9 +193,10 @@ def _folds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> list[int
 def _chosen(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> dict[str, list[Result]]:
     """Trainings of each row that is wanted, in the order of folds and seeds."""
     places, seeds = _folds(comparison, wanted), [int(seed) for seed in wanted.get("seeds", comparison["seeds"])]
+    trivial = {name for fold in comparison["trivial"] for name in fold}
     found = {name: sorted((one for one in comparison["results"]
                            if one["name"] == name and one["fold"] in places and one["seed"] in seeds),
-                          key=lambda one: (one["fold"], one["seed"])) for name in wanted["rows"] if name not in TRIVIAL}
+                          key=lambda one: (one["fold"], one["seed"])) for name in wanted["rows"] if name not in trivial}
     if missing := [name for name, trials in found.items() if not trials]:
         raise OptionError("table", f"no training of {', '.join(missing)}. Name rows, folds and seeds that the figures hold.")
     return found
