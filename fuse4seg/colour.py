@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import numpy as np
+
 Image = TypeVar("Image")
 #: Parts of red, green and blue in luma (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
@@ -22,6 +24,11 @@ def luma(image: Image) -> Image:
     if image.shape[1] == 1:
         return image
     return sum(part * image[:, channel:channel + 1] for channel, part in enumerate(LUMA))
+
+
+def chroma(image: np.ndarray) -> np.ndarray:
+    """Distance from grey, root of Cb² + Cr², in the image's units, shape (B, 1, *S) of red, green and blue, (B, 3, *S)."""
+    return np.hypot(*colour_differences(image))
 
 
 def colour_differences(image: Image) -> tuple[Image, Image]:

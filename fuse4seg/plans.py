@@ -12,6 +12,9 @@ PLANS_NAME = "Fuse4SegPlans"
 NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
 #: What a plans file says about how we made it stands under this key.
 OURS = "fuse4seg"
+#: How strongly a fused image that is to be segmented prefers the brighter source before training, by its channels. In colour
+#: modalities are told apart by their channels.
+BRIGHTER = {1: 1.0, 3: 0.0}
 
 
 def read_plans(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fuse4seg.cli.command import make_parser, require_at_least, run_command
-from fuse4seg.comparison.rows import USUAL
+from fuse4seg.comparison.rows import GROUPS, USUAL
 from fuse4seg.errors import FolderNotFoundError, OptionError
 from fuse4seg.plans import PLANS_NAME
 
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", dest="output", type=Path, required=True, help="folder of trainings, scores and comparison.json")
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("--rows", nargs="*", default=list(USUAL), metavar="ROW",
-                        help="stacked, a modality's name, max, mean, wavelet, fuse4seg, fused+sources, an ablation; or a group: "
-                             f"singles, fixed, ablations (default: {' '.join(USUAL)})")
+                        help="stacked, a modality's name, max, mean, wavelet, colour, fuse4seg, one with another teacher or in "
+                             f"grey, an ablation; or a group: {', '.join(GROUPS)} (default: {' '.join(USUAL)})")
     parser.add_argument("--images", nargs="+", default=[], metavar="NAME=FOLDER",
                         help="further rows: nnU-Net on images that another method fused, one per training case")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=FLAGS",

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          example="f4s_train 501 2d 0")
     add_training_arguments(parser)
     parser.add_argument("--epochs", type=int, help="epochs of cooperative training (default: 140)")
-    parser.add_argument("--hypergradient", help="joint (default), gauss_newton, unrolled, neumann, cg, or none: the "
+    parser.add_argument("--hypergradient", help="gauss_newton (default), joint, unrolled, neumann, cg, or none: the "
                                                 "fusion losses alone teach the fusion network")
     parser.add_argument("--fusion_weight", type=float, help="lambda, the fusion losses' part in the leader's objective "
                                                             "(default: 0.3); more of it: closer to the sources")
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="part of a segmentation head on the leader's features, for training only (default: 0.5; 0: none)")
     parser.add_argument("--viewing", nargs="+", metavar="CHANGE",
                         help="changes of the fused image under which the segmentation network learns to read it (default: "
-                             "blur gamma window noise), or none")
+                             "blur gamma window noise colour), or none")
     parser.add_argument("--modality_dropout", type=float, metavar="P",
                         help="probability that a sample goes without a modality in cooperative training, for models that "
                              "predict cases which lack some (default: 0)")

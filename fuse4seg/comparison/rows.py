@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fuse4seg.errors import OptionError
-from fuse4seg.planning.planner import BRIGHTER
+from fuse4seg.plans import BRIGHTER
 
 #: Rules of f4s_fuse that stand for fusion without learning.
 FIXED = ("max", "mean", "wavelet", "colour")
@@ -60,7 +60,7 @@ PEERS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row(PEER), Row("stacked_adamw", flags=("-tr", "nnUNetTrainerAdam1en3")))})
 #: What teaches the leader, by the ends of the rows' names.
 TEACHERS = {"frozen": ("--leader_learning_rate", "0"), "fusion_losses_alone": ("--hypergradient", "none"),
-            "joint": ("--hypergradient", "joint"), "gauss_newton": ("--hypergradient", "gauss_newton")}
+            "joint": ("--hypergradient", "joint")}
 #: Whether learning to fuse helps, in colour and in grey.
 LEARNING: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     *(Row(teacher, ours=True, flags=flags) for teacher, flags in TEACHERS.items()),

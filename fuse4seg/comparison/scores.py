@@ -14,7 +14,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.colour import luma
+from fuse4seg.colour import chroma, luma
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
 from fuse4seg.comparison.trainings import Trial
@@ -44,7 +44,7 @@ SCORED = {"segmentation", "largest_component"}
 #: Fusion without learning that every fused image stands beside.
 TRIVIAL = {"average": "mean", "maximum": "max"}
 #: All sources as the channels of one image: the bound of visibility.
-TOGETHER = "all sources together"
+TOGETHER = "all_sources"
 #: Makes an image (K, Z, Y, X) in 0..255 of a case's name and sources (N, Z, Y, X) in 0..255.
 Fuse = Callable[[str, np.ndarray], np.ndarray]
 
@@ -124,10 +124,19 @@ def score_trivial(cases: list[str], source: Path, *, plans: dict[str, Any], conf
     names = channel_names(read_json(source / "dataset.json", PlansNotFoundError))
     by: dict[str, Fuse] = {name: partial(_by_rule, rule=rule) for name, rule in TRIVIAL.items()}
     by |= {name: partial(_copied, modality=index) for index, name in enumerate(names)}
+    score = partial(score_fusion, cases=cases, source=source, plans=plans, configuration=configuration)
+    found = {name: score(fuse, doing=f"scoring {name}") for name, fuse in by.items()}
     if len(names) > 1:
-        by[TOGETHER] = lambda _case, sources: sources
-    return {name: score_fusion(fuse, cases, source, plans=plans, configuration=configuration, doing=f"scoring {name}")
-            for name, fuse in by.items()}
+        # Three sources are no red, green and blue.
+        found[TOGETHER] = _visibility_alone(score(lambda _case, sources: sources, doing=f"scoring {TOGETHER}"))
+    return found
+
+
+def _visibility_alone(scores: dict[str, Any]) -> dict[str, Any]:
+    def kept(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name.startswith(VISIBILITY)}
+
+    return {"mean": kept(scores["mean"]), "cases": {case: kept(values) for case, values in scores["cases"].items()}}
 
 
 def _by_rule(_case: str, sources: np.ndarray, *, rule: str) -> np.ndarray:
@@ -144,7 +153,8 @@ def score_fusion(fuse: Fuse, cases: list[str], source: Path, *, plans: dict[str,
 
     Returns:
         Per case, and as ``mean`` over the cases where each is defined: of the luma of images of one or three channels the eight
-        metrics and the SSIM to each source by its name ("SSIM to T1"); of all, the visibility of each boundary ("visibility
+        metrics and the SSIM to each source by its name ("SSIM to T1"); of three channels the mean chroma of background and of
+        foreground, in grey levels; of all, the visibility of each boundary ("visibility
         core|oedema"); in ``mean`` also that of all boundaries, "visibility".
     """
     windows = windows_of(plans, configuration)
@@ -161,6 +171,9 @@ def score_fusion(fuse: Fuse, cases: list[str], source: Path, *, plans: dict[str,
         fused = np.clip(fuse(case, sources), 0, WHITE).astype(np.float64)
         seen = visibility(fused, truth, (truth >= 0) & sources.any(axis=0), classes=classes)
         found[case] = {f"{VISIBILITY} {boundary}": value for boundary, value in seen.items()}
+        if len(fused) == 3:
+            found[case] |= {f"chroma of {part}": float(chroma(fused[None])[0, 0][where].mean()) for part, where in
+                            (("background", (truth == 0) & sources.any(axis=0)), ("foreground", truth > 0)) if where.any()}
         if len(fused) in (1, 3):
             found[case] |= _likeness(luma(fused[None])[0, 0], sources, names, (truth > 0).any(axis=(1, 2)))
     return {"mean": _means(list(found.values())),

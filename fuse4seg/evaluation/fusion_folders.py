@@ -188,8 +188,10 @@ def _score(case: str, *, sources: Sources, images: dict[str, Path], truth: dict[
         read = [read_grey_image(path, levels) for path in sources.images[case]]
         fused = read_grey_image(images[case], levels)
         labels = read_label_image(truth[case]) if truth else None
-        for image in (*read[1:], fused, *([] if labels is None else [labels])):
-            _require_same_place(image, read[0])
+        for image in (*read[1:], fused):
+            _require_same_place(image, read[0], mend="Fuse again from these.")
+        if labels is not None:
+            _require_same_place(labels, read[0], mend="Give labels on the grid of the sources.")
         visible = {} if labels is None else _visible(fused, read, labels, sources.names)
         return Scored(len(fused.channels), _rows(fused, read, sources.names, conventions), visible)
     except Fuse4SegError as error:
@@ -202,10 +204,10 @@ def _require_fresh(case: str, fused: Path, sources: Sources, record: FusedRecord
         raise StaleImageError(fused, changed)
 
 
-def _require_same_place(image: GreyImage, first: GreyImage) -> None:
+def _require_same_place(image: GreyImage, first: GreyImage, *, mend: str) -> None:
     difference = geometry_difference(image.geometry, first.geometry)
     if difference:
-        raise UnsuitableImageError(image.path, f"has {difference} in {first.path}. Fuse again from these.")
+        raise UnsuitableImageError(image.path, f"has {difference} in {first.path}. {mend}")
 
 
 def _rows(fused: GreyImage, sources: Sequence[GreyImage], names: Sequence[str], conventions: Conventions) -> dict[str, Values]:

@@ -52,7 +52,7 @@ class PlanOptions:
     follower: str = UNET
     fused_image: str | None = None
     cross_attention: bool | None = None
-    hypergradient: str = "joint"
+    hypergradient: str = "gauss_newton"
 
     def __post_init__(self) -> None:
         if self.gpu_memory_target is not None and not 0 < self.gpu_memory_target < math.inf:

@@ -27,7 +27,7 @@ from fuse4seg.planning.memory_target import FLAG, GIGABYTE, MemoryTarget, find_t
 from fuse4seg.planning.normalisation import normalisation_names
 from fuse4seg.planning.options import FUSED_IMAGES, SMALLEST_BATCH, PlanOptions
 from fuse4seg.planning.step_memory import Training
-from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
+from fuse4seg.plans import BRIGHTER, NETWORK, OURS, PLANS_NAME, read_plans
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,6 @@ GROWTH_2D, GROWTH_3D = 16, 10
 MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
-#: How strongly a fused image that is to be segmented prefers the brighter source before training, by its channels. In colour
-#: modalities are told apart by their channels.
-BRIGHTER = {1: 1.0, 3: 0.0}
 #: Where fusion is all that is trained, the gate starts near the voxelwise maximum, which is what other fusions are held against.
 BRIGHTER_WITHOUT_TASK = 10.0
 #: A U-Net halves its input once at least.

@@ -86,7 +86,7 @@ class Training:
     channels: int
     classes: int
     labelled: bool = True
-    hypergradient: str = "joint"
+    hypergradient: str = "gauss_newton"
     mixed_precision: bool = True
 
 

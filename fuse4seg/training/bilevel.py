@@ -56,7 +56,7 @@ class BilevelSettings:
         viewing: Changes under which training shows the follower the fused image (CHANGES).
     """
 
-    hypergradient: str = "joint"
+    hypergradient: str = "gauss_newton"
     fusion_weight: float = 0.3
     losses: FusionLossWeights = field(default_factory=FusionLossWeights)
     damping: float = DEFAULT_DAMPING
@@ -136,7 +136,7 @@ class BilevelStep:
             targets: Labels as nnU-Net's loss takes them.
             present: True where a sample has a modality, bool of shape (B, N), one at least in each sample; None for all.
             flips: True where the follower sees a sample's fused image mirrored, bool of shape (B, axes); None mirrors nothing.
-            viewing: How much the fused image is changed, as :func:`as_viewed` takes it, shape (B, 5); None changes nothing.
+            viewing: How much the fused image is changed, as :func:`as_viewed` takes it, shape (B, 6); None changes nothing.
 
         Returns:
             Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one. The upper

@@ -41,18 +41,10 @@ def comparison(*results: dict[str, Any], **changes: Any) -> dict[str, Any]:
 FUSED = {"EN": 5.0, "VIF": 0.8, "SCD": 0.9, "SSIM to T1": 0.7, "SSIM to CT": 0.6}
 
 
-@pytest.mark.parametrize(("page", "more_than"), [("results", 5), ("results-on-the-way", 4)])
-def test_documentation_says_what_was_measured(tables: ModuleType, page: str, more_than: int) -> None:
-    text = (ROOT / "documentation" / "explanation" / f"{page}.md").read_text()
-    assert text.count("<!-- table ") == text.count("<!-- end -->") == len(tables.TABLE.findall(text)) > more_than
+def test_documentation_says_what_was_measured(tables: ModuleType) -> None:
+    text = (ROOT / "documentation" / "explanation" / "results.md").read_text()
+    assert text.count("<!-- table ") == text.count("<!-- end -->") == len(tables.TABLE.findall(text)) > 0
     assert tables.fill_tables(text) == text
-
-
-@pytest.mark.parametrize("name", ["501", "502", "503", "502-folds", "503-folds"])
-def test_comparisons_are_as_f4s_compare_writes_them(name: str) -> None:
-    figures = ROOT / "benchmarks" / "figures" / f"compare_{name.replace('-', '_')}.json"
-    page = ROOT / "documentation" / "explanation" / f"comparison-{name}.md"
-    assert page.read_text() == format_markdown(json.loads(figures.read_text()))
 
 
 def test_segmentation_gives_mean_spread_and_each_seed(tables: ModuleType) -> None:
@@ -80,10 +72,23 @@ def test_fusion_holds_the_trivial_images_in_the_order_asked_for(tables: ModuleTy
                                ["mean", "5.000", ".800", ".900", ".700", ".600"]]
 
 
-def test_ablations_count_metrics_over_the_trivial_images(tables: ModuleType) -> None:
-    """EN and VIF lie over the average's, none over the maximum's; SSIM to a source is none of the eight."""
-    _, rows = tables.ablations(comparison(training("lambda0.1", 0.5, fused=FUSED)), {"rows": ["lambda0.1"]})
-    assert rows[0] == ["λ = .1", ".500", "4.0", "2.0", ".700 .600", ".800", ".90", "2, 0"]
+class TestPaired:
+    def test_gives_dice_beside_stacked_case_by_case(self, tables: ModuleType) -> None:
+        """Ten cases that are each .1 better: so is the mean, and the interval has no width."""
+        dice = {f"case{number}": {"core": {"Dice": number / 20}} for number in range(10)}
+        better = {case: {"core": {"Dice": classes["core"]["Dice"] + 0.1}} for case, classes in dice.items()}
+        rows = [training("stacked", 0.225), training("fuse4seg", 0.325, fused={**FUSED, "visibility": 0.97})]
+        for row, cases in zip(rows, (dice, better), strict=True):
+            row["segmentation"]["cases"] = cases
+        header, found = tables.paired(comparison(*rows), {"rows": ["stacked", "fuse4seg"]})
+        assert header[3] == "less stacked nnU-Net, case by case (95 %)"
+        assert found == [["stock nnU-Net, stacked", "1", ".225", "", "", ""],
+                         ["**Fuse4Seg**", "1", ".325", "+.100 (+.100 to +.100), 10 cases", ".970", ".650"]]
+
+    def test_trivial_images_have_no_dice(self, tables: ModuleType) -> None:
+        trivial = {"all_sources": {"mean": {"visibility": 0.99}}, "average": {"mean": {"visibility": 0.8, "SSIM to T1": 0.5}}}
+        found = tables.paired(comparison(training("fuse4seg", 0.5), trivial=[trivial]), {"rows": ["all_sources", "average"]})
+        assert found[1] == [["all sources together", "", "", "", ".990", ""], ["average", "", "", "", ".800", ".500"]]
 
 
 def test_a_row_that_was_not_trained_is_named(tables: ModuleType) -> None:
@@ -107,7 +112,7 @@ class TestMerge:
 
 def test_writes_tables_and_page_from_a_comparison(tables: ModuleType, tmp_path: Path) -> None:
     """From an f4s_compare's JSON to the page, by the command alone; what stands around the table is left as it is."""
-    full = json.loads((ROOT / "benchmarks" / "figures" / "compare_503.json").read_text())
+    full = json.loads((ROOT / "benchmarks" / "figures" / "compare_505.json").read_text())
     (tmp_path / "comparison.json").write_text(json.dumps(full))
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- table segmentation mine rows=stacked folds=0 -->\nold\n<!-- end -->\nafter\n")
@@ -116,5 +121,7 @@ def test_writes_tables_and_page_from_a_comparison(tables: ModuleType, tmp_path: 
                         "--page", str(figures), str(whole)]) == 0
     before, *table, after = page.read_text().splitlines()
     assert (before, after) == ("before", "after")
-    assert table[-2].startswith("| stock nnU-Net, stacked | .909")
-    assert whole.read_text().startswith("# Comparison: Dataset503_BraTST1Flair, 2d\n")
+    dice = [one["segmentation"]["foreground_mean"]["Dice"] for one in full["results"]
+            if (one["name"], one["fold"]) == ("stacked", 0)]
+    assert table[-2].startswith(f"| stock nnU-Net, stacked | {sum(dice) / len(dice):.3f}".replace("0.", "."))
+    assert whole.read_text() == format_markdown(full)

@@ -57,3 +57,56 @@ def test_unpaired_folders_write_nothing(words: list[str], tmp_path: Path, capsys
     assert main(words) == 1
     assert "fused lacks 1 image(s)" in capsys.readouterr().err
     assert not (tmp_path / "r" / "r.json").exists()
+
+
+class TestLabels:
+    @pytest.fixture
+    def labels(self, tmp_path: Path) -> Path:
+        """A class in the middle, of every case."""
+        (tmp_path / "labels").mkdir()
+        drawn = np.zeros((48, 48), np.uint8)
+        drawn[12:36, 12:36] = 2
+        for case in "ab":
+            Picture.fromarray(drawn).save(tmp_path / "labels" / f"{case}.png")
+        return tmp_path / "labels"
+
+    def test_add_visibility_to_the_table_and_the_file(self, words: list[str], labels: Path, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([*words, "--labels", str(labels)]) == 0
+        _, table = capsys.readouterr().out.split("\n\n")
+        header, _, *lines = table.splitlines()
+        assert header.split() == ["row", "visibility", "surrounding|2"]
+        assert [line.split("  ")[0] for line in lines] == ["fused", "copy of CT", "copy of MRI", "average", "maximum",
+                                                           "all sources together"]
+        found = json.loads((tmp_path / "r" / "r.json").read_text())["visibility"]["mean"]["all sources together"]
+        assert found.keys() == {"visibility", "surrounding|2"}
+        # Noise shows no boundary.
+        assert 0.5 <= found["visibility"] == found["surrounding|2"] < 0.6
+
+    def test_on_another_grid_or_in_colour_fail_in_a_line_each(self, words: list[str], labels: Path, tmp_path: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+        Picture.new("L", (47, 48), 1).save(labels / "a.png")
+        Picture.new("RGB", (48, 48), (1, 2, 3)).save(labels / "b.png")
+        assert main([*words, "--labels", str(labels)]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        *_, grid, colour, summary = captured.err.splitlines()
+        assert f"{labels / 'a.png'} has shape (48, 47) instead of (48, 48)" in grid
+        assert f"{labels / 'b.png'} is in colour, and label values are wanted" in colour
+        assert summary.startswith("2 faulty case(s)")
+        assert not (tmp_path / "r" / "r.json").exists()
+
+    def test_of_no_folder_fail_in_one_line(self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([*words, "--labels", str(tmp_path / "nowhere")]) == 1
+        assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'} is not a folder. Check the path.\n"
+
+
+def test_fused_images_in_colour_and_grey_together_write_nothing(words: list[str], tmp_path: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    Picture.new("RGB", (48, 48), (90, 20, 10)).save(tmp_path / "fused" / "b.png")
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = captured.err.splitlines()[-1]
+    assert last == f"error: {tmp_path / 'fused' / 'b.png'} is in colour, but a.png is grey. Give images that one method fused."
+    assert not (tmp_path / "r" / "r.json").exists()

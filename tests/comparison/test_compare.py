@@ -11,16 +11,18 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from fuse4seg.cli.compare import main
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.scores import with_margin
 from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
+from fuse4seg.evaluation.visibility import visibility
 
 DATASET = "Dataset990_Phantom"
 HARDLY = ["--epochs", "2", "--iterations", "2", "--pretrain_epochs", "1", "--devices", "cpu"]
-ROWS = ["--rows", "stacked", "max", "fuse4seg"]
+ROWS = ["--rows", "stacked", "max", "colour", "fuse4seg"]
 
 
 def run(root: Path, output: Path, *words: str) -> int:
@@ -44,9 +46,9 @@ def result(compared: Path) -> dict[str, Any]:
 @pytest.mark.slow
 class TestCompare:
     def test_scores_every_row_on_the_same_cases(self, result: dict[str, Any]) -> None:
-        assert [found["name"] for found in result["results"]] == ["stacked", "max", "fuse4seg"]
+        assert [found["name"] for found in result["results"]] == ["stacked", "max", "colour", "fuse4seg"]
         cases = [sorted(found["segmentation"]["cases"]) for found in result["results"]]
-        assert cases[0] == cases[1] == cases[2]
+        assert all(found == cases[0] for found in cases)
         assert len(cases[0]) == 1
 
     def test_scores_the_largest_components_beside(self, result: dict[str, Any]) -> None:
@@ -55,16 +57,17 @@ class TestCompare:
 
     def test_gives_all_rows_the_same_segmentation_network(self, compared: Path, result: dict[str, Any]) -> None:
         """They differ in the first convolution's channels (3 x 3 x 8 each), and ours has the fusion network beside."""
-        stacked, fixed, ours = (found["parameters"] for found in result["results"])
+        stacked, fixed, colour, ours = (found["parameters"] for found in result["results"])
         assert stacked - fixed == 3 * 3 * 3 * 8
-        assert ours > fixed
-        for name in ("stacked", "max"):
+        assert stacked - colour == 3 * 3 * 8
+        assert ours > colour
+        for name in ("stacked", "max", "colour"):
             log, = (compared / "trainings" / name).rglob("training_log.json")
             assert len(json.loads(log.read_text())["mean_fg_dice"]) == 2
 
     def test_scores_fused_images_as_the_metrics_do(self, planned_phantom: Path, result: dict[str, Any]) -> None:
         """Of the voxelwise maximum, computed here, on the slices that hold foreground."""
-        _, fixed, ours = result["results"]
+        _, fixed, _, ours = result["results"]
         (case, found), = fixed["fusion"]["cases"].items()
         source = planned_phantom / "nnUNet_preprocessed" / DATASET
         plans = json.loads((source / "Fuse4SegPlans.json").read_text())
@@ -74,8 +77,25 @@ class TestCompare:
         expected = fusion_metrics(sources.max(axis=0), list(sources))
         assert {name: found[name] for name in METRICS} == pytest.approx(expected)
         assert result["trivial"][0]["maximum"]["cases"][case] == pytest.approx(found)
-        assert ours["fusion"]["mean"].keys() == found.keys()
+        assert found.keys() | {"visibility"} <= ours["fusion"]["mean"].keys()
         assert np.mean([found[f"SSIM to {name}"] for name in ("T1", "T1ce", "T2", "FLAIR")]) == pytest.approx(found["SSIM"] / 2)
+
+    def test_scores_what_validation_exported(self, compared: Path, planned_phantom: Path, result: dict[str, Any]) -> None:
+        """In colour, of ours; its visibility is not above that of all sources together, but by what a sample can make of it."""
+        *_, ours = result["results"]
+        (case,) = ours["fusion"]["cases"]
+        folder = next((compared / "trainings" / "fuse4seg").rglob("validation/fused"))
+        source = planned_phantom / "nnUNet_preprocessed" / DATASET
+        dataset_json, plans = (json.loads((source / name).read_text()) for name in ("dataset.json", "Fuse4SegPlans.json"))
+        data, labels, _, properties = nnUNetDatasetBlosc2(str(source / "nnUNetPlans_2d")).load_case(case)
+        sources, truth = as_grey(data[:], windows_of(plans, "2d")), labels[0]
+        image = np.moveaxis(sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{case}.nii.gz"))), -1, 0)
+        image = image[(slice(None), *(slice(*ends) for ends in properties["bbox_used_for_cropping"]))]
+        classes = {name: value for name, value in dataset_json["labels"].items() if value}
+        for boundary, value in visibility(image, truth, sources.any(axis=0), classes=classes).items():
+            assert ours["fusion"]["cases"][case][f"visibility {boundary}"] == pytest.approx(value, abs=1e-6)
+        together = result["trivial"][0]["all_sources"]["mean"]["visibility"]
+        assert 0.5 <= ours["fusion"]["mean"]["visibility"] <= together + 0.01
 
     def test_trains_and_scores_nothing_twice(self, planned_phantom: Path, compared: Path, result: dict[str, Any]) -> None:
         before = {path: path.stat().st_mtime_ns for path in compared.rglob("*") if path.is_file()}
@@ -95,7 +115,7 @@ class TestCompare:
         shutil.rmtree(copy / "trainings" / "max")
         assert run(planned_phantom, copy, "--rows", "stacked") == 0
         names = [found["name"] for found in json.loads((copy / "comparison.json").read_text())["results"]]
-        assert names == ["stacked", "fuse4seg"]
+        assert names == ["stacked", "colour", "fuse4seg"]
 
     def test_refuses_another_row_of_the_same_name(self, planned_phantom: Path, compared: Path,
                                                   capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +141,7 @@ class TestCompare:
         page = (compared / "report.md").read_text()
         assert "| fuse4seg | 1 |" in page
         assert "## Fused images" in page
+        assert "| all_sources |" in page
 
     def test_names_what_failed_and_does_the_rest(self, planned_phantom: Path, compared: Path, result: dict[str, Any],
                                                  capsys: pytest.CaptureFixture[str]) -> None:

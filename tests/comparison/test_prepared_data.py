@@ -14,6 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from fuse4seg.comparison.prepared_data import as_grey, environment_of, prepare_row, standardised, windows_of
 from fuse4seg.comparison.rows import OWN, Row
 from fuse4seg.errors import FaultyImageError, UnpairedCasesError
+from fuse4seg.inference.fusion_rules import fuse_by_rule
 
 DATASET = "Dataset990_Phantom"
 IDENTIFIER = "nnUNetPlans_2d"
@@ -53,6 +54,20 @@ class TestPrepareRow:
         brightest = np.clip((channels - low) / (high - low), 0, 1).max(axis=0)
         found = case_of(tmp_path / "max")[0][0]
         np.testing.assert_allclose(found, (brightest - brightest.mean()) / brightest.std(), atol=1e-4)
+
+    def test_of_the_colour_rule_has_three_channels_each_standardised(self, source: Path, plans: dict[str, Any],
+                                                                     tmp_path: Path) -> None:
+        prepare_row(Row("colour", source=("rule", "colour")), source, tmp_path / "colour", plans=plans, configuration="2d")
+        fused = fuse_by_rule(list(as_grey(case_of(source)[0], windows_of(plans, "2d"))), "colour")
+        found = case_of(tmp_path / "colour")[0]
+        assert found.shape == fused.shape
+        for channel, colour in zip(found, fused, strict=True):
+            np.testing.assert_allclose(channel, (colour - colour.mean()) / colour.std(), atol=1e-3)
+        changed = json.loads((tmp_path / "colour" / "Fuse4SegPlans.json").read_text())["configurations"]["2d"]
+        assert changed["normalization_schemes"] == plans["configurations"]["2d"]["normalization_schemes"][:1] * 3
+        assert len(changed["use_mask_for_norm"]) == 3
+        names = json.loads((tmp_path / "colour" / "dataset.json").read_text())["channel_names"]
+        assert names == {"0": "colour", "1": "colour", "2": "colour"}
 
     def test_trims_what_the_plans_say_per_channel(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
         prepare_row(Row("max", source=("rule", "max")), source, tmp_path / "max", plans=plans, configuration="2d")
@@ -118,11 +133,16 @@ class TestGrey:
 class TestStandardised:
     def test_has_zero_mean_and_unit_variance_inside_and_zeros_outside(self) -> None:
         random = np.random.default_rng(0)
-        channels, inside = random.random((1, 4, 8, 8)), random.random((1, 4, 8, 8)) > 0.5
-        found = standardised(channels, inside)
-        assert found[inside].mean() == pytest.approx(0, abs=1e-6)
-        assert found[inside].std() == pytest.approx(1, abs=1e-6)
-        assert not found[~inside].any()
+        channels, inside = random.random((3, 4, 8, 8)) * [[[[1]]], [[[50]]], [[[9]]]], random.random((1, 4, 8, 8)) > 0.5
+        for channel in standardised(channels, inside):
+            assert channel[inside[0]].mean() == pytest.approx(0, abs=1e-6)
+            assert channel[inside[0]].std() == pytest.approx(1, abs=1e-6)
+            assert not channel[~inside[0]].any()
+
+    def test_without_a_mask_has_so_everywhere(self) -> None:
+        channels = np.random.default_rng(0).random((2, 4, 8, 8)) * [[[[1]]], [[[50]]]]
+        for channel in standardised(channels, None):
+            assert (channel.mean(), channel.std()) == (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
 
 
 class TestEnvironment:

@@ -77,6 +77,15 @@ class TestFusionTable:
         assert rows == [["fuse4seg", "4.000", "1.500"], ["maximum", "5.000", "1.200"]]
 
 
+    def test_gives_visibility_over_all_boundaries_and_a_dash_for_what_a_row_has_not(self) -> None:
+        """All sources together have visibility alone; of single boundaries there are too many for a table."""
+        seen = {"visibility core|rest": 0.9, "visibility surrounding|core": 0.7, "visibility": 0.8}
+        ours = [{**one, "fusion": {"mean": {**one["fusion"]["mean"], **seen}}} for one in OURS]
+        header, rows = fusion_table([*PEER, *ours], [{"all_sources": {"mean": {"visibility": 0.95}}}])
+        assert header == ["row", "EN", "SSIM", "visibility"]
+        assert rows == [["fuse4seg", "4.000", "1.500", "0.800"], ["all_sources", "-", "-", "0.950"]]
+
+
 class TestConvergence:
     def test_counts_both_stages_up_to_stacked_s_last_dice(self) -> None:
         peer = result("stacked", {"a": 0.5}, pseudo_dice=(0.0, 0.3, 0.3, 0.3))

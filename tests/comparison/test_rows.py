@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from fuse4seg.cli.train import main as train
-from fuse4seg.comparison.rows import ABLATIONS, FIXED, METHOD, OWN, PEER, PEERS, USUAL, Row, choose_rows
+from fuse4seg.comparison.rows import ABLATIONS, FIXED, GROUPS, LEARNING, METHOD, OWN, PEER, PEERS, USUAL, Row, choose_rows
 from fuse4seg.comparison.stock_nnunet import main as train_stock
 from fuse4seg.errors import OptionError
 from fuse4seg.losses.fusion import PAPER
+from fuse4seg.planning.options import PlanOptions
+from fuse4seg.planning.planner import plan_experiment
 from fuse4seg.training.options import TrainingOptions
 
 MODALITIES = ("T1", "FLAIR")
@@ -43,6 +46,35 @@ class TestChooseRows:
     def test_refuses_names_that_are_no_folder(self, name: str) -> None:
         with pytest.raises(OptionError, match="cannot be the name of a folder"):
             choose_rows([], modalities=MODALITIES, variants={name: "--seed 1"})
+
+
+class TestLearning:
+    """Whether learning to fuse helps: the same rows in colour and in grey, by what teaches the leader."""
+
+    def test_is_a_group(self) -> None:
+        names = [row.name for row in choose_rows(["learning"], modalities=MODALITIES)]
+        teachers = ["frozen", "fusion_losses_alone", "joint"]
+        assert names == [*teachers, "grey", *(f"grey_{teacher}" for teacher in teachers)]
+        assert "learning" in GROUPS
+
+    def test_teaches_the_leader_by_what_the_name_says(self) -> None:
+        for prefix in ("", "grey_"):
+            assert LEARNING[f"{prefix}frozen"].flags == ("--leader_learning_rate", "0")
+            for name, estimator in (("fusion_losses_alone", "none"), ("joint", "joint")):
+                flag, chosen = LEARNING[f"{prefix}{name}"].flags
+                assert flag == "--hypergradient"
+                assert TrainingOptions().changed(hypergradient=chosen).bilevel.hypergradient == estimator
+
+    def test_in_grey_is_what_the_planner_plans_in_grey(self, planned_phantom: Path) -> None:
+        plan_experiment(990, PlanOptions(gpu_memory_target=0.1, base_features=8, fused_image="grey", plans_name="InGrey"))
+        folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
+        path = folder / "InGrey.json"
+        planned = json.loads(path.read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
+        path.unlink()
+        in_colour = json.loads((folder / "Fuse4SegPlans.json").read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]
+        changed = {**in_colour["fusion"], "cross_attention": False, **LEARNING["grey"].network["fusion"]}
+        assert planned == changed
+        assert planned["colours"] == 1
 
 
 class TestOwnRows:

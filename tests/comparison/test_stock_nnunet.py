@@ -46,8 +46,11 @@ def test_forces_as_many_samples_as_we_do(of: int, stock: nnUNetTrainer, ours: Fu
 
 def test_has_the_follower_alone_with_all_channels(stock: nnUNetTrainer, ours: Fuse4SegTrainer) -> None:
     shapes = [[weights.shape for weights in network.parameters()] for network in (ours.network.segmentation, stock.network)]
-    assert shapes[1][0][1] == 4
-    assert shapes[0] == shapes[1]  # ours reads as many images from the fused one
+    # The first convolution, from all modalities, or from the fused image's three channels.
+    assert shapes[0][0] == (8, 3, 3, 3)
+    assert shapes[1][0] == (8, 4, 3, 3)
+    differing = [pair for pair in zip(*shapes, strict=True) if pair[0] != pair[1]]
+    assert set(differing) == {(shapes[0][0], shapes[1][0])}
 
 
 @pytest.mark.parametrize(("stock", "optimiser", "rate"), [

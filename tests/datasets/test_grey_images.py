@@ -9,8 +9,10 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image as Picture
 
-from fuse4seg.datasets.grey_images import GreyRange, image_files, read_grey_image
+from fuse4seg.datasets.grey_images import GreyRange, image_files, read_grey_image, read_label_image
+from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
+from fuse4seg.inference.fused_files import write_fused
 
 LEVELS = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 
@@ -25,7 +27,8 @@ class TestPictures:
         Picture.fromarray(LEVELS).save(tmp_path / "a.png")
         image = read_grey_image(tmp_path / "a.png")
         np.testing.assert_array_equal(image.levels, LEVELS)
-        assert image.chroma is None
+        assert image.colour is None
+        np.testing.assert_array_equal(image.channels, LEVELS[None])
         assert image.geometry.shape == (4, 6)
 
     def test_colour_is_taken_by_its_luma(self, tmp_path: Path) -> None:
@@ -34,14 +37,15 @@ class TestPictures:
         image = read_grey_image(tmp_path / "a.png")
         # ITU-R BT.601.
         np.testing.assert_allclose(image.levels, colours @ [0.299, 0.587, 0.114], atol=1)
-        np.testing.assert_allclose(image.chroma[..., 0], 128 + 0.564 * (colours[..., 2] - image.levels.astype(float)), atol=2)
+        np.testing.assert_array_equal(image.colour, np.moveaxis(colours, -1, 0))
+        np.testing.assert_array_equal(image.channels, image.colour)
 
     @pytest.mark.parametrize("mode", ["RGB", "P", "LA", "RGBA"])
     def test_grey_in_other_modes_is_grey(self, tmp_path: Path, mode: str) -> None:
         Picture.fromarray(LEVELS).convert(mode).save(tmp_path / "a.png")
         image = read_grey_image(tmp_path / "a.png")
         np.testing.assert_array_equal(image.levels, LEVELS)
-        assert image.chroma is None
+        assert image.colour is None
 
     def test_16_bit_and_transparent_ones_are_refused(self, tmp_path: Path) -> None:
         Picture.fromarray(LEVELS.astype(np.uint16) * 256).save(tmp_path / "deep.png")
@@ -62,6 +66,29 @@ class TestVolumes:
     def test_8_bit_is_taken_as_it_is(self, tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_grey_image(save_volume(tmp_path / "a.nii.gz", LEVELS[None])).levels, LEVELS[None])
 
+    def test_in_colour_is_taken_by_its_luma_and_keeps_its_place(self, tmp_path: Path) -> None:
+        colours = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 6), dtype=np.uint8)
+        grey = sitk.GetImageFromArray(colours[0])
+        grey.SetSpacing((0.5, 1.5, 3))
+        grey.SetOrigin((7, -8, 9))
+        sitk.WriteImage(grey, str(tmp_path / "grey.nii.gz"))
+        source = read_grey_image(tmp_path / "grey.nii.gz")
+        write_fused(colours, tmp_path, "a", ".nii.gz", source.properties)
+        image = read_grey_image(tmp_path / "a.nii.gz")
+        np.testing.assert_array_equal(image.colour, colours)
+        assert np.abs(image.levels - np.tensordot([0.299, 0.587, 0.114], colours, axes=1)).max() <= 0.501
+        assert geometry_difference(image.geometry, source.geometry) is None
+        assert image.properties.keys() == source.properties.keys()
+
+    def test_in_colour_that_is_cut_off_is_refused(self, tmp_path: Path) -> None:
+        """ITK would take the missing end for black."""
+        colours = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 6), dtype=np.uint8)
+        source = read_grey_image(save_volume(tmp_path / "grey.nii.gz", colours[0]))
+        path, *_ = write_fused(colours, tmp_path, "a", ".nii.gz", source.properties)
+        path.write_bytes(path.read_bytes()[:-40])
+        with pytest.raises(UnreadableImageError, match=r"a\.nii\.gz cannot be read"):
+            read_grey_image(path)
+
     def test_anything_else_is_scaled_from_the_range(self, tmp_path: Path) -> None:
         volume = save_volume(tmp_path / "a.nii.gz", LEVELS[None] / np.float32(255))
         np.testing.assert_allclose(read_grey_image(volume).levels, LEVELS[None], atol=1e-4)
@@ -76,6 +103,28 @@ class TestVolumes:
     def test_any_intensities_are_taken_where_no_range_is_asked_for(self, tmp_path: Path) -> None:
         deep = save_volume(tmp_path / "a.nii.gz", LEVELS[None].astype(np.int16) - 7)
         np.testing.assert_array_equal(read_grey_image(deep, None).levels, LEVELS[None].astype(float) - 7)
+
+
+class TestLabels:
+    def test_are_whole_numbers_as_they_are(self, tmp_path: Path) -> None:
+        labels = np.array([[[0, 1, 300]]])
+        for name, kind in (("int", np.int16), ("float", np.float32)):
+            image = read_label_image(save_volume(tmp_path / f"{name}.nii.gz", labels.astype(kind)))
+            assert image.levels.dtype == np.int64
+            np.testing.assert_array_equal(image.levels, labels)
+        Picture.fromarray(LEVELS).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(read_label_image(tmp_path / "a.png").levels, LEVELS)
+
+    @pytest.mark.parametrize("values", [[0, 0.5], [-1, 2]])
+    def test_are_no_other_numbers(self, tmp_path: Path, values: list[float]) -> None:
+        path = save_volume(tmp_path / "a.nii", np.array([[values]], np.float64))
+        with pytest.raises(UnsuitableImageError, match=r"a\.nii holds other values than 0, 1, 2"):
+            read_label_image(path)
+
+    def test_are_not_in_colour(self, tmp_path: Path) -> None:
+        Picture.fromarray(np.random.default_rng(0).integers(0, 9, (4, 6, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+        with pytest.raises(UnsuitableImageError, match=r"a\.png is in colour, and label values are wanted"):
+            read_label_image(tmp_path / "a.png")
 
 
 class TestFolders:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import SimpleITK as sitk
 from PIL import Image as Picture
 
 from fuse4seg.datasets.sources import find_sources
-from fuse4seg.errors import UnpairedCasesError
+from fuse4seg.errors import UnpairedCasesError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_folders import evaluate_fusion
 from fuse4seg.evaluation.fusion_metrics import METRICS, Conventions, fusion_metrics
+from fuse4seg.evaluation.visibility import visibility
 from fuse4seg.inference.fuse_folder import by_rule, fuse_folder
 
 
@@ -95,15 +97,122 @@ def test_slices_of_a_volume_in_which_no_source_varies_do_not_count(tmp_path: Pat
     assert evaluation.cases["a"]["fused"] == pytest.approx(fusion_metrics(slices[0], slices[1:]))
 
 
-def test_of_colour_the_grey_copy_is_scored(folders: tuple[list[Path], Path]) -> None:
-    plain = evaluate_fusion(*folders)
-    for case in "ab":
-        grey = Picture.open(folders[1] / f"{case}.png")
-        (folders[1] / "grey").mkdir(exist_ok=True)
-        grey.save(folders[1] / "grey" / f"{case}.png")
-        reddish = Picture.merge("RGB", [grey, grey.point(lambda level: level // 3), grey.point(lambda level: 0)])
-        reddish.save(folders[1] / f"{case}.png")
-    assert evaluate_fusion(*folders).cases["a"]["fused"] == plain.cases["a"]["fused"]
+def in_colour(folder: Path) -> dict[str, np.ndarray]:
+    """Make every picture of a folder reddish; returns the colours by case."""
+    colours = {}
+    for path in folder.glob("*.png"):
+        grey = Picture.open(path)
+        reddish = Picture.merge("RGB", [grey, grey.point(lambda level: level // 3), grey.point(lambda level: level // 9)])
+        reddish.save(path)
+        colours[path.stem] = np.asarray(reddish)
+    return colours
+
+
+def test_of_colour_the_luma_is_scored(folders: tuple[list[Path], Path]) -> None:
+    """That of the image itself, whatever lies in its sub-folder ``grey``."""
+    (folders[1] / "grey").mkdir()
+    for path in folders[1].glob("*.png"):
+        Picture.new("L", (72, 64), 7).save(folders[1] / "grey" / path.name)
+    for case, colours in in_colour(folders[1]).items():
+        luma = np.asarray(Picture.fromarray(colours).convert("L"))
+        read = [np.asarray(Picture.open(folder / f"{case}.png")) for folder in folders[0]]
+        assert evaluate_fusion(*folders).cases[case]["fused"] == fusion_metrics(luma, read)
+
+
+class TestMixedKinds:
+    def test_of_grey_and_colour_are_refused(self, folders: tuple[list[Path], Path]) -> None:
+        """Two methods made them, and one mean would stand for both."""
+        whole = (folders[1] / "b.png").read_bytes()
+        in_colour(folders[1])
+        (folders[1] / "b.png").write_bytes(whole)
+        with pytest.raises(UnsuitableImageError, match=rf"{folders[1] / 'b.png'} is grey, but a\.png is in colour\. Give"):
+            evaluate_fusion(*folders)
+
+    def test_of_sources_are_taken(self, folders: tuple[list[Path], Path]) -> None:
+        in_colour(folders[0][1])
+        evaluation = evaluate_fusion(*folders)
+        assert not evaluation.faults
+        assert list(evaluation.cases) == ["a", "b"]
+
+
+class TestVisibility:
+    @pytest.fixture
+    def labels(self, folders: tuple[list[Path], Path]) -> Path:
+        """Two classes that touch, of which the fused images show one."""
+        for case, shift in (("a", 0), ("b", 5)):
+            drawn = np.zeros((64, 72), np.uint8)
+            drawn[20:40, 20:40], drawn[20:40, 40:60] = 1, 3
+            save(folders[1].parent / "labels" / f"{case}.png", np.roll(drawn, shift, axis=0))
+        return folders[1].parent / "labels"
+
+    @pytest.mark.parametrize("colour", [False, True])
+    def test_is_that_of_every_row_and_of_all_sources_together(self, folders: tuple[list[Path], Path], labels: Path,
+                                                              colour: bool) -> None:
+        if colour:
+            in_colour(folders[1])
+        evaluation = evaluate_fusion(*folders, labels=labels)
+        assert evaluation.boundaries == ["surrounding|1", "surrounding|3", "1|3"]
+        for case in "ab":
+            first, second = (np.asarray(Picture.open(folder / f"{case}.png")).astype(float)[None, None] for folder in folders[0])
+            fused = np.asarray(Picture.open(folders[1] / f"{case}.png")).astype(float)
+            fused = np.moveaxis(fused, -1, 0)[:, None] if colour else fused[None, None]
+            truth = np.asarray(Picture.open(labels / f"{case}.png"))[None]
+            rows = {"fused": fused, "copy of CT": first, "copy of MRI": second, "average": (first + second) / 2,
+                    "maximum": np.maximum(first, second), "all sources together": np.concatenate([first, second])}
+            assert evaluation.visible[case].keys() == rows.keys()
+            for row, image in rows.items():
+                inside = ((first > 0) | (second > 0))[0]
+                assert evaluation.visible[case][row] == visibility(image, truth, inside, classes={"1": 1, "3": 3})
+
+    def test_is_meant_over_the_cases_that_have_a_boundary(self, folders: tuple[list[Path], Path], labels: Path) -> None:
+        drawn = np.asarray(Picture.open(labels / "b.png")).copy()
+        drawn[drawn == 3] = 0
+        save(labels / "b.png", drawn)
+        evaluation = evaluate_fusion(*folders, labels=labels)
+        found, both = evaluation.mean_visibility(), [case["fused"] for case in evaluation.visible.values()]
+        assert found["1|3"] == both[0]["1|3"]
+        assert found["surrounding|1"] == pytest.approx(np.mean([case["surrounding|1"] for case in both]))
+        boundaries = [value for name, value in found.items() if name != "visibility"]
+        assert found["visibility"] == pytest.approx(np.mean(boundaries))
+
+    def test_stands_in_a_table_of_its_own_and_in_the_file(self, folders: tuple[list[Path], Path], labels: Path,
+                                                          tmp_path: Path) -> None:
+        evaluation = evaluate_fusion(*folders, labels=labels)
+        metrics, table = evaluation.format().split("\n\n")
+        assert metrics == evaluate_fusion(*folders).format()
+        header, _, *lines = table.splitlines()
+        assert header.split() == ["row", "visibility", "surrounding|1", "surrounding|3", "1|3"]
+        assert [line.split("  ")[0] for line in lines] == [*evaluation.rows, "all sources together"]
+        evaluation.write(tmp_path / "result.json")
+        written = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)["visibility"]
+        assert written["mean"]["fused"] == evaluation.mean_visibility()
+        assert written["mean"]["all sources together"] == evaluation.mean_visibility("all sources together")
+        assert written["cases"] == evaluation.visible
+
+    def test_is_no_part_of_a_result_without_labels(self, folders: tuple[list[Path], Path]) -> None:
+        evaluation = evaluate_fusion(*folders)
+        assert not evaluation.visible
+        assert "visibility" not in evaluation.to_plain()
+
+    def test_wants_labels_of_every_case(self, folders: tuple[list[Path], Path], labels: Path) -> None:
+        (labels / "b.png").unlink()
+        with pytest.raises(UnpairedCasesError, match="lacks 1 image"):
+            evaluate_fusion(*folders, labels=labels)
+
+    @pytest.mark.parametrize(("fault", "said"), [("elsewhere", "has shape .* Give labels on the grid of the sources"),
+                                                 ("colour", "is in colour, and label values are wanted")])
+    def test_leaves_a_case_out_whose_labels_cannot_be_used(self, folders: tuple[list[Path], Path], labels: Path, fault: str,
+                                                           said: str) -> None:
+        if fault == "elsewhere":
+            save(labels / "b.png", np.ones((64, 71)))
+        else:
+            kept = (labels / "a.png").read_bytes()
+            in_colour(labels)
+            (labels / "a.png").write_bytes(kept)
+        evaluation = evaluate_fusion(*folders, labels=labels)
+        assert list(evaluation.cases) == list(evaluation.visible) == ["a"]
+        assert len(evaluation.faults) == 1
+        assert re.match(f"{labels / 'b.png'} {said}", evaluation.faults[0])
 
 
 @pytest.mark.parametrize("folder", ["CT", "fused"])

@@ -1,4 +1,4 @@
-"""The fusion loss: the weighted sum, what a weight of 0 leaves out, and weights it refuses."""
+"""The fusion loss: the weighted sum, all of the luma but the chroma, what a weight of 0 leaves out, and weights it refuses."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import asdict, fields, replace
 import pytest
 import torch
 
+from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.balance import balance_loss
+from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.correlation import correlation_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.edges import edge_loss
 from fuse4seg.losses.fidelity import fidelity_loss
 from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights, fusion_loss, image_losses
 from fuse4seg.losses.intensity import intensity_loss
-from fuse4seg.losses.reading import reading_loss
 from fuse4seg.losses.structure import structure_loss
 from fuse4seg.losses.texture import texture_loss
 
@@ -27,26 +28,26 @@ PARTS = [field.name for field in fields(FusionLossWeights)]
 
 @pytest.fixture
 def fusion() -> dict[str, torch.Tensor]:
-    """Arguments of the fusion loss for one case of three modalities."""
+    """Arguments of the fusion loss for one case of three modalities, fused in colour."""
     random = torch.Generator().manual_seed(0)
-    return {"fused": torch.rand(1, 1, 8, 8, generator=random).requires_grad_(),
+    return {"image": torch.rand(1, 3, 8, 8, generator=random).requires_grad_(),
             "sources": torch.rand(1, 3, 8, 8, generator=random),
             "low": torch.randn(1, 3, 4, 2, 2, generator=random),
             "high": torch.randn(1, 3, 2, 4, 4, generator=random),
             "logits": [torch.randn(1, 1, 2, 2, generator=random) for _ in range(3)],
-            "read": torch.rand(1, 3, 8, 8, generator=random)}
+            "tissue": (torch.rand(1, 1, 8, 8, generator=random) < 0.7).float()}
 
 
 class TestFusionLoss:
     def test_is_the_weighted_sum_of_its_parts(self, fusion: dict[str, torch.Tensor]) -> None:
         total, parts = fusion_loss(**fusion, weights=ALL)
-        images = fusion["fused"], fusion["sources"]
+        images = luma(fusion["image"]), fusion["sources"]
         expected = {"intensity": intensity_loss(*images), "texture": texture_loss(*images),
                     "decomposition": decomposition_loss(fusion["low"], fusion["high"]),
                     "adversarial": generator_loss(fusion["logits"]), "edges": edge_loss(*images),
                     "structure": structure_loss(*images), "balance": balance_loss(*images),
                     "fidelity": fidelity_loss(*images), "correlation": correlation_loss(*images),
-                    "reading": reading_loss(fusion["read"], fusion["sources"])}
+                    "chroma": chroma_loss(fusion["image"], fusion["tissue"])}
         assert parts == expected
         torch.testing.assert_close(total, sum(getattr(ALL, name) * part for name, part in expected.items()))
 
@@ -54,7 +55,38 @@ class TestFusionLoss:
         total, parts = fusion_loss(**fusion, weights=FusionLossWeights())
         assert not any(part.requires_grad for part in parts.values())
         total.backward()
-        assert fusion["fused"].grad.abs().sum() > 0
+        assert fusion["image"].grad.abs().amax(dim=(0, 2, 3)).min() > 0
+
+    def test_of_a_grey_image_in_three_channels_is_that_of_one(self, fusion: dict[str, torch.Tensor]) -> None:
+        grey = fusion["image"][:, :1].detach()
+        in_three, in_one = (fusion_loss(**{**fusion, "image": grey.expand(-1, channels, -1, -1)}, weights=ALL)
+                            for channels in (3, 1))
+        torch.testing.assert_close(in_three[0], in_one[0])
+        assert in_three[1].pop("chroma") == pytest.approx(0, abs=1e-4)
+        assert in_three[1].keys() == in_one[1].keys()
+        for name, part in in_one[1].items():
+            torch.testing.assert_close(in_three[1][name], part)
+
+    def test_of_all_but_the_chroma_sees_the_luma_alone(self, fusion: dict[str, torch.Tensor]) -> None:
+        """Of equal luma: more red, and less of green and blue."""
+        image = 0.25 + 0.5 * fusion["image"].detach()
+        shift = torch.tensor([0.1 / 0.299, -0.06 / 0.587, -0.04 / 0.114]).view(1, 3, 1, 1) / 2
+        first, second = (fusion_loss(**{**fusion, "image": pixels}, weights=ALL)[1] for pixels in (image, image + shift))
+        assert abs(second.pop("chroma") - first.pop("chroma")) > 0.01
+        for name, part in first.items():
+            torch.testing.assert_close(second[name], part, atol=1e-5, rtol=1e-5)
+
+    def test_holds_nothing_but_tissue_to_grey(self, fusion: dict[str, torch.Tensor]) -> None:
+        image, tissue = fusion["image"].detach(), fusion["tissue"]
+        lesion_aside = torch.where(tissue > 0, luma(image).expand(-1, 3, -1, -1), image)
+        parts = fusion_loss(**{**fusion, "image": lesion_aside}, weights=ALL)[1]
+        assert parts["chroma"] == pytest.approx(0, abs=1e-4)
+        elsewhere = fusion_loss(**{**fusion, "image": lesion_aside, "tissue": 1 - tissue}, weights=ALL)[1]
+        assert elsewhere["chroma"] > 0.1
+
+    def test_leaves_the_chroma_of_a_grey_image_out(self, fusion: dict[str, torch.Tensor]) -> None:
+        _, parts = fusion_loss(**{**fusion, "image": fusion["image"][:, :1]}, weights=ALL)
+        assert set(parts) == set(PARTS) - {"chroma"}
 
     @pytest.mark.parametrize("left_out", PARTS)
     def test_leaves_out_a_part_of_weight_zero(self, fusion: dict[str, torch.Tensor], left_out: str) -> None:
@@ -72,19 +104,13 @@ class TestFusionLoss:
         _, parts = fusion_loss(**{**fusion, "logits": None}, weights=PAPER)
         assert set(parts) == {"intensity", "texture", "decomposition"}
 
-    def test_leaves_out_the_reading_where_nothing_is_read(self, fusion: dict[str, torch.Tensor]) -> None:
-        _, parts = fusion_loss(**{**fusion, "read": None}, weights=FusionLossWeights(reading=5))
-        assert set(parts) == {"edges", "balance", "correlation"}
-
     @pytest.mark.parametrize("present", [[True, False, True], [False, True, False]])
     def test_holds_the_fused_image_to_the_modalities_that_are_there(self, fusion: dict[str, torch.Tensor],
                                                                     present: list[bool]) -> None:
         zeroed = fusion["sources"] * torch.tensor(present).view(1, 3, 1, 1)
         found = fusion_loss(**{**fusion, "sources": zeroed}, weights=ALL, present=torch.tensor([present]))
         alone = {name: fusion[name][:, present] for name in ("sources", "low", "high")}
-        # Where something is absent, nothing is held to what is read.
-        assert found[1]["reading"] == 0
-        expected = fusion_loss(**{**fusion, **alone, "read": alone["sources"]}, weights=ALL)
+        expected = fusion_loss(**{**fusion, **alone}, weights=ALL)
         torch.testing.assert_close(found[0], expected[0])
         for name in PARTS:
             torch.testing.assert_close(found[1][name], expected[1][name], atol=1e-6, rtol=1e-5)
@@ -97,27 +123,35 @@ class TestFusionLoss:
         fused = torch.rand(1, 1, 4, 5, 6, generator=torch.Generator().manual_seed(0))
         features = torch.randn(1, 1, 2, 2, 2, 3)
         total, _ = fusion_loss(fused, fused.clone(), low=features, high=features, logits=None,
-                               weights=FusionLossWeights())
+                               weights=FusionLossWeights(), tissue=torch.ones_like(fused))
         assert total == 0
+
+    def test_works_on_volumes_in_colour(self) -> None:
+        image, sources = torch.rand(1, 3, 8, 9, 10), torch.rand(1, 2, 8, 9, 10)
+        features = torch.randn(1, 2, 2, 4, 4, 5)
+        total, parts = fusion_loss(image, sources, low=features, high=features, logits=None, weights=FusionLossWeights(),
+                                   tissue=torch.ones(1, 1, 8, 9, 10))
+        assert set(parts) == {"edges", "balance", "correlation", "chroma"}
+        assert total.isfinite()
 
 
 class TestImageLosses:
     def test_gives_the_parts_asked_for_unweighted(self, fusion: dict[str, torch.Tensor]) -> None:
-        images = fusion["fused"], fusion["sources"]
+        images = luma(fusion["image"]), fusion["sources"]
         assert image_losses(*images, ["structure", "edges", "adversarial"]) == {
             "edges": edge_loss(*images), "structure": structure_loss(*images)}
 
 
 class TestFusionLossWeights:
     @pytest.mark.parametrize(("weights", "parts"), [
-        (FusionLossWeights(), {"edges", "balance", "correlation"}),
+        (FusionLossWeights(), {"edges", "balance", "correlation", "chroma"}),
         (PAPER, {"intensity", "texture", "decomposition", "adversarial"})])
     def test_ask_for_these_parts(self, weights: FusionLossWeights, parts: set[str]) -> None:
         assert {name for name, weight in asdict(weights).items() if weight} == parts
 
     def test_without_labels_ask_for_what_can_be_seen_in_the_image(self, fusion: dict[str, torch.Tensor]) -> None:
         _, parts = fusion_loss(**fusion, weights=WITHOUT_LABELS)
-        assert set(parts) == {"decomposition", "edges", "structure", "fidelity", "correlation"}
+        assert set(parts) == {"decomposition", "edges", "structure", "fidelity", "correlation", "chroma"}
 
     @pytest.mark.parametrize("part", PARTS)
     @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])

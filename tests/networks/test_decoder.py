@@ -1,4 +1,4 @@
-"""The decoder: sizes it restores, the range it paints in, and what reaches the image."""
+"""The decoder: sizes it restores, the range of what it reconstructs, and what reaches that."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class TestDecoder:
             self, detail_stride: list[int], base_strides: list[list[int]], low_size: tuple[int, ...],
             high_size: tuple[int, ...], size: tuple[int, ...]) -> None:
         low, high = torch.randn(2, 8, *low_size), torch.randn(2, 4, *high_size)
-        image, features = decoder(detail_stride, base_strides)(low, high)
-        assert image.shape == (2, 1, *size)
-        assert features.shape == (2, 4, *high_size)
+        network = decoder(detail_stride, base_strides)
+        assert network(low, high).shape == (2, 1, *size)
+        assert network.features(low, high).shape == (2, 4, *high_size)
 
-    def test_paints_between_0_and_1_whatever_its_features(self) -> None:
-        image, _ = decoder([2, 2], [[2, 2]])(1e4 * torch.randn(1, 8, 4, 4), 1e4 * torch.randn(1, 4, 8, 8))
+    def test_reconstructs_between_0_and_1_whatever_its_features(self) -> None:
+        image = decoder([2, 2], [[2, 2]])(1e4 * torch.randn(1, 8, 4, 4), 1e4 * torch.randn(1, 4, 8, 8))
         assert image.min() == 0
         assert image.max() == 1
 
@@ -40,18 +40,29 @@ class TestDecoder:
         network = decoder([2, 2], [[2, 2]])
         nn.init.zeros_(network.paint.weight)
         nn.init.zeros_(network.paint.bias)
-        image, _ = network(torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8))
+        image = network(torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8))
         assert torch.equal(image, torch.full((1, 1, 16, 16), 0.5))
 
     @pytest.mark.parametrize("base_strides", [[], [[2, 2]], [[2, 2], [2, 2]]])
     def test_listens_to_both_frequencies(self, base_strides: list[list[int]]) -> None:
         coarse = 8 // 2 ** len(base_strides)
         low, high = torch.randn(1, 8, coarse, coarse, requires_grad=True), torch.randn(1, 4, 8, 8, requires_grad=True)
-        decoder([2, 2], base_strides)(low, high)[0].sum().backward()
-        assert low.grad.abs().amax(dim=(0, 2, 3)).min() > 0
-        assert high.grad.abs().amax(dim=(0, 2, 3)).min() > 0
+        network = decoder([2, 2], base_strides)
+        for decode in (network, network.features):
+            low.grad = high.grad = None
+            decode(low, high).square().sum().backward()
+            assert low.grad.abs().amax(dim=(0, 2, 3)).min() > 0
+            assert high.grad.abs().amax(dim=(0, 2, 3)).min() > 0
 
-    def test_paints_every_voxel_of_a_block_for_itself(self) -> None:
-        image, _ = decoder([2, 2], [[2, 2]])(torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8))
+    def test_reconstructs_from_the_features_alone(self) -> None:
+        """Of equal features, one voxel of each block is like the others of its place."""
+        network = decoder([2, 2], [[2, 2]])
+        low, high = torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8)
+        logits = network.paint(network.features(low, high))
+        for place, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+            torch.testing.assert_close(network(low, high)[:, 0, row::2, column::2], logits[:, place].sigmoid())
+
+    def test_reconstructs_every_voxel_of_a_block_for_itself(self) -> None:
+        image = decoder([2, 2], [[2, 2]])(torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8))
         corners = [image[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
         assert all((corner - corners[0]).abs().mean() > 1e-3 for corner in corners[1:])

@@ -1,32 +1,36 @@
-"""The whole model: what nnU-Net builds, switches and initialises, and that the task reaches the leader."""
+"""The whole model: a fused image of whole levels, a follower that sees nothing else, and what nnU-Net builds and switches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment, build_follower
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, as_read, build_follower, whole_levels
 
 Architecture = Callable[[int], dict[str, Any]]
 Images = Callable[..., torch.Tensor]
 CLASSES = 3
 FUSION = {"detail_features": 4, "base_features": 8, "couplings": 1, "transformers": 1}
+grey_and_colour = pytest.mark.parametrize("colours", [1, 3])
 
 
 def planned(architecture: dict[str, Any], *, modalities: int = 2, extra: int = 0, deep_supervision: bool = False,
-            seed: int = 0, **arguments_of_ours: Any) -> FuseThenSegment:
+            seed: int = 0, colours: int = 3) -> FuseThenSegment:
     """Built and initialised from plans as nnU-Net does it."""
     arguments = architecture["arch_kwargs"]
     torch.manual_seed(seed)
     return get_network_from_plans(
         "fuse4seg.networks.fuse_then_segment.FuseThenSegment",
         {"conv_op": arguments["conv_op"], "strides": arguments["strides"], "windows": [[-2.0, 2.0]] * modalities,
-         "follower": architecture, "fusion": FUSION, **arguments_of_ours},
+         "follower": architecture, "fusion": {**FUSION, "colours": colours}},
         ["conv_op"], modalities + extra, CLASSES, deep_supervision=deep_supervision)
 
 
@@ -41,57 +45,54 @@ def channels() -> torch.Tensor:
     return torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-class TestForward:
-    @pytest.mark.parametrize("axes", [2, 3])
-    @pytest.mark.parametrize("modalities", [1, 2, 4])
-    def test_segments_the_fused_image(self, axes: int, modalities: int, follower_architecture: Architecture) -> None:
-        model = planned(follower_architecture(axes), modalities=modalities)
-        channels = torch.randn(2, modalities, *[16] * axes)
-        seen = model.fuse(channels)
-        assert seen.fused.image.shape == (2, 1, *[16] * axes)
-        logits = model(channels)
-        assert logits.shape == (2, CLASSES, *[16] * axes)
-        torch.testing.assert_close(logits, model.segment(seen))
-        torch.testing.assert_close(logits, model.segmentation(seen.fused.image))
+def norm_of(part: nn.Module) -> float:
+    """Of all gradients in a part of the model; the reconstruction of pre-training has none."""
+    return sum(parameter.grad.norm().item() for parameter in part.parameters() if parameter.grad is not None)
 
+
+class TestWholeLevels:
+    @settings(max_examples=50, deadline=None)
+    @given(seed=st.integers(0, 10**6), colours=st.sampled_from([1, 3]), scale=st.sampled_from([1.0, 0.01, 1e-4]))
+    def test_are_those_of_a_file_from_1_on_inside_and_0_outside(self, seed: int, colours: int, scale: float) -> None:
+        random = np.random.default_rng(seed)
+        image, inside = scale * random.random((2, colours, 7, 9)), random.random((2, 1, 7, 9)) < 0.7
+        found = 255 * whole_levels(torch.from_numpy(image), torch.from_numpy(inside)).numpy()
+        expected = np.where(inside, np.maximum(np.rint(255 * image), 1), 0)
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+
+    def test_end_at_white(self) -> None:
+        """A mixture may round to slightly more than 1."""
+        levels = whole_levels(torch.tensor([1 + 1e-6, 1.1, 1.0]).view(1, 1, 3), torch.ones(1, 1, 3))
+        torch.testing.assert_close(levels, torch.ones(1, 1, 3), rtol=0, atol=1e-6)
+
+    def test_let_gradients_through_as_if_nothing_were_rounded(self) -> None:
+        image = torch.linspace(0, 1, 600).view(1, 3, 200).requires_grad_()
+        inside, weights = (torch.arange(200) % 5 > 0).float().view(1, 1, 200), torch.rand(1, 3, 200)
+        found, = torch.autograd.grad((whole_levels(image, inside) * weights).sum(), image)
+        assert torch.equal(found, weights * inside)
+
+
+class TestFuse:
     @pytest.mark.parametrize("axes", [2, 3])
-    @pytest.mark.parametrize(("follower_input", "shown"), [("fused+sources", 1 + 3), ("embedding", 4 + 8)])
-    def test_segments_what_the_plans_say(self, follower_input: str, shown: int, axes: int,
-                                         follower_architecture: Architecture) -> None:
-        model = planned(follower_architecture(axes), modalities=3, follower_input=follower_input)
-        channels = torch.randn(2, 3, *[16] * axes)
+    @grey_and_colour
+    @pytest.mark.parametrize("modalities", [1, 2, 4])
+    def test_gives_whole_levels_that_change_nothing_else_of_the_leader_s_output(
+            self, modalities: int, colours: int, axes: int, follower_architecture: Architecture) -> None:
+        model = planned(follower_architecture(axes), modalities=modalities, colours=colours)
+        channels = torch.randn(2, modalities, *[16] * axes)
         channels[..., :5] = 0
         seen = model.fuse(channels)
-        given = model.shown(seen)
-        assert given.shape == (2, shown, *[16] * axes)
-        assert (given[..., :5] == 0).all()
-        torch.testing.assert_close(model(channels), model.segmentation(given))
+        levels = 255 * seen.fused.image
+        torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+        assert (levels[..., :5] == 0).all()
+        assert levels[..., 5:].round().min() >= 1
+        assert levels.max() <= 255 + 1e-4
+        fused = model.fusion(seen.sources)
+        assert ((seen.fused.image - fused.image)[..., 5:].abs() <= 0.5 / 255 + 1e-6).all()
+        for name in ("shares", "low", "high", "base", "detail", "decoded"):
+            assert torch.equal(getattr(seen.fused, name), getattr(fused, name))
 
-    def test_sources_are_shown_behind_the_fused_image(self, follower_architecture: Architecture,
-                                                      channels: torch.Tensor) -> None:
-        model = planned(follower_architecture(2), follower_input="fused+sources")
-        seen = model.fuse(channels)
-        assert torch.equal(model.shown(seen), torch.cat([seen.fused.image, seen.sources], dim=1))
-
-    def test_the_embedding_does_without_the_reconstruction_of_an_image(self, follower_architecture: Architecture,
-                                                                       channels: torch.Tensor) -> None:
-        model = planned(follower_architecture(2), follower_input="embedding")
-        model(channels).square().mean().backward()
-        reached = {name.split(".")[0] for name, weight in model.fusion.named_parameters() if weight.grad is not None}
-        assert reached == {"encoder", "fuse_low", "fuse_high", "cross_attention"}
-
-    def test_other_weights_give_other_logits_and_leave_its_own_alone(self, model: FuseThenSegment,
-                                                                     channels: torch.Tensor) -> None:
-        seen, before = model.fuse(channels), list(model.segmentation.parameters())
-        doubled = {name: 2 * weight for name, weight in model.segmentation.named_parameters()}
-        other = model.segment(seen, weights=doubled)
-        assert all(now is then for now, then in zip(model.segmentation.parameters(), before, strict=True))
-        with torch.no_grad():
-            for weight in before:
-                weight.mul_(2)
-        torch.testing.assert_close(model.segment(seen), other)
-
-    def test_fused_image_is_zero_outside_the_image(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
+    def test_is_zero_outside_the_image(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
         channels[..., :5] = 0
         seen = model.fuse(channels)
         assert (seen.fused.image[..., :5] == 0).all()
@@ -99,113 +100,126 @@ class TestForward:
         assert torch.equal(seen.inside[0, 0, 0], (torch.arange(16) >= 5).float())
         assert (seen.fused.image[..., 5:] > 0).all()
 
+    def test_is_dark_but_not_outside_where_all_modalities_are_black(self, model: FuseThenSegment,
+                                                                    channels: torch.Tensor) -> None:
+        nn.init.constant_(model.fusion.gate.tint_share.bias, -50.0)
+        channels[..., 5:9] = -3.0
+        image = model.fuse(channels).fused.image
+        torch.testing.assert_close(image[..., 5:9], torch.full_like(image[..., 5:9], 1 / 255))
+
+    @grey_and_colour
+    def test_gradient_of_the_leader_is_that_without_rounding(self, colours: int, follower_architecture: Architecture,
+                                                             channels: torch.Tensor) -> None:
+        model = planned(follower_architecture(2), colours=colours)
+        channels[..., :5] = 0
+        seen, weights = model.fuse(channels), torch.rand(2, colours, 16, 16)
+        found, expected = (torch.autograd.grad((image * weights).sum(), list(model.fusion.parameters()), allow_unused=True)
+                           for image in (seen.fused.image, model.fusion(seen.sources).image * seen.inside))
+        for gradient, wanted in zip(found, expected, strict=True):
+            if wanted is not None:
+                torch.testing.assert_close(gradient, wanted)
+        assert any(wanted is not None and wanted.any() for wanted in expected)
+
     def test_gives_attention_maps_when_asked(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
         assert model.fuse(channels).fused.attention is None
         maps = model.fuse(channels, want_maps=True).fused.attention
         torch.testing.assert_close(maps.flatten(1).sum(dim=1), torch.ones(2))
 
+
+class TestForward:
+    @pytest.mark.parametrize("axes", [2, 3])
+    @grey_and_colour
+    @pytest.mark.parametrize("modalities", [1, 2, 4])
+    def test_segments_the_fused_image(self, modalities: int, colours: int, axes: int,
+                                      follower_architecture: Architecture) -> None:
+        model = planned(follower_architecture(axes), modalities=modalities, colours=colours)
+        channels = torch.randn(2, modalities, *[16] * axes)
+        seen = model.fuse(channels)
+        assert seen.fused.image.shape == (2, colours, *[16] * axes)
+        logits = model(channels)
+        assert logits.shape == (2, CLASSES, *[16] * axes)
+        torch.testing.assert_close(logits, model.segment(seen.fused.image))
+        torch.testing.assert_close(logits, model.segmentation((seen.fused.image - 0.3) / 0.2))
+
+    @pytest.mark.parametrize("axes", [2, 3])
+    @grey_and_colour
+    def test_is_what_the_exported_image_alone_gives(self, colours: int, axes: int,
+                                                    follower_architecture: Architecture) -> None:
+        """The follower needs nothing but 8 bits a channel."""
+        model, channels = planned(follower_architecture(axes), colours=colours), torch.randn(2, 2, *[16] * axes)
+        channels[..., :5] = 0
+        exported = (255 * model.fuse(channels).fused.image).round().to(torch.uint8)
+        torch.testing.assert_close(model.segment(exported.float() / 255), model(channels))
+
+    def test_knows_of_the_sources_only_what_the_fused_image_shows(self, model: FuseThenSegment,
+                                                                  channels: torch.Tensor) -> None:
+        """The leader gone blind to them shows the tint alone, and all sources give the same labels."""
+        nn.init.constant_(model.fusion.gate.tint_share.bias, 200.0)
+        for weight in (model.fusion.gate.tint.weight, model.fusion.gate.tint_share.weight):
+            nn.init.zeros_(weight)
+        other = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(5))
+        assert torch.equal(model.fuse(channels).fused.image, model.fuse(other).fused.image)
+        assert torch.equal(model(channels), model(other))
+
+    def test_other_weights_give_other_logits_and_leave_its_own_alone(self, model: FuseThenSegment,
+                                                                     channels: torch.Tensor) -> None:
+        image, before = model.fuse(channels).fused.image, list(model.segmentation.parameters())
+        doubled = {name: 2 * weight for name, weight in model.segmentation.named_parameters()}
+        other = model.segment(image, weights=doubled)
+        assert all(now is then for now, then in zip(model.segmentation.parameters(), before, strict=True))
+        with torch.no_grad():
+            for weight in before:
+                weight.mul_(2)
+        torch.testing.assert_close(model.segment(image), other)
+
+    @grey_and_colour
     def test_extra_channels_reach_the_follower_unchanged_and_the_leader_not_at_all(
-            self, follower_architecture: Architecture, channels: torch.Tensor) -> None:
-        model = planned(follower_architecture(2), extra=2)
+            self, colours: int, follower_architecture: Architecture, channels: torch.Tensor) -> None:
+        model = planned(follower_architecture(2), extra=2, colours=colours)
         arrived: list[torch.Tensor] = []
         model.segmentation.register_forward_pre_hook(lambda _, inputs: arrived.append(inputs[0]))
         extra = torch.randint(0, 2, (2, 2, 16, 16)).float()
         for labels in (extra, 1 - extra):
             model(torch.cat([channels, labels], dim=1))
-        assert torch.equal(arrived[0][:, 1:], extra)
-        assert torch.equal(arrived[1][:, 1:], 1 - extra)
-        assert torch.equal(arrived[0][:, :1], arrived[1][:, :1])
-        without_extra = planned(follower_architecture(2))
+        assert arrived[0].shape[1] == colours + 2
+        assert torch.equal(arrived[0][:, colours:], extra)
+        assert torch.equal(arrived[1][:, colours:], 1 - extra)
+        assert torch.equal(arrived[0][:, :colours], arrived[1][:, :colours])
+        without_extra = planned(follower_architecture(2), colours=colours)
         without_extra.fusion.load_state_dict(model.fusion.state_dict())
-        assert torch.equal(arrived[0][:, :1], without_extra.fuse(channels).fused.image)
+        torch.testing.assert_close(0.2 * arrived[0][:, :colours] + 0.3, without_extra.fuse(channels).fused.image)
 
 
-class TestDemosaicing:
-    @pytest.fixture
-    def reads(self, follower_architecture: Architecture) -> Callable[..., FuseThenSegment]:
-        """Function that makes a model whose follower demosaics."""
-        return lambda axes=2, **more: planned(follower_architecture(axes), **{
-            "fusion": {**FUSION, "halftone": 0.4}, "demosaic": True, **more})
+class TestAsRead:
+    @grey_and_colour
+    @pytest.mark.parametrize("extra", [0, 2])
+    def test_brings_the_image_about_zero_and_leaves_what_is_behind_it_alone(self, colours: int, extra: int) -> None:
+        channels = torch.rand(2, colours + extra, 4, 5, dtype=torch.float64)
+        found = as_read(channels, colours=colours).numpy()
+        np.testing.assert_allclose(found[:, :colours], 5 * (channels[:, :colours].numpy() - 0.3), atol=1e-12)
+        np.testing.assert_array_equal(found[:, colours:], channels[:, colours:].numpy())
 
-    @pytest.mark.parametrize("axes", [2, 3])
-    @pytest.mark.parametrize("modalities", [1, 2, 4])
-    def test_the_follower_reads_each_modality_from_the_fused_image_alone(self, axes: int, modalities: int,
-                                                                         reads: Callable[..., FuseThenSegment]) -> None:
-        model = reads(axes, modalities=modalities)
-        seen = model.fuse(torch.randn(2, modalities, *[16] * axes))
-        assert torch.equal(model.shown(seen), seen.fused.image)
-        shown = model.fusion.halftone.read(seen.fused.image, brighter=model.fusion.gate.brighter)
-        assert shown.shape[1] == modalities
-        # The windows are all -2 to 2.
-        read = 4 * shown - 2
-        torch.testing.assert_close(model.segment(seen), model.segmentation(read))
 
-    @pytest.mark.parametrize("sum_share", [0.0, 0.3])
-    @pytest.mark.parametrize("modalities", [2, 3, 4])
-    def test_brings_back_what_nnunet_would_see(self, modalities: int, sum_share: float,
-                                               reads: Callable[..., FuseThenSegment]) -> None:
-        """Before training, of modalities that are uniform, if the decoder paints nothing."""
-        model = reads(modalities=modalities, fusion={**FUSION, "halftone": 0.4, "sum_share": sum_share})
-        nn.init.constant_(model.fusion.gate.painted.bias, -50.0)
-        for last in (model.fusion.gate.source[-1], model.fusion.gate.painted):
-            nn.init.zeros_(last.weight)
-        channels = torch.linspace(-1.5, 0.7, modalities).view(1, -1, 1, 1).expand(1, modalities, 16, 16)
-        torch.testing.assert_close(model.read(model.shown(model.fuse(channels))), channels, atol=1e-5, rtol=1e-5)
-
-    def test_what_is_read_is_in_the_units_of_the_sources_and_ends_with_the_image(
-            self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
-        model = reads()
-        channels[..., :6] = 0
-        seen = model.fuse(channels)
-        found = model.modalities_read(seen)
-        assert (found[..., :6] == 0).all()
-        torch.testing.assert_close(4 * found[..., 6:] - 2, model.read(model.shown(seen))[..., 6:])
-
-    @pytest.mark.parametrize("more", [{"demosaic": False}, {"fusion": FUSION}, {"follower_input": "embedding"},
-                                      {"modalities": 5}])
-    def test_no_modality_is_read_where_none_can_be(self, more: dict[str, Any],
-                                                   reads: Callable[..., FuseThenSegment]) -> None:
-        """Five share the four voxels of a block."""
-        model = reads(**more)
-        assert model.modalities_read(model.fuse(torch.randn(1, model.modalities, 16, 16))) is None
-
-    def test_says_what_is_read_and_where_it_may_begin(self, reads: Callable[..., FuseThenSegment]) -> None:
-        for model, channels, grid in ((reads(modalities=3), 3, (2, 2)), (reads(modalities=3, demosaic=False), 1, (1, 1)),
-                                      (reads(follower_input="fused+sources"), 3, (1, 1))):
-            assert (model.channels_read, model.reading_grid) == (channels, grid)
-
-    def test_comes_before_mirroring(self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
-        """So that a follower meets the same modality in the same channel, mirrored or not."""
-        model = reads()
-        seen = model.fuse(channels)
+class TestFlips:
+    def test_show_the_follower_a_sample_mirrored_and_it_answers_so(self, follower_architecture: Architecture,
+                                                                   channels: torch.Tensor) -> None:
+        """With a cascade's labels; each sample along its own axes."""
+        model = planned(follower_architecture(2), extra=1)
+        extra, image = torch.randint(0, 2, (2, 1, 16, 16)).float(), model.fuse(channels).fused.image
         entered: list[torch.Tensor] = []
         model.segmentation.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-        model.segment(seen)
-        model.segment(seen, flips=torch.tensor([[True, False], [False, False]]))
+        model.segment(image, extra)
+        answer = model.segment(image, extra, flips=torch.tensor([[True, False], [False, False]]))
         assert torch.equal(entered[1], torch.stack([entered[0][0].flip(1), entered[0][1]]))
-
-    def test_leaves_extra_channels_alone(self, reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
-        model = reads(extra=2)
-        entered: list[torch.Tensor] = []
-        model.segmentation.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-        extra = torch.randint(0, 2, (2, 2, 16, 16)).float()
-        model(torch.cat([channels, extra], dim=1))
-        assert torch.equal(entered[0][:, 2:], extra)
-
-    @pytest.mark.parametrize("more", [{"follower_input": "fused+sources"}, {"follower_input": "embedding"}, {"fusion": FUSION}])
-    def test_has_no_part_without_a_halftone_or_where_more_than_the_image_is_shown(
-            self, more: dict[str, Any], reads: Callable[..., FuseThenSegment], channels: torch.Tensor) -> None:
-        models = [reads(demosaic=demosaicing, **more) for demosaicing in (True, False)]
-        assert torch.equal(models[0](channels), models[1](channels))
+        torch.testing.assert_close(answer, model.segment(torch.stack([image[0].flip(1), image[1]]),
+                                                         torch.stack([extra[0].flip(1), extra[1]])))
 
 
 class TestAbsentModalities:
-    @pytest.mark.parametrize("follower_input", ["fused", "fused+sources", "embedding"])
-    def test_do_not_matter_whatever_stands_in_their_channel(self, follower_input: str, follower_architecture: Architecture,
+    @grey_and_colour
+    def test_do_not_matter_whatever_stands_in_their_channel(self, colours: int, follower_architecture: Architecture,
                                                             channels: torch.Tensor) -> None:
-        architecture = follower_architecture(2)
-        model = FuseThenSegment(2, CLASSES, conv_op=nn.Conv2d, strides=architecture["arch_kwargs"]["strides"],
-                                windows=[[-2.0, 2.0]] * 2, follower=architecture, fusion=FUSION, follower_input=follower_input)
+        model = planned(follower_architecture(2), colours=colours)
         present, other = torch.tensor([[True, False], [False, True]]), channels.clone()
         other[~present] = torch.nan
         assert torch.equal(model(channels, present=present), model(other, present=present))
@@ -258,7 +272,7 @@ class TestAnyFollower:
         assert (fine.shape, coarse.shape) == ((2, CLASSES, *[16] * axes), (2, CLASSES, *[8] * axes))
         sum(nn.functional.cross_entropy(part, torch.randint(0, CLASSES, part[:, 0].shape)) for part in (fine, coarse)).backward()
         for part in (*model.fusion.children(), *model.segmentation.children()):
-            assert sum(float(parameter.grad.norm()) for parameter in part.parameters()) > 1e-6
+            assert norm_of(part) > 1e-6
         model.decoder.deep_supervision = False
         assert model(torch.randn(1, 2, *[16] * axes)).shape == (1, CLASSES, *[16] * axes)
 
@@ -268,10 +282,10 @@ class TestAnyFollower:
         with torch.no_grad():
             for parameter in owner.segmentation.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        seen = model.fuse(channels)
-        before = model.segment(seen)
-        assert torch.equal(model.segment(seen, weights=dict(owner.segmentation.named_parameters())), owner.segment(seen))
-        assert torch.equal(model.segment(seen), before)
+        image = model.fuse(channels).fused.image
+        before = model.segment(image)
+        assert torch.equal(model.segment(image, weights=dict(owner.segmentation.named_parameters())), owner.segment(image))
+        assert torch.equal(model.segment(image), before)
 
     def test_starts_from_the_seed_alone(self, any_follower: Architecture) -> None:
         first, again, other = (planned(any_follower(2), seed=seed).state_dict() for seed in (1, 1, 2))
@@ -320,21 +334,31 @@ class TestStateDict:
 
 class TestGradient:
     @pytest.mark.parametrize("axes", [2, 3])
+    @grey_and_colour
     @pytest.mark.parametrize("deep_supervision", [False, True])
-    def test_of_the_task_alone_reaches_every_part_of_the_leader(self, axes: int, deep_supervision: bool,
+    def test_of_the_task_alone_reaches_every_part_of_the_leader(self, axes: int, colours: int, deep_supervision: bool,
                                                                 follower_architecture: Architecture) -> None:
-        model = planned(follower_architecture(axes), deep_supervision=deep_supervision)
+        model = planned(follower_architecture(axes), deep_supervision=deep_supervision, colours=colours)
         torch.manual_seed(0)
         logits = model(torch.randn(2, 2, *[16] * axes))
         logits = logits[0] if deep_supervision else logits
         nn.functional.cross_entropy(logits, torch.randint(0, CLASSES, (2, *[16] * axes))).backward()
-        norms = {name: sum(parameter.grad.norm().item() for parameter in part.parameters())
-                 for name, part in model.fusion.named_children()}
+        norms = {name: norm_of(part) for name, part in model.fusion.named_children()}
         assert set(norms) == {"encoder", "fuse_low", "fuse_high", "cross_attention", "decoder", "gate"}
         assert min(norms.values()) > 1e-6, norms
+        silent = [name for name, parameter in model.fusion.named_parameters() if parameter.grad is None]
+        assert silent == ["decoder.paint.weight", "decoder.paint.bias"]
 
 
 class TestBuilding:
+    @grey_and_colour
+    @pytest.mark.parametrize("extra", [0, 3])
+    def test_gives_the_follower_the_fused_image_s_channels_and_a_cascade_s(self, colours: int, extra: int,
+                                                                           follower_architecture: Architecture) -> None:
+        model = planned(follower_architecture(2), modalities=4, extra=extra, colours=colours)
+        first = next(module for module in model.segmentation.modules() if isinstance(module, nn.Conv2d))
+        assert first.in_channels == colours + extra
+
     def test_refuses_fewer_channels_than_windows(self, follower_architecture: Architecture) -> None:
         with pytest.raises(ValueError, match="1 input channels, but windows for 2 modalities"):
             planned(follower_architecture(2), extra=-1)

@@ -16,8 +16,8 @@ from fuse4seg.training.bilevel import BilevelSettings, BilevelStep, Level
 
 MakeModel = Callable[..., FuseThenSegment]
 #: Those that ask no tensor for its value, which meta tensors do not have.
-WITHOUT_VALUES = ["joint", "gauss_newton", "unrolled", "neumann"]
-KILOBYTE = 1024
+WITHOUT_VALUES = ["joint", "none", "gauss_newton", "unrolled", "neumann"]
+KILOBYTE, DOUBLE = 1024, 8
 
 
 def whole_step(model: FuseThenSegment, hypergradient: str) -> tuple[Callable[[], object], list[torch.Tensor]]:
@@ -100,12 +100,13 @@ class TestPeakBytes:
             kept = stand_in(shape)
             counted = count.live
         assert kept.shape == (4, 2, 48, 64)
-        assert counted == allocated(lambda: model(batch))
+        # Beside it the number that brings the fused image to unit spread: the division keeps it as a tensor of its own.
+        assert counted + DOUBLE == allocated(lambda: model(batch))
 
     def test_grow_with_the_estimator_s_needs(self, tiny_model: MakeModel) -> None:
         """In one precision: ``joint``, with the whole batch in the follower at a time, holds more than those of halves."""
         counted = {name: count_bytes(*whole_step(tiny_model().to("meta"), name)).peak for name in WITHOUT_VALUES}
-        assert counted["gauss_newton"] < counted["unrolled"] < counted["neumann"] < counted["joint"]
+        assert counted["gauss_newton"] < counted["unrolled"] < counted["neumann"] < counted["none"] <= counted["joint"]
 
     def test_of_a_network_in_a_network_are_counted_without_gradients(self) -> None:
         network = nn.Conv2d(1, 1, 3, padding=1, device="meta")

@@ -126,13 +126,36 @@ class TestPlannedNetwork:
         unet = follower(plans["configurations"][configuration])
         assert manager.pool_op_kernel_sizes == unet["arch_kwargs"]["strides"]
 
-    @pytest.mark.parametrize(("modalities", "strength"), [(1, 0.05), (2, 0.1), (4, 0.2), (6, 0.3), (8, 0.3)])
-    def test_has_a_halftone_that_is_stronger_for_more_modalities(self, make_fingerprinted: MakeFingerprinted,
-                                                                 modalities: int, strength: float) -> None:
-        plans = plan(SMALL, make_fingerprinted, base_features=4, channels=tuple(f"M{number}" for number in range(modalities)))
-        fusion = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
-        assert fusion["halftone"] == pytest.approx(strength)
-        assert fusion["per_block"] is fusion["descreen"] is True
+    @pytest.mark.parametrize(("labelled", "modalities", "chosen", "expected", "brighter"), [
+        (True, 2, None, "colour", 0.0), (True, 4, None, "colour", 0.0), (True, 1, None, "grey", 1.0),
+        (False, 2, None, "grey", 10.0), (False, 1, None, "grey", 10.0),
+        (True, 2, "grey", "grey", 1.0), (True, 2, "colour", "colour", 0.0), (True, 1, "grey", "grey", 1.0),
+        (False, 2, "colour", "colour", 10.0)])
+    def test_fuses_in_colour_where_several_modalities_are_segmented_unless_the_user_says_otherwise(
+            self, labelled: bool, modalities: int, chosen: str | None, expected: str, brighter: float, roots: Path,
+            make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL, channels=("T1", "T2", "T1ce", "FLAIR")[:modalities])
+        if not labelled:
+            shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
+        plan_experiment(991, PlanOptions(fused_image=chosen, base_features=4))
+        plans = read_plans(folder / "Fuse4SegPlans.json")
+        assert plans["fuse4seg"]["fused_image"] == expected
+        colours = {"grey": 1, "colour": 3}[expected]
+        for configuration in ("2d", "3d_fullres"):
+            network = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
+            assert network["fusion"] == {"reference": 0, "cross_attention": not labelled, "colours": colours,
+                                         "brighter": brighter}
+            assert len(network["windows"]) == modalities
+
+    def test_shows_the_follower_the_fused_image_alone(self, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted(SMALL)
+        for chosen, channels in (("grey", 1), ("colour", 3)):
+            manager = PlansManager(plan_experiment(991, PlanOptions(fused_image=chosen, base_features=4)))
+            found = manager.get_configuration("2d")
+            network = get_network_from_plans(found.network_arch_class_name, found.network_arch_init_kwargs,
+                                             found.network_arch_init_kwargs_req_import, 2, 2, deep_supervision=False)
+            first = next(module for module in network.segmentation.modules() if isinstance(module, torch.nn.Conv2d))
+            assert first.in_channels == network.fusion.colours == channels
 
     @pytest.mark.parametrize(("labelled", "chosen", "expected"), [(True, None, False), (True, True, True), (False, None, True),
                                                                   (False, False, False)])
@@ -236,7 +259,7 @@ class TestPlansFile:
 
         chosen = PlanOptions(gpu_memory_target=2, max_batch_size=4, base_features=8)
         assert plans["fuse4seg"] == {**chosen.to_plain(), "version": __version__, "channel_names": ["T1", "FLAIR"],
-                                     "reference": "T1", "cross_attention": False, "gpu": None,
+                                     "reference": "T1", "cross_attention": False, "fused_image": "colour", "gpu": None,
                                      "memory": plans["fuse4seg"]["memory"]}
         assert plans["plans_name"] == "Fuse4SegPlans"
 
@@ -300,12 +323,22 @@ class TestRefusals:
         ({"gpu_memory_target": 0}, "-gpu_memory_target"), ({"gpu_memory_target": float("nan")}, "-gpu_memory_target"),
         ({"max_batch_size": 1}, "--max_batch_size"), ({"base_features": 3}, "--base_features"),
         ({"plans_name": "../Mine"}, "-overwrite_plans_name"), ({"plans_name": "My__Plans"}, "-overwrite_plans_name"),
-        ({"follower_input": "sources"}, "--follower_input"),
+        ({"fused_image": "sepia"}, "--fused_image"),
         ({"overwrite_target_spacing": (1.0, 1.0)}, "-overwrite_target_spacing"),
         ({"overwrite_target_spacing": (1.0, 1.0, -1.0)}, "-overwrite_target_spacing")])
     def test_name_the_flag(self, options: dict[str, Any], flag: str) -> None:
         with pytest.raises(OptionError, match=f"^{flag}: "):
             plan_experiment(991, PlanOptions(**options))
+
+    def test_of_colour_for_one_modality_say_why(self, make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL, channels=("T1",))
+        with pytest.raises(OptionError, match="^--fused_image: the dataset has one modality.* Leave the flag out"):
+            plan_experiment(991, PlanOptions(fused_image="colour"))
+        assert not (folder / "Fuse4SegPlans.json").exists()
+
+    def test_of_an_unknown_fused_image_name_the_choices(self) -> None:
+        with pytest.raises(OptionError, match="--fused_image: there is no 'sepia'. Choose one of: colour, grey"):
+            PlanOptions(fused_image="sepia")
 
     def test_of_a_reference_that_asks_nobody_name_what_would(self, make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)

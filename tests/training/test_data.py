@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -27,12 +27,14 @@ from fuse4seg.errors import WorkerDiedError
 from fuse4seg.training.data import (
     BatchStream,
     SeededBatches,
+    draw_flips,
     draw_present,
     foreground_share,
     seeded,
     without_intensity_changes,
     without_timing,
 )
+from fuse4seg.training.viewing import CHANGES, UNCHANGED
 
 MakeStream = Callable[..., BatchStream]
 
@@ -70,8 +72,10 @@ def transforms() -> ComposeTransforms:
     return nnUNetTrainer.get_training_transforms((24, 24), (-np.pi, np.pi), [[1, 1], [0.5, 0.5]], (0, 1), False)
 
 
-def batches(loader: Any = None, *, seed: int = 0, stream: int = 0, dropout: float = 0.0) -> SeededBatches:
-    return SeededBatches(loader or DrawingLoader(), seed=seed, stream=stream, modalities=2, modality_dropout=dropout)
+def batches(loader: Any = None, *, seed: int = 0, stream: int = 0, dropout: float = 0.0, flip_axes: Sequence[int] = (),
+            viewing: Sequence[str] = ()) -> SeededBatches:
+    return SeededBatches(loader or DrawingLoader(), seed=seed, stream=stream, modalities=2, modality_dropout=dropout,
+                         flip_axes=flip_axes, viewing=viewing)
 
 
 def numbers(drawn: dict[str, Any]) -> tuple[list[float], list[float], list[str]]:
@@ -137,9 +141,8 @@ class TestSeededBatches:
 
     def test_leaves_the_training_s_own_generators_alone(self) -> None:
         before = states()
-        batches()[7]
+        batches(viewing=CHANGES, dropout=0.5)[7]
         assert_states(before)
-
 
     def test_modality_dropout_changes_nothing_but_what_is_present(self) -> None:
         """The loader draws three samples."""
@@ -156,6 +159,57 @@ class TestSeededBatches:
         assert torch.equal(drawn[0], drawn[1])
         assert not torch.equal(drawn[0], drawn[2])
         assert not torch.equal(drawn[0][:3], drawn[0][3:6])
+
+    @pytest.mark.parametrize("viewing", [CHANGES, ("noise",), ("blur", "window")])
+    def test_changes_of_the_fused_image_change_nothing_else(self, viewing: tuple[str, ...]) -> None:
+        """The loader draws three samples; each kind of draw has numbers of its own."""
+        for index in range(4):
+            plain, shown = batches(dropout=0.4)[index], batches(dropout=0.4, viewing=viewing)[index]
+            assert numbers(plain) == numbers(shown)
+            assert torch.equal(plain["present"], shown["present"])
+            assert "viewing" not in plain
+            assert shown["viewing"].shape == (3, len(UNCHANGED))
+            assert torch.equal(shown["viewing"], batches(viewing=viewing)[index]["viewing"])
+
+    @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": 1}])
+    def test_changes_of_the_fused_image_depend_on_seed_stream_and_number_alone(self, other: dict[str, int]) -> None:
+        drawn = [torch.cat([source[index]["viewing"] for index in range(20)])
+                 for source in (batches(viewing=CHANGES), batches(viewing=CHANGES), batches(viewing=CHANGES, **other))]
+        assert torch.equal(drawn[0], drawn[1])
+        assert not torch.equal(drawn[0], drawn[2])
+        assert not torch.equal(drawn[0][:3], drawn[0][3:6])
+
+    def test_of_some_changes_draws_what_it_draws_of_all(self) -> None:
+        for index in range(8):
+            some, whole = (batches(viewing=viewing)[index]["viewing"] for viewing in (("gamma",), CHANGES))
+            assert torch.equal(some[:, 1], whole[:, 1])
+            others = [column for column in range(len(UNCHANGED)) if column != 1]
+            assert torch.equal(some[:, others], torch.tensor(UNCHANGED)[others].expand(3, -1))
+
+    def test_flips_samples_along_the_axes_asked_for(self) -> None:
+        class Slices(DrawingLoader):
+            def generate_train_batch(self) -> dict[str, Any]:
+                return {**super().generate_train_batch(), "data": torch.rand(3, 2, 5, 6)}
+
+        for index in range(4):
+            plain, flipped = (batches(Slices(), flip_axes=axes, viewing=CHANGES)[index] for axes in ((), (1,)))
+            assert "flips" not in plain
+            assert torch.equal(plain["data"], flipped["data"])
+            assert torch.equal(plain["viewing"], flipped["viewing"])
+            assert flipped["flips"].shape == (3, 2)
+            assert not flipped["flips"][:, 0].any()
+
+
+class TestDrawFlips:
+    def test_flips_along_each_chosen_axis_half_of_the_samples_by_itself(self) -> None:
+        flips = draw_flips(np.random.default_rng(0), 20_000, axes=3, chosen=(0, 2)).double().numpy()
+        np.testing.assert_allclose(flips.mean(axis=0), [0.5, 0, 0.5], atol=4 * 0.5 / 20_000**0.5)
+        assert abs(np.corrcoef(flips[:, 0], flips[:, 2])[0, 1]) < 0.03
+
+    def test_draws_the_same_of_an_axis_whatever_others_are_chosen(self) -> None:
+        some, whole = (draw_flips(np.random.default_rng(5), 50, axes=3, chosen=chosen) for chosen in ((1,), (0, 1, 2)))
+        assert torch.equal(some[:, 1], whole[:, 1])
+        assert whole.any(dim=0).all()
 
 
 class TestDrawPresent:
@@ -207,10 +261,12 @@ class TestBatchStream:
         assert len({batch["process"] for batch in drawn} - {os.getpid()}) == workers
 
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_gives_the_same_absences_from_any_number_of_workers(self, workers: int, make: MakeStream) -> None:
-        expected = [batches(dropout=0.4)[index]["present"] for index in range(3, 8)]
-        drawn = [batch["present"] for batch in islice(make(batches(dropout=0.4), start=3, workers=workers), 5)]
-        assert all(torch.equal(*pair) for pair in zip(drawn, expected, strict=True))
+    def test_gives_the_same_absences_and_changes_from_any_number_of_workers(self, workers: int, make: MakeStream) -> None:
+        source = batches(dropout=0.4, viewing=CHANGES)
+        expected = [source[index] for index in range(3, 8)]
+        drawn = list(islice(make(batches(dropout=0.4, viewing=CHANGES), start=3, workers=workers), 5))
+        for name in ("present", "viewing"):
+            assert all(torch.equal(found[name], wanted[name]) for found, wanted in zip(drawn, expected, strict=True))
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_repeats_nnu_net_s_own_augmentation(self, workers: int, make: MakeStream) -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import generator_loss
+from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.fusion import PAPER, FusionLossWeights
 from fuse4seg.losses.intensity import intensity_loss
@@ -43,7 +45,7 @@ def moved(module: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
 class TestFusionStep:
     def test_brings_the_fused_image_closer_to_its_sources(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         model = tiny_model()
-        nn.init.zeros_(model.fusion.gate.painted.bias)  # half of the fused image is painted, and far from the sources
+        nn.init.constant_(model.fusion.gate.tint_share.bias, 1.0)  # most of the fused image is tint, and far from the sources
         step = step_of(model)
         before = step.score(batch)
         for _ in range(60):
@@ -62,16 +64,17 @@ class TestFusionStep:
     def test_minimises_the_weighted_sum_of_the_fusion_losses(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         model = tiny_model()
         weights = FusionLossWeights(intensity=2.0, texture=3.0, decomposition=0.5, adversarial=0.25, edges=0, balance=0,
-                                    correlation=0)
+                                    correlation=0, chroma=0.75)
         step = step_of(model, weights)
         step.discriminators.eval()
         with torch.no_grad():
             seen = model.fuse(batch)
-            wanted = {"intensity": intensity_loss(seen.fused.image, seen.sources),
-                      "texture": texture_loss(seen.fused.image, seen.sources),
+            image = luma(seen.fused.image)
+            wanted = {"intensity": intensity_loss(image, seen.sources), "texture": texture_loss(image, seen.sources),
                       "decomposition": decomposition_loss(seen.fused.low, seen.fused.high),
-                      "adversarial": generator_loss([network(seen.fused.image) for network in step.discriminators])}
-        readable = 2 * wanted["intensity"] + 3 * wanted["texture"] + 0.5 * wanted["decomposition"]
+                      "adversarial": generator_loss([network(image) for network in step.discriminators]),
+                      "chroma": chroma_loss(seen.fused.image, seen.inside)}
+        readable = 2 * wanted["intensity"] + 3 * wanted["texture"] + 0.5 * wanted["decomposition"] + 0.75 * wanted["chroma"]
         assert step.score(batch) == pytest.approx(readable.item(), rel=1e-5)
         report = step(batch)
         assert report["fusion"] == pytest.approx((readable + 0.25 * wanted["adversarial"]).item(), rel=1e-5)
@@ -79,12 +82,12 @@ class TestFusionStep:
             {name: value.item() for name, value in wanted.items()}, rel=1e-5)
 
     def test_follows_the_clipped_gradient(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
-        heavy = FusionLossWeights(intensity=1e4, edges=0, balance=0, correlation=0)
+        heavy = FusionLossWeights(intensity=1e4, edges=0, balance=0, correlation=0, chroma=0)
         model, twin = tiny_model(), tiny_model()
         step = FusionStep(model, torch.optim.SGD(model.fusion.parameters(), lr=0.5), weights=heavy)
         seen = twin.fuse(batch)
         parameters = list(twin.fusion.parameters())
-        gradients = torch.autograd.grad(1e4 * intensity_loss(seen.fused.image, seen.sources), parameters, allow_unused=True)
+        gradients = torch.autograd.grad(1e4 * intensity_loss(luma(seen.fused.image), seen.sources), parameters, allow_unused=True)
         norm = torch.stack([gradient.norm() for gradient in gradients if gradient is not None]).norm()
         assert norm > MAX_NORM
         step(batch)

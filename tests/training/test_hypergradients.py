@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fuse4seg.training.hypergradients import (
     BY_MEMORY,
     DEFAULT_DAMPING,
+    DETACHED,
     ESTIMATORS,
     NEEDS_FULL_PRECISION,
     NEEDS_HALVES,
@@ -125,6 +126,20 @@ class TestJoint:
         estimate = joint(lambda y: problem.lower.loss(leader, y) + sum(part.square().sum() for part in leader), never,
                          **problem.levels)
         np.testing.assert_allclose(flat(estimate.lower), problem.lower.in_y(problem.x, problem.y), rtol=1e-12)
+
+
+class TestNone:
+    def test_leaves_the_leader_what_does_not_pass_through_the_follower(self, problem: Problem) -> None:
+        """Of a task that has no graph to the leader: lambda dg/dx, and the follower's whole gradient."""
+        shown = [part.detach() for part in problem.leader]
+
+        def upper(follower: Sequence[torch.Tensor]) -> torch.Tensor:
+            return problem.lower.loss(shown, follower) + 0.3 * sum((part**3).sum() for part in problem.leader)
+
+        estimate = ESTIMATORS["none"](upper, problem.objectives()[1], **problem.levels)
+        np.testing.assert_allclose(flat(estimate.leader), 0.3 * 3 * problem.x**2, rtol=1e-12)
+        np.testing.assert_allclose(flat(estimate.lower), problem.lower.in_y(problem.x, problem.y), rtol=1e-12)
+        assert estimate.ratio is None
 
 
 class TestGaussNewton:
@@ -338,5 +353,7 @@ class TestInnerProduct:
 
 
 def test_every_estimator_says_what_it_needs() -> None:
-    assert set(ESTIMATORS) == {"joint", "gauss_newton", "unrolled", "neumann", "cg"} == set(BY_MEMORY)
+    assert set(ESTIMATORS) == {"joint", "gauss_newton", "unrolled", "neumann", "cg", "none"} == set(BY_MEMORY)
     assert set(ESTIMATORS) > NEEDS_HALVES > NEEDS_FULL_PRECISION > SECOND_ORDER
+    # On one batch the leader learns from the task as it is, or not at all.
+    assert set(ESTIMATORS) - NEEDS_HALVES == {"joint"} | DETACHED == {"joint", "none"}

@@ -1,17 +1,27 @@
-"""What the batches of a training need: counted as they are."""
+"""The batches of a training: what is drawn for each stream, and what they need, counted as they are."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fuse4seg.errors import NotEnoughMemoryError
 from fuse4seg.training import loaders
 from fuse4seg.training.data import PREFETCHED
-from fuse4seg.training.loaders import batch_makers, require_memory_for_batches, workers_of
+from fuse4seg.training.loaders import (
+    PRETRAIN_STREAM,
+    TRAIN_STREAM,
+    VALIDATION_STREAM,
+    batch_makers,
+    batch_stream,
+    require_memory_for_batches,
+    workers_of,
+)
 from fuse4seg.training.run import Training, make_trainer
 from fuse4seg.training.trainer import Fuse4SegTrainer
+from fuse4seg.training.viewing import UNCHANGED
 
 
 @pytest.fixture
@@ -27,6 +37,35 @@ class TestWorkers:
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(loaders, "get_allowed_n_proc_DA", lambda: allowed)
         assert [workers_of(stream) for stream in range(3)] == [training, validation, training]
+
+
+class TestBatchStream:
+    """Mirrored and changed images are for a follower that learns."""
+
+    def drawn(self, trainer: Fuse4SegTrainer, stream: int) -> dict[str, Any]:
+        batches = batch_stream(trainer, batch_makers(trainer)[stream == VALIDATION_STREAM], stream=stream, start=0)
+        try:
+            return next(batches)
+        finally:
+            batches.close()
+
+    def test_of_training_says_how_the_follower_sees_the_fused_image(self, trainer: Fuse4SegTrainer) -> None:
+        batch = self.drawn(trainer, TRAIN_STREAM)
+        samples = len(batch["data"])
+        assert batch["flips"].shape == (samples, 2)
+        assert batch["viewing"].shape == (samples, len(UNCHANGED))
+        assert "present" not in batch
+
+    @pytest.mark.parametrize("stream", [VALIDATION_STREAM, PRETRAIN_STREAM])
+    def test_of_others_says_nothing(self, stream: int, trainer: Fuse4SegTrainer) -> None:
+        assert not {"flips", "viewing", "present"} & self.drawn(trainer, stream).keys()
+
+    def test_of_a_training_without_changes_says_nothing_of_them(self, own_results: Path) -> None:
+        trainer = make_trainer(Training("990", "2d", 0, device="cpu"), chosen={"viewing": ["none"]})
+        trainer.initialize()
+        batch = self.drawn(trainer, TRAIN_STREAM)
+        assert "flips" in batch
+        assert "viewing" not in batch
 
 
 class TestMemoryForBatches:

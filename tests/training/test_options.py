@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from fuse4seg.errors import OptionError
-from fuse4seg.losses.fusion import ON_REQUEST, PAPER, WITHOUT_LABELS, FusionLossWeights
+from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import PretrainingWeights
+from fuse4seg.training.viewing import CHANGES
 
 CHOSEN = TrainingOptions(epochs=7, pretrain_epochs=0, iterations=3, seed=11, leader_learning_rate=5e-4,
                          follower_optimiser="adamw", modality_dropout=0.2,
-                         bilevel=BilevelSettings("gauss_newton", 0.3, FusionLossWeights(texture=2.0), 1e-6, 0.25),
+                         bilevel=BilevelSettings("gauss_newton", 0.3, FusionLossWeights(texture=2.0), 1e-6, 0.25,
+                                                 viewing=("blur", "noise")),
                          pretraining=PretrainingWeights(adversarial=0, decomposition=0.5))
 
 
@@ -68,8 +70,16 @@ class TestTrainingOptions:
             TrainingOptions(follower_optimiser="adam")
 
     def test_refuse_an_unknown_estimator_and_name_the_known(self) -> None:
-        with pytest.raises(OptionError, match="--hypergradient: unknown estimator newton.*joint, gauss_newton"):
+        with pytest.raises(OptionError, match="--hypergradient: unknown estimator newton.*joint, gauss_newton, .*none"):
             TrainingOptions(bilevel=BilevelSettings("newton"))
+
+    def test_show_the_fused_image_under_every_change(self) -> None:
+        assert TrainingOptions().bilevel.viewing == ("blur", "gamma", "window", "noise", "colour") == CHANGES
+
+    @pytest.mark.parametrize("viewing", [("halo",), ("blur", "halo"), ("none", "blur")])
+    def test_refuse_an_unknown_change_and_name_the_known(self, viewing: tuple[str, ...]) -> None:
+        with pytest.raises(OptionError, match=r"^--viewing: unknown change (halo|none). Choose from: blur, gamma, .*; or none"):
+            TrainingOptions(bilevel=BilevelSettings(viewing=viewing))
 
 
 class TestPlain:
@@ -83,8 +93,16 @@ class TestPlain:
 
     def test_fills_what_an_older_version_did_not_know(self) -> None:
         old = {"epochs": 5, "bilevel": {"fusion_weight": 0.5}}
-        assert TrainingOptions.from_plain(old) == TrainingOptions(epochs=5, bilevel=BilevelSettings(fusion_weight=0.5))
-        assert TrainingOptions.from_plain({"bilevel": {}}) == TrainingOptions()
+        wanted = BilevelSettings(fusion_weight=0.5, viewing=())
+        assert TrainingOptions.from_plain(old) == TrainingOptions(epochs=5, bilevel=wanted)
+        assert TrainingOptions.from_plain({"epochs": 5}) == TrainingOptions(epochs=5)
+
+    def test_trains_on_without_changes_of_the_image_that_an_older_version_did_not_know(self) -> None:
+        assert TrainingOptions.from_plain({"bilevel": {}}).bilevel.viewing == ()
+
+    def test_names_the_changes_of_the_image_as_they_were(self) -> None:
+        """A checkpoint may hold a list."""
+        assert TrainingOptions.from_plain({"bilevel": {"viewing": ["noise"]}}).bilevel.viewing == ("noise",)
 
     def test_trains_on_without_a_loss_that_an_older_version_did_not_know(self) -> None:
         losses = TrainingOptions.from_plain({"bilevel": {"losses": {"texture": 3.0, "edges": 2.0}}}).bilevel.losses
@@ -102,12 +120,12 @@ class TestChanged:
 
     def test_changes_the_estimator_and_keeps_its_settings(self) -> None:
         changed = CHOSEN.changed(hypergradient="joint")
-        assert changed.bilevel == BilevelSettings("joint", 0.3, FusionLossWeights(texture=2.0), 1e-6, 0.25)
+        assert changed.bilevel == replace(CHOSEN.bilevel, hypergradient="joint")
         assert changed.epochs == CHOSEN.epochs
 
     def test_changes_weights_of_the_step_by_their_names(self) -> None:
         changed = CHOSEN.changed(fusion_weight=0.0, auxiliary_weight=None, seed=4)
-        assert changed.bilevel == BilevelSettings("gauss_newton", 0.0, FusionLossWeights(texture=2.0), 1e-6, 0.25)
+        assert changed.bilevel == replace(CHOSEN.bilevel, fusion_weight=0.0)
         assert changed.seed == 4
 
     def test_keeps_the_named_losses_at_their_default_weights(self) -> None:
@@ -117,13 +135,13 @@ class TestChanged:
         assert changed.bilevel.fusion_weight == 0.3
 
     def test_gives_a_loss_that_is_not_used_by_default_its_weight_elsewhere(self) -> None:
-        losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "fidelity", "reading"]).bilevel.losses
+        losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "fidelity"]).bilevel.losses
         assert losses == FusionLossWeights(intensity=PAPER.intensity, balance=0, fidelity=WITHOUT_LABELS.fidelity,
-                                           correlation=0, reading=ON_REQUEST.reading)
+                                           correlation=0, chroma=0)
 
     def test_takes_weights(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["texture=0.5", "structure=2", "edges"], pretraining_losses=["adversarial=0.1"])
-        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2, balance=0, correlation=0)
+        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2, balance=0, correlation=0, chroma=0)
         assert changed.pretraining == PretrainingWeights(decomposition=0, adversarial=0.1)
 
     @pytest.mark.parametrize("part", ["texture=", "texture=much", "texture=-1", "texture=nan", "texture=inf", "texture=1=2"])
@@ -133,7 +151,7 @@ class TestChanged:
 
     def test_leaves_all_losses_out_that_can_be(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["none"], pretraining_losses=["none"])
-        assert changed.bilevel.losses == FusionLossWeights(edges=0, balance=0, correlation=0)
+        assert changed.bilevel.losses == FusionLossWeights(edges=0, balance=0, correlation=0, chroma=0)
         assert changed.pretraining == PretrainingWeights(0, 0)
 
     @pytest.mark.parametrize(("name", "losses", "known"), [
@@ -144,6 +162,12 @@ class TestChanged:
         with pytest.raises(OptionError, match=f"^--{name}: unknown loss .*Choose from: {known}"):
             CHOSEN.changed(**{name: losses})
 
+    @pytest.mark.parametrize(("given", "kept"), [(None, ("blur", "noise")), (["none"], ()), (["gamma"], ("gamma",)),
+                                                 (["noise", "window"], ("noise", "window"))])
+    def test_chooses_the_changes_of_the_image(self, given: list[str] | None, kept: tuple[str, ...]) -> None:
+        changed = CHOSEN.changed(viewing=given)
+        assert changed == replace(CHOSEN, bilevel=replace(CHOSEN.bilevel, viewing=kept))
+
     def test_refuses_what_the_options_refuse(self) -> None:
         with pytest.raises(OptionError, match="--epochs"):
             CHOSEN.changed(epochs=0)
@@ -151,6 +175,9 @@ class TestChanged:
             CHOSEN.changed(hypergradient="newton")
         with pytest.raises(OptionError, match="--hessian_products"):
             CHOSEN.changed(hessian_products=0)
+        for viewing in (["halo"], ["none", "blur"]):
+            with pytest.raises(OptionError, match="--viewing"):
+                CHOSEN.changed(viewing=viewing)
 
 
 class TestWithoutATask:
@@ -160,7 +187,7 @@ class TestWithoutATask:
         TrainingOptions.without_labels().require_no_task()
 
     @pytest.mark.parametrize("chosen", [{}, {"hypergradient": "joint"}, {"auxiliary_weight": 0}, {"epochs": 3},
-                                        {"fusion_losses": ["texture"]}, {"hessian_products": 9}])
+                                        {"fusion_losses": ["texture"]}, {"hessian_products": 9}, {"viewing": ["none"]}])
     def test_accepts_what_concerns_the_fusion(self, chosen: dict[str, Any]) -> None:
         TrainingOptions().changed(**chosen).require_no_task()
 
@@ -169,9 +196,10 @@ class TestWithoutATask:
         ({"auxiliary_weight": 1.0}, "--auxiliary_head: 1.0 means nothing"),
         ({"fusion_weight": 0.0}, "--fusion_weight: 0.0 means nothing"),
         ({"follower_optimiser": "adamw"}, "--follower_optimiser: adamw means nothing"),
+        ({"hypergradient": "none"}, "--hypergradient: none means nothing"),
+        ({"viewing": ["blur"]}, r"--viewing: \('blur',\) means nothing"),
         ({"leader_learning_rate": 0.0}, "--leader_learning_rate: 0 leaves nothing to train"),
-        ({"fusion_losses": ["none"]}, "--fusion_losses: none leaves nothing to train"),
-        ({"fusion_losses": ["reading"]}, "--fusion_losses: reading leaves nothing to train")])
+        ({"fusion_losses": ["none"]}, "--fusion_losses: none leaves nothing to train")])
     def test_refuses_what_needs_labels(self, chosen: dict[str, Any], said: str) -> None:
         with pytest.raises(OptionError, match=f"^{said}"):
             TrainingOptions().changed(**chosen).require_no_task()

@@ -107,12 +107,15 @@ class TestRefusedTrainings:
         with pytest.raises(ForeignPlansError, match="-p Fuse4SegPlans"):
             make_trainer(FOLD_0)
 
-    def test_with_plans_whose_network_cannot_be_built(self, preprocessed: Path) -> None:
-        """As versions made them whose halftone was there or not, and no share."""
+    @pytest.mark.parametrize(("argument", "value", "problem"), [("halftone", 0.1, "halftone"),
+                                                                ("colours", 2, "1 or 3 channels, not 2")])
+    def test_with_plans_whose_network_cannot_be_built(self, argument: str, value: float, problem: str,
+                                                      preprocessed: Path) -> None:
+        """As versions made them that had a halftone, or as none did."""
         plans = json.loads((preprocessed / "Fuse4SegPlans.json").read_text())
-        plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["halftone"] = True
+        plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"][argument] = value
         (preprocessed / "Fuse4SegPlans.json").write_text(json.dumps(plans))
-        with pytest.raises(PlansNotFoundError, match=r"Fuse4SegPlans.json describes no network.*halftone.*got True.*Plan again"):
+        with pytest.raises(PlansNotFoundError, match=f"Fuse4SegPlans.json describes no network.*{problem}.*Plan again"):
             make_trainer(FOLD_0)
 
     def test_of_an_unplanned_configuration(self) -> None:

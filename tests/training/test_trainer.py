@@ -100,7 +100,7 @@ class TestTraining:
         still = [name for name, value in trainer.network.named_parameters() if torch.equal(value, trained[name])]
         assert still == ["segmentation.decoder.seg_layers.0.bias"]  # nnU-Net gives the lowest resolution no weight
         kept = [name for name, value in pretrained["fusion"].items() if torch.equal(value, trained[f"fusion.{name}"])]
-        assert kept == ["halftone.own"]  # which is not learned
+        assert kept == ["decoder.paint.weight", "decoder.paint.bias"]  # which reconstructs in pre-training
         assert all(not torch.equal(value, final["discriminators"][name])
                    for name, value in trainer.levels.discriminators.named_parameters())
 

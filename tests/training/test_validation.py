@@ -29,8 +29,10 @@ def validated_case(trained_phantom: Path) -> str:
 
 class TestValidation:
     def test_predicts_the_folds_cases_alone(self, trained_model: Path, validated_case: str) -> None:
-        names = {path.name for path in (trained_model / "fold_0" / "validation").iterdir()}
-        assert names == {f"{validated_case}.nii.gz", "summary.json"}
+        folder = trained_model / "fold_0" / "validation"
+        names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        assert names == {f"{validated_case}.nii.gz", f"fused/{validated_case}.nii.gz", f"fused/grey/{validated_case}.nii.gz",
+                         "summary.json"}
 
     def test_scores_as_our_evaluation_does(self, trained_model: Path, trained_phantom: Path, validated_case: str) -> None:
         folder = trained_model / "fold_0" / "validation"
@@ -66,9 +68,11 @@ class TestValidation:
             shutil.copy(path, tmp_path / "in")
         assert predict.main(["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--root", str(trained_phantom),
                              "-device", "cpu"]) == 0
-        found, wanted = (sitk.ReadImage(str(folder / f"{validated_case}.nii.gz"))
-                         for folder in (tmp_path / "out", trained_model / "fold_0" / "validation"))
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(wanted))
+        for place, channels in (("", 1), ("fused", 3), ("fused/grey", 1)):
+            found, wanted = (sitk.ReadImage(str(folder / place / f"{validated_case}.nii.gz"))
+                             for folder in (tmp_path / "out", trained_model / "fold_0" / "validation"))
+            assert found.GetNumberOfComponentsPerPixel() == wanted.GetNumberOfComponentsPerPixel() == channels
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(wanted))
 
     def test_can_be_repeated_and_passes_over_cases_of_another_split(self, trained_model: Path, own_results: Path,
                                                                     validated_case: str) -> None:

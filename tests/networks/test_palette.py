@@ -1,0 +1,97 @@
+"""The palette: hues that stay apart, also for people who see two kinds of cones' colours alone."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2lab
+
+from fuse4seg.networks.palette import preferences
+
+#: What people see who lack a kind of cones, in linear red, green and blue (Machado, Oliveira and Fernandes, A
+#: Physiologically-based Model for Simulation of Color Vision Deficiency, 2009, severity 1).
+SEEN_BY = {
+    "all cones": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+}
+#: A distance in CIELAB that is just noticed (Mahy, Van Eycken and Oosterlinck, Evaluation of Uniform Color Spaces, 1994). Here
+#: modalities differ by a quarter of the range: where that gives n such distances, n-th parts of it are just noticed.
+JUST_NOTICED = 2.3
+every_vision = pytest.mark.parametrize("vision", SEEN_BY)
+
+
+def raised(modalities: int, *, by: float = 0.25) -> np.ndarray:
+    """For each modality the colour where it alone is brighter than others at mid-grey, shape (N, 3)."""
+    return 0.5 + by * preferences(modalities, 3).softmax(dim=1).double().numpy().T
+
+
+def seen(colours: np.ndarray, vision: str) -> np.ndarray:
+    """Places in CIELAB, shape (N, 3), of colours in sRGB."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    simulated = np.clip(linear @ SEEN_BY[vision].T, 0, 1)
+    return rgb2lab(np.where(simulated <= 0.0031308, 12.92 * simulated, 1.055 * simulated ** (1 / 2.4) - 0.055))
+
+
+def distances(places: np.ndarray) -> dict[tuple[int, int], float]:
+    return {pair: float(np.linalg.norm(places[pair[0]] - places[pair[1]])) for pair in combinations(range(len(places)), 2)}
+
+
+class TestPreferences:
+    @pytest.mark.parametrize("modalities", [1, 2, 3, 4, 7])
+    def test_of_a_grey_image_are_none(self, modalities: int) -> None:
+        assert torch.equal(preferences(modalities, 1), torch.zeros(1, modalities))
+
+    @pytest.mark.parametrize("colours", [0, 2, 4])
+    def test_refuse_other_numbers_of_channels(self, colours: int) -> None:
+        with pytest.raises(ValueError, match=f"1 or 3 channels, not {colours}"):
+            preferences(2, colours)
+
+    @pytest.mark.parametrize("modalities", [2, 3, 4, 7])
+    def test_lie_in_order_on_the_way_from_the_first_to_the_last(self, modalities: int) -> None:
+        """Red falls and blue grows from each modality to the next, as long as the hues lie apart."""
+        red, green, blue = preferences(modalities, 3).exp().numpy()
+        assert np.isfinite([red, green, blue]).all()
+        assert (np.diff(red) < 0).all()
+        assert (np.diff(blue) > 0).all()
+        ends = preferences(2, 3).exp()
+        np.testing.assert_allclose([[part[0], part[-1]] for part in (red, green, blue)], ends, rtol=1e-5)
+
+    def test_are_in_the_middle_those_of_three_modalities(self) -> None:
+        torch.testing.assert_close(preferences(5, 3)[:, ::2], preferences(3, 3))
+        between = (preferences(3, 3).exp()[:, 1:] + preferences(3, 3).exp()[:, :-1]) / 2
+        torch.testing.assert_close(preferences(5, 3).exp()[:, 1::2], between)
+
+
+class TestHues:
+    def test_of_two_modalities_are_orange_and_blue(self) -> None:
+        (red, green, blue), last = raised(2)
+        assert red > green > blue
+        assert last[2] > last[1] > last[0]
+
+    @every_vision
+    def test_of_two_modalities_are_far_apart_for_everybody(self, vision: str) -> None:
+        assert distances(seen(raised(2), vision))[0, 1] > 10 * JUST_NOTICED
+
+    @every_vision
+    @pytest.mark.parametrize("modalities", [3, 4])
+    def test_of_the_first_and_the_last_modality_are_far_apart_for_everybody(self, modalities: int, vision: str) -> None:
+        assert distances(seen(raised(modalities), vision))[0, modalities - 1] > 5 * JUST_NOTICED
+
+    @every_vision
+    def test_of_three_modalities_can_be_told_apart_by_everybody(self, vision: str) -> None:
+        assert min(distances(seen(raised(3), vision)).values()) > 2 * JUST_NOTICED
+
+    @pytest.mark.parametrize("vision", ["all cones", "deuteranopia"])
+    def test_of_four_modalities_can_be_told_apart_by_most(self, vision: str) -> None:
+        """Of people with protanopia and tritanopia, whose neighbouring hues are 1.7 and 1.0 of such steps apart, not for sure."""
+        assert min(distances(seen(raised(4), vision)).values()) > 2 * JUST_NOTICED
+
+    @pytest.mark.parametrize("modalities", [2, 3, 4])
+    def test_add_up_to_grey(self, modalities: int) -> None:
+        """Where all modalities are equally bright, there is no colour."""
+        np.testing.assert_allclose((raised(modalities) - 0.5).sum(axis=0), 0.25, rtol=1e-6)
