@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> None:
                                    plans.get_label_manager(description).num_segmentation_heads, deep_supervision=True)
     half = plan.batch_size // 2
     parts = {"fusion network": (lambda images: model.fusion(images), model.modalities),
-             "segmentation network": (lambda images: model.segmentation(images), model.channels_read),
+             "segmentation network": (lambda images: model.segmentation(images), model.fusion.colours),
              "both": (lambda images: model(images), model.modalities)}
     rows = []
     for name, (forward, channels) in parts.items():

@@ -70,8 +70,8 @@ def _run(options: argparse.Namespace) -> None:
 def _measure(options: argparse.Namespace, dropout: float, seed: int) -> dict[str, Any]:
     """Train once, and score every set of test images."""
     from fuse4seg.datasets.raw import channel_names, read_dataset_json
+    from fuse4seg.inference.model import load_model
     from fuse4seg.inference.models import find_model
-    from fuse4seg.inference.predictor import load_predictor
     from fuse4seg.paths import RAW, data_root, dataset_name
     from fuse4seg.training.run import Training, choose_device, make_trainer
 
@@ -82,15 +82,14 @@ def _measure(options: argparse.Namespace, dropout: float, seed: int) -> dict[str
     make_trainer(training, chosen=chosen, resume=True).run_training()
     seconds = time.perf_counter() - start
     model = find_model(dataset=options.dataset, configuration=options.configuration)
-    predictor = load_predictor(model.folder, folds=model.folds, device=choose_device(options.device),
-                               use_mirroring=not options.disable_tta)
+    loaded = load_model(model.folder, folds=model.folds, device=choose_device(options.device), mirroring=not options.disable_tta)
     raw = data_root(RAW) / dataset_name(options.dataset)
     names = channel_names(read_dataset_json(raw))
-    return {"dropout": dropout, "seed": seed, "training_seconds": seconds, "complete": _score(predictor, raw, None),
-            "missing": {name: _score(predictor, raw, channel) for channel, name in enumerate(names)}}
+    return {"dropout": dropout, "seed": seed, "training_seconds": seconds, "complete": _score(loaded, raw, None),
+            "missing": {name: _score(loaded, raw, channel) for channel, name in enumerate(names)}}
 
 
-def _score(predictor: Any, raw: Path, missing: int | None) -> float:
+def _score(model: Any, raw: Path, missing: int | None) -> float:
     """Mean foreground Dice of the test cases without the channel ``missing``; None takes nothing away."""
     from fuse4seg.evaluation.folders import evaluate_folders
     from fuse4seg.inference.predict_folder import predict_folder
@@ -98,12 +97,12 @@ def _score(predictor: Any, raw: Path, missing: int | None) -> float:
     with tempfile.TemporaryDirectory() as scratch:
         images, output = Path(scratch, "images"), Path(scratch, "output")
         images.mkdir()
-        ending = predictor.dataset_json["file_ending"]
+        ending = model.dataset_json["file_ending"]
         for path in (raw / "imagesTs").glob(f"*{ending}"):
             if missing is None or not path.name.endswith(f"_{missing:04d}{ending}"):
                 (images / path.name).symlink_to(path.absolute())
-        predict_folder(predictor, images, output, folds=(0,), allow_missing=True)
-        return evaluate_folders(output, raw / "labelsTs", dataset_json=predictor.dataset_json).foreground_mean()
+        predict_folder(model, images, output, folds=(0,), allow_missing=True)
+        return evaluate_folders(output, raw / "labelsTs", dataset_json=model.dataset_json).foreground_mean()
 
 
 if __name__ == "__main__":

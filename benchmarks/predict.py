@@ -28,9 +28,9 @@ from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.plans import PLANS_NAME
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
-    from fuse4seg.inference.predictor import Fuse4SegPredictor
+    from fuse4seg.inference.model import Model
 
 OURS = "import sys; from fuse4seg.cli.predict import main; sys.exit(main())"
 STOCK = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()"
@@ -90,74 +90,58 @@ def _command(code: str, arguments: Sequence[str]) -> Callable[[], object]:
     return act
 
 
-def _agreement(model: Path, options: argparse.Namespace, precision: str) -> dict[str, Any]:
+def _agreement(folder: Path, options: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Share of the voxels, of all cases, that the fast path and a plain loop give the same label."""
     import torch
 
     from fuse4seg.datasets.raw import channel_names, list_cases
-    from fuse4seg.inference.predictor import load_predictor
-    from fuse4seg.inference.preprocess_case import preprocess_case
+    from fuse4seg.inference.model import load_model
+    from fuse4seg.inference.predict_case import predict_case
+    from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
 
     fold = int(options.fold) if options.fold.isdecimal() else options.fold
-    predictor = load_predictor(model, folds=[fold], device=torch.device(options.device), precision=precision)
-    cases = list_cases(options.images, channels=channel_names(predictor.dataset_json),
-                       file_ending=predictor.dataset_json["file_ending"])
+    model = load_model(folder, folds=[fold], device=torch.device(options.device), precision=precision)
+    cases = list_cases(options.images, channels=channel_names(model.dataset_json), file_ending=model.dataset_json["file_ending"])
     equal = voxels = held = 0
     for case in cases.values():
-        channels, _ = preprocess_case(predictor, case)
-        fast = predictor.predict_logits_from_preprocessed_data(channels).argmax(dim=0)
-        plain = plain_logits(predictor, channels).argmax(dim=0)
-        equal, voxels = equal + int((fast == plain).sum()), voxels + fast.numel()
+        channels, properties = preprocessed_images(case, Recipe.of(model))
+        made = predict_case(model, torch.from_numpy(channels), properties)
+        fast, plain = made.logits.argmax(axis=0), plain_logits(model, made.fused[0], properties["spacing"]).argmax(axis=0)
+        equal, voxels = equal + int((fast == plain).sum()), voxels + fast.size
         held += int((plain > 0).sum())
     return {"precision": precision, "cases": len(cases), "equal": equal / voxels,
             "different, per foreground voxel": (voxels - equal) / max(held, 1)}
 
 
-def plain_logits(predictor: Fuse4SegPredictor, channels: torch.Tensor) -> torch.Tensor:
-    """Logits in float32, up to a factor: single windows of the fused image, or of every mirrored copy fused anew."""
-    import torch
-
-    from fuse4seg.inference.fuse_image import fuse_whole_image
-    from fuse4seg.inference.sliding_window import mirrored_copies
-
-    model, patch = predictor.network.eval().to(memory_format=torch.contiguous_format), predictor.configuration_manager.patch_size
-    axes = predictor.allowed_mirroring_axes or ()
-
-    def shown(image: torch.Tensor) -> torch.Tensor:
-        return fuse_whole_image(model, image, patch_size=patch, device=predictor.device).shown
-
-    if predictor.mirror_fused:
-        return _looped(predictor, shown(channels), mirrored_copies(axes, first=2))
-    return sum(_looped(predictor, shown(channels.flip(flipped)), [()]).flip(flipped)
-               for flipped in mirrored_copies(axes, first=channels.ndim - len(patch)))
-
-
-def _looped(predictor: Fuse4SegPredictor, shown: torch.Tensor, copies: Sequence[tuple[int, ...]]) -> torch.Tensor:
-    """Logits (classes, Z, Y, X) of windows that go through the network alone, and sums over mirrored copies of each."""
+def plain_logits(model: Model, fused: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Logits (classes, Z, Y, X) in float32 of an exported image: single windows, and mirrored copies of each."""
     import torch
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
+    from fuse4seg.inference.fused_image import read_levels
+    from fuse4seg.inference.sliding_window import mirrored_copies
     from fuse4seg.inference.tiles import pad_to_tiles
+    from fuse4seg.networks.fuse_then_segment import as_read
 
-    model, patch = predictor.network, tuple(predictor.configuration_manager.patch_size)
-    network, grid = model.segmentation, model.reading_grid
+    (network,), patch = model.with_each_weights(), tuple(model.patch_size)
+    copies = mirrored_copies(model.mirror_axes, first=2)
+    follower = network.segmentation.to(memory_format=torch.contiguous_format)
     weight = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
-    images = shown.transpose(0, 1) if len(patch) == 2 else shown[None]
-    padded, inside = pad_to_tiles(images, tile=patch, on_grid=grid)
+    image = torch.from_numpy(read_levels(fused, spacing, plans=model.plans, configuration=model.configuration)[0])
+    padded, inside = pad_to_tiles(image.transpose(0, 1) if len(patch) == 2 else image[None], tile=patch)
     total, weights = None, torch.zeros(padded.shape[2:])
-    steps = compute_steps_for_sliding_window(padded.shape[2:], patch, predictor.tile_step_size)
-    for corner in product(*([start - start % step for start in row] for row, step in zip(steps, grid, strict=True))):
+    for corner in product(*compute_steps_for_sliding_window(padded.shape[2:], patch, model.step_size)):
         window = tuple(slice(start, start + extent) for start, extent in zip(corner, patch, strict=True))
         weights[window] += weight
-        for index, image in enumerate(padded):
-            part = model.read(image[None][(..., *window)].to(predictor.device))
+        for index, part in enumerate(padded):
+            read = as_read(part[None][(..., *window)].to(model.device), colours=model.colours)
             with torch.inference_mode():
-                logits = sum(network(part.flip(axes)).flip(axes) for axes in copies)[0].float().cpu()
+                logits = (sum(follower(read.flip(axes)).flip(axes) for axes in copies)[0] / len(copies)).float().cpu()
             if total is None:
                 total = torch.zeros(len(padded), len(logits), *padded.shape[2:])
             total[(index, slice(None), *window)] += logits * weight
     found = (total / weights)[inside]
-    return found.transpose(0, 1) if len(patch) == 2 else found[0]
+    return (found.transpose(0, 1) if len(patch) == 2 else found[0]).numpy()
 
 
 if __name__ == "__main__":

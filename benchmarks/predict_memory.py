@@ -36,9 +36,13 @@ prepare_environment()
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from fuse4seg.networks.fusion import Fused, FusionNetwork
 from fuse4seg.cli.predict import main
-FusionNetwork.forward = lambda self, sources, **_: Fused(sources.mean(dim=1, keepdim=True), *[None] * 7)
-weights = torch.linspace(-1, 1, %d).view(-1, 1, 1, 1)
-PlainConvUNet.forward = lambda self, images: torch.nn.functional.conv2d(images.float(), weights, weights.flatten().flip(0) / 2)
+def fuse(self, sources, **_):
+    mean = sources.mean(dim=1, keepdim=True)
+    return Fused(mean.expand(-1, self.colours, *mean.shape[2:]), *[None] * 7)
+def segment(self, images):
+    weights = ramp.view(-1, 1, 1, 1).expand(-1, images.shape[1], -1, -1) / images.shape[1]
+    return torch.nn.functional.conv2d(images.float(), weights, ramp.flip(0) / 2)
+FusionNetwork.forward, PlainConvUNet.forward, ramp = fuse, segment, torch.linspace(-1, 1, %d)
 if __name__ == "__main__":
     sys.exit(main())
 """
@@ -99,7 +103,7 @@ def model_of(like: Path, dataset: Path, slices: Sequence[int]) -> tuple[Path, li
         (folder / name).write_text(json.dumps(content))
     torch.save({"network_weights": network.state_dict(), "trainer_name": "Fuse4SegTrainer",
                 "init_args": {"configuration": "2d", "plans": plans}, "inference_allowed_mirroring_axes": (0, 1),
-                "options": {"bilevel": {"mirror_fused": True}}}, folder / "fold_0" / "checkpoint_final.pth")
+                "options": {}}, folder / "fold_0" / "checkpoint_final.pth")
     return folder, list(here.spacing), channels, classes
 
 

@@ -23,6 +23,8 @@ from fuse4seg.cli.command import make_parser, run_command
 
 #: Our name in the table, without the estimator.
 OURS = "Fuse4Seg"
+#: The default one.
+ESTIMATOR = "gauss_newton"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("configuration")
     parser.add_argument("-p", dest="plans", default="Fuse4SegPlans")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"))
-    parser.add_argument("--estimators", nargs="*", default=["joint"], metavar="NAME",
+    parser.add_argument("--estimators", nargs="*", default=[ESTIMATOR], metavar="NAME",
                         help="hypergradients to time (default: the default one; none for the networks alone)")
     add_timing_flags(parser, rounds=10)
     return run_command(_run, parser, arguments)
@@ -51,7 +53,7 @@ def _run(options: argparse.Namespace) -> None:
         os.environ[RESULTS] = results
         peer = _stock(stock_plans(plans), dataset_json, options.configuration, device)
         ours = {name: _ours(plans, dataset_json, options.configuration, device, name)
-                for name in options.estimators or ["joint"]}
+                for name in options.estimators or [ESTIMATOR]}
         tables = {"networks": compare(measure(_networks(next(iter(ours.values()))), rounds=options.rounds), peer="U-Net")}
         if options.estimators:
             steps = {"nnU-Net": _step(peer), **{f"{OURS}, {name}": _step(trainer) for name, trainer in ours.items()}}
@@ -91,10 +93,12 @@ def _networks(trainer: Any) -> dict[str, Callable[[], object]]:
     """Forward and backward of both networks, on a whole batch, for their parameters."""
     import torch
 
+    from fuse4seg.networks.fuse_then_segment import as_read
+
     trainer.set_deep_supervision_enabled(True)
     model = trainer.network.train()
     channels = _batch(trainer).to(trainer.device)
-    fused = model.read(model.shown(model.fuse(channels))).detach()
+    fused = as_read(model.fuse(channels).fused.image.detach(), colours=model.fusion.colours)
     passes = {"U-Net": lambda: model.segmentation(fused), "fusion network": lambda: [model.fuse(channels).fused.image]}
 
     def both_ways(forward: Callable[[], list[Any]]) -> None:
