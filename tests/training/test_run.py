@@ -27,7 +27,9 @@ from fuse4seg.errors import (
     UnwritableFolderError,
 )
 from fuse4seg.paths import TRAINER_FOLDER
+from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.run import Training, choose_device, make_trainer, pretrain, train
+from fuse4seg.training.viewing import CHANGES
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 DATASET = "Dataset990_Phantom"
@@ -224,14 +226,16 @@ class TestFinishedTraining:
         assert all(torch.equal(value, weights[name]) for name, value in trainer.network.state_dict().items())
 
     @pytest.mark.parametrize(("chosen", "flag"), [({"seed": 5}, "--seed"), ({"epochs": 3}, "--epochs"),
-                                                  ({"hypergradient": "gauss_newton"}, "--hypergradient"),
+                                                  ({"hypergradient": "none"}, "--hypergradient"),
+                                                  ({"viewing": ["none"]}, "--viewing"),
                                                   ({"fusion_losses": ["texture", "intensity"]}, "--fusion_losses")])
     def test_does_not_take_other_options(self, trained: Path, chosen: dict[str, object], flag: str) -> None:
         with pytest.raises(OptionError, match=f"{flag}: .* differs from what .*checkpoint_final.pth was trained with"):
             make_trainer(FOLD_0, chosen=chosen, resume=True)
 
     def test_takes_the_options_it_was_trained_with(self, trained: Path) -> None:
-        chosen = {"epochs": 2, "pretrain_epochs": 2, "iterations": 2, "seed": 0, "hypergradient": "joint"}
+        chosen = {"epochs": 2, "pretrain_epochs": 2, "iterations": 2, "seed": 0,
+                  "hypergradient": BilevelSettings().hypergradient, "viewing": list(CHANGES)}
         assert make_trainer(FOLD_0, chosen=chosen, resume=True).options.epochs == 2
 
     def test_that_is_damaged_gives_way_to_the_best_checkpoint(self, trained: Path, caplog: pytest.LogCaptureFixture) -> None:
