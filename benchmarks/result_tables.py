@@ -35,8 +35,9 @@ from fuse4seg.files import write_json, written_whole
 
 FIGURES = Path(__file__).parent / "figures"
 TABLE = re.compile(r"(<!-- table (\w+) (\w+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
-LABELS = {"all_sources": "all sources together", "stacked": "stock nnU-Net, stacked", "fuse4seg": "**Fuse4Seg**", "max": "stock nnU-Net on the maximum",
-          "mean": "stock nnU-Net on the mean", "wavelet": "stock nnU-Net on the wavelet fusion",
+LABELS = {"all_sources": "all sources together", "stacked": "stock nnU-Net, stacked", "fuse4seg": "**Fuse4Seg**",
+          "max": "stock nnU-Net on the maximum", "mean": "stock nnU-Net on the mean",
+          "wavelet": "stock nnU-Net on the wavelet fusion",
           "colour": "stock nnU-Net on the fixed colour formula", "grey": "**Fuse4Seg, grey**",
           "frozen": "the leader frozen as it starts", "fusion_losses_alone": "the leader taught by the fusion losses alone",
           "joint": "the leader taught by the direct gradient (`joint`)", "grey_frozen": "grey, the leader frozen",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
@@ -47,15 +48,19 @@ def first_convolution(checkpoint: dict[str, Any]) -> torch.Tensor:
                 if name.startswith("segmentation.encoder") and weight.ndim == 4)
 
 
-@pytest.mark.parametrize(("what", "channels"), [("fused+sources", 5), ("embedding", 48)])
-def test_the_follower_sees_what_was_planned(root: Path, what: str, channels: int) -> None:
-    plans, checkpoint, output = run(root, planning=["--follower_input", what], training=[])
-    assert plans["fuse4seg"]["follower_input"] == what
+@pytest.mark.parametrize(("kind", "channels"), [("colour", 3), ("grey", 1)])
+def test_the_fused_image_is_as_planned_and_all_that_the_follower_sees(root: Path, kind: str, channels: int) -> None:
+    plans, checkpoint, output = run(root, planning=["--fused_image", kind], training=[])
+    assert plans["fuse4seg"]["fused_image"] == kind
     assert first_convolution(checkpoint).shape[1] == channels
-    (fused,) = (output / "fused").iterdir()
-    voxels = sitk.GetArrayFromImage(sitk.ReadImage(fused))
-    assert 0 <= voxels.min() < voxels.max() <= 1
-    assert (output / fused.name).is_file()
+    (fused,) = (output / "fused").glob("*.nii.gz")
+    assert sitk.ReadImage(fused).GetNumberOfComponentsPerPixel() == channels
+    assert (output / "fused" / "grey").is_dir() == (kind == "colour")
+    with mock.patch.dict(os.environ):
+        assert predict.main(["-i", str(output / "fused"), "-o", str(root / "again"), "--disable_tta", "-device", "cpu",
+                             "--from_fused", "--root", str(root)]) == 0
+    found, wanted = (sitk.GetArrayFromImage(sitk.ReadImage(folder / fused.name)) for folder in (root / "again", output))
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_cross_attention_is_left_out_by_default(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,10 +81,10 @@ def test_another_modality_can_be_the_reference(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("flags", "stage_1", "stage_2"), [
-    (["--pretraining_losses", "decomposition"], {"decomposition"}, {"edges", "balance", "correlation"}),
+    (["--pretraining_losses", "decomposition"], {"decomposition"}, {"edges", "balance", "correlation", "chroma"}),
     (["--fusion_losses", "intensity", "texture", "decomposition", "adversarial"], {"decomposition", "adversarial"},
      {"intensity", "texture", "decomposition", "adversarial"}),
-    (["--fusion_losses", "balance", "reading"], {"decomposition", "adversarial"}, {"balance", "reading"}),
+    (["--fusion_losses", "balance"], {"decomposition", "adversarial"}, {"balance"}),
     (["--fusion_losses", "texture", "decomposition", "--pretraining_losses", "none"], set(), {"texture", "decomposition"})])
 def test_losses_can_be_chosen_for_either_stage(root: Path, flags: list[str], stage_1: set[str], stage_2: set[str],
                                                capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +95,7 @@ def test_losses_can_be_chosen_for_either_stage(root: Path, flags: list[str], sta
     logged = checkpoint["logging"]
     assert ("discriminator" in capsys.readouterr().err) == ("adversarial" in stage_1)
     for name in ("intensity", "texture", "decomposition", "adversarial", "edges", "structure", "balance", "fidelity",
-                 "correlation", "reading"):
+                 "correlation", "chroma"):
         assert (logged.get(name, [float("nan")])[-1] == pytest.approx(float("nan"), nan_ok=True)) == (name not in stage_2)
 
 
@@ -111,5 +116,5 @@ def test_another_network_can_follow(root: Path, follower: str, training: list[st
     assert plans["fuse4seg"]["follower"] == follower
     assert any(name.startswith(f"segmentation.{part}") for name in checkpoint["network_weights"])
     assert all(bool(torch.isfinite(weight).all()) for weight in checkpoint["network_weights"].values())
-    (fused,) = (output / "fused").iterdir()
+    (fused,) = (output / "fused").glob("*.nii.gz")
     assert sitk.ReadImage(output / fused.name).GetSize() == sitk.ReadImage(fused).GetSize()

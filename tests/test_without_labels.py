@@ -69,11 +69,11 @@ class TestPlanning:
         assert ours == raw | {"labels": {"background": 0}}
         assert not (planned / "nnUNet_preprocessed" / DATASET / "gt_segmentations").exists()
 
-    def test_leaves_out_the_halftone_and_starts_near_the_maximum(self, planned: Path) -> None:
+    def test_is_grey_and_starts_near_the_maximum(self, planned: Path) -> None:
         plans = json.loads((planned / "nnUNet_preprocessed" / DATASET / "Fuse4SegPlans.json").read_text())
         fusion = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
-        assert {name: fusion.get(name) for name in ("halftone", "sum_share", "brighter", "bound")} == {
-            "halftone": None, "sum_share": 0.12, "brighter": 10.0, "bound": 3.0}
+        assert {name: fusion[name] for name in ("colours", "brighter", "cross_attention")} == {
+            "colours": 1, "brighter": 10.0, "cross_attention": True}
 
     def test_says_so_in_one_line(self, planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shutil.copytree(planned, tmp_path / "roots")
@@ -97,7 +97,7 @@ class TestTraining:
         ours = load(trained)
         assert ours.keys() == usual.keys()
         assert ours["logging"].keys() == usual["logging"].keys()
-        assert ours["network_weights"].keys() == usual["network_weights"].keys() - {"fusion.halftone.own"}
+        assert ours["network_weights"].keys() == usual["network_weights"].keys()
         assert {"checkpoint_best.pth", "checkpoint_final.pth", "pretrained.pth", "progress.png"} <= {
             path.name for path in (trained / MODEL / "fold_0").iterdir()}
 
@@ -173,9 +173,17 @@ class TestPrediction:
         fused, source = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in
                          (tmp_path / "out" / "fused" / "phantom_005.nii.gz", images / "phantom_005_0000.nii.gz"))
         assert fused.shape == source.shape
-        assert 0 <= fused.min() < 0.1
-        assert 0.5 < fused.max() <= 1
+        assert fused.dtype == np.uint8
+        assert fused.min() == 0
+        assert fused.max() > 127
         assert capsys.readouterr().err.count("no segmentation") == 1
+
+    def test_segments_no_fused_image_either(self, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        images = trained / "nnUNet_raw" / DATASET / "imagesTs"
+        assert run(predict, trained, "-i", str(images), "-o", str(tmp_path / "out"), "-device", "cpu", "--from_fused") == 1
+        line, = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: --from_fused: this model was trained without labels: it segments nothing")
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -187,5 +195,6 @@ def test_goes_in_3d_too(planned: Path, tmp_path: Path) -> None:
     images = root / "nnUNet_raw" / DATASET / "imagesTs"
     assert run(predict, root, "-i", str(images), "-o", str(tmp_path / "out"), "-device", "cpu") == 0
     fused = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "fused" / "phantom_005.nii.gz")))
-    assert 0 <= fused.min() < 0.1
-    assert 0.5 < fused.max() <= 1
+    assert fused.dtype == np.uint8
+    assert fused.min() == 0
+    assert fused.max() > 127

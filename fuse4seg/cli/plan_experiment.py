@@ -22,7 +22,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
                         help="memory that training should fill, or auto: that of the visible GPU less a reserve, without one "
                              "8 (24 for resenc_l, 40 for resenc_xl; default: auto)")
     parser.add_argument("--hypergradient", default="gauss_newton", metavar="ESTIMATOR",
-                        help="what f4s_train will be given as --hypergradient, which decides on the memory (default: gauss_newton)")
+                        help="what f4s_train will be given as --hypergradient, which decides on the memory (default: "
+                             "%(default)s)")
     parser.add_argument("--max_batch_size", type=int, metavar="N",
                         help="largest batch, at least 2 (default: what memory allows)")
     parser.add_argument("--base_features", type=int, default=32, metavar="N",

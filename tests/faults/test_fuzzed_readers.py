@@ -25,7 +25,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
@@ -34,7 +35,8 @@ from fuse4seg.datasets.grey_images import read_grey_image
 from fuse4seg.datasets.images import is_finite, read_image
 from fuse4seg.datasets.raw import channel_names, foreground_classes, label_values, read_dataset_description
 from fuse4seg.errors import Fuse4SegError
-from fuse4seg.inference.predictor import load_predictor
+from fuse4seg.inference.fused_files import RGB24, read_fused
+from fuse4seg.inference.model import load_model
 from fuse4seg.inference.run_record import RunRecord, open_record
 from fuse4seg.planning.fingerprint import read_fingerprint
 from fuse4seg.sharing.install_model import install_models
@@ -195,6 +197,12 @@ def nifti(dtype: type = np.float32) -> bytes:
     return nibabel.Nifti1Image((np.arange(480) % 7).reshape(6, 8, 10).astype(dtype), np.diag([1, 2, 3, 1])).to_bytes()
 
 
+def coloured_nifti() -> bytes:
+    """As a fused image in colour is written."""
+    levels = (np.arange(1440) % 251).reshape(6, 8, 10, 3).astype(np.uint8)
+    return nibabel.Nifti1Image(levels.view(RGB24)[..., 0], np.diag([1, 2, 3, 1])).to_bytes()
+
+
 def encoded(kind: str, mode: str) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
     stream = io.BytesIO()
@@ -224,7 +232,8 @@ def installed(path: Path, results: Path) -> None:
 
 
 READERS = ("dataset.json", "fingerprint", "model's plans", "model's dataset.json", "checkpoint", "archive", "archive's members",
-           "NIfTI by ITK", "packed NIfTI by ITK", "packed NIfTI by nibabel", "NIfTI to fuse", "PNG", "coloured PNG", "BMP",
+           "NIfTI by ITK", "packed NIfTI by ITK", "packed NIfTI by nibabel", "NIfTI to fuse", "coloured NIfTI to fuse",
+           "fused NIfTI", "fused PNG", "PNG", "coloured PNG", "BMP",
            "records")
 
 
@@ -245,7 +254,7 @@ def make_reader(untrained_model: Path, planned_phantom: Path, exported_model: Pa
     def predictable(name: str) -> Callable[[], object]:
         def load() -> None:
             try:
-                load_predictor(place / MODEL, folds=[0], device=torch.device("cpu"))
+                load_model(place / MODEL, folds=[0], device=torch.device("cpu"))
             finally:
                 shutil.copy(untrained_model / name, place / MODEL / name)
         return load
@@ -282,6 +291,12 @@ def make_reader(untrained_model: Path, planned_phantom: Path, exported_model: Pa
                                                       lambda: read_volume(place / "a.nii.gz", NibabelIO)),
             "NIfTI to fuse": lambda: Reader(place / "a.nii.gz", mutated_gzip(nifti(np.uint8)),
                                             lambda: read_grey_image(place / "a.nii.gz")),
+            "coloured NIfTI to fuse": lambda: Reader(place / "a.nii.gz", mutated_gzip(coloured_nifti()),
+                                                     lambda: read_grey_image(place / "a.nii.gz")),
+            "fused NIfTI": lambda: Reader(place / "a.nii", mutated_bytes(coloured_nifti()),
+                                          lambda: read_fused(place / "a.nii", NibabelIOWithReorient)),
+            "fused PNG": lambda: Reader(place / "a.png", mutated_bytes(encoded("png", "RGB")),
+                                        lambda: read_fused(place / "a.png", NaturalImage2DIO)),
             "PNG": lambda: Reader(place / "a.png", mutated_bytes(encoded("png", "L")),
                                   lambda: read_grey_image(place / "a.png")),
             "coloured PNG": lambda: Reader(place / "a.png", mutated_bytes(encoded("png", "P")),
