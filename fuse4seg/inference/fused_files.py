@@ -72,7 +72,7 @@ def read_fused(path: Path, reader: type[BaseReaderWriter], *, colours: int | Non
     try:
         header.ReadImageInformation()
         found = 1 if _has_grey_palette(path) else header.GetNumberOfComponents()
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
     if found not in KINDS or found != (colours or found):
         raise UnsuitableImageError(path, f"is in {KINDS.get(found, f'{found} channels')}, but the model reads fused images in "
@@ -90,8 +90,12 @@ def _has_grey_palette(path: Path) -> bool:
     """Whether it is a grey BMP, which ITK takes for one in colour."""
     if path.suffix != ".bmp":
         return False
-    with Picture.open(path) as opened:
-        return opened.mode == "L"
+    try:
+        with Picture.open(path) as opened:
+            return opened.mode == "L"
+    # What Pillow raises on damaged files has no common base.
+    except Exception as error:
+        raise UnreadableImageError(path, str(error) or type(error).__name__) from error
 
 
 def _write(channels: list[sitk.Image], path: Path, properties: dict[str, Any]) -> list[Path]:

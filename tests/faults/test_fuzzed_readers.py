@@ -233,8 +233,7 @@ def installed(path: Path, results: Path) -> None:
 
 READERS = ("dataset.json", "fingerprint", "model's plans", "model's dataset.json", "checkpoint", "archive", "archive's members",
            "NIfTI by ITK", "packed NIfTI by ITK", "packed NIfTI by nibabel", "NIfTI to fuse", "coloured NIfTI to fuse",
-           "fused NIfTI", "fused PNG", "PNG", "coloured PNG", "BMP",
-           "records")
+           "fused NIfTI", "fused PNG", "fused BMP", "PNG", "coloured PNG", "BMP", "records")
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +296,8 @@ def make_reader(untrained_model: Path, planned_phantom: Path, exported_model: Pa
                                           lambda: read_fused(place / "a.nii", NibabelIOWithReorient)),
             "fused PNG": lambda: Reader(place / "a.png", mutated_bytes(encoded("png", "RGB")),
                                         lambda: read_fused(place / "a.png", NaturalImage2DIO)),
+            "fused BMP": lambda: Reader(place / "a.bmp", mutated_bytes(encoded("bmp", "L")),
+                                        lambda: read_fused(place / "a.bmp", NaturalImage2DIO)),
             "PNG": lambda: Reader(place / "a.png", mutated_bytes(encoded("png", "L")),
                                   lambda: read_grey_image(place / "a.png")),
             "coloured PNG": lambda: Reader(place / "a.png", mutated_bytes(encoded("png", "P")),
