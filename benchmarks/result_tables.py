@@ -151,7 +151,8 @@ def paired(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
                   else [trivial[fold][name]["mean"] for fold in _folds(comparison, wanted)])
         near = [statistics.fmean(value for metric, value in mean.items() if metric.startswith(TO_A_SOURCE)) for mean in images
                 if any(metric.startswith(TO_A_SOURCE) for metric in mean)]
-        rows.append([label(name), str(len(trials)) if trials else "", _spread(_of(trials, "Dice"), 3) if trials else "",
+        title = label(name) if trials or name in LABELS else f"{name}, as it is"
+        rows.append([title, str(len(trials)) if trials else "", _spread(_of(trials, "Dice"), 3) if trials else "",
                      _less_stacked(comparison, name) if trials and name != PEER else "", _mean_of(images, VISIBILITY),
                      number(statistics.fmean(near), 3) if near else ""])
     return ["", "trainings", "Dice", "less stacked nnU-Net, case by case (95 %)", "visibility", "mean SSIM to the sources"], rows

@@ -240,7 +240,7 @@ def untrained_cascade(planned_phantom: Path, tmp_path_factory: pytest.TempPathFa
     full = plans["configurations"]["3d_fullres"]
     plans["configurations"]["3d_lowres"] = {**deepcopy(full), "spacing": [2.0, 2.0, 2.0], "patch_size": [16, 24, 16],
                                             "data_identifier": "Fuse4SegPlans_3d_lowres", "next_stage": "3d_cascade_fullres"}
-    plans["configurations"]["3d_cascade_fullres"] = {**deepcopy(full), "spacing": [1.25, 1.2, 1.3], "patch_size": [28, 40, 32],
+    plans["configurations"]["3d_cascade_fullres"] = {**deepcopy(full), "spacing": [1.25, 1.2, 1.3], "patch_size": [32, 40, 32],
                                                      "previous_stage": "3d_lowres"}
     for configuration in ("3d_lowres", "3d_cascade_fullres"):
         _write_untrained(root, plans, configuration, folds=(0, 1))

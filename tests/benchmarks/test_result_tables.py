@@ -88,7 +88,7 @@ class TestPaired:
     def test_trivial_images_have_no_dice(self, tables: ModuleType) -> None:
         trivial = {"all_sources": {"mean": {"visibility": 0.99}}, "average": {"mean": {"visibility": 0.8, "SSIM to T1": 0.5}}}
         found = tables.paired(comparison(training("fuse4seg", 0.5), trivial=[trivial]), {"rows": ["all_sources", "average"]})
-        assert found[1] == [["all sources together", "", "", "", ".990", ""], ["average", "", "", "", ".800", ".500"]]
+        assert found[1] == [["all sources together", "", "", "", ".990", ""], ["average, as it is", "", "", "", ".800", ".500"]]
 
 
 def test_a_row_that_was_not_trained_is_named(tables: ModuleType) -> None:

@@ -101,7 +101,9 @@ class TestTrain:
         segmentation = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "phantom_005.nii.gz")))
         assert set(np.unique(segmentation)) <= {0, 1, 2, 3}
         fused = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "fused" / "phantom_005.nii.gz")))
-        assert 0 <= fused.min() < fused.max() <= 1
+        assert fused.dtype == np.uint8
+        assert fused.shape == (*segmentation.shape, 3)
+        assert fused.min() == 0 < fused.max()
         assert len(list((tmp_path / "out" / "attention").iterdir())) == 3
 
 

@@ -252,7 +252,7 @@ class TestStockCheckpoint:
         assert "--trust" in assert_refused(predict, place, capsys)
         assert predict.main([*flags, "--trust"]) == 0
         assert [path.read_bytes() for path in sorted((place / "out").rglob("*.nii.gz"))] == plain
-        assert len(plain) == 2
+        assert len(plain) == 3
 
     def test_is_cleaned_by_a_trusting_export(self, place: Path, state: State) -> None:
         torch.save({**state, "_best_ema": np.float64(0.5)}, place / "roots" / MODEL / "fold_0" / CHECKPOINT)

@@ -281,6 +281,11 @@ MISTAKES: dict[str, Mistake] = {
     "train: checkpoint that only predicts": Mistake("train", "990 2d 0 -device cpu --c", CHECKPOINT, leaves="training_log"),
     "train: resume and validate": Mistake("train", TRAIN + " --c --val", "--val", status=UNPARSED),
     # ------------------------------------------------------------------ predict
+    "predict: sources for fused images": Mistake("predict", PREDICT + " --from_fused", "phantom_005_0000.nii.gz", every(
+        *(gone(f"{RAW}/imagesTs/phantom_005_000{number}.nii.gz") for number in (1, 2, 3)))),
+    "predict: fused images of no folder": Mistake("predict", "-i {place}/nowhere -o {out} -device cpu --from_fused", "nowhere"),
+    "predict: fused images and panels": Mistake("predict", PREDICT + " --from_fused --save_panels", "--save_panels"),
+    "predict: fused images over themselves": Mistake("predict", "-i {images} -o {images} -device cpu --from_fused", "-o"),
     "predict: no such model": Mistake("predict", PREDICT + " -c 3d_lowres", "-c"),
     "predict: no such fold": Mistake("predict", PREDICT + " -f 3", "-f"),
     "predict: no folder": Mistake("predict", "-i {place}/nowhere -o {out} -device cpu", "nowhere"),
@@ -340,6 +345,8 @@ MISTAKES: dict[str, Mistake] = {
     "score: stale": Mistake("evaluate_fusion", SCORE, "fused/a.png", every(
         text("fused/fused.json", '{"method": {}, "sources": ["ct", "mri"], "checksums": {"a": ["1", "2"]}}'),
         gone("ct/b.png"), gone("mri/b.png"), gone("fused/b.png"))),
+    "score: labels of no folder": Mistake("evaluate_fusion", SCORE + " --labels {place}/nowhere", "nowhere"),
+    "score: labels of other cases": Mistake("evaluate_fusion", SCORE + " --labels {labels}", "{labels}"),
     "score: unpaired": Mistake("evaluate_fusion", SCORE, "{fused}", gone("fused/b.png")),
     "score: other size": Mistake("evaluate_fusion", SCORE, "a.png", every(
         picture("fused/a.png", "L", (9, 9)), gone("ct/b.png"), gone("mri/b.png"), gone("fused/b.png"))),
