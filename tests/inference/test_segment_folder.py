@@ -72,7 +72,7 @@ class TestPredictFromFused:
     """f4s_predict, and f4s_predict --from_fused on a copy of its fused/ alone."""
 
     @pytest.mark.parametrize(("configuration", "colours", "folds", "flags"), [
-        ("2d", 3, (0,), ()), ("2d", 1, (0, 1), ()), ("3d_fullres", 3, (0, 1), ("--disable_tta",)), ("3d_fullres", 1, (0,), ())])
+        ("2d", 3, (0,), ()), ("2d", 1, (0, 1), ()), ("3d_fullres", 3, (0, 1), ("--disable_tta",)), ("3d_fullres", 1, (1,), ())])
     def test_gives_the_labels_of_the_prediction(self, make_untrained: MakeUntrained, images: Path, tmp_path: Path,
                                                 configuration: str, colours: int, folds: tuple[int, ...],
                                                 flags: tuple[str, ...]) -> None:
