@@ -628,7 +628,8 @@ class TestRefusedModel:
         assert "no trained model for -f 0 1 in " in refused(images, "-f", "0", "1")
 
     @pytest.mark.parametrize("change", [lambda arguments: arguments.pop("windows"),
-                                        lambda arguments: arguments.update({"invented_later": 1})])
+                                        lambda arguments: arguments.update({"invented_later": 1}),
+                                        lambda arguments: arguments["fusion"].update({"halftone": 0.2, "sum_share": 0.1})])
     def test_of_another_version(self, change: Callable[[dict], object], refused: Refused, images: Path, trained_phantom: Path,
                                 tmp_path: Path) -> None:
         model = tmp_path / MODEL
@@ -643,6 +644,7 @@ class TestRefusedModel:
         message = refused(images, root=tmp_path)
         assert f"{model / 'plans.json'} describes no network that can be built" in message
         assert "made by version 9.9, this is " in message
+        assert message.endswith("Plan and train again, or predict with the version that made it.\n")
 
 
 class TestRefusedOutput:
