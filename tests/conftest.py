@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import signal
@@ -124,6 +125,25 @@ def start_process() -> Callable[[Callable[[], int], Path], Child]:
     return Child
 
 
+class FixturesRestoreEnvironment:
+    """Keeps the variables that commands set in fixtures of several tests from the tests after these.
+
+    Fixtures that yield undo for themselves what they set.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        if fixturedef.scope == "function" or inspect.isgeneratorfunction(fixturedef.func):
+            return (yield)
+        with mock.patch.dict(os.environ):
+            return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A plugin of its own: pytest asks no conftest of a subfolder about fixtures of the session.
+    config.pluginmanager.register(FixturesRestoreEnvironment())
+
+
 @pytest.fixture(autouse=True)
 def environment_is_restored() -> Iterator[None]:
     """Commands set nnU-Net's variables in their process; here the next test is in the same one."""
@@ -203,8 +223,7 @@ def trained_phantom(planned_phantom: Path, training_flags: list[str], tmp_path_f
 
     root = tmp_path_factory.mktemp("trained") / "roots"
     shutil.copytree(planned_phantom, root)
-    with mock.patch.dict(os.environ):
-        assert main([*training_flags, "--root", str(root)]) == 0
+    assert main([*training_flags, "--root", str(root)]) == 0
     return root
 
 

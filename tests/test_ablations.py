@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,12 +23,11 @@ HARDLY = ["--pretrain_epochs", "1", "--epochs", "1", "--iterations", "1", "-devi
 def run(root: Path, *, planning: list[str], training: list[str]) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """Plans, checkpoint and predictions of a hardly trained variant."""
     at = ["--root", str(root)]
-    with mock.patch.dict(os.environ):
-        assert plan_experiment.main(["-d", "990", *SMALL, *planning, *at]) == 0
-        assert train.main(["990", "2d", "0", *HARDLY, *training, *at]) == 0
-        images = root / "nnUNet_raw" / DATASET / "imagesTs"
-        assert predict.main(["-i", str(images), "-o", str(root / "out"), "--disable_tta", "--save_attention", "-device", "cpu",
-                             *at]) == 0
+    assert plan_experiment.main(["-d", "990", *SMALL, *planning, *at]) == 0
+    assert train.main(["990", "2d", "0", *HARDLY, *training, *at]) == 0
+    images = root / "nnUNet_raw" / DATASET / "imagesTs"
+    assert predict.main(["-i", str(images), "-o", str(root / "out"), "--disable_tta", "--save_attention", "-device", "cpu",
+                         *at]) == 0
     model = root / "nnUNet_results" / DATASET / "Fuse4SegTrainer__Fuse4SegPlans__2d"
     checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=True)
     return json.loads((model / "plans.json").read_text()), checkpoint, root / "out"
@@ -56,9 +53,8 @@ def test_the_fused_image_is_as_planned_and_all_that_the_follower_sees(root: Path
     (fused,) = (output / "fused").glob("*.nii.gz")
     assert sitk.ReadImage(fused).GetNumberOfComponentsPerPixel() == channels
     assert (output / "fused" / "grey").is_dir() == (kind == "colour")
-    with mock.patch.dict(os.environ):
-        assert predict.main(["-i", str(output / "fused"), "-o", str(root / "again"), "--disable_tta", "-device", "cpu",
-                             "--from_fused", "--root", str(root)]) == 0
+    assert predict.main(["-i", str(output / "fused"), "-o", str(root / "again"), "--disable_tta", "-device", "cpu",
+                         "--from_fused", "--root", str(root)]) == 0
     found, wanted = (sitk.GetArrayFromImage(sitk.ReadImage(folder / fused.name)) for folder in (root / "again", output))
     np.testing.assert_array_equal(found, wanted)
 

@@ -27,8 +27,7 @@ HARDLY = ["--pretrain_epochs", "1", "--epochs", "2", "--iterations", "2", "-devi
 
 
 def run(command: Any, root: Path, *words: str) -> int:
-    with mock.patch.dict(os.environ):
-        return command.main([*words, "--root", str(root)])
+    return command.main([*words, "--root", str(root)])
 
 
 def load(root: Path, fold: str = "fold_0") -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Export:
     Attributes:
         recipe: The model's.
         output: Folder, which exists.
-        folds: Names of the sets of weights; with several, each has its fused image in fused/fold_<n>/.
+        folds: Names of the sets of weights whose fused images are written; with several, each in fused/fold_<n>/.
         reference: Index of the modality that asks in the cross-attention.
         wanted: Further outputs.
     """
@@ -115,19 +115,6 @@ def export_case(predicted: Predicted, export: Export) -> Exported:
         segmented = [] if labels is None else _write_segmented(predicted, labels, probabilities, export)
     volumes = {} if labels is None else _volumes(labels, export.recipe.dataset_json)
     return Exported((*seen, *segmented), volumes, time.perf_counter() - begin)
-
-
-def export_segmentation(predicted: Predicted, export: Export) -> Exported:
-    """Write a case's segmentation and probabilities alone.
-
-    Raises:
-        UnwritableFolderError: The operating system refused to write.
-    """
-    begin = time.perf_counter()
-    with logged_prints():
-        labels, probabilities = _labels(predicted, export)
-        segmented = _write_segmented(predicted, labels, probabilities, export)
-    return Exported(tuple(segmented), _volumes(labels, export.recipe.dataset_json), time.perf_counter() - begin)
 
 
 def _write_segmented(predicted: Predicted, labels: np.ndarray, probabilities: np.ndarray | None, export: Export) -> list[Path]:

@@ -26,7 +26,7 @@ def measure_legend(model: Model, channels: Tensor, *, present: Sequence[bool] | 
     Returns:
         Mean change of each channel of the image over the change of each modality, shape (N, C); 0 of absent modalities.
     """
-    network = next(iter(model.with_each_weights()))
+    network = next(model.with_each_weights())
 
     def fused(of: Tensor) -> Tensor:
         return fuse_whole_image(network, of, patch_size=model.patch_size, device=model.device, present=present).fused

@@ -13,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor
 
 from fuse4seg.datasets.raw import foreground_classes, read_dataset_json
+from fuse4seg.files import write_json
 from fuse4seg.inference.model_network import build_fitting, require_predictive
 from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.inference.precision import AUTO, choose_precision
@@ -82,6 +83,12 @@ class Model:
             if len(self.patch_size) == 2:
                 network.segmentation.to(memory_format=torch.channels_last)
             yield network
+
+
+def write_description(model: Model, output: Path) -> None:
+    """Leave dataset.json and plans.json beside predictions, as nnU-Net does: evaluation reads labels and file ending there."""
+    write_json(model.dataset_json, output / "dataset.json")
+    write_json(model.plans.plans, output / "plans.json")
 
 
 def load_model(folder: Path, *, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth", device: torch.device,

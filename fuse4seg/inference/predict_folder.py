@@ -27,7 +27,7 @@ from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, 
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
 from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case
 from fuse4seg.inference.legend import measure_legend
-from fuse4seg.inference.model import Model
+from fuse4seg.inference.model import Model, write_description
 from fuse4seg.inference.predict_case import predict_case
 from fuse4seg.inference.preprocess_case import Recipe, found_files, preprocessed_images
 from fuse4seg.inference.previous_stage import PREVIOUS_STAGE, require_segmentation
@@ -227,9 +227,7 @@ class _Run:
         output = make_writable_folder(self.export.output)
         remove_stale(output)
         _report_missing(self.model, self._missing(), output)
-        # As nnU-Net leaves them: evaluation reads labels and file ending from here.
-        write_json(self.model.dataset_json, output / "dataset.json")
-        write_json(self.model.plans.plans, output / "plans.json")
+        write_description(self.model, output)
         if not self.model.segments:
             log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
         if self.export.wanted.attention and self.model.network.fusion.cross_attention is None:

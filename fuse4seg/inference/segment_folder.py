@@ -21,10 +21,10 @@ from fuse4seg.errors import (
     UnpairedCasesError,
     UnsuitableImageError,
 )
-from fuse4seg.files import make_writable_folder, write_json
-from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Predicted, Wanted, export_segmentation
+from fuse4seg.files import make_writable_folder
+from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Predicted, Wanted, export_case
 from fuse4seg.inference.fused_files import read_fused
-from fuse4seg.inference.model import Model
+from fuse4seg.inference.model import Model, write_description
 from fuse4seg.inference.predict_case import segment_fused
 from fuse4seg.inference.preprocess_case import Recipe
 from fuse4seg.progress import progress
@@ -60,7 +60,8 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
     if model.previous_stage is not None:
         raise OptionError(FLAG, f"this model also needs what {model.previous_stage} segmented. Choose another with -c.")
     cases = _fused_cases(images, model.dataset_json["file_ending"], folds)
-    export = Export(Recipe.of(model), output, tuple(folds), model.network.fusion.reference, wanted)
+    # Of no fold: the fused images are there already.
+    export = Export(Recipe.of(model), output, (), model.network.fusion.reference, wanted)
     faults, written = [], []
     with ExitStack() as stack:
         bar = None
@@ -71,10 +72,10 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
                 faults.append(error)
                 continue
             if bar is None:
-                _begin_output(model, output)
+                write_description(model, make_writable_folder(output))
                 # Not earlier: an error that says why there is nothing to segment stands alone.
                 bar = stack.enter_context(progress((), "segmenting", unit="case", total=len(cases)))
-            exported = export_segmentation(predicted, export)
+            exported = export_case(predicted, export)
             written.append(exported.files[-1])
             log.info("%s: %s", name, ", ".join(f"{label} {count} voxels" for label, count in exported.volumes.items()))
             bar.update()
@@ -103,13 +104,6 @@ def _segmented(model: Model, name: str, files: Sequence[Path]) -> Predicted:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise CaseTooLargeError(name) from error
     return Predicted(Case(name, tuple(files)), properties, made)
-
-
-def _begin_output(model: Model, output: Path) -> None:
-    """The folder, with what evaluation reads of the model, as f4s_predict leaves it."""
-    make_writable_folder(output)
-    write_json(model.dataset_json, output / "dataset.json")
-    write_json(model.plans.plans, output / "plans.json")
 
 
 def _fused_cases(folder: Path, ending: str, folds: Sequence[int | str]) -> dict[str, tuple[Path, ...]]:

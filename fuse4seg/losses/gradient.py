@@ -27,10 +27,15 @@ def gradient_magnitude(images: Tensor) -> Tensor:
 
 def _derivative(images: Tensor, axis: int, *, across: list[int]) -> Tensor:
     for other in across:
-        before, after = _neighbours(images, other)
-        images = (before + 2 * images + after) / 4
+        images = smoothed(images, other)
     before, after = _neighbours(images, axis)
     return (after - before) / 2
+
+
+def smoothed(images: Tensor, axis: int) -> Tensor:
+    """Binomial mean, 1 2 1 over 4, of every voxel and its neighbours along an axis of (B, N, *S); the border is repeated."""
+    before, after = _neighbours(images, axis)
+    return (before + 2 * images + after) / 4
 
 
 def _neighbours(images: Tensor, axis: int) -> tuple[Tensor, Tensor]:

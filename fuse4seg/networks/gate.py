@@ -9,7 +9,7 @@ from torch.nn import functional
 from fuse4seg.networks.palette import preferences
 from fuse4seg.networks.presence import fill_absent
 
-#: Share logit of the tint before training: 6 % where two sources are black, less where they are bright.
+#: Share logit of the tint before training, beside sources whose odds add up to their number: 6 % with two, 3 % with four.
 TINT_AT_START = -2.0
 #: Of :func:`torch.nn.functional.interpolate`, by the number of axes.
 LINEAR = {2: "bilinear", 3: "trilinear"}
@@ -33,7 +33,7 @@ class Gate(nn.Module):
         colours: Channels of the image, 1 or 3.
         brighter: beta before training: how strongly the brighter source is preferred.
 
-    Source: sketch of the fused image in colour (documentation/explanation/method.md, "The fused image").
+    Source: documentation/explanation/method.md, "The network".
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, modalities: int, colours: int, brighter: float) -> None:

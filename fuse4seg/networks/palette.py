@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
-#: Hues (red, green, blue) of the first, the middle and the last modality. Orange, grey-green and blue lie apart along yellow and
-#: blue, which people who confuse red and green tell apart, and are about equally bright.
-HUES = ((0.80, 0.30, 0.08), (0.10, 0.45, 0.35), (0.08, 0.25, 0.65))
+#: Each modality's share of red, green and blue, by the number of modalities: orange and blue; red, green and violet; magenta,
+#: orange, green and blue. A channel's shares add up to 1, so what all modalities agree on is grey. Found by a search for the
+#: largest distance in CIELAB between any two hues, as all of full, red-blind, green-blind and blue-blind vision see them, with
+#: no modality below two thirds or above 1.6 times its even part of the luma; so it is brightness, too, that tells them apart.
+HUES: Mapping[int, tuple[tuple[float, float, float], ...]] = MappingProxyType({
+    2: ((0.91, 0.55, 0.11), (0.09, 0.45, 0.89)),
+    3: ((0.68, 0.07, 0.23), (0.03, 0.83, 0.01), (0.29, 0.10, 0.76)),
+    4: ((0.55, 0.03, 0.32), (0.31, 0.19, 0.02), (0.02, 0.67, 0.01), (0.12, 0.11, 0.65)),
+})
 
 
 def preferences(modalities: int, colours: int) -> Tensor:
     r"""Log-odds of each modality in each channel.
 
-    .. math:: p_{ci} = \log h_i(c), \quad h_i \text{ on the line of HUES, at } i / (N - 1)
+    .. math:: p_{ci} = \log N h_i(c)
 
-    So two modalities are orange and blue. A single channel prefers none.
+    with the hues h of HUES; those of more than four modalities lie on the line of the four. A single channel prefers none.
 
     Args:
         modalities: Number N, at least 1.
@@ -29,13 +38,14 @@ def preferences(modalities: int, colours: int) -> Tensor:
 
     Example:
         >>> preferences(2, 3).softmax(dim=1)[0]  # red is mostly the first modality
-        tensor([0.9091, 0.0909])
+        tensor([0.9100, 0.0900])
     """
     if colours not in (1, 3):
         raise ValueError(f"a fused image has 1 or 3 channels, not {colours}")
-    if colours == 1:
-        return torch.zeros(1, modalities)
-    places = torch.linspace(0, len(HUES) - 1, modalities)
-    before = places.floor().clamp(max=len(HUES) - 2).long()
-    hues, further = torch.tensor(HUES), (places - before)[:, None]
-    return torch.lerp(hues[before], hues[before + 1], further).log().T.contiguous()
+    if colours == 1 or modalities == 1:
+        return torch.zeros(colours, modalities)
+    hues = torch.tensor(HUES.get(modalities, HUES[max(HUES)]))
+    places = torch.linspace(0, len(hues) - 1, modalities)
+    before = places.floor().clamp(max=len(hues) - 2).long()
+    found = torch.lerp(hues[before], hues[before + 1], (places - before)[:, None]).T
+    return (modalities * found / found.sum(dim=1, keepdim=True)).log().contiguous()

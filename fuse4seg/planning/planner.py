@@ -112,7 +112,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.channels = channel_names(description)
         chosen = self.options.cross_attention
         self.attends = not self.labelled if chosen is None else chosen
-        self.colours = self._choose_colours()
+        self.fused_image = self._choose_fused_image()
+        self.colours = FUSED_IMAGES[self.fused_image]
         self.reference = self._find_reference(description, data_root(RAW) / name / "dataset.json")
         self.folder = make_writable_folder(data_root(PREPROCESSED) / name)
         self.windows = self._read_windows()
@@ -209,7 +210,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.predicted = self._fit_batches(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, **self.options.to_plain(),
                        "reference": self.channels[self.reference], "cross_attention": self.attends,
-                       "fused_image": next(name for name, count in FUSED_IMAGES.items() if count == self.colours),
+                       "fused_image": self.fused_image,
                        "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, MEMORY: self.predicted}
         self._write(plans)
 
@@ -232,13 +233,13 @@ class Fuse4SegPlanner(ExperimentPlanner):
     def _plans_file(self) -> Path:
         return self.folder / f"{self.plans_identifier}.json"
 
-    def _choose_colours(self) -> int:
-        """Channels of the fused image; of one modality there is nothing for colours to tell apart."""
+    def _choose_fused_image(self) -> str:
+        """Colour or grey; of one modality there is nothing for colours to tell apart."""
         several = len(self.channels) > 1
         if self.options.fused_image == "colour" and not several:
             raise OptionError("--fused_image", "the dataset has one modality, so there is nothing for colours to tell apart. "
                                                "Leave the flag out.")
-        return FUSED_IMAGES[self.options.fused_image or ("colour" if self.labelled and several else "grey")]
+        return self.options.fused_image or ("colour" if self.labelled and several else "grey")
 
     def _find_reference(self, description: dict[str, Any], path: Path) -> int:
         """Index of the modality that the user, else dataset.json, names as the reference; else 0."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fuse4seg.colour import luma
+from fuse4seg.losses.gradient import smoothed
 
 #: The changes. That of colour, which a grey image does not have, is a blur of all but the luma: people see colour less sharply
 #: than brightness, and pictures are stored that way (JPEG halves the resolution of colour).
@@ -75,8 +76,5 @@ def as_viewed(image: Tensor, viewing: Tensor) -> Tensor:
 def blurred(images: Tensor) -> Tensor:
     """Binomial blur, 1 2 1 along every axis of S, of (B, C, *S); the border is repeated."""
     for axis in range(2, images.ndim):
-        size = images.shape[axis]
-        before = torch.cat([images.narrow(axis, 0, 1), images.narrow(axis, 0, size - 1)], dim=axis)
-        after = torch.cat([images.narrow(axis, 1, size - 1), images.narrow(axis, size - 1, 1)], dim=axis)
-        images = (before + 2 * images + after) / 4
+        images = smoothed(images, axis)
     return images

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,8 +24,7 @@ ROWS = ["--rows", "stacked", "max", "colour", "fuse4seg"]
 
 
 def run(root: Path, output: Path, *words: str) -> int:
-    with mock.patch.dict(os.environ):
-        return main(["990", "2d", "--root", str(root), "-o", str(output), *HARDLY, *words])
+    return main(["990", "2d", "--root", str(root), "-o", str(output), *HARDLY, *words])
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +149,8 @@ class TestCompare:
         assert len(json.loads((compared / "comparison.json").read_text())["results"]) == len(result["results"])
 
     def test_spends_minutes_where_it_is_told_to(self, planned_phantom: Path, tmp_path: Path) -> None:
-        with mock.patch.dict(os.environ):
-            assert main(["990", "2d", "--root", str(planned_phantom), "-o", str(tmp_path), "--epochs", "1", "--minutes", "0.05",
-                         "--devices", "cpu", "--rows", "max"]) == 0
+        assert main(["990", "2d", "--root", str(planned_phantom), "-o", str(tmp_path), "--epochs", "1", "--minutes", "0.05",
+                     "--devices", "cpu", "--rows", "max"]) == 0
         result = json.loads((tmp_path / "comparison.json").read_text())
         seconds = json.loads((tmp_path / "pace" / "max" / "fold0_seed0" / "pace.json").read_text())["seconds_per_iteration"]
         assert result["budget"] == {"epochs": 1, "iterations": None, "minutes": 0.05, "pretrain_epochs": 0}
@@ -179,7 +175,6 @@ class TestMistakes:
 
     def test_of_a_configuration_that_is_not_planned(self, planned_phantom: Path, tmp_path: Path,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
-        with mock.patch.dict(os.environ):
-            assert main(["990", "4d", "--root", str(planned_phantom), "-o", str(tmp_path / "out")]) == 1
+        assert main(["990", "4d", "--root", str(planned_phantom), "-o", str(tmp_path / "out")]) == 1
         assert "has no configuration 4d" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from scipy.special import softmax
 
 from fuse4seg.datasets.raw import Case
-from fuse4seg.inference.export_case import NIFTI, NPZ, Export, Predicted, Wanted, class_names, export_case, export_segmentation
+from fuse4seg.inference.export_case import NIFTI, NPZ, Export, Predicted, Wanted, class_names, export_case
 from fuse4seg.inference.predict_case import CasePrediction
 from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
 
@@ -121,12 +121,13 @@ class TestExportCase:
         assert [path.name for path in export.output.iterdir()] == ["fused"]
 
 
-class TestExportSegmentation:
-    def test_writes_what_export_case_writes_of_it_and_no_image(self, predicted: Predicted, export: Export,
+class TestOfNoFold:
+    def test_writes_the_segmentation_as_ever_and_no_image(self, predicted: Predicted, export: Export,
                                                                tmp_path: Path) -> None:
         wanted = replace(export, wanted=Wanted(probabilities=(NPZ, NIFTI)))
         (tmp_path / "alone").mkdir()
-        whole, alone = export_case(predicted, wanted), export_segmentation(predicted, replace(wanted, output=tmp_path / "alone"))
+        whole = export_case(predicted, wanted)
+        alone = export_case(predicted, replace(wanted, output=tmp_path / "alone", folds=()))
         assert alone.files[-1] == tmp_path / "alone" / "phantom_005.nii.gz"
         assert alone.volumes == whole.volumes
         found = [path.relative_to(tmp_path / "alone") for path in alone.files]

@@ -15,8 +15,8 @@ from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 MakeNetwork = Callable[..., FuseThenSegment]
 MakeLoaded = Callable[..., Model]
-#: Hues of two modalities, orange and blue, as method.md has them.
-HUES = np.array([[0.80, 0.30, 0.08], [0.08, 0.25, 0.65]])
+#: Hues of two modalities, orange and blue, as method.md has them; beside the tint's odds, theirs add up to 2.
+HUES = np.array([[0.91, 0.55, 0.11], [0.09, 0.45, 0.89]])
 
 
 def channels(modalities: int, shape: tuple[int, ...] = (4, 40, 21)) -> torch.Tensor:
@@ -37,12 +37,12 @@ def with_palette_alone(network: FuseThenSegment) -> FuseThenSegment:
 def test_of_the_palette_alone_is_each_hues_part_of_all_and_of_the_tint(make_network: MakeNetwork, make_loaded: MakeLoaded,
                                                                        axes: int) -> None:
     found = measure_legend(make_loaded(with_palette_alone(make_network(axes, modalities=2))), channels(2))
-    np.testing.assert_allclose(found, HUES / (HUES.sum(axis=0) + 1), atol=0.002)
+    np.testing.assert_allclose(found, 2 * HUES / 3, atol=0.002)
 
 
 def test_of_a_leader_as_it_starts_is_near_its_palette(make_network: MakeNetwork, make_loaded: MakeLoaded) -> None:
     found = measure_legend(make_loaded(make_network(modalities=2)), channels(2))
-    np.testing.assert_allclose(found, HUES / (HUES.sum(axis=0) + 1), atol=0.1)
+    np.testing.assert_allclose(found, 2 * HUES / 3, atol=0.1)
 
 
 def test_of_absent_modalities_is_0_and_of_the_others_what_they_do_alone(make_network: MakeNetwork,
@@ -51,7 +51,7 @@ def test_of_absent_modalities_is_0_and_of_the_others_what_they_do_alone(make_net
     given[0] = torch.nan
     found = measure_legend(model, given, present=(False, True))
     assert not found[0].any()
-    np.testing.assert_allclose(found[1], HUES[1] / (HUES[1] + 1), atol=0.002)
+    np.testing.assert_allclose(found[1], 2 * HUES[1] / (2 * HUES[1] + 1), atol=0.002)
 
 
 def test_of_a_grey_image_has_one_number_for_each_modality(make_network: MakeNetwork, make_loaded: MakeLoaded) -> None:
