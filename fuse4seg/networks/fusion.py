@@ -70,7 +70,7 @@ class FusionNetwork(nn.Module):
     """
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
-                 detail_features: int = 16, base_features: int = 32, couplings: int = 2, transformers: int = 2,
+                 detail_features: int = 16, base_features: int = 32, couplings: int = 1, transformers: int = 2,
                  reference: int = 0, cross_attention: bool = True, colours: int = 3, brighter: float = 0.0) -> None:
         super().__init__()
         if not 0 <= reference < modalities:

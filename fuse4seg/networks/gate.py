@@ -39,7 +39,9 @@ class Gate(nn.Module):
     def __init__(self, conv_op: type[nn.Module], features: int, *, modalities: int, colours: int, brighter: float) -> None:
         super().__init__()
         self.colours, self.brighter_at_start = colours, brighter
-        self.source = nn.Sequential(conv_op(2 * features, features, 1), nn.LeakyReLU(0.01), conv_op(features, colours, 1))
+        # One layer on both side by side, but what all modalities share is looked at once.
+        self.shared, self.own = (conv_op(features, features, 1) for _ in range(2))
+        self.source = nn.Sequential(nn.LeakyReLU(0.01, inplace=True), conv_op(features, colours, 1))
         self.tint_share = conv_op(features, colours, 1)
         self.tint = conv_op(features, colours, 1)
         self.brighter = nn.Parameter(torch.tensor(brighter))
@@ -67,8 +69,8 @@ class Gate(nn.Module):
             The image in [0, 1], shape (B, C, *S), and the shares of the N sources and, last, of the tint in each channel,
             non-negative, 0 for absent sources, of sum 1 over dimension 2, shape (B, C, N + 1, *S).
         """
-        beside = torch.cat([decoded.unsqueeze(1).expand_as(high), high], dim=2)
-        scores = self.source(beside.flatten(0, 1)).unflatten(0, beside.shape[:2]).transpose(1, 2)
+        beside = self.own(high.flatten(0, 1)).unflatten(0, high.shape[:2]) + self.shared(decoded).unsqueeze(1)
+        scores = self.source(beside.flatten(0, 1)).unflatten(0, high.shape[:2]).transpose(1, 2)
         scores = scores + self.preferred.view(*self.preferred.shape, *[1] * (decoded.ndim - 2))
         painted = torch.stack([self.tint_share(decoded), self.tint(decoded).sigmoid()], dim=2)
         scores, (tint_share, tint) = self._smooth(torch.cat([scores, painted], dim=2), sources)

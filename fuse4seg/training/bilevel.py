@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,14 +85,15 @@ class Samples(NamedTuple):
         return mirrored(self.targets, self.flips)
 
 
-def half(whole: Samples, *, offset: int) -> Samples:
-    """Every other sample from ``offset`` (0 or 1) on.
+def half(whole: Any, *, offset: int) -> Any:
+    """Every other sample from ``offset`` (0 or 1) on, of a tensor, None, or lists and named tuples of them.
 
     Interleaved, because nnU-Net puts the samples that surely hold foreground at the end of a batch.
     """
-    chosen = slice(offset, None, 2)
-    return Samples(*([entry[chosen] for entry in part] if isinstance(part, list) else None if part is None else part[chosen]
-                  for part in whole))
+    if whole is None or isinstance(whole, Tensor):
+        return whole if whole is None else whole[offset::2]
+    parts = [half(part, offset=offset) for part in whole]
+    return parts if isinstance(whole, list) else type(whole)(*parts)
 
 
 class BilevelStep:
@@ -151,31 +152,40 @@ class BilevelStep:
         apart = self.settings.hypergradient in NEEDS_HALVES
         above, below = (half(whole, offset=offset) if apart else whole for offset in (1, 0))
         with self._precision():
-            seen = self.model.fuse(above.batch, present=above.present)
+            seen = self.model.fuse(batch, present=present)
+            shown = seen.fused.image if viewing is None else as_viewed(seen.fused.image, viewing)
+            seen = half(seen, offset=1) if apart else seen
             own, report = self._own_objective(seen, above.targets)
-            image = self._shown(seen, above)
-            image_below = self._shown(self.model.fuse(below.batch, present=below.present), below) if apart else image
+        # The levels meet in the image alone: what the leader's parameters do to both objectives follows from one pass back.
+        image = shown.detach().requires_grad_()
         scale = self.scaler.get_scale() if self.scaler is not None else 1.0
 
         def upper(parameters: Sequence[Tensor]) -> Tensor:
-            task = self._task(image, seen.extra, above, parameters)
+            task = self._task(half(image, offset=1) if apart else image, above, parameters)
             report.setdefault("upper", task.detach())
-            return (task + own) * scale
+            return task * scale
 
         def lower(parameters: Sequence[Tensor]) -> Tensor:
-            task = self._task(image_below, below.batch[:, self.model.modalities:], below, parameters)
+            task = self._task(half(image, offset=0) if apart else image, below, parameters)
             report.setdefault("lower", task.detach())
             return task * scale
 
-        hypergradient = self.estimate(upper, lower, leader=self.leader.parameters, follower=self.follower.parameters,
+        hypergradient = self.estimate(upper, lower, leader=[image], follower=self.follower.parameters,
                                       response=self._response(scale))
         report.setdefault("lower", report["upper"])
-        self._move(hypergradient)
+        self._move(self._through_leader(shown, hypergradient.leader[0], own * scale), hypergradient)
         if hypergradient.ratio is not None:
             report["ratio"] = hypergradient.ratio
         if self.discriminators is not None:
             report["discriminator"] = teach_discriminators(self.discriminators, self.discriminator_optimiser, seen)
         return {name: value.detach() for name, value in report.items()}
+
+    def _through_leader(self, shown: Tensor, of_image: Tensor, own: Tensor) -> Sequence[Tensor]:
+        """Gradient of the leader's parameters, from that of the image it shows the follower and from its own objective."""
+        outputs, gradients = [own], [torch.ones_like(own)]
+        if self.settings.hypergradient not in DETACHED:
+            outputs, gradients = [shown, *outputs], [of_image, *gradients]
+        return torch.autograd.grad(outputs, self.leader.parameters, gradients, allow_unused=True, materialize_grads=True)
 
     def _precision(self) -> AbstractContextManager[object]:
         """Of the forward passes: mixed only for estimators that it leaves intact."""
@@ -190,17 +200,13 @@ class BilevelStep:
             objective = objective + self.settings.auxiliary_weight * report["auxiliary"]
         return objective, report
 
-    def _shown(self, seen: Seen, samples: Samples) -> Tensor:
-        """The fused image as the follower sees it in training."""
-        image = seen.fused.image if samples.viewing is None else as_viewed(seen.fused.image, samples.viewing)
-        return image.detach() if self.settings.hypergradient in DETACHED else image
-
-    def _task(self, image: Tensor, extra: Tensor, samples: Samples, parameters: Sequence[Tensor]) -> Tensor:
+    def _task(self, image: Tensor, samples: Samples, parameters: Sequence[Tensor]) -> Tensor:
         """Segmentation loss of the follower with these parameters."""
         # Attention's fast kernels cannot be differentiated twice.
         kernels = (sdpa_kernel(SDPBackend.MATH) if self.settings.hypergradient in SECOND_ORDER else nullcontext())
         with self._precision(), kernels:
             weights = dict(zip(self.follower_names, parameters, strict=True))
+            extra = samples.batch[:, self.model.modalities:]
             logits = self.model.segment(image, extra, weights=weights, flips=samples.flips)
             return self.segmentation_loss(logits, samples.seen_targets)
 
@@ -209,14 +215,14 @@ class BilevelStep:
                         products=self.settings.hessian_products, curvature_damping=self.settings.curvature_damping,
                         scale=scale)
 
-    def _move(self, hypergradient: Hypergradient) -> None:
+    def _move(self, of_leader: Sequence[Tensor], hypergradient: Hypergradient) -> None:
         """One optimiser step of both levels.
 
         Where there are two halves the follower uses both: each gives an estimate of the same lower gradient.
         """
         lower, upper = hypergradient.lower, hypergradient.upper
         both = upper if lower is upper else [(first + second) / 2 for first, second in zip(lower, upper, strict=True)]
-        for level, gradients in ((self.leader, hypergradient.leader), (self.follower, both)):
+        for level, gradients in ((self.leader, of_leader), (self.follower, both)):
             self._apply(level, gradients)
         if self.scaler is not None:
             self.scaler.update()

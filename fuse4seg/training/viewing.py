@@ -50,10 +50,11 @@ def draw_viewing(random_numbers: np.random.Generator, samples: int, *, changes: 
 def as_viewed(image: Tensor, viewing: Tensor) -> Tensor:
     r"""The image as it reaches the follower in training.
 
-    .. math:: \theta' = \min(1, \max(0, a \, \phi^\gamma + o + \sigma n)), \quad \phi = Y + B_k(B_b(\theta) - Y)
+    .. math:: \theta' = \min(1, \max(0, a \, \phi^\gamma + o + \sigma n)), \quad
+        \phi = (1 - b) Y + b \bar Y + (1 - b)(1 - k) C + (1 - (1 - b)(1 - k)) \bar C
 
-    with :math:`B_b` part b of a binomial blur over three voxels, Y the luma of :math:`B_b(\theta)`, and n drawn from PyTorch's
-    generator.
+    with luma Y and colour C = θ - Y of the image, those of its binomial blur over three voxels under the bar, parts b and k of
+    blur and of colour's blur, and n drawn from PyTorch's generator.
 
     Args:
         image: In [0, 1], shape (B, C, *S), 0 outside.
@@ -65,10 +66,12 @@ def as_viewed(image: Tensor, viewing: Tensor) -> Tensor:
     blur, gamma, gain, offset, noise, colour = (column.view(-1, *[1] * (image.ndim - 1))
                                                 for column in viewing.to(image).unbind(dim=1))
     inside = (image != 0).any(dim=1, keepdim=True)
-    changed = torch.lerp(image, blurred(image), blur)
-    if image.shape[1] > 1:
-        grey = luma(changed)
-        changed = grey + torch.lerp(changed - grey, blurred(changed - grey), colour)
+    soft = blurred(image)
+    if image.shape[1] == 1:
+        changed = torch.lerp(image, soft, blur)
+    else:
+        of_colour = 1 - (1 - blur) * (1 - colour)
+        changed = torch.lerp(image, soft, of_colour) - (of_colour - blur) * (luma(soft) - luma(image))
     changed = gain * changed.clamp(min=1e-3) ** gamma + offset + noise * torch.randn_like(image)
     return torch.where(inside, changed.clamp(0, 1), 0)
 
