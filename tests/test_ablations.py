@@ -95,20 +95,16 @@ def test_losses_can_be_chosen_for_either_stage(root: Path, flags: list[str], sta
         assert (logged.get(name, [float("nan")])[-1] == pytest.approx(float("nan"), nan_ok=True)) == (name not in stage_2)
 
 
-@pytest.mark.parametrize("estimator", ["unrolled", "neumann", "cg"])
+@pytest.mark.parametrize("estimator", ["joint", "none"])
 def test_every_estimator_trains_and_says_so_in_the_checkpoint(root: Path, estimator: str) -> None:
-    _, checkpoint, _ = run(root, planning=["--cross_attention"],
-                           training=["--hypergradient", estimator, "--hessian_products", "2"])
+    _, checkpoint, _ = run(root, planning=["--cross_attention"], training=["--hypergradient", estimator])
     assert checkpoint["options"]["bilevel"]["hypergradient"] == estimator
-    assert checkpoint["options"]["bilevel"]["hessian_products"] == 2
 
 
-@pytest.mark.parametrize(("follower", "training", "part"), [
-    ("resenc_m", [], "encoder.stem."), ("cnn_transformer", [], "transformer.blocks.3.adapter."),
-    # Differentiates the attention twice.
-    ("cnn_transformer", ["--hypergradient", "cg", "--hessian_products", "2"], "transformer.blocks.3.adapter.")])
-def test_another_network_can_follow(root: Path, follower: str, training: list[str], part: str) -> None:
-    plans, checkpoint, output = run(root, planning=["--follower", follower], training=training)
+@pytest.mark.parametrize(("follower", "part"), [("resenc_m", "encoder.stem."),
+                                                ("cnn_transformer", "transformer.blocks.3.adapter.")])
+def test_another_network_can_follow(root: Path, follower: str, part: str) -> None:
+    plans, checkpoint, output = run(root, planning=["--follower", follower], training=[])
     assert plans["fuse4seg"]["follower"] == follower
     assert any(name.startswith(f"segmentation.{part}") for name in checkpoint["network_weights"])
     assert all(bool(torch.isfinite(weight).all()) for weight in checkpoint["network_weights"].values())

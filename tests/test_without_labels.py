@@ -147,7 +147,7 @@ class TestTraining:
         assert found["logging"]["fusion"] == wanted["logging"]["fusion"]
         assert found["logging"]["val_losses"] == wanted["logging"]["val_losses"]
 
-    @pytest.mark.parametrize(("words", "flag"), [(["--hypergradient", "cg"], "--hypergradient"),
+    @pytest.mark.parametrize(("words", "flag"), [(["--hypergradient", "none"], "--hypergradient"),
                                                  (["--auxiliary_head", "0.3"], "--auxiliary_head"),
                                                  (["--fusion_weight", "0.7"], "--fusion_weight"),
                                                  (["--fusion_losses", "none"], "--fusion_losses")])

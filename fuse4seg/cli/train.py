@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 #: Flags that become training options.
 PRETRAINING_CHOICES = ("pretrain_epochs", "iterations", "seed", "leader_learning_rate", "pretraining_losses")
-CHOICES = (*PRETRAINING_CHOICES, "epochs", "hypergradient", "hessian_products", "fusion_weight", "fusion_losses",
+CHOICES = (*PRETRAINING_CHOICES, "epochs", "hypergradient", "fusion_weight", "fusion_losses",
            "auxiliary_weight", "viewing", "modality_dropout", "follower_optimiser")
 
 
@@ -51,11 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          example="f4s_train 501 2d 0")
     add_training_arguments(parser)
     parser.add_argument("--epochs", type=int, help="epochs of cooperative training (default: 140)")
-    parser.add_argument("--hypergradient", help="gauss_newton (default), joint, unrolled, neumann, cg, or none: the "
+    parser.add_argument("--hypergradient", help="gauss_newton (default), joint, or none: the "
                                                 "fusion losses alone teach the fusion network")
     parser.add_argument("--fusion_weight", type=float, help="lambda, the fusion losses' part in the leader's objective "
                                                             "(default: 0.3); more of it: closer to the sources")
-    parser.add_argument("--hessian_products", type=int, metavar="K", help="of neumann and cg (default: 5)")
     parser.add_argument("--fusion_losses", nargs="+", metavar="LOSS",
                         help="parts of the fusion loss, each as NAME or NAME=WEIGHT (default: edges balance correlation; "
                              "without labels: decomposition edges structure fidelity correlation; the paper's: "

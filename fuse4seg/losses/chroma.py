@@ -22,7 +22,7 @@ def chroma_loss(image: Tensor, tissue: Tensor) -> Tensor:
         tissue: 1 where the image shall be grey and 0 elsewhere, shape (B, 1, *S).
 
     Returns:
-        Scalar, 0 for grey images and where there is no tissue; at most 0.64.
+        Scalar, 0 for grey images and where there is no tissue; at most 0.535 (pure green or magenta).
 
     Source: ITU-R BT.601 (Cb and Cr).
     """

@@ -29,9 +29,6 @@ from fuse4seg.training.viewing import UNCHANGED
 ALLOWANCE = 0.1
 #: Rates do not change memory.
 ANY_RATE = 1e-3
-#: Counted in place of an estimator that asks tensors for their values, which meta tensors do not have; and how many
-#: vectors of the follower's size it holds beyond that.
-STAND_IN = {"cg": ("neumann", 2)}
 
 #: A step on a batch, its labels, and what is drawn for it.
 Move = Callable[[Tensor, list[Tensor], Tensor, Tensor], object]
@@ -109,13 +106,12 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
                    for size in _output_sizes(patch_size, architecture["arch_kwargs"]["strides"])]
         flips = torch.empty(batch_size, len(patch_size), dtype=torch.bool)
         viewing = torch.empty(batch_size, len(UNCHANGED))
-    estimator, vectors = STAND_IN.get(training.hypergradient, (training.hypergradient, 0))
     levels = _build(architecture, training)
     first = levels.pretraining_step(PretrainingWeights(), rate=ANY_RATE)
     stage_1 = _alive(partial(first.move, batch), [first.optimiser, first.discriminator_optimiser], [*_tensors(levels), batch])
     # Stage 2 is counted from its own beginning.
     first.discriminator_optimiser.state.clear()
-    step = (_bilevel_step(levels, training, estimator, outputs=len(targets)) if training.labelled
+    step = (_bilevel_step(levels, training, outputs=len(targets)) if training.labelled
             else _fusion_step(levels, training))
     optimisers = [levels.leader.optimiser, levels.discriminator_optimiser]
     if training.labelled:
@@ -123,8 +119,7 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
     stage_2 = _alive(partial(step, batch, targets, flips, viewing), optimisers,
                      [*_tensors(levels), batch, *targets, flips, viewing])
     return StepMemory(parameters=_bytes(_tensors(levels)), optimisers=stage_2.live, batch=_bytes([batch, *targets]),
-                      stage_1=stage_1.peak,
-                      stage_2=stage_2.peak - stage_2.live + vectors * _bytes(levels.follower.parameters))
+                      stage_1=stage_1.peak, stage_2=stage_2.peak - stage_2.live)
 
 
 def _build(architecture: Mapping[str, Any], training: Training) -> Levels:
@@ -144,14 +139,14 @@ def _output_sizes(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -
             for steps in np.cumprod(strides, axis=0)[:-1]]
 
 
-def _bilevel_step(levels: Levels, training: Training, estimator: str, *, outputs: int) -> Move:
+def _bilevel_step(levels: Levels, training: Training, *, outputs: int) -> Move:
     """Step under nnU-Net's loss, which weighs its outputs 1, 1/2, 1/4, ... and the coarsest 0."""
     loss = DC_and_CE_loss({"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
                           dice_class=MemoryEfficientSoftDiceLoss)
     weights = [0.5**index for index in range(outputs)]
     if outputs > 1:
         weights[-1] = 0.0
-    step = levels.bilevel_step(DeepSupervisionWrapper(loss, weights), BilevelSettings(hypergradient=estimator),
+    step = levels.bilevel_step(DeepSupervisionWrapper(loss, weights), BilevelSettings(hypergradient=training.hypergradient),
                                loss_at_one_resolution=loss, autocast=_precision(training))
     return lambda batch, targets, flips, viewing: step.move(batch, targets, flips=flips, viewing=viewing)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import discriminator_loss
@@ -21,11 +20,8 @@ from fuse4seg.training.hypergradients import (
     DEFAULT_DAMPING,
     DETACHED,
     ESTIMATORS,
-    NEEDS_FULL_PRECISION,
     NEEDS_HALVES,
-    SECOND_ORDER,
     Hypergradient,
-    Response,
 )
 from fuse4seg.training.viewing import CHANGES, as_viewed
 
@@ -51,8 +47,6 @@ class BilevelSettings:
         losses: Weight of each fusion loss.
         damping: Of the Gauss-Newton ratio.
         auxiliary_weight: Of the auxiliary head's loss in the leader's objective; 0 leaves the head out.
-        hessian_products: Of ``neumann`` and ``cg``.
-        curvature_damping: Of ``cg``.
         viewing: Changes under which training shows the follower the fused image (CHANGES).
     """
 
@@ -61,8 +55,6 @@ class BilevelSettings:
     losses: FusionLossWeights = field(default_factory=FusionLossWeights)
     damping: float = DEFAULT_DAMPING
     auxiliary_weight: float = 0.5
-    hessian_products: int = Response.products
-    curvature_damping: float = Response.curvature_damping
     viewing: tuple[str, ...] = CHANGES
 
 
@@ -140,8 +132,7 @@ class BilevelStep:
             viewing: How much the fused image is changed, as :func:`as_viewed` takes it, shape (B, 6); None changes nothing.
 
         Returns:
-            Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one. The upper
-            loss of ``unrolled`` is that after the follower's step.
+            Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one.
         """
         return {name: float(value) for name, value in self.move(batch, targets, present, flips, viewing).items()}
 
@@ -151,7 +142,7 @@ class BilevelStep:
         whole = Samples(batch, targets, present, flips, viewing)
         apart = self.settings.hypergradient in NEEDS_HALVES
         above, below = (half(whole, offset=offset) if apart else whole for offset in (1, 0))
-        with self._precision():
+        with self.autocast():
             seen = self.model.fuse(batch, present=present)
             shown = seen.fused.image if viewing is None else as_viewed(seen.fused.image, viewing)
             seen = half(seen, offset=1) if apart else seen
@@ -171,7 +162,7 @@ class BilevelStep:
             return task * scale
 
         hypergradient = self.estimate(upper, lower, leader=[image], follower=self.follower.parameters,
-                                      response=self._response(scale))
+                                      damping=self.settings.damping * scale**2)
         report.setdefault("lower", report["upper"])
         self._move(self._through_leader(shown, hypergradient.leader[0], own * scale), hypergradient)
         if hypergradient.ratio is not None:
@@ -187,10 +178,6 @@ class BilevelStep:
             outputs, gradients = [shown, *outputs], [of_image, *gradients]
         return torch.autograd.grad(outputs, self.leader.parameters, gradients, allow_unused=True, materialize_grads=True)
 
-    def _precision(self) -> AbstractContextManager[object]:
-        """Of the forward passes: mixed only for estimators that it leaves intact."""
-        return nullcontext() if self.settings.hypergradient in NEEDS_FULL_PRECISION else self.autocast()
-
     def _own_objective(self, seen: Seen, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """What of the leader's objective F does not depend on the follower, and its parts."""
         fusion, parts = fusion_loss_of(seen, self.discriminators, weights=self.settings.losses, targets=targets)
@@ -202,18 +189,11 @@ class BilevelStep:
 
     def _task(self, image: Tensor, samples: Samples, parameters: Sequence[Tensor]) -> Tensor:
         """Segmentation loss of the follower with these parameters."""
-        # Attention's fast kernels cannot be differentiated twice.
-        kernels = (sdpa_kernel(SDPBackend.MATH) if self.settings.hypergradient in SECOND_ORDER else nullcontext())
-        with self._precision(), kernels:
+        with self.autocast():
             weights = dict(zip(self.follower_names, parameters, strict=True))
             extra = samples.batch[:, self.model.modalities:]
             logits = self.model.segment(image, extra, weights=weights, flips=samples.flips)
             return self.segmentation_loss(logits, samples.seen_targets)
-
-    def _response(self, scale: float) -> Response:
-        return Response(damping=self.settings.damping, rate=self.follower.optimiser.param_groups[0]["lr"],
-                        products=self.settings.hessian_products, curvature_damping=self.settings.curvature_damping,
-                        scale=scale)
 
     def _move(self, of_leader: Sequence[Tensor], hypergradient: Hypergradient) -> None:
         """One optimiser step of both levels.

@@ -56,9 +56,6 @@ class TrainingOptions:
             if getattr(self, name) < least:
                 problem = f"must be at least {least}, got {getattr(self, name)}. Give a larger number."
                 raise OptionError(f"--{name}", problem)
-        if self.bilevel.hessian_products < 1:
-            problem = f"must be at least 1, got {self.bilevel.hessian_products}. Give a larger number."
-            raise OptionError("--hessian_products", problem)
         for flag, number, without in (("--fusion_weight", self.bilevel.fusion_weight, "leaves it out"),
                                       ("--auxiliary_head", self.bilevel.auxiliary_weight, "leaves it out"),
                                       ("--leader_learning_rate", self.leader_learning_rate, "leaves the leader as it starts")):
@@ -109,7 +106,8 @@ class TrainingOptions:
                                        ("--viewing", self.bilevel.viewing, (usual.viewing, ())),
                                        ("--follower_optimiser", self.follower_optimiser, (TrainingOptions.follower_optimiser,))):
             if chosen not in accepted:
-                raise OptionError(flag, f"{chosen} means nothing without labels: the fusion losses alone are trained. "
+                given = " ".join(chosen) if isinstance(chosen, tuple) else chosen
+                raise OptionError(flag, f"{given} means nothing without labels: the fusion losses alone are trained. "
                                         f"Leave it out.")
         if not self.leader_learning_rate:
             raise OptionError("--leader_learning_rate", "0 leaves nothing to train, as the dataset has no labels. Leave it out.")

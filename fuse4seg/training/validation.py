@@ -58,9 +58,9 @@ def validate_fold(trainer: Fuse4SegTrainer, *, save_probabilities: bool = False)
 
 def _score(trainer: Fuse4SegTrainer, folder: Path, cases: Sequence[str]) -> dict[str, Any]:
     ending = trainer.dataset_json["file_ending"]
-    for path in folder.glob(f"*{ending}"):
+    for path in folder.rglob(f"*{ending}"):
         if path.name.removesuffix(ending) not in cases:
-            path.unlink()  # left over from another split: nnU-Net would score it with this one
+            path.unlink()  # left over from another split: it would be scored with this one
     labels = trainer.label_manager
     classes = labels.foreground_regions if labels.has_regions else labels.foreground_labels
     references = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"

@@ -80,14 +80,16 @@ class TestValidation:
         folder = own_results / MODEL / "fold_0" / "validation"
         before = (folder / f"{validated_case}.nii.gz").read_bytes()
         scores = json.loads((folder / "summary.json").read_text())["foreground_mean"]
-        shutil.copy(folder / f"{validated_case}.nii.gz", folder / "phantom_999.nii.gz")
+        others = [folder / place / "phantom_999.nii.gz" for place in (".", "fused", "fused/grey")]
+        for path in others:
+            shutil.copy(path.with_name(f"{validated_case}.nii.gz"), path)
         (folder / "summary.json").unlink()
         checkpoint = (own_results / MODEL / "fold_0" / "checkpoint_final.pth").read_bytes()
 
         assert train.main(["990", "2d", "0", "-device", "cpu", "--val"]) == 0
         assert json.loads((folder / "summary.json").read_text())["foreground_mean"] == scores
         assert (folder / f"{validated_case}.nii.gz").read_bytes() == before
-        assert not (folder / "phantom_999.nii.gz").exists()
+        assert not any(path.exists() for path in others)
         assert (own_results / MODEL / "fold_0" / "checkpoint_final.pth").read_bytes() == checkpoint
 
     def test_leaves_the_trained_model_as_it_was(self, trained_model: Path) -> None:
