@@ -18,6 +18,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,9 +58,12 @@ def resampled(levels: np.ndarray) -> np.ndarray:
     return zoom(coarse, [1, *(fine / few for fine, few in zip(size, coarse.shape[1:], strict=True))], order=1)
 
 
-def as_jpeg(levels: np.ndarray) -> np.ndarray:
-    """Saved as JPEG slice by slice and read again: three channels as one picture in colour, others one by one."""
-    return np.stack([_through_jpeg(levels[:, index]) for index in range(levels.shape[1])], axis=1)
+def as_jpeg(levels: np.ndarray, *, subsampling: str = "4:2:0") -> np.ndarray:
+    """Saved as JPEG slice by slice and read again: three channels as one picture in colour, others one by one.
+
+    Libraries keep colour at half the resolution along both axes, 4:2:0, unless told otherwise.
+    """
+    return np.stack([_through_jpeg(levels[:, index], subsampling) for index in range(levels.shape[1])], axis=1)
 
 
 def windowed(levels: np.ndarray) -> np.ndarray:
@@ -68,7 +72,8 @@ def windowed(levels: np.ndarray) -> np.ndarray:
 
 
 CHANGES: Mapping[str, Change] = MappingProxyType({UNCHANGED: lambda levels: levels, "shift": shifted, "blur": blurred,
-                                                  "resampling": resampled, "JPEG": as_jpeg, "window": windowed})
+                                                  "resampling": resampled, "JPEG": as_jpeg,
+                                                  "JPEG 4:4:4": partial(as_jpeg, subsampling="4:4:4"), "window": windowed})
 
 
 def changed(levels: np.ndarray, name: str) -> np.ndarray:
@@ -83,13 +88,13 @@ def in_place(labels: np.ndarray, name: str) -> np.ndarray:
     return shifted_back(labels) if name == "shift" else labels
 
 
-def _through_jpeg(picture: np.ndarray) -> np.ndarray:
+def _through_jpeg(picture: np.ndarray, subsampling: str) -> np.ndarray:
     """Channels (C, Y, X)."""
     parts = [picture.transpose(1, 2, 0)] if len(picture) == 3 else list(picture)
     read = []
     for part in parts:
         stream = io.BytesIO()
-        Picture.fromarray(np.ascontiguousarray(part)).save(stream, "JPEG", quality=QUALITY)
+        Picture.fromarray(np.ascontiguousarray(part)).save(stream, "JPEG", quality=QUALITY, subsampling=subsampling)
         read.append(np.asarray(Picture.open(stream)))
     return read[0].transpose(2, 0, 1) if len(picture) == 3 else np.stack(read)
 

@@ -8,14 +8,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-#: Each modality's share of red, green and blue, by the number of modalities: orange and blue; red, green and violet; magenta,
-#: orange, green and blue. A channel's shares add up to 1, so what all modalities agree on is grey. Found by a search for the
-#: largest distance in CIELAB between any two hues, as all of full, red-blind, green-blind and blue-blind vision see them, with
-#: no modality below two thirds or above 1.6 times its even part of the luma; so it is brightness, too, that tells them apart.
+#: Each modality's share of red, green and blue, by the number of modalities: orange and blue; red, green and blue; red, green,
+#: blue and purple. A channel's shares add up to 1, so that what all modalities agree on is grey, and those of three or four
+#: modalities over all channels are even. Found by a search for the largest distance in CIELAB between any two hues, as all of
+#: full, red-blind, green-blind and blue-blind vision see them; so it is brightness, too, that tells them apart.
 HUES: Mapping[int, tuple[tuple[float, float, float], ...]] = MappingProxyType({
     2: ((0.91, 0.55, 0.11), (0.09, 0.45, 0.89)),
-    3: ((0.68, 0.07, 0.23), (0.03, 0.83, 0.01), (0.29, 0.10, 0.76)),
-    4: ((0.55, 0.03, 0.32), (0.31, 0.19, 0.02), (0.02, 0.67, 0.01), (0.12, 0.11, 0.65)),
+    3: ((0.80, 0.01, 0.19), (0.10, 0.81, 0.08), (0.10, 0.18, 0.73)),
+    4: ((0.63, 0.08, 0.04), (0.01, 0.74, 0.01), (0.01, 0.11, 0.63), (0.35, 0.07, 0.32)),
 })
 
 
