@@ -90,11 +90,11 @@ class TestHues:
         np.testing.assert_allclose(shares.sum(axis=1), 3 / modalities, atol=0.02)
         assert (modalities * shares @ LUMA).min() > 0.5
 
-    @pytest.mark.parametrize(("modalities", "least"), [(3, 0.5), (4, 0.5)])
-    def test_let_three_differences_through(self, modalities: int, least: float) -> None:
-        """From modalities to channels, no direction is lost: the smallest singular value, of a largest one of 1 or less."""
-        values = np.linalg.svd((raised(modalities) - 0.5).T / 0.25, compute_uv=False)
-        assert least < values.min() < values.max() < 1 + 1e-6
+    @pytest.mark.parametrize("modalities", [3, 4])
+    def test_let_three_differences_through(self, modalities: int) -> None:
+        """From modalities to channels no direction is lost: the three singular values lie within a factor of 2."""
+        values = np.linalg.svd((raised(modalities) - 0.5) / 0.25, compute_uv=False)
+        assert values.min() > values.max() / 2
 
     @pytest.mark.parametrize("modalities", [2, 3, 4, 5, 7])
     def test_add_up_to_grey(self, modalities: int) -> None:
