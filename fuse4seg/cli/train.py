@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="part of a segmentation head on the leader's features, for training only (default: 0.5; 0: none)")
     parser.add_argument("--viewing", nargs="+", metavar="CHANGE",
                         help="changes of the fused image under which the segmentation network learns to read it (default: "
-                             "blur gamma window noise colour), or none")
+                             "blur gamma window noise), or none")
     parser.add_argument("--modality_dropout", type=float, metavar="P",
                         help="probability that a sample goes without a modality in cooperative training, for models that "
                              "predict cases which lack some (default: 0)")

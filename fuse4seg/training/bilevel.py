@@ -129,7 +129,7 @@ class BilevelStep:
             targets: Labels as nnU-Net's loss takes them.
             present: True where a sample has a modality, bool of shape (B, N), one at least in each sample; None for all.
             flips: True where the follower sees a sample's fused image mirrored, bool of shape (B, axes); None mirrors nothing.
-            viewing: How much the fused image is changed, as :func:`as_viewed` takes it, shape (B, 6); None changes nothing.
+            viewing: How much the fused image is changed, as :func:`as_viewed` takes it, shape (B, 5); None changes nothing.
 
         Returns:
             Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one.

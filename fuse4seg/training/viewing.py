@@ -8,21 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse4seg.colour import luma
 from fuse4seg.losses.gradient import smoothed
 
-#: The changes. That of colour, which a grey image does not have, is a blur of all but the luma: people see colour less sharply
-#: than brightness, and pictures are stored that way (JPEG halves the resolution of colour).
-CHANGES = ("blur", "gamma", "window", "noise", "colour")
+CHANGES = ("blur", "gamma", "window", "noise")
 #: Each is made of every other sample, chosen at random.
 PROBABILITY = 0.5
 #: Largest change of the exponent's logarithm, of the gain from 1, and of the offset.
 GAMMA, GAIN, OFFSET = 0.22, 0.1, 0.05
 #: Largest standard deviation of the noise: a few grey levels of 255.
 NOISE = 4 / 255
-#: Columns of what is drawn: part of the blur, exponent, gain, offset, standard deviation, part of colour's blur; and what changes
-#: nothing.
-UNCHANGED = (0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
+#: Columns of what is drawn: part of the blur, exponent, gain, offset, standard deviation; and what changes nothing.
+UNCHANGED = (0.0, 1.0, 1.0, 0.0, 0.0)
 
 
 def draw_viewing(random_numbers: np.random.Generator, samples: int, *, changes: Collection[str] = CHANGES) -> Tensor:
@@ -34,44 +30,35 @@ def draw_viewing(random_numbers: np.random.Generator, samples: int, *, changes: 
         changes: Some of CHANGES.
 
     Returns:
-        float32, shape (B, 6). Whatever ``changes`` are, the same numbers are drawn, so that one's do not depend on the others.
+        float32, shape (B, 5). Whatever ``changes`` are, the same numbers are drawn, so that one's do not depend on the others.
     """
     drawn = np.stack([random_numbers.random(samples),
                       np.exp(random_numbers.uniform(-GAMMA, GAMMA, samples)),
                       1 + random_numbers.uniform(-GAIN, GAIN, samples),
                       random_numbers.uniform(-OFFSET, OFFSET, samples),
-                      random_numbers.uniform(0, NOISE, samples),
-                      random_numbers.random(samples)], axis=1)
+                      random_numbers.uniform(0, NOISE, samples)], axis=1)
     happens = random_numbers.random((samples, len(CHANGES))) < PROBABILITY
     happens &= np.isin(CHANGES, list(changes))
-    return torch.from_numpy(np.where(happens[:, [0, 1, 2, 2, 3, 4]], drawn, UNCHANGED).astype(np.float32))
+    return torch.from_numpy(np.where(happens[:, [0, 1, 2, 2, 3]], drawn, UNCHANGED).astype(np.float32))
 
 
 def as_viewed(image: Tensor, viewing: Tensor) -> Tensor:
     r"""The image as it reaches the follower in training.
 
-    .. math:: \theta' = \min(1, \max(0, a \, \phi^\gamma + o + \sigma n)), \quad
-        \phi = (1 - b) Y + b \bar Y + (1 - b)(1 - k) C + (1 - (1 - b)(1 - k)) \bar C
+    .. math:: \theta' = \min(1, \max(0, a \, ((1 - b) \theta + b \bar \theta)^\gamma + o + \sigma n))
 
-    with luma Y and colour C = θ - Y of the image, those of its binomial blur over three voxels under the bar, parts b and k of
-    blur and of colour's blur, and n drawn from PyTorch's generator.
+    with the image's binomial blur over three voxels under the bar, and n drawn from PyTorch's generator.
 
     Args:
         image: In [0, 1], shape (B, C, *S), 0 outside.
-        viewing: From :func:`draw_viewing`, shape (B, 6).
+        viewing: From :func:`draw_viewing`, shape (B, 5).
 
     Returns:
         In [0, 1], shape (B, C, *S), 0 where ``image`` is 0 in all channels.
     """
-    blur, gamma, gain, offset, noise, colour = (column.view(-1, *[1] * (image.ndim - 1))
-                                                for column in viewing.to(image).unbind(dim=1))
+    blur, gamma, gain, offset, noise = (column.view(-1, *[1] * (image.ndim - 1)) for column in viewing.to(image).unbind(dim=1))
     inside = (image != 0).any(dim=1, keepdim=True)
-    soft = blurred(image)
-    if image.shape[1] == 1:
-        changed = torch.lerp(image, soft, blur)
-    else:
-        of_colour = 1 - (1 - blur) * (1 - colour)
-        changed = torch.lerp(image, soft, of_colour) - (of_colour - blur) * (luma(soft) - luma(image))
+    changed = torch.lerp(image, blurred(image), blur)
     changed = gain * changed.clamp(min=1e-3) ** gamma + offset + noise * torch.randn_like(image)
     return torch.where(inside, changed.clamp(0, 1), 0)
 

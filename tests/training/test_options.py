@@ -74,7 +74,7 @@ class TestTrainingOptions:
             TrainingOptions(bilevel=BilevelSettings("newton"))
 
     def test_show_the_fused_image_under_every_change(self) -> None:
-        assert TrainingOptions().bilevel.viewing == ("blur", "gamma", "window", "noise", "colour") == CHANGES
+        assert TrainingOptions().bilevel.viewing == ("blur", "gamma", "window", "noise") == CHANGES
 
     @pytest.mark.parametrize("viewing", [("halo",), ("blur", "halo"), ("none", "blur")])
     def test_refuse_an_unknown_change_and_name_the_known(self, viewing: tuple[str, ...]) -> None:

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from scipy.ndimage import convolve1d
 from scipy.stats import kstest
 
-from fuse4seg.colour import colour_differences, luma
 from fuse4seg.networks.fuse_then_segment import whole_levels
 from fuse4seg.training.viewing import CHANGES, GAIN, GAMMA, NOISE, OFFSET, UNCHANGED, as_viewed, blurred, draw_viewing
 
 #: Columns that each change moves.
-COLUMNS = {"blur": [0], "gamma": [1], "window": [2, 3], "noise": [4], "colour": [5]}
+COLUMNS = {"blur": [0], "gamma": [1], "window": [2, 3], "noise": [4]}
 MakeImage = Callable[..., torch.Tensor]
 some_changes = st.lists(st.sampled_from(CHANGES), unique=True)
 
@@ -36,8 +35,8 @@ def image_of_levels() -> MakeImage:
 
 
 def viewing(samples: int = 2, *, blur: float = 0.0, gamma: float = 1.0, gain: float = 1.0, offset: float = 0.0,
-            noise: float = 0.0, colour: float = 0.0) -> torch.Tensor:
-    return torch.tensor([[blur, gamma, gain, offset, noise, colour]] * samples)
+            noise: float = 0.0) -> torch.Tensor:
+    return torch.tensor([[blur, gamma, gain, offset, noise]] * samples)
 
 
 def binomial(images: np.ndarray, axes: Sequence[int]) -> np.ndarray:
@@ -56,7 +55,7 @@ class TestBlurred:
 class TestDrawViewing:
     def test_is_repeated_by_its_seed_alone(self) -> None:
         first, again, other = (draw_viewing(np.random.default_rng(seed), 7) for seed in (3, 3, 4))
-        assert first.shape == (7, 6)
+        assert first.shape == (7, 5)
         assert first.dtype == torch.float32
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
@@ -76,13 +75,13 @@ class TestDrawViewing:
         changed = np.stack([(drawn[:, columns] != np.float32(UNCHANGED)[columns]).any(axis=1) for columns in COLUMNS.values()])
         np.testing.assert_allclose(changed.mean(axis=1), 0.5, atol=4 * 0.5 / 20_000**0.5)
         together = np.corrcoef(changed)
-        assert max(abs(together[pair]) for pair in combinations(range(5), 2)) < 0.03
+        assert max(abs(together[pair]) for pair in combinations(range(4), 2)) < 0.03
         # Gain and offset are changed together.
         assert ((drawn[:, 2] != 1) == (drawn[:, 3] != 0)).all()
 
     @pytest.mark.parametrize(("column", "low", "high", "taken"), [
         (0, 0, 1, lambda part: part), (1, -GAMMA, GAMMA, np.log), (2, 1 - GAIN, 1 + GAIN, lambda part: part),
-        (3, -OFFSET, OFFSET, lambda part: part), (4, 0, NOISE, lambda part: part), (5, 0, 1, lambda part: part)])
+        (3, -OFFSET, OFFSET, lambda part: part), (4, 0, NOISE, lambda part: part)])
     def test_draws_evenly_between_the_largest_changes(self, column: int, low: float, high: float, taken: Callable) -> None:
         drawn = draw_viewing(np.random.default_rng(1), 20_000)[:, column].double().numpy()
         changes = taken(drawn[drawn != UNCHANGED[column]])
@@ -123,39 +122,6 @@ class TestAsViewed:
         expected = np.where(image.numpy().any(axis=1, keepdims=True), (1 - part) * image.numpy() + part * whole, 0)
         np.testing.assert_allclose(as_viewed(image, viewing(blur=part)), expected, atol=1e-6)
 
-    @pytest.mark.parametrize("part", [0.3, 1.0])
-    @pytest.mark.parametrize("size", [(9, 7), (4, 5, 6)])
-    def test_blurs_colour_and_leaves_the_luma(self, part: float, size: tuple[int, ...]) -> None:
-        image = 0.3 + 0.4 * torch.rand(2, 3, *size, dtype=torch.float64)
-        found = as_viewed(image, viewing(colour=part))
-        torch.testing.assert_close(luma(found), luma(image))
-        for difference, wanted in zip(colour_differences(found), colour_differences(image), strict=True):
-            whole = binomial(wanted.numpy(), range(2, image.ndim))
-            np.testing.assert_allclose(difference, (1 - part) * wanted.numpy() + part * whole, atol=1e-8)
-
-    def test_blurs_luma_and_colour_each_in_its_part(self) -> None:
-        """Colour once, in the part that both together ask for."""
-        image = 0.3 + 0.4 * torch.rand(2, 3, 9, 7, dtype=torch.float64)
-        found, whole = as_viewed(image, viewing(blur=0.3, colour=0.5)), blurred(image)
-        torch.testing.assert_close(luma(found), torch.lerp(luma(image), luma(whole), 0.3), atol=1e-7, rtol=0)
-        for difference, sharp, soft in zip(colour_differences(found), colour_differences(image), colour_differences(whole),
-                                           strict=True):
-            torch.testing.assert_close(difference, torch.lerp(sharp, soft, 0.65), atol=1e-7, rtol=0)
-
-    def test_leaves_no_colour_that_changes_from_voxel_to_voxel(self) -> None:
-        """What a person does not see, either: a checkerboard of equal brightness is grey."""
-        sign = (-1.0) ** (torch.arange(8)[:, None] + torch.arange(8))
-        image = 0.5 + 0.1 * sign * torch.tensor([1 / 0.299, 0, -1 / 0.114]).view(1, 3, 1, 1) / 3
-        found = as_viewed(image, viewing(1, colour=1.0))[..., 1:-1, 1:-1]
-        torch.testing.assert_close(found, torch.full_like(found, 0.5))
-
-    @pytest.mark.parametrize("part", [0.3, 1.0])
-    def test_of_colour_changes_nothing_of_grey(self, part: float, image_of_levels: MakeImage) -> None:
-        grey = image_of_levels(2, 1, 9, 7)
-        assert torch.equal(as_viewed(grey, viewing(colour=part)), grey)
-        in_three = grey.expand(-1, 3, -1, -1)
-        torch.testing.assert_close(as_viewed(in_three, viewing(colour=part)), in_three, rtol=0, atol=1e-6)
-
     @settings(deadline=None, max_examples=40)
     @given(gamma=st.floats(0.7, 1.4), gain=st.floats(0.8, 1.2), offset=st.floats(-0.1, 0.1))
     def test_is_its_formula(self, gamma: float, gain: float, offset: float, image_of_levels: MakeImage) -> None:
@@ -165,7 +131,7 @@ class TestAsViewed:
 
     def test_changes_each_sample_by_its_own_draw(self, image_of_levels: MakeImage) -> None:
         image = image_of_levels(3, 3, 9, 7)
-        rows = torch.cat([viewing(1, blur=0.5, colour=0.4), viewing(1), viewing(1, gamma=1.2, offset=0.02)])
+        rows = torch.cat([viewing(1, blur=0.5), viewing(1), viewing(1, gamma=1.2, offset=0.02)])
         found = as_viewed(image, rows)
         for sample in range(3):
             alone = as_viewed(image[sample:sample + 1], rows[sample:sample + 1])
@@ -194,7 +160,7 @@ class TestAsViewed:
 
     def test_lets_gradients_through_to_the_leader(self, image_of_levels: MakeImage) -> None:
         image = image_of_levels(2, 3, 9, 7).requires_grad_()
-        as_viewed(image, viewing(blur=0.5, gamma=0.9, gain=1.05, offset=-0.01, noise=0.005, colour=0.5)).sum().backward()
+        as_viewed(image, viewing(blur=0.5, gamma=0.9, gain=1.05, offset=-0.01, noise=0.005)).sum().backward()
         assert image.grad.isfinite().all()
         inside = (image > 0).expand_as(image)
         assert (image.grad[inside] > 0).float().mean() > 0.9
