@@ -215,9 +215,9 @@ class TestMemory:
 
     def test_is_planned_for_the_hypergradient(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted((24, 96, 80), cases=1000)
-        batches = [plan_experiment(991, PlanOptions(gpu_memory_target=0.2, base_features=4, hypergradient=name))
-                   ["configurations"]["2d"]["batch_size"] for name in ("gauss_newton", "joint")]
-        assert batches[0] > batches[1]
+        patches = [plan_experiment(991, PlanOptions(gpu_memory_target=0.2, base_features=4, hypergradient=name))
+                   ["configurations"]["3d_fullres"]["patch_size"] for name in ("gauss_newton", "joint")]
+        assert np.prod(patches[0]) > np.prod(patches[1])
 
     def test_that_holds_no_patch_is_refused_with_what_would_fit(self, make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)
