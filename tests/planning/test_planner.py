@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -217,7 +218,7 @@ class TestMemory:
         make_fingerprinted((24, 96, 80), cases=1000)
         patches = [plan_experiment(991, PlanOptions(gpu_memory_target=0.2, base_features=4, hypergradient=name))
                    ["configurations"]["3d_fullres"]["patch_size"] for name in ("gauss_newton", "joint")]
-        assert np.prod(patches[0]) > np.prod(patches[1])
+        assert math.prod(patches[0]) > math.prod(patches[1])
 
     def test_that_holds_no_patch_is_refused_with_what_would_fit(self, make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)
