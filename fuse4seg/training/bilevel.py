@@ -141,23 +141,27 @@ class BilevelStep:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
         whole = Samples(batch, targets, present, flips, viewing)
         apart = self.settings.hypergradient in NEEDS_HALVES
-        above, below = (half(whole, offset=offset) if apart else whole for offset in (1, 0))
+
+        def level(of: Any, offset: int) -> Any:
+            return half(of, offset=offset) if apart else of
+
+        above, below = level(whole, 1), level(whole, 0)
         with self.autocast():
             seen = self.model.fuse(batch, present=present)
             shown = seen.fused.image if viewing is None else as_viewed(seen.fused.image, viewing)
-            seen = half(seen, offset=1) if apart else seen
+            seen = level(seen, 1)
             own, report = self._own_objective(seen, above.targets)
         # The levels meet in the image alone: what the leader's parameters do to both objectives follows from one pass back.
         image = shown.detach().requires_grad_()
         scale = self.scaler.get_scale() if self.scaler is not None else 1.0
 
         def upper(parameters: Sequence[Tensor]) -> Tensor:
-            task = self._task(half(image, offset=1) if apart else image, above, parameters)
+            task = self._task(level(image, 1), above, parameters)
             report.setdefault("upper", task.detach())
             return task * scale
 
         def lower(parameters: Sequence[Tensor]) -> Tensor:
-            task = self._task(half(image, offset=0) if apart else image, below, parameters)
+            task = self._task(level(image, 0), below, parameters)
             report.setdefault("lower", task.detach())
             return task * scale
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fuse4seg.losses.gradient import smoothed
 
+#: The changes, by the names that ``--viewing`` takes.
 CHANGES = ("blur", "gamma", "window", "noise")
 #: Each is made of every other sample, chosen at random.
 PROBABILITY = 0.5
