@@ -146,11 +146,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def environment_is_restored() -> Iterator[None]:
-    """Commands set nnU-Net's variables in their process; here the next test is in the same one."""
+    """Commands set nnU-Net's variables in their process; here the next test is in the same one.
+
+    A test that writes into the roots of all would be felt by another, much later.
+    """
     before = dict(os.environ)
     yield
     os.environ.clear()
     os.environ.update(before)
+    results = before.get("nnUNet_results")
+    assert not (results and any(Path(results).iterdir())), "this test wrote a model where every test looks for none"
 
 
 @pytest.fixture

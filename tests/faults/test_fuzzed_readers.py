@@ -222,7 +222,9 @@ def describe(path: Path) -> None:
 def installed(path: Path, results: Path) -> None:
     """Whatever comes of it, nothing stays behind but whole models."""
     try:
-        install_models(path, overwrite=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("nnUNet_results", str(results))
+            install_models(path, overwrite=True)
     finally:
         left = {str(found.relative_to(results)) for found in results.rglob("*") if found.is_file()}
         shutil.rmtree(results)
