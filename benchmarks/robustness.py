@@ -59,7 +59,7 @@ def resampled(levels: np.ndarray) -> np.ndarray:
 
 
 def as_jpeg(levels: np.ndarray, *, subsampling: str = "4:2:0") -> np.ndarray:
-    """Saved as JPEG slice by slice and read again: three channels as one picture in colour, others one by one.
+    """Saved as JPEG slice by slice and read again: three channels as a picture in colour, one as a grey one.
 
     Libraries keep colour at half the resolution along both axes, 4:2:0, unless told otherwise.
     """
@@ -77,7 +77,7 @@ CHANGES: Mapping[str, Change] = MappingProxyType({UNCHANGED: lambda levels: leve
 
 
 def changed(levels: np.ndarray, name: str) -> np.ndarray:
-    """An 8-bit image (C, Z, Y, X), 0 outside, under a change of CHANGES, likewise."""
+    """An 8-bit image in grey or colour (C, Z, Y, X), 0 outside, under a change of CHANGES, likewise."""
     inside = levels.any(axis=0)
     made = np.clip(np.rint(CHANGES[name](levels)), 1, 255).astype(np.uint8)
     return made * (shifted(inside) if name == "shift" else inside)
@@ -89,14 +89,12 @@ def in_place(labels: np.ndarray, name: str) -> np.ndarray:
 
 
 def _through_jpeg(picture: np.ndarray, subsampling: str) -> np.ndarray:
-    """Channels (C, Y, X)."""
-    parts = [picture.transpose(1, 2, 0)] if len(picture) == 3 else list(picture)
-    read = []
-    for part in parts:
-        stream = io.BytesIO()
-        Picture.fromarray(np.ascontiguousarray(part)).save(stream, "JPEG", quality=QUALITY, subsampling=subsampling)
-        read.append(np.asarray(Picture.open(stream)))
-    return read[0].transpose(2, 0, 1) if len(picture) == 3 else np.stack(read)
+    """One or three channels (C, Y, X)."""
+    pixels = np.ascontiguousarray(picture.transpose(1, 2, 0) if len(picture) == 3 else picture[0])
+    stream = io.BytesIO()
+    Picture.fromarray(pixels).save(stream, "JPEG", quality=QUALITY, subsampling=subsampling)
+    read = np.asarray(Picture.open(stream))
+    return read.transpose(2, 0, 1) if len(picture) == 3 else read[None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -196,7 +194,8 @@ def _stock(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]
         data, _, _, properties = dataset.load_case(case)
         levels = np.rint(as_grey(data[:], windows)).astype(np.uint8)
         outside = (data[:] == 0).all(axis=0)
-        made = changed(np.where(outside, 0, np.maximum(levels, 1)).astype(np.uint8), change)
+        sources = np.where(outside, 0, np.maximum(levels, 1)).astype(np.uint8)
+        made = np.concatenate([changed(one[None], change) for one in sources])  # three of them are no image in colour
         channels = np.where(made.any(axis=0), made / 255 * (high - low) + low, 0).astype(np.float32)
         with logged_prints():
             logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(channels)).numpy()
