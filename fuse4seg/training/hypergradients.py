@@ -1,8 +1,8 @@
 r"""Hypergradients: how the leader's objective changes when the follower is free to answer.
 
 Leader x with upper objective F(x, y), follower y with lower objective f(x, y). All functions are pure: they evaluate the two
-objectives for follower parameters of their choosing, return gradients, and change nothing. An objective's evaluations may
-share what does not depend on the follower (the fused image); upper and lower may not share a graph.
+objectives for follower parameters of their choosing, return gradients, and change nothing. Whatever x is, parameters or the
+image made by them, upper and lower may not share a graph.
 
 Source: method.md, "Our reading".
 """
