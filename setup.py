@@ -23,10 +23,10 @@ setup(
     license="Apache-2.0",
     author="The Fuse4Seg developers",
     keywords=["medical image segmentation", "image fusion", "multi-modality", "bi-level optimisation", "nnU-Net"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["fuse4seg", "fuse4seg.*"]),
     # The folder that nnUNet_extTrainer points at is no package, and is installed as data.
-    package_data={"fuse4seg": ["**/*.py", "**/*.json"]},
+    package_data={"fuse4seg": ["**/*.py", "**/*.json", "py.typed"]},
     install_requires=[
         "torch>=2.4,!=2.9.*",
         "nnunetv2>=2.8.1,<2.9",
@@ -39,10 +39,10 @@ setup(
         "monai>=1.4",
         "nibabel>=5",
         "numpy>=1.24",
-        "pillow>=10",
+        "pillow>=10.1",
         "PyWavelets>=1.5",
         "safetensors>=0.4.3",
-        "scipy>=1.10",
+        "scipy>=1.15",
         "tqdm>=4.60",
     ],
     extras_require={

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from fuse4seg.free_memory import free_memory
+
 #: Beside a GPU, which waits for them; a CPU does the network's work itself.
 MOST, MOST_ON_CPU = 3, 1
 #: Cores below which a CPU has none to spare for them.
@@ -26,10 +28,10 @@ def fitting_processes(images: Sequence[Path], *, cases: int, on_gpu: bool, cores
         cases: How many there are to predict; a single one has nothing to overlap with.
         on_gpu: Where the network computes.
         cores: Of this machine; None to look.
-        free: Bytes of memory; None to look.
+        free: Bytes of memory; None to look. Where that cannot be known there are no processes beside this one.
     """
     cores = _cores() if cores is None else cores
-    free = free_memory() if free is None else free
+    free = free_memory() or 0 if free is None else free
     if cases < 2 or cores < (2 if on_gpu else CORES_ON_CPU):
         return 0
     # The network's own process holds a case, too.
@@ -39,23 +41,6 @@ def fitting_processes(images: Sequence[Path], *, cases: int, on_gpu: bool, cores
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory() -> int:
-    """Bytes that this machine, or the container that this is, can still give."""
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []
-    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    free = available[0] if available else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    limit, used = (_number(Path("/sys/fs/cgroup", name)) for name in ("memory.max", "memory.current"))
-    return free if limit is None or used is None else max(0, min(free, limit - used))
-
-
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
 
 
 def _voxels(images: Sequence[Path]) -> int:

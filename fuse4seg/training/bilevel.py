@@ -132,7 +132,8 @@ class BilevelStep:
             viewing: How much the fused image is changed, as :func:`as_viewed` takes it, shape (B, 5); None changes nothing.
 
         Returns:
-            Both levels' losses, each fusion loss, the auxiliary head's, and the ratio r where the estimator has one.
+            Segmentation loss of the upper level, and of the lower where it has samples of its own; each fusion loss, the
+            auxiliary head's, and the ratio r where the estimator has one.
         """
         return {name: float(value) for name, value in self.move(batch, targets, present, flips, viewing).items()}
 
@@ -167,7 +168,6 @@ class BilevelStep:
 
         hypergradient = self.estimate(upper, lower, leader=[image], follower=self.follower.parameters,
                                       damping=self.settings.damping * scale**2)
-        report.setdefault("lower", report["upper"])
         self._move(self._through_leader(shown, hypergradient.leader[0], own * scale), hypergradient)
         if hypergradient.ratio is not None:
             report["ratio"] = hypergradient.ratio

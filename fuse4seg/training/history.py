@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.training.logging.nnunet_logger import LocalLogger, MetaLogger
 
 from fuse4seg.files import written_whole
 from fuse4seg.losses.fusion import FusionLossWeights
 from fuse4seg.training.checkpoint import to_plain
 
-#: Kept beside nnU-Net's own entries; NaN where an epoch has none (a fusion loss of weight 0, no ratio).
+#: Kept beside nnU-Net's own entries; NaN where an epoch has none (a fusion loss of weight 0, no ratio, one loss for both levels).
 FUSION_LOSSES = tuple(part.name for part in fields(FusionLossWeights))
 BILEVEL_ENTRIES = ("upper", "lower", "auxiliary", "fusion", *FUSION_LOSSES, "discriminator", "ratio", "leader_lrs")
+
+
+def log_epoch(logger: MetaLogger, report: dict[str, float], epoch: int) -> None:
+    """Log an epoch's mean of every bi-level entry; loggers beside the History (Weights & Biases) get those that there are."""
+    for entry in BILEVEL_ENTRIES:
+        to = logger if entry in report else logger.local_logger
+        to.log(entry, report.get(entry, math.nan), epoch)
 
 
 class History(LocalLogger):
@@ -31,11 +39,6 @@ class History(LocalLogger):
         """Log an epoch's value, as it would come out of a checkpoint; that of an epoch which was taken up again is replaced."""
         values = self.my_fantastic_logging[key]
         values[epoch:] = [to_plain(value)]
-
-    def log_epoch(self, report: dict[str, float], epoch: int) -> None:
-        """Log an epoch's mean of every bi-level entry."""
-        for entry in BILEVEL_ENTRIES:
-            self.log(entry, report.get(entry, float("nan")), epoch)
 
     def plot_progress_png(self, output_folder: str) -> None:
         """Draw progress.png: segmentation losses and Dice, fusion losses, the ratio r, and the learning rates."""

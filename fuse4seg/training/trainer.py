@@ -32,7 +32,7 @@ from fuse4seg.training.epoch import Epoch
 from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.fusion_step import FusionStep
 from fuse4seg.training.fusion_validation import fusion_losses_of_fold
-from fuse4seg.training.history import History
+from fuse4seg.training.history import History, log_epoch
 from fuse4seg.training.levels import Levels, build_levels
 from fuse4seg.training.loaders import TRAIN_STREAM, VALIDATION_STREAM, batch_makers, batch_stream, require_memory_for_batches
 from fuse4seg.training.options import TrainingOptions
@@ -90,7 +90,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """Build both levels, their optimisers and the discriminators, seeded."""
         if self.is_ddp:
-            raise OptionError("-num_gpus", "training on several GPUs is not supported yet. Use one.")
+            raise OptionError("nnUNetv2_train -num_gpus", "training on several GPUs is not supported yet. Use one.")
         self.num_epochs = self.options.epochs
         self.num_iterations_per_epoch = self.options.iterations
         self.num_val_iterations_per_epoch = self.options.validation_iterations
@@ -262,7 +262,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
             set_rate(optimiser, rate)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
-        """One bi-level step; ``loss`` is the mean of both levels' segmentation losses, without labels the fusion loss."""
+        """One bi-level step; ``loss`` is the mean of the segmentation losses there are, without labels the fusion loss."""
         if self.fusion_step is not None:
             report = self.fusion_step(batch["data"].to(self.device, non_blocking=True), batch.get("present"))
             return {"loss": report["fusion"], **report}
@@ -272,14 +272,14 @@ class Fuse4SegTrainer(nnUNetTrainer):
         drawn = (part if part is None else part.to(self.device, non_blocking=True)
                  for part in map(batch.get, ("present", "flips", "viewing")))
         report = self.bilevel_step(batch["data"].to(self.device, non_blocking=True), targets, *drawn)
-        return {"loss": (report["upper"] + report["lower"]) / 2, **report}
+        return {"loss": (report["upper"] + report.get("lower", report["upper"])) / 2, **report}
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, float]]) -> None:
         """Log the epoch's mean losses."""
         report = mean_of(train_outputs)
-        self.logger.log("train_losses", report["loss"], self.current_epoch)
         report["leader_lrs"] = self.levels.leader.optimiser.param_groups[0]["lr"]
-        self.logger.local_logger.log_epoch(report, self.current_epoch)
+        self.logger.log("train_losses", report["loss"], self.current_epoch)
+        log_epoch(self.logger, report, self.current_epoch)
 
     def validation_step(self, batch: Batch) -> dict[str, Any]:
         """nnU-Net's; without labels the fusion loss."""

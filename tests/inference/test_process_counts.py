@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from fuse4seg.inference.process_counts import fitting_processes, free_memory
+from fuse4seg.inference.process_counts import fitting_processes
 
 
 @pytest.fixture
@@ -40,6 +40,8 @@ class TestFittingProcesses:
         (tmp_path / "a_0000.tif").write_bytes(b"no header")
         assert fitting_processes([tmp_path / "a_0000.tif"], cases=3, on_gpu=True, cores=16, free=10**12) == 2
 
-
-def test_there_is_memory() -> None:
-    assert 10**7 < free_memory() < 10**14
+    def test_are_what_the_job_may_take(self, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever limits it, wherever in the tree of control groups."""
+        for free, expected in ((None, 0), (10**9, 0), (10**12, 3)):
+            monkeypatch.setattr("fuse4seg.inference.process_counts.free_memory", lambda free=free: free)
+            assert fitting_processes(images, cases=10, on_gpu=True, cores=16) == expected

@@ -8,10 +8,28 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from fuse4seg.errors import UnwritableFolderError
 from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
-from fuse4seg.training.history import BILEVEL_ENTRIES, History
+from fuse4seg.training.history import BILEVEL_ENTRIES, History, log_epoch
+
+
+class Other:
+    """A logger such as that of Weights & Biases."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[str, float, int]] = []
+
+    def log(self, key: str, value: float, step: int) -> None:
+        self.logged.append((key, value, step))
+
+
+def logger_of(history: History, *others: Other) -> MetaLogger:
+    """As a trainer has it."""
+    logger = MetaLogger("nowhere", resume=False)
+    logger.local_logger, logger.loggers = history, list(others)
+    return logger
 
 
 def history_of(epochs: int, **always: float) -> History:
@@ -20,8 +38,8 @@ def history_of(epochs: int, **always: float) -> History:
     for epoch in range(epochs):
         for entry in ("mean_fg_dice", "ema_fg_dice", "train_losses", "val_losses", "lrs"):
             history.log(entry, np.float32(0.5 / (epoch + 1)), epoch)
-        history.log_epoch({"upper": 1 / (epoch + 1), "lower": 1.1 / (epoch + 1), "fusion": 0.3, "leader_lrs": 1e-3, **always},
-                          epoch)
+        log_epoch(logger_of(history), {"upper": 1 / (epoch + 1), "lower": 1.1 / (epoch + 1), "fusion": 0.3, "leader_lrs": 1e-3,
+                                       **always}, epoch)
     return history
 
 
@@ -29,7 +47,7 @@ class TestLogEpoch:
     def test_keeps_all_entries_aligned_where_an_epoch_lacks_some(self) -> None:
         history = History()
         for epoch, report in enumerate([{"upper": 1.0}, {"upper": 0.5, "ratio": 0.9}, {"ratio": 0.8}]):
-            history.log_epoch(report, epoch)
+            log_epoch(logger_of(history), report, epoch)
         logged = {entry: history.my_fantastic_logging[entry] for entry in BILEVEL_ENTRIES}
         assert {len(values) for values in logged.values()} == {3}
         np.testing.assert_array_equal(logged["upper"], [1, 0.5, math.nan])
@@ -38,8 +56,13 @@ class TestLogEpoch:
 
     def test_passes_over_what_is_not_logged(self) -> None:
         history = History()
-        history.log_epoch({"upper": 1.0, "something else": 3.0}, 0)
+        log_epoch(logger_of(history), {"upper": 1.0, "something else": 3.0}, 0)
         assert "something else" not in history.my_fantastic_logging
+
+    def test_tells_other_loggers_what_there_is(self) -> None:
+        other = Other()
+        log_epoch(logger_of(History(), other), {"upper": 1.0, "ratio": 0.9, "something else": 3.0}, 4)
+        assert other.logged == [("upper", 1.0, 4), ("ratio", 0.9, 4)]
 
     def test_keeps_nnu_net_s_entries(self) -> None:
         assert {"mean_fg_dice", "train_losses", "val_losses", "lrs"} <= set(History().my_fantastic_logging)
@@ -93,5 +116,5 @@ class TestCheckpoint:
         assert set(restored.my_fantastic_logging) == set(history.my_fantastic_logging)
         for entry, values in history.my_fantastic_logging.items():
             np.testing.assert_array_equal(restored.my_fantastic_logging[entry], values)
-        restored.log_epoch({"upper": 0.1}, 3)
+        log_epoch(logger_of(restored), {"upper": 0.1}, 3)
         assert restored.my_fantastic_logging["upper"][-2:] == [1 / 3, 0.1]
