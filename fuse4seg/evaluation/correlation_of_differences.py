@@ -25,7 +25,7 @@ def correlation_of_differences(fused: np.ndarray, sources: Sequence[np.ndarray])
     Raises:
         ValueError: Shapes, types or ranges do not fit.
 
-    Source: method.md, "Metrics".
+    Source: fusion-metrics.md, "Fusion metrics".
     """
     image, references = grey_alike(fused, sources)
     return mean_over_pairs(references, lambda one, other: _correlation(one, image - other) + _correlation(other, image - one))

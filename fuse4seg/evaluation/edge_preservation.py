@@ -51,7 +51,7 @@ def edge_preservation(fused: np.ndarray, sources: Sequence[np.ndarray]) -> float
     Raises:
         ValueError: Shapes, types or ranges do not fit.
 
-    Source: method.md, "Metrics" (Xydeas and Petrovic, Objective Image Fusion Performance Measure, 2000).
+    Source: fusion-metrics.md, "Fusion metrics" (Xydeas and Petrovic, Objective Image Fusion Performance Measure, 2000).
     """
     image, references = grey_alike(fused, sources)
     found = _edges(image)

@@ -18,7 +18,7 @@ def entropy(image: np.ndarray) -> float:
     Returns:
         From 0 (one grey level) to 8.
 
-    Source: method.md, "Metrics".
+    Source: fusion-metrics.md, "Fusion metrics".
     """
     counts = np.bincount(grey_levels(image).ravel(), minlength=int(WHITE) + 1)
     shares = counts[counts > 0] / counts.sum()

@@ -35,7 +35,7 @@ class Conventions:
     Raises:
         ValueError: One is out of range.
 
-    Source: method.md, "Metrics".
+    Source: fusion-metrics.md, "Fusion metrics".
     """
 
     normalise: bool = False

@@ -50,7 +50,7 @@ def grey_alike(fused: np.ndarray, sources: Sequence[np.ndarray]) -> tuple[np.nda
 
 
 def mean_over_pairs(sources: Sequence[np.ndarray], value: Callable[[np.ndarray, np.ndarray], float]) -> float:
-    """Mean of a metric of two sources over all pairs (method.md, "Metrics": more than two sources)."""
+    """Mean of a metric of two sources over all pairs (fusion-metrics.md, "Fusion metrics": more than two sources)."""
     return float(np.mean([value(first, second) for first, second in combinations(sources, 2)]))
 
 

@@ -27,7 +27,7 @@ def mutual_information(fused: np.ndarray, sources: Sequence[np.ndarray], *, unit
     Raises:
         ValueError: Shapes, types or ranges do not fit, or the unit is unknown.
 
-    Source: method.md, "Metrics".
+    Source: fusion-metrics.md, "Fusion metrics".
     """
     if unit not in UNITS:
         raise ValueError(f"mutual information is given in {' or '.join(UNITS)}, not in {unit}")

@@ -21,7 +21,7 @@ def spatial_frequency(image: np.ndarray) -> float:
     Raises:
         ValueError: It is one voxel wide.
 
-    Source: method.md, "Metrics".
+    Source: fusion-metrics.md, "Fusion metrics".
     """
     values = grey(image)
     if min(values.shape) < 2:

@@ -13,6 +13,6 @@ def standard_deviation(image: np.ndarray) -> float:
     Args:
         image: As :func:`~fuse4seg.evaluation.grey.grey` takes it.
 
-    Source: method.md, "Metrics".
+    Source: fusion-metrics.md, "Fusion metrics".
     """
     return float(grey(image).std())

@@ -28,7 +28,7 @@ def structural_similarity(fused: np.ndarray, sources: Sequence[np.ndarray], *, d
     Raises:
         ValueError: Shapes, types or ranges do not fit.
 
-    Source: method.md, "Metrics" (Wang et al., Image Quality Assessment, 2004: K1 .01, K2 .03, sigma 1.5).
+    Source: fusion-metrics.md, "Fusion metrics" (Wang et al., Image Quality Assessment, 2004: K1 .01, K2 .03, sigma 1.5).
     """
     image, references = grey_alike(fused, sources)
     if min(image.shape) <= 2 * RADIUS:

@@ -36,7 +36,7 @@ def visual_information_fidelity(fused: np.ndarray, sources: Sequence[np.ndarray]
     Raises:
         ValueError: Shapes, types or ranges do not fit.
 
-    Source: method.md, "Metrics" (Sheikh and Bovik, Image Information and Visual Quality, 2006).
+    Source: fusion-metrics.md, "Fusion metrics" (Sheikh and Bovik, Image Information and Visual Quality, 2006).
     """
     image, references = grey_alike(fused, sources)
     if min(image.shape) < SMALLEST:

@@ -23,7 +23,7 @@ def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = No
     Returns:
         Scalar, at least 0; 0 where no case has two modalities to be correlated.
 
-    Source: paper Eq. 11, average pairwise CC (method.md, "N modalities").
+    Source: paper Eq. 11, average pairwise CC (method.md, "Where we leave the paper").
     """
     return average_correlation(high, present).square() / (average_correlation(low, present) + epsilon)
 

@@ -25,7 +25,7 @@ def edge_loss(fused: Tensor, sources: Tensor) -> Tensor:
     Returns:
         Scalar, 0 where every difference equals the largest of the sources.
 
-    Source: method.md, "Fusion losses without labels".
+    Source: method.md, "Two stages", stage 2.
     """
     pairs = zip(_differences(fused), _differences(sources), strict=True)
     return sum((found - _steepest(steps)).abs().mean() for found, steps in pairs)

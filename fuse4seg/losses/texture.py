@@ -19,7 +19,7 @@ def texture_loss(fused: Tensor, sources: Tensor) -> Tensor:
     Returns:
         Scalar, 0 where every edge of the fused image equals the strongest source edge.
 
-    Source: paper Eq. 13, maximum taken over N sources (method.md, "N modalities").
+    Source: paper Eq. 13, maximum taken over N sources (method.md, "Where we leave the paper").
     """
     strongest = gradient_magnitude(sources).amax(dim=1, keepdim=True)
     return (gradient_magnitude(fused) - strongest).abs().mean()

@@ -18,7 +18,7 @@ class AuxiliaryHead(nn.Module):
         features: Channels of the decoder's features.
         classes: Outputs of the segmentation network.
 
-    Source: method.md, "What a first sketch measured" (an auxiliary segmentation head on the leader's features).
+    Source: method.md, "Two stages" (the auxiliary head).
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, classes: int) -> None:

@@ -37,7 +37,7 @@ class CrossAttention(nn.Module):
         reference: Index of the modality that asks.
         heads: Number of heads.
 
-    Source: paper Eq. 8; N modalities as in method.md, "N modalities, 3D, missing modalities".
+    Source: paper Eq. 8; N modalities as in method.md, "Absent modalities".
     """
 
     def __init__(self, conv_op: type[nn.Module], channels: int, *, reference: int = 0, heads: int = 4) -> None:

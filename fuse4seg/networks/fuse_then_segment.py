@@ -74,7 +74,7 @@ class FuseThenSegment(nn.Module):
         fusion: Further arguments of :class:`FusionNetwork`.
         deep_supervision: The follower gives outputs at several resolutions.
 
-    Source: method.md, Eq. 2: Psi(Phi(x, y)).
+    Source: paper Eq. 2: Psi(Phi(x, y)).
     """
 
     def __init__(self, input_channels: int, num_classes: int, *, conv_op: type[nn.Module],

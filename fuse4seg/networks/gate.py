@@ -33,7 +33,7 @@ class Gate(nn.Module):
         colours: Channels of the image, 1 or 3.
         brighter: beta before training: how strongly the brighter source is preferred.
 
-    Source: documentation/explanation/method.md, "The network".
+    Source: method.md, "The network".
     """
 
     def __init__(self, conv_op: type[nn.Module], features: int, *, modalities: int, colours: int, brighter: float) -> None:

@@ -18,7 +18,7 @@ class IntensityWindow(nn.Module):
     Args:
         windows: One (low, high) per channel, in units of the normalised intensities, low below high.
 
-    Source: method.md, "Notation"; the windows are the fingerprint's percentiles of tissue.
+    Source: method.md, "The network"; the windows are the fingerprint's percentiles of tissue.
     """
 
     def __init__(self, windows: Sequence[Sequence[float]]) -> None:

@@ -20,7 +20,7 @@ class LiveBytes(TorchDispatchMode):
     Forward, backward and optimiser steps are all operations. On the meta device nothing is computed or stored, and the count is
     that of the CPU if :class:`FlashAttention` is active, too. What a kernel needs inside is not seen.
 
-    Source: design.md, "memory is planned from the real thing".
+    Source: design.md, "Memory".
 
     Args:
         known: Tensors that were there before, which are not counted when an operation gives them back.

@@ -98,7 +98,7 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
         batch_size: Samples, even.
         training: What else it depends on.
 
-    Source: design.md, "memory is planned from the real thing".
+    Source: design.md, "Memory".
     """
     with torch.device("meta"):
         batch = torch.empty(batch_size, training.channels, *patch_size)

@@ -101,7 +101,7 @@ class BilevelStep:
         scaler: Gradient scaler of mixed precision; None in full precision.
         autocast: Makes the context of the forward passes.
 
-    Source: method.md, "Our reading" and "Two stages".
+    Source: method.md, "The bi-level step" and "Two stages".
     """
 
     def __init__(self, model: FuseThenSegment, segmentation_loss: Callable[[object, object], Tensor], *, leader: Level,

@@ -28,7 +28,7 @@ class FusionStep:
         scaler: Gradient scaler of mixed precision; None in full precision.
         autocast: Makes the context of the forward passes.
 
-    Source: method.md, Eq. 6 without its first term, so that lambda has nothing to weigh against.
+    Source: paper Eq. 6 without its first term, so that lambda has nothing to weigh against.
     """
 
     def __init__(self, model: FuseThenSegment, optimiser: torch.optim.Optimizer, *,

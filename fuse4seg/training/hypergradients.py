@@ -4,7 +4,7 @@ Leader x with upper objective F(x, y), follower y with lower objective f(x, y). 
 objectives for follower parameters of their choosing, return gradients, and change nothing. Whatever x is, parameters or the
 image made by them, upper and lower may not share a graph.
 
-Source: method.md, "Our reading".
+Source: method.md, "The bi-level step".
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def gauss_newton(upper: Objective, lower: Objective, *, leader: Sequence[Tensor]
         follower: Parameters y.
         damping: Above 0; keeps r finite where the lower gradient vanishes.
 
-    Source: paper Eq. 4 and 5 as method.md reads them.
+    Source: paper Eq. 4 and 5 as method.md, "The bi-level step", reads them.
     """
     direct, upper_y = _gradients(upper(follower), (leader, follower))
     indirect, lower_y = _gradients(lower(follower), (leader, follower))
@@ -111,5 +111,5 @@ ESTIMATORS: dict[str, Estimator] = {"joint": joint, "gauss_newton": gauss_newton
 DETACHED = frozenset({"none"})
 #: From the least memory to the most: ``gauss_newton`` has half of a batch in the follower at a time, ``joint`` the whole.
 BY_MEMORY = ("gauss_newton", "none", "joint")
-#: Estimators that compare the two objectives, which must come from disjoint halves of a batch then (method.md, "Our reading").
+#: Estimators that compare the two objectives, which then come from disjoint halves of a batch (method.md, "The bi-level step").
 NEEDS_HALVES = frozenset({"gauss_newton"})

@@ -33,7 +33,7 @@ class TrainingOptions:
         bilevel: The bi-level step.
         pretraining: Weights of Eq. 9.
         leader_learning_rate: Adam's at the start of either stage. The paper's 1e-4 goes with 20,000 iterations of
-            pre-training; a sketch on 1,000 iterations needed more (method.md, last section). 0: the leader stays as it starts.
+            pre-training; short trainings need more (method.md, "Where we leave the paper"). 0: the leader stays as it starts.
         follower_optimiser: Name of what moves the follower (RATE_OVER_SGD), which has its rate of nnU-Net.
         modality_dropout: Probability that a sample of cooperative training goes without a modality, in [0, 1); each is left
             out by itself, and one at least stays.
