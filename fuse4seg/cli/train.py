@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: Flags that become training options.
 PRETRAINING_CHOICES = ("pretrain_epochs", "iterations", "seed", "leader_learning_rate", "pretraining_losses")
 CHOICES = (*PRETRAINING_CHOICES, "epochs", "hypergradient", "fusion_weight", "fusion_losses",
-           "auxiliary_weight", "viewing", "modality_dropout", "follower_optimiser")
+           "auxiliary_weight", "viewing", "modality_dropout")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--modality_dropout", type=float, metavar="P",
                         help="probability that a sample goes without a modality in cooperative training, for models that "
                              "predict cases which lack some (default: 0)")
-    parser.add_argument("--follower_optimiser",
-                        help="of the segmentation network: sgd (default) or adamw, each as nnU-Net's trainers have it")
     stage = parser.add_mutually_exclusive_group()
     stage.add_argument("--c", action="store_true", help="go on where the training was left, in whichever stage")
     stage.add_argument("--val", action="store_true", help="only validate a finished training")

@@ -28,7 +28,7 @@ class Row:
         name: Of its folder and in tables.
         ours: Whether Fuse4Seg trains, or stock nnU-Net.
         source: What stock nnU-Net's one channel is: ("modality", index), ("rule", name) or ("folder", path); None: all stacked.
-        flags: Of f4s_train, or of :mod:`~fuse4seg.comparison.stock_nnunet`, beside the budget.
+        flags: Of f4s_train beside the budget; none of stock nnU-Net.
         network: Arguments of FuseThenSegment that differ from the plans; those of ``fusion`` are merged.
     """
 
@@ -52,12 +52,8 @@ ABLATIONS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row("cross_attention", ours=True, network={"fusion": {"cross_attention": True}}),
     Row("no_viewing", ours=True, flags=("--viewing", "none")),
     Row("balance_alone", ours=True, flags=("--fusion_losses", "balance")),
-    Row("adamw", ours=True, flags=("--follower_optimiser", "adamw")),
     Row("no_auxiliary_head", ours=True, flags=("--auxiliary_head", "0")),
 )})
-#: Stock nnU-Net on stacked channels: with its usual trainer, and with those that an ablation of ours changes to.
-PEERS: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
-    Row(PEER), Row("stacked_adamw", flags=("-tr", "nnUNetTrainerAdam1en3")))})
 #: What teaches the leader, by the ends of the rows' names.
 TEACHERS = {"frozen": ("--leader_learning_rate", "0"), "fusion_losses_alone": ("--hypergradient", "none"),
             "joint": ("--hypergradient", "joint")}
@@ -77,7 +73,7 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
     """The rows of these names, in this order, and those of ``images`` and ``variants``.
 
     Args:
-        names: Of PEERS, names of modalities, of FIXED, of OWN, or GROUPS.
+        names: PEER, names of modalities, of FIXED, of OWN, or GROUPS.
         modalities: Names of the dataset's channels.
         images: Folders of images that others fused, each with the name of its row.
         variants: Further flags of f4s_train, each with the name of its row of Fuse4Seg.
@@ -85,7 +81,7 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
     Raises:
         OptionError: A name is unknown or there twice.
     """
-    known = {**PEERS, **{name: Row(name, source=("modality", index)) for index, name in enumerate(modalities)},
+    known = {PEER: Row(PEER), **{name: Row(name, source=("modality", index)) for index, name in enumerate(modalities)},
              **{rule: Row(rule, source=("rule", rule)) for rule in FIXED}, **OWN}
     groups = {"singles": tuple(modalities), "fixed": FIXED, "learning": tuple(LEARNING), "ablations": tuple(ABLATIONS)}
     chosen = [row for name in names for row in groups.get(name, (name,))]

@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 STOCK_PLANS = "StockPlans"
-#: nnU-Net's trainers that can be a peer, and their modules.
-STOCK_TRAINERS = {"nnUNetTrainer": "nnunetv2.training.nnUNetTrainer.nnUNetTrainer",
-                  "nnUNetTrainerAdam1en3": "nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam"}
 #: A run that was cut short goes on from here.
 RESUMABLE = ("checkpoint_final.pth", "checkpoint_latest.pth")
 SAVE_EVERY = 5
@@ -44,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("configuration")
     parser.add_argument("fold", type=fold)
     parser.add_argument("-p", dest="plans", default=PLANS_NAME)
-    parser.add_argument("-tr", dest="trainer", choices=tuple(STOCK_TRAINERS), default="nnUNetTrainer",
-                        help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=100)
@@ -63,7 +57,7 @@ def stock_plans(plans: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_stock_trainer(plans: dict[str, Any], configuration: str, fold: int | str, dataset_json: dict[str, Any],
-                       device: torch.device, *, trainer_name: str = "nnUNetTrainer") -> nnUNetTrainer:
+                       device: torch.device) -> nnUNetTrainer:
     """nnU-Net's trainer with as much foreground in its batches as ours have.
 
     Of four samples nnU-Net makes one hold foreground for sure, and we two
@@ -75,12 +69,12 @@ def make_stock_trainer(plans: dict[str, Any], configuration: str, fold: int | st
         fold: Number or "all".
         dataset_json: Of the dataset.
         device: Where it trains.
-        trainer_name: Of STOCK_TRAINERS.
     """
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
     from fuse4seg.training.data import foreground_share
 
-    trainer_class = getattr(import_module(STOCK_TRAINERS[trainer_name]), trainer_name)
-    trainer = trainer_class(plans, configuration, fold, dataset_json, device)
+    trainer = nnUNetTrainer(plans, configuration, fold, dataset_json, device)
     trainer.oversample_foreground_percent = foreground_share(trainer.configuration_manager.batch_size,
                                                              trainer.oversample_foreground_percent)
     return trainer
@@ -98,7 +92,7 @@ def _run(options: argparse.Namespace) -> None:
     plans = stock_plans(read_plans(folder / f"{options.plans}.json"))
     torch.manual_seed(options.seed)
     trainer = make_stock_trainer({**plans, "continue_training": options.c}, options.configuration, options.fold,
-                                 json.loads((folder / "dataset.json").read_text()), device, trainer_name=options.trainer)
+                                 json.loads((folder / "dataset.json").read_text()), device)
     trainer.num_epochs, trainer.num_iterations_per_epoch = options.epochs, options.iterations
     trainer.num_val_iterations_per_epoch = TrainingOptions(iterations=options.iterations).validation_iterations
     trainer.save_every = SAVE_EVERY

@@ -129,7 +129,7 @@ def _build(architecture: Mapping[str, Any], training: Training) -> Levels:
                                          allow_init=False, deep_supervision=True)
     # Spectral normalisation finds its first vectors faster on the CPU, and draws random numbers for it.
     with torch.random.fork_rng(devices=[]):
-        return build_levels(network, classes=training.classes, leader_rate=ANY_RATE, sgd_rate=ANY_RATE,
+        return build_levels(network, classes=training.classes, leader_rate=ANY_RATE, follower_rate=ANY_RATE,
                             weight_decay=ANY_RATE)
 
 

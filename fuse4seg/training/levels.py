@@ -15,7 +15,6 @@ from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.training.auxiliary import AuxiliaryLoss
 from fuse4seg.training.bilevel import BilevelSettings, BilevelStep, Level
-from fuse4seg.training.follower_optimiser import make_follower_optimiser
 from fuse4seg.training.fusion_step import FusionStep
 from fuse4seg.training.pretraining import PretrainingStep, PretrainingWeights
 
@@ -67,17 +66,20 @@ class Levels:
                           autocast=autocast)
 
 
-def build_levels(network: FuseThenSegment, *, classes: int, leader_rate: float, sgd_rate: float,
-                 weight_decay: float, follower_optimiser: str = "sgd") -> Levels:
-    """Levels around ``network``, on its device: Adam for leader and discriminators, nnU-Net's optimiser for the follower.
+#: Of nnU-Net's SGD, with Nesterov.
+MOMENTUM = 0.99
+
+
+def build_levels(network: FuseThenSegment, *, classes: int, leader_rate: float, follower_rate: float,
+                 weight_decay: float) -> Levels:
+    """Levels around ``network``, on its device: Adam for leader and discriminators, nnU-Net's SGD for the follower.
 
     Args:
         network: Leader and follower.
         classes: Outputs of the follower.
         leader_rate: First learning rate of the leader and the discriminators.
-        sgd_rate: First learning rate of the follower under SGD; see :func:`make_follower_optimiser`.
+        follower_rate: First learning rate of the follower.
         weight_decay: Of the follower.
-        follower_optimiser: Its name.
     """
     conv_op = type(network.fusion.fuse_low)
     device = next(network.parameters()).device
@@ -85,7 +87,7 @@ def build_levels(network: FuseThenSegment, *, classes: int, leader_rate: float, 
     discriminators = nn.ModuleList(Discriminator(len(network.fusion.total_stride)) for _ in range(network.modalities)).to(device)
     leading = [*network.fusion.parameters(), *head.parameters()]
     following = list(network.segmentation.parameters())
-    follower = make_follower_optimiser(follower_optimiser, following, sgd_rate=sgd_rate, weight_decay=weight_decay)
+    follower = torch.optim.SGD(following, follower_rate, momentum=MOMENTUM, nesterov=True, weight_decay=weight_decay)
     return Levels(network, head, discriminators, leader=Level(leading, torch.optim.Adam(leading, leader_rate)),
                   follower=Level(following, follower),
                   discriminator_optimiser=torch.optim.Adam(discriminators.parameters(), leader_rate))

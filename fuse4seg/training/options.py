@@ -10,7 +10,6 @@ from typing import Any
 from fuse4seg.errors import OptionError
 from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
-from fuse4seg.training.follower_optimiser import RATE_OVER_SGD
 from fuse4seg.training.hypergradients import ESTIMATORS
 from fuse4seg.training.pretraining import PretrainingWeights
 from fuse4seg.training.viewing import CHANGES
@@ -34,7 +33,6 @@ class TrainingOptions:
         pretraining: Weights of Eq. 9.
         leader_learning_rate: Adam's at the start of either stage. The paper's 1e-4 goes with 20,000 iterations of
             pre-training; short trainings need more (method.md, "Where we leave the paper"). 0: the leader stays as it starts.
-        follower_optimiser: Name of what moves the follower (RATE_OVER_SGD), which has its rate of nnU-Net.
         modality_dropout: Probability that a sample of cooperative training goes without a modality, in [0, 1); each is left
             out by itself, and one at least stays.
 
@@ -48,7 +46,6 @@ class TrainingOptions:
     bilevel: BilevelSettings = field(default_factory=BilevelSettings)
     pretraining: PretrainingWeights = field(default_factory=PretrainingWeights)
     leader_learning_rate: float = 2e-3
-    follower_optimiser: str = "sgd"
     modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -64,9 +61,6 @@ class TrainingOptions:
         if not 0 <= self.modality_dropout < 1:
             raise OptionError("--modality_dropout", f"must be a probability from 0 to below 1, got {self.modality_dropout}. "
                                                     "0 trains with all modalities.")
-        if self.follower_optimiser not in RATE_OVER_SGD:
-            raise OptionError("--follower_optimiser", f"unknown optimiser {self.follower_optimiser}. "
-                                                      f"Choose one of: {', '.join(RATE_OVER_SGD)}.")
         if self.bilevel.hypergradient not in ESTIMATORS:
             raise OptionError("--hypergradient", f"unknown estimator {self.bilevel.hypergradient}. "
                                                  f"Choose one of: {', '.join(ESTIMATORS)}.")
@@ -103,8 +97,7 @@ class TrainingOptions:
         for flag, chosen, accepted in (("--hypergradient", self.bilevel.hypergradient, (usual.hypergradient, "joint")),
                                        ("--auxiliary_head", self.bilevel.auxiliary_weight, (usual.auxiliary_weight, 0)),
                                        ("--fusion_weight", self.bilevel.fusion_weight, (usual.fusion_weight,)),
-                                       ("--viewing", self.bilevel.viewing, (usual.viewing, ())),
-                                       ("--follower_optimiser", self.follower_optimiser, (TrainingOptions.follower_optimiser,))):
+                                       ("--viewing", self.bilevel.viewing, (usual.viewing, ()))):
             if chosen not in accepted:
                 given = " ".join(chosen) if isinstance(chosen, tuple) else chosen
                 raise OptionError(flag, f"{given} means nothing without labels: the fusion losses alone are trained. "

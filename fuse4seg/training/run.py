@@ -34,7 +34,6 @@ from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
 from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
 from fuse4seg.training.fold_lock import require_unlocked
-from fuse4seg.training.follower_optimiser import MOMENTS
 from fuse4seg.training.hypergradients import BY_MEMORY
 from fuse4seg.training.options import PRETRAIN_EPOCHS, TrainingOptions
 from fuse4seg.training.saving import SaveEvery
@@ -160,10 +159,6 @@ def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions, n
     if planned in BY_MEMORY and BY_MEMORY.index(wanted) > BY_MEMORY.index(planned):
         log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with "
                     "--hypergradient %s.", wanted, planned, wanted)
-    if more := MOMENTS[options.follower_optimiser] - MOMENTS["sgd"]:
-        size = more * sum(value.numel() * value.element_size() for value in network.segmentation.parameters())
-        log.warning("%s takes %.1f MB more memory than sgd, which the plans were made for. Should it run out, plan again with a "
-                    "lower -gpu_memory_target.", options.follower_optimiser, size / 1e6)
 
 
 def choose_device(wanted: str | None) -> torch.device:

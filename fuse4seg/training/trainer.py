@@ -114,8 +114,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """nnU-Net's optimiser for the follower, Adam for the leader."""
         self.levels = build_levels(self.network, classes=self.label_manager.num_segmentation_heads,
-                                   leader_rate=self.options.leader_learning_rate, sgd_rate=self.initial_lr,
-                                   weight_decay=self.weight_decay, follower_optimiser=self.options.follower_optimiser)
+                                   leader_rate=self.options.leader_learning_rate, follower_rate=self.initial_lr,
+                                   weight_decay=self.weight_decay)
         follower = self.levels.follower.optimiser
         return follower, PolyLRScheduler(follower, follower.param_groups[0]["lr"], self.num_epochs)
 

@@ -41,7 +41,7 @@ def planned(tiny_follower: dict[str, Any]) -> dict[str, Any]:
 def levels_on_cpu(planned: dict[str, Any], classes: int = CLASSES) -> Levels:
     network = get_network_from_plans(planned["network_class_name"], planned["arch_kwargs"], planned["_kw_requires_import"],
                                      2, classes, allow_init=True, deep_supervision=True)
-    return build_levels(network, classes=classes, leader_rate=1e-3, sgd_rate=1e-3, weight_decay=1e-3)
+    return build_levels(network, classes=classes, leader_rate=1e-3, follower_rate=1e-3, weight_decay=1e-3)
 
 
 def sizes(values: Any) -> int:

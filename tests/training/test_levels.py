@@ -19,7 +19,7 @@ MakeModel = Callable[..., FuseThenSegment]
 
 @pytest.fixture
 def levels(tiny_model: MakeModel) -> Levels:
-    return build_levels(tiny_model(), classes=4, leader_rate=2e-3, sgd_rate=1e-2, weight_decay=3e-5)
+    return build_levels(tiny_model(), classes=4, leader_rate=2e-3, follower_rate=1e-2, weight_decay=3e-5)
 
 
 def moved_by(levels: Levels, step: Callable[[], object]) -> set[str]:
@@ -44,7 +44,7 @@ class TestBuildLevels:
         assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-2, 0.99, True, 3e-5)
 
     def test_has_one_discriminator_per_modality_on_the_networks_device(self, tiny_model: MakeModel) -> None:
-        levels = build_levels(tiny_model().to("meta"), classes=4, leader_rate=1, sgd_rate=1, weight_decay=0)
+        levels = build_levels(tiny_model().to("meta"), classes=4, leader_rate=1, follower_rate=1, weight_decay=0)
         assert len(levels.discriminators) == 2
         assert all(value.is_meta for module in levels.modules() for value in module.parameters())
 

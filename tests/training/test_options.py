@@ -17,7 +17,7 @@ from fuse4seg.training.pretraining import PretrainingWeights
 from fuse4seg.training.viewing import CHANGES
 
 CHOSEN = TrainingOptions(epochs=7, pretrain_epochs=0, iterations=3, seed=11, leader_learning_rate=5e-4,
-                         follower_optimiser="adamw", modality_dropout=0.2,
+                         modality_dropout=0.2,
                          bilevel=BilevelSettings("gauss_newton", 0.3, FusionLossWeights(texture=2.0), 1e-6, 0.25,
                                                  viewing=("blur", "noise")),
                          pretraining=PretrainingWeights(adversarial=0, decomposition=0.5))
@@ -64,10 +64,6 @@ class TestTrainingOptions:
         TrainingOptions(modality_dropout=0.3).require_fit(2)
         with pytest.raises(OptionError, match="^--modality_dropout: the dataset has one modality"):
             TrainingOptions(modality_dropout=0.3).require_fit(1)
-
-    def test_refuse_an_unknown_optimiser_and_name_the_known(self) -> None:
-        with pytest.raises(OptionError, match="^--follower_optimiser: unknown optimiser adam. Choose one of: sgd, adamw"):
-            TrainingOptions(follower_optimiser="adam")
 
     def test_refuse_an_unknown_estimator_and_name_the_known(self) -> None:
         with pytest.raises(OptionError, match="--hypergradient: unknown estimator newton.*joint, gauss_newton, .*none"):
@@ -192,7 +188,6 @@ class TestWithoutATask:
     @pytest.mark.parametrize(("chosen", "said"), [
         ({"auxiliary_weight": 1.0}, "--auxiliary_head: 1.0 means nothing"),
         ({"fusion_weight": 0.0}, "--fusion_weight: 0.0 means nothing"),
-        ({"follower_optimiser": "adamw"}, "--follower_optimiser: adamw means nothing"),
         ({"hypergradient": "none"}, "--hypergradient: none means nothing"),
         ({"viewing": ["blur", "noise"]}, "--viewing: blur noise means nothing"),
         ({"leader_learning_rate": 0.0}, "--leader_learning_rate: 0 leaves nothing to train"),

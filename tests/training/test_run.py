@@ -320,18 +320,6 @@ class TestMemoryWarning:
 
         return make
 
-    def test_says_how_much_more_adamw_takes(self, preprocessed: Path, caplog: pytest.LogCaptureFixture) -> None:
-        trainer = make_trainer(FOLD_0, chosen={"follower_optimiser": "adamw"})
-        trainer.initialize()
-        states = trainer.levels.follower.optimiser, torch.optim.SGD(trainer.levels.follower.parameters, 1e-2, momentum=0.9)
-        for optimiser in states:
-            for weights in trainer.levels.follower.parameters:
-                weights.grad = torch.zeros_like(weights)
-            optimiser.step()
-        adamw, sgd = (sum(value.numel() * 4 for state in optimiser.state.values() for value in state.values()
-                          if value is not None and value.dim()) for optimiser in states)
-        assert f"adamw takes {(adamw - sgd) / 1e6:.1f} MB more memory than sgd" in caplog.text
-
     def test_names_the_estimator_that_was_not_planned_for(self, warnings_of: Callable[[str, str], str]) -> None:
         assert "joint takes more memory than gauss_newton" in warnings_of("gauss_newton", "joint")
 
