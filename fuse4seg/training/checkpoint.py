@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import pickle
 import struct
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +25,6 @@ PLAIN = (type(None), bool, int, float, str, bytes)
 #: What reading a damaged or malicious file can end in.
 UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, EOFError, RuntimeError, LookupError,
               ValueError, TypeError, AttributeError)
-
-#: An archive's last record, the length of its comment without one, and the comment that seals a checkpoint.
-END, NO_COMMENT, SEAL = b"PK\x05\x06", b"\0\0", b"SHA-256 of what stands before: "
-SEAL_LENGTH = len(SEAL) + 64
-BLOCK = 1 << 20
 
 MEND = "Use the plans it was trained with."
 TRUST = "If stock nnU-Net wrote it and you know who made it, give --trust where the command has it."
@@ -86,8 +79,6 @@ def save_checkpoint(content: dict[str, Any], path: Path, *, keep_previous: bool 
         except RuntimeError as error:
             # On a full disk PyTorch complains on top of the operating system.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-        stream.flush()
-        _seal(temporary)
 
 
 def require_same_plans(state: dict[str, Any], path: Path, plans: dict[str, Any]) -> None:
@@ -122,30 +113,10 @@ def _plain_configuration(plans: dict[str, Any], configuration: str) -> dict[str,
     return json.loads(json.dumps(PlansManager(dict(plans)).get_configuration(configuration).configuration))
 
 
-def _seal(path: Path) -> None:
-    """Append the SHA-256 of a whole checkpoint as its archive's comment, where readers of archives look past it."""
-    with path.open("r+b") as stream:
-        stream.seek(-len(NO_COMMENT), os.SEEK_END)
-        stream.write(SEAL_LENGTH.to_bytes(2, "little"))
-        stream.flush()
-        stream.seek(0)
-        digest = _digest(stream, path.stat().st_size)
-        stream.write(SEAL + digest)
-
-
-def _digest(stream: BinaryIO, size: int) -> bytes:
-    """SHA-256 of the next ``size`` bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    while size > 0 and (block := stream.read(min(size, BLOCK))):
-        digest.update(block)
-        size -= len(block)
-    return digest.hexdigest().encode()
-
-
 def _check(path: Path) -> None:
-    """Compare a checkpoint with its checksum; PyTorch never looks, and loads a flipped bit as a weight.
+    """Compare every record with its checksum; PyTorch never looks, and loads a flipped bit as a weight.
 
-    Ours are sealed as a whole, so that no byte can change. In others, each record has a checksum of its own.
+    What these do not cover (dates, padding between records) says nothing of the content.
 
     Raises:
         zipfile.BadZipFile: It is damaged, or no archive.
@@ -153,32 +124,9 @@ def _check(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         # PyTorch writes plain records alone. A compressed one could unpack to any size, and a folder would be read as noise.
         odd = [entry.filename for entry in archive.infolist() if entry.compress_type or entry.external_attr]
-        sealed = _is_sealed(path)
-        damaged = odd[0] if odd else None if sealed else archive.testzip()
+        damaged = odd[0] if odd else archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"record {damaged} does not match its checksum or its kind")
-    if not sealed:
-        return
-    with path.open("rb") as stream:
-        digest = _digest(stream, path.stat().st_size - SEAL_LENGTH)
-        if stream.read() != SEAL + digest:
-            raise zipfile.BadZipFile("it does not match its checksum")
-
-
-def _is_sealed(path: Path) -> bool:
-    """Whether the file ends with a seal.
-
-    Raises:
-        zipfile.BadZipFile: It ends neither with a seal nor as an archive without one.
-    """
-    with path.open("rb") as stream:
-        stream.seek(-min(path.stat().st_size, len(END) + 18 + SEAL_LENGTH), os.SEEK_END)
-        last = stream.read()
-    if last.startswith(END) and last[20:22] == SEAL_LENGTH.to_bytes(2, "little"):
-        return True
-    if last[-22:].startswith(END) and last.endswith(NO_COMMENT):
-        return False
-    raise zipfile.BadZipFile("its end is damaged")
 
 
 def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",

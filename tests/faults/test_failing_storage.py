@@ -107,6 +107,14 @@ def wrong_end(results: Path, undisturbed: dict[str, Any], differences: Differenc
             for line in differences(torch.load(results / FOLD / name, weights_only=True), wanted)]
 
 
+def readable(path: Path) -> dict[str, Any] | None:
+    """A checkpoint's content; None where it is told to be damaged."""
+    try:
+        return load_checkpoint(path)
+    except CheckpointError:
+        return None
+
+
 def damage(path: Path, draws: random.Random) -> str:
     """Cut a file off, or flip up to eight of its bytes, at random; says what was done."""
     whole = bytearray(path.read_bytes())
@@ -135,7 +143,14 @@ class TestDamagedCheckpoint:
             shutil.rmtree(results, ignore_errors=True)
             shutil.copytree(interrupted[stage], results)
             latest = results / FOLD / LATEST[stage]
+            sound, wanted = latest.read_bytes(), load_checkpoint(latest)
             done = damage(latest, draws)
+            while (read := readable(latest)) is not None:
+                if wrong := differences(read, wanted):
+                    return [f"stage {stage}, {done}: reads {wrong}"]
+                # A date or padding was hit.
+                latest.write_bytes(sound)
+                done = damage(latest, draws)
             monkeypatch.setenv("nnUNet_results", str(results))
             caplog.clear()
             trainer = make_trainer(Training("990", "2d", 0, device="cpu"), resume=True)
