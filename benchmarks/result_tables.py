@@ -7,7 +7,7 @@ or seeds (all, where none are named):
     <!-- end -->
 
 Kinds: ``segmentation`` (scores over the seeds), ``folds`` (Dice and HD95 fold by fold), ``fusion`` (the eight metrics),
-``paired`` (Dice beside stacked nnU-Net's case by case, visibility and SSIM).
+``paired`` (Dice beside another row's case by case, stacked nnU-Net's or that of ``less=ROW``, visibility and SSIM).
 
 Example:
     python benchmarks/result_tables.py documentation/explanation/results.md
@@ -40,7 +40,7 @@ LABELS = {"all_sources": "all sources together", "stacked": "stock nnU-Net, stac
           "wavelet": "stock nnU-Net on the wavelet fusion",
           "colour": "stock nnU-Net on the fixed colour formula", "grey": "**Fuse4Seg, grey**",
           "frozen": "the leader frozen as it starts", "fusion_losses_alone": "the leader taught by the fusion losses alone",
-          "joint": "the leader taught by the direct gradient (`joint`)", "grey_frozen": "grey, the leader frozen",
+          "joint": "the leader taught by the direct gradient, too (`joint`)", "grey_frozen": "grey, the leader frozen",
           "grey_fusion_losses_alone": "grey, the fusion losses alone", "grey_joint": "grey, `joint`"}
 TO_A_SOURCE = "SSIM to "
 
@@ -139,10 +139,13 @@ def fusion(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
 
 
 def paired(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
-    """A line for each row: Dice, its difference to stacked nnU-Net case by case, visibility, and nearness to the sources.
+    """A line for each row: Dice, its difference to a peer case by case, visibility, and nearness to the sources.
 
-    Of the trivial images there is no Dice. The difference is over all folds and seeds that both rows have.
+    Of the trivial images there is no Dice. The difference is over all wanted folds and seeds that both rows have.
     """
+    peer, = wanted.get("less", [PEER])
+    places, seeds = _folds(comparison, wanted), _seeds(comparison, wanted)
+    results = [one for one in comparison["results"] if one["fold"] in places and one["seed"] in seeds]
     chosen, trivial = _chosen(comparison, wanted), _trivial(comparison)
     rows = []
     for name in wanted["rows"]:
@@ -153,13 +156,14 @@ def paired(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
                 if any(metric.startswith(TO_A_SOURCE) for metric in mean)]
         title = label(name) if trials or name in LABELS else f"{name}, as it is"
         rows.append([title, str(len(trials)) if trials else "", _spread(_of(trials, "Dice"), 3) if trials else "",
-                     _less_stacked(comparison, name) if trials and name != PEER else "", _mean_of(images, VISIBILITY),
+                     _less(results, name, peer) if trials and name != peer else "", _mean_of(images, VISIBILITY),
                      number(statistics.fmean(near), 3) if near else ""])
-    return ["", "trainings", "Dice", "less stacked nnU-Net, case by case (95 %)", "visibility", "mean SSIM to the sources"], rows
+    subtracted = "stacked nnU-Net" if peer == PEER else label(peer).strip("*")
+    return ["", "trainings", "Dice", f"less {subtracted}, case by case (95 %)", "visibility", "mean SSIM to the sources"], rows
 
 
-def _less_stacked(comparison: dict[str, Any], name: str) -> str:
-    test = difference(comparison["results"], name, PEER)
+def _less(results: Sequence[Result], name: str, peer: str) -> str:
+    test = difference(results, name, peer)
     if test is None:
         return ""
     low, high = test.interval
@@ -192,9 +196,13 @@ def _folds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> list[int
     return [int(fold) for fold in wanted.get("folds", comparison["folds"])]
 
 
+def _seeds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> list[int]:
+    return [int(seed) for seed in wanted.get("seeds", comparison["seeds"])]
+
+
 def _chosen(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> dict[str, list[Result]]:
     """Trainings of each row that is wanted, in the order of folds and seeds."""
-    places, seeds = _folds(comparison, wanted), [int(seed) for seed in wanted.get("seeds", comparison["seeds"])]
+    places, seeds = _folds(comparison, wanted), _seeds(comparison, wanted)
     trivial = {name for fold in comparison["trivial"] for name in fold}
     found = {name: sorted((one for one in comparison["results"]
                            if one["name"] == name and one["fold"] in places and one["seed"] in seeds),

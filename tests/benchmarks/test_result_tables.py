@@ -85,6 +85,18 @@ class TestPaired:
         assert found == [["stock nnU-Net, stacked", "1", ".225", "", "", ""],
                          ["**Fuse4Seg**", "1", ".325", "+.100 (+.100 to +.100), 10 cases", ".970", ".650"]]
 
+    def test_stands_beside_the_row_that_is_named_in_the_folds_that_are(self, tables: ModuleType) -> None:
+        rows = [training(name, dice, fold=fold, fused=FUSED) for name, dice in (("frozen", 0.4), ("fuse4seg", 0.5))
+                for fold in (0, 1)]
+        for row in rows:
+            # Ten of one fold, in which there is a difference, and a thousand of another, in which there is none.
+            dice = row["segmentation"]["foreground_mean"]["Dice"] if row["fold"] == 0 else 0.5
+            row["segmentation"]["cases"] = {f"{row['fold']}_{number}": {"core": {"Dice": dice}}
+                                            for number in range(10 if row["fold"] == 0 else 1000)}
+        header, found = tables.paired(comparison(*rows), {"rows": ["fuse4seg", "frozen"], "less": ["fuse4seg"], "folds": ["0"]})
+        assert header[3] == "less Fuse4Seg, case by case (95 %)"
+        assert [row[3] for row in found] == ["", "-.100 (-.100 to -.100), 10 cases"]
+
     def test_trivial_images_have_no_dice(self, tables: ModuleType) -> None:
         trivial = {"all_sources": {"mean": {"visibility": 0.99}}, "average": {"mean": {"visibility": 0.8, "SSIM to T1": 0.5}}}
         found = tables.paired(comparison(training("fuse4seg", 0.5), trivial=[trivial]), {"rows": ["all_sources", "average"]})
