@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from fuse4seg.errors import AmbiguousDatasetError, DatasetNotFoundError, OptionError, RootNotSetError
+from fuse4seg.machine import usable_cores
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 TRAINER_FOLDER = Path(__file__).parent / "training" / "nnunet_trainers"
@@ -24,18 +25,20 @@ def set_roots(root: Path | str | None = None) -> None:
 
 
 def prepare_environment() -> None:
-    """Give nnU-Net what it reads at import: process counts that fit this machine, and our trainer's folder.
+    """Give nnU-Net and PyTorch what they read at import: process counts that fit, our trainer's folder, and how threads wait.
 
     nnU-Net's defaults (8 and 12 processes) swamp a small machine, and 0 augmentation processes makes its planner crash.
 
     Raises:
         OptionError: A process count of the environment is no number.
     """
+    # OpenMP's threads would spin, which costs a machine whose cores are shared two thirds of its time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for variable in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
         if not os.environ.get(variable, "0").isdecimal():
             raise OptionError(variable, f"{os.environ[variable]!r} is no number of processes. Set it to 1 or more, or unset it.")
-    cpus = os.cpu_count() or 1
-    for variable, fitting in (("nnUNet_def_n_proc", min(8, cpus)), ("nnUNet_n_proc_DA", min(12, max(1, cpus - 1)))):
+    cores = usable_cores()
+    for variable, fitting in (("nnUNet_def_n_proc", min(8, cores)), ("nnUNet_n_proc_DA", min(12, max(1, cores - 1)))):
         if int(os.environ.get(variable, "0")) == 0:
             os.environ[variable] = str(fitting)
     known = os.environ.get("nnUNet_extTrainer", "")

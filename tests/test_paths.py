@@ -71,8 +71,8 @@ class TestSetRoots:
 
 class TestPrepareEnvironment:
     def test_fits_process_counts_to_the_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for cpus, (processes, workers) in {1: (1, 1), 2: (2, 1), 6: (6, 5), 64: (8, 12)}.items():
-            monkeypatch.setattr(os, "cpu_count", lambda cpus=cpus: cpus)
+        for cores, (processes, workers) in {1: (1, 1), 2: (2, 1), 6: (6, 5), 64: (8, 12)}.items():
+            monkeypatch.setattr("fuse4seg.paths.usable_cores", lambda cores=cores: cores)
             monkeypatch.delenv("nnUNet_def_n_proc", raising=False)
             monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
             prepare_environment()
@@ -83,6 +83,15 @@ class TestPrepareEnvironment:
         monkeypatch.setenv("nnUNet_n_proc_DA", "7")
         prepare_environment()
         assert (os.environ["nnUNet_def_n_proc"], os.environ["nnUNet_n_proc_DA"]) == ("3", "7")
+
+    @pytest.mark.parametrize(("chosen", "expected"), [(None, "passive"), ("active", "active")])
+    def test_lets_waiting_threads_sleep_unless_the_user_chose(self, chosen: str | None, expected: str,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if chosen:
+            monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+        prepare_environment()
+        assert os.environ["OMP_WAIT_POLICY"] == expected
 
     def test_replaces_zero_workers_which_nnu_net_cannot_plan_with(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("nnUNet_n_proc_DA", "0")

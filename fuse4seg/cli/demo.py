@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from fuse4seg.cli.command import make_parser, require_at_least, run_command
+from fuse4seg.machine import usable_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.demo import run_demo
 
     require_at_least(0, options.seed, flag="--seed")
-    evaluation = run_demo(options.output, seed=options.seed, device=options.device, processes=min(4, os.cpu_count() or 1))
+    evaluation = run_demo(options.output, seed=options.seed, device=options.device, processes=min(4, usable_cores()))
     print(evaluation.format())
     print(f"mean foreground Dice {evaluation.foreground_mean():.4f}")
     print(f"pictures: {options.output / 'predictions' / 'panels'}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
 import SimpleITK as sitk
 
-from fuse4seg.free_memory import free_memory
+from fuse4seg.machine import free_memory, usable_cores
 
 #: Beside a GPU, which waits for them; a CPU does the network's work itself.
 MOST, MOST_ON_CPU = 3, 1
@@ -27,20 +26,16 @@ def fitting_processes(images: Sequence[Path], *, cases: int, on_gpu: bool, cores
         images: Of one of the cases.
         cases: How many there are to predict; a single one has nothing to overlap with.
         on_gpu: Where the network computes.
-        cores: Of this machine; None to look.
+        cores: To use; None to look.
         free: Bytes of memory; None to look. Where that cannot be known there are no processes beside this one.
     """
-    cores = _cores() if cores is None else cores
+    cores = usable_cores() if cores is None else cores
     free = free_memory() or 0 if free is None else free
     if cases < 2 or cores < (2 if on_gpu else CORES_ON_CPU):
         return 0
     # The network's own process holds a case, too.
     of_memory = free // (BYTES_PER_PROCESS + BYTES_PER_VOXEL * _voxels(images)) - 1
     return max(0, min(MOST if on_gpu else MOST_ON_CPU, cores // 2, of_memory // 2, cases - 1))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _voxels(images: Sequence[Path]) -> int:

@@ -24,7 +24,7 @@ from fuse4seg.errors import (
     UnwritableFolderError,
 )
 from fuse4seg.files import make_writable_folder, written_whole
-from fuse4seg.free_memory import free_memory, require_memory
+from fuse4seg.machine import free_memory, require_memory
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint

@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.datasets.raw import foreground_classes
-from fuse4seg.free_memory import require_memory, require_shared_memory
+from fuse4seg.machine import require_memory, require_shared_memory
 from fuse4seg.training.data import PREFETCHED, BatchStream, SeededBatches, foreground_share, without_intensity_changes
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from fuse4seg.errors import (
     first_line,
 )
 from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.machine import usable_cores
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
@@ -172,7 +173,7 @@ def choose_device(wanted: str | None) -> torch.device:
     if not available.get(name, False):
         raise DeviceUnavailableError(name)
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
+        torch.set_num_threads(usable_cores() if name == "cpu" else 1)
     return torch.device(name)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import blosc2
 import pytest
 
-from fuse4seg import free_memory
+from fuse4seg import machine
 from fuse4seg.cli import preprocess, train
 
 FOLD = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d", "fold_0")
@@ -120,7 +120,7 @@ class TestTooLittleMemory:
     @pytest.mark.parametrize(("where", "what"), [("free_memory", "memory"), ("free_shared_memory", "/dev/shm")])
     def test_for_batches_is_said_before_training_starts(self, where: str, what: str, refused: Callable[..., str],
                                                         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(free_memory, where, lambda: 10**5)
+        monkeypatch.setattr(machine, where, lambda: 10**5)
         line = refused(train.main, FLAGS)
         assert f" GB of {what}, of which 0.0001 GB are free." in line
         assert "use fewer processes (nnUNet_n_proc_DA=1)" in line
@@ -134,7 +134,7 @@ class TestTooLittleMemory:
         stored = [blosc2.open(str(path)).shape for path in before if path.match("*[0-9].b2nd")]
         # Both at once, in all channels, of 4 bytes.
         case = max(4 * shape[0] * (math.prod(crop) + math.prod(shape[1:])) for crop, shape in zip(cropped, stored, strict=True))
-        for module in ("fuse4seg.free_memory", "fuse4seg.planning.preprocess"):
+        for module in ("fuse4seg.machine", "fuse4seg.planning.preprocess"):
             monkeypatch.setattr(f"{module}.free_memory", lambda: 3 * case)
         line = refused(preprocess.main, ["-d", "990", "-c", "2d", "-np", "4"])
         assert line == (f"error: preprocessing with 4 processes needs at least {4 * case / 1e9:.3g} GB of memory, of which "

@@ -81,7 +81,7 @@ class TestMemoryForBatches:
         assert needed["require_memory"] == prepared + 3 * sum(weight.nbytes for weight in trainer.network.parameters())
 
     def test_is_asked_for_before_anything_is_trained(self, trainer: Fuse4SegTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fuse4seg.free_memory.free_shared_memory", lambda: 0)
+        monkeypatch.setattr("fuse4seg.machine.free_shared_memory", lambda: 0)
         with pytest.raises(NotEnoughMemoryError, match="preparing batches in 2 processes needs at least .*--shm-size"):
             trainer.run_training()
         assert trainer.stop is None

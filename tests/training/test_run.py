@@ -26,6 +26,7 @@ from fuse4seg.errors import (
     TrainingExistsError,
     UnwritableFolderError,
 )
+from fuse4seg.machine import usable_cores
 from fuse4seg.paths import TRAINER_FOLDER
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.run import Training, choose_device, make_trainer, pretrain, train
@@ -72,7 +73,7 @@ class TestDevice:
         with pytest.raises(DeviceUnavailableError, match="-device cuda .* -device cpu"):
             choose_device("cuda")
 
-    @pytest.mark.parametrize(("wanted", "threads"), [(None, os.cpu_count()), ("1", None)])
+    @pytest.mark.parametrize(("wanted", "threads"), [(None, usable_cores()), ("1", None)])
     def test_gets_the_machines_threads_unless_the_user_gave_a_number(self, wanted: str | None, threads: int | None,
                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -1,7 +1,8 @@
-"""Memory that is left to this process, checked before work starts that could not end well."""
+"""What this process may take of the machine, which a container or a cluster's job may limit: memory and cores."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,24 +55,45 @@ def require_shared_memory(needed: int, *, task: str, mend: str) -> None:
         raise NotEnoughMemoryError(task, needed=needed, free=free, where=str(SHARED), mend=mend)
 
 
-def _free_in_groups() -> Iterator[int]:
-    """What is left of each limit that Linux's control groups set, of either version."""
+def usable_cores() -> int:
+    """Cores that this process may use: those it may run on, or as many as its share of time comes to, whole ones."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares = [_share(group, version) for group, version in _groups("cpu")]
+    return max(1, min([allowed, *(int(share) for share in shares if share is not None)]))
+
+
+def _groups(controller: str) -> Iterator[tuple[Path, int]]:
+    """Linux's control groups that limit this process, from its own to the top, each with the version of its files."""
     try:
         entries = [line.split(":", 2) for line in (PROCESS / "self" / "cgroup").read_text().splitlines()]
     except OSError:
         return
     for _, controllers, path in entries:
-        if controllers == "":
-            top, limit, used, cache = GROUPS, "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            top, limit, used, cache = GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-        else:
+        if controllers and controller not in controllers.split(","):
             continue
+        top, version = (GROUPS / controller, 1) if controllers else (GROUPS, 2)
         # In a container, the path is the host's, and only the top is there.
         folder = top / path.strip("/")
-        for group in (folder, *folder.parents):
-            if group.is_relative_to(top) and (left := _left(group, limit, used, cache)) is not None:
-                yield left
+        yield from ((group, version) for group in (folder, *folder.parents) if group.is_relative_to(top))
+
+
+def _share(group: Path, version: int) -> float | None:
+    """Cores' worth of time that one group gives; None where it has no limit."""
+    try:
+        quota, period = ((group / "cpu.max").read_text().split() if version == 2 else
+                         [(group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")])
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # not there, or "max"
+        return None
+
+
+def _free_in_groups() -> Iterator[int]:
+    """What is left of each limit that control groups set."""
+    files = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+             2: ("memory.max", "memory.current", "inactive_file")}
+    for group, version in _groups("memory"):
+        if (left := _left(group, *files[version])) is not None:
+            yield left
 
 
 def _left(group: Path, limit: str, used: str, cache: str) -> int | None:

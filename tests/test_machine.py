@@ -1,15 +1,16 @@
-"""Free memory: of the machine, of control groups of both versions, and what is said when there is too little."""
+"""Memory and cores: of the machine, of control groups of both versions, and what is said when there is too little."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from fuse4seg import free_memory as module
+from fuse4seg import machine as module
 from fuse4seg.errors import NotEnoughMemoryError
-from fuse4seg.free_memory import free_memory, free_shared_memory, require_memory, require_shared_memory
+from fuse4seg.machine import free_memory, free_shared_memory, require_memory, require_shared_memory, usable_cores
 
 GB = 10**9
 
@@ -61,6 +62,37 @@ class TestFreeMemory:
 
     def test_is_known_here(self) -> None:
         assert Path("/proc/meminfo").exists() == (free_memory() is not None)
+
+
+class TestUsableCores:
+    @pytest.fixture
+    def of_eight(self, machine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Eight cores that the process may run on."""
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+        return machine
+
+    def test_are_those_that_the_process_may_run_on(self, of_eight: Path) -> None:
+        assert usable_cores() == 8
+
+    @pytest.mark.parametrize(("quota", "expected"), [("300000 100000", 3), ("250000 100000", 2), ("50000 100000", 1),
+                                                     ("9900000 100000", 8), ("max 100000", 8), ("nonsense", 8)])
+    def test_are_what_a_group_s_share_of_time_comes_to(self, of_eight: Path, quota: str, expected: int) -> None:
+        (of_eight / "proc" / "self" / "cgroup").write_text("0::/job/step\n")
+        (of_eight / "cgroup" / "job").mkdir(parents=True)
+        (of_eight / "cgroup" / "job" / "cpu.max").write_text(f"{quota}\n")
+        assert usable_cores() == expected
+
+    @pytest.mark.parametrize(("quota", "expected"), [("200000", 2), ("-1", 8)])
+    def test_know_the_first_version_of_groups(self, of_eight: Path, quota: str, expected: int) -> None:
+        (of_eight / "proc" / "self" / "cgroup").write_text("5:memory:/job\n4:cpu,cpuacct:/job\n")
+        folder = of_eight / "cgroup" / "cpu" / "job"
+        folder.mkdir(parents=True)
+        for name, value in (("quota", quota), ("period", "100000")):
+            (folder / f"cpu.cfs_{name}_us").write_text(value)
+        assert usable_cores() == expected
+
+    def test_are_known_here(self) -> None:
+        assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
 class TestRequireMemory:
