@@ -1,4 +1,4 @@
-"""Luma and chroma of fused images, the same for tensors and arrays."""
+"""Levels, luma and chroma of fused images, the same for tensors and arrays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TypeVar
 import numpy as np
 
 Image = TypeVar("Image")
+#: Levels of an image of 8 bits run from 0, which is black, to this.
+WHITE = 255
 #: Parts of red, green and blue in luma (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 #: What B - Y and R - Y are multiplied by to lie within half the range (ITU-R BT.601, full range).

@@ -13,8 +13,8 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from fuse4seg.colour import WHITE
 from fuse4seg.comparison.rows import Row
-from fuse4seg.datasets.grey_images import WHITE
 from fuse4seg.datasets.images import find_reader, read_image
 from fuse4seg.datasets.raw import channel_names
 from fuse4seg.errors import FaultyImageError, UnpairedCasesError

@@ -14,11 +14,10 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.colour import chroma, luma
+from fuse4seg.colour import WHITE, chroma, luma
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
 from fuse4seg.comparison.trainings import Trial
-from fuse4seg.datasets.grey_images import WHITE
 from fuse4seg.datasets.raw import channel_names, foreground_classes
 from fuse4seg.errors import PlansNotFoundError
 from fuse4seg.evaluation.folders import evaluate_folders

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
+from fuse4seg.colour import WHITE
 from fuse4seg.datasets.colour_images import grey_levels, read_channels
 from fuse4seg.datasets.images import NIFTI, Geometry, geometry_of, read_image
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
@@ -18,7 +19,6 @@ from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCases
 PICTURES = (".png", ".bmp")
 #: Endings of the files that are read, the longer before the shorter.
 ENDINGS = (*PICTURES, *sorted(NIFTI, key=len, reverse=True))
-WHITE = 255.0
 #: Sub-folder of a folder of fused images with grey copies of those in colour, for metrics are for grey.
 GREY = "grey"
 #: Chroma of grey.

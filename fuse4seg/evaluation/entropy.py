@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fuse4seg.evaluation.grey import WHITE, grey_levels
+from fuse4seg.colour import WHITE
+from fuse4seg.evaluation.grey import grey_levels
 
 
 def entropy(image: np.ndarray) -> float:
@@ -20,6 +21,6 @@ def entropy(image: np.ndarray) -> float:
 
     Source: fusion-metrics.md, "Fusion metrics".
     """
-    counts = np.bincount(grey_levels(image).ravel(), minlength=int(WHITE) + 1)
+    counts = np.bincount(grey_levels(image).ravel(), minlength=WHITE + 1)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum()) + 0.0

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fuse4seg.colour import WHITE
 from fuse4seg.evaluation.correlation_of_differences import correlation_of_differences
 from fuse4seg.evaluation.edge_preservation import edge_preservation
 from fuse4seg.evaluation.entropy import entropy
-from fuse4seg.evaluation.grey import WHITE, grey
+from fuse4seg.evaluation.grey import grey
 from fuse4seg.evaluation.mutual_information import UNITS, mutual_information
 from fuse4seg.evaluation.spatial_frequency import spatial_frequency
 from fuse4seg.evaluation.standard_deviation import standard_deviation

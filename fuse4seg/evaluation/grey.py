@@ -7,8 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-#: Grey levels run from 0 to this.
-WHITE = 255.0
+from fuse4seg.colour import WHITE
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -7,11 +7,12 @@ from math import log
 
 import numpy as np
 
-from fuse4seg.evaluation.grey import WHITE, grey_alike, grey_levels, sum_over_two
+from fuse4seg.colour import WHITE
+from fuse4seg.evaluation.grey import grey_alike, grey_levels, sum_over_two
 
 #: Nats in one of each unit.
 UNITS = {"nats": 1.0, "bits": log(2)}
-LEVELS = int(WHITE) + 1
+LEVELS = WHITE + 1
 
 
 def mutual_information(fused: np.ndarray, sources: Sequence[np.ndarray], *, unit: str = "nats") -> float:

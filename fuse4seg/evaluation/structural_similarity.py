@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from fuse4seg.evaluation.grey import WHITE, grey_alike, sum_over_two
+from fuse4seg.colour import WHITE
+from fuse4seg.evaluation.grey import grey_alike, sum_over_two
 
 #: Gaussian window of 11 x 11 voxels.
 SIGMA, RADIUS = 1.5, 5

@@ -10,9 +10,10 @@ from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from fuse4seg.colour import WHITE
 from fuse4seg.inference.export import to_input_space
 from fuse4seg.inference.resampling import resampled
-from fuse4seg.networks.fuse_then_segment import DARKEST, WHITE
+from fuse4seg.networks.fuse_then_segment import DARKEST
 
 
 def to_levels(fused: np.ndarray, properties: dict[str, Any], *, plans: PlansManager,

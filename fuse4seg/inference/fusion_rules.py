@@ -7,9 +7,9 @@ from types import MappingProxyType
 
 import numpy as np
 
+from fuse4seg.colour import WHITE
 from fuse4seg.inference.laplacian_fusion import laplacian_fusion
 from fuse4seg.inference.wavelet_fusion import wavelet_fusion
-from fuse4seg.networks.fuse_then_segment import WHITE
 from fuse4seg.networks.palette import preferences
 
 

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fuse4seg.colour import WHITE
 from fuse4seg.networks.fusion import Fused, FusionNetwork
 from fuse4seg.networks.mirror import mirrored
 from fuse4seg.networks.presence import checked_presence, fill_absent
 from fuse4seg.networks.window import IntensityWindow
 
-#: White of the fused image, whose levels are whole numbers.
-WHITE = 255
 #: The darkest level inside the image: 0 is outside.
 DARKEST = 1
 #: Mean and spread, roughly, of a fused image in [0, 1]: the follower's input is in these units.

@@ -193,28 +193,29 @@ class TestFusionOfATraining:
         assert found["chroma of background"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.fixture(scope="module")
+def trivial(planned_phantom: Path) -> dict[str, Any]:
+    source = planned_phantom / "nnUNet_preprocessed" / DATASET
+    plans = json.loads((source / "Fuse4SegPlans.json").read_text())
+    return score_trivial(["phantom_000", "phantom_001"], source, plans=plans, configuration="2d")
+
+
 class TestTrivial:
-    @pytest.fixture(scope="class")
-    def found(self, planned_phantom: Path) -> dict[str, Any]:
-        source = planned_phantom / "nnUNet_preprocessed" / DATASET
-        plans = json.loads((source / "Fuse4SegPlans.json").read_text())
-        return score_trivial(["phantom_000", "phantom_001"], source, plans=plans, configuration="2d")
+    def test_are_fixed_fusions_each_source_and_all_of_them(self, trivial: dict[str, Any]) -> None:
+        assert list(trivial) == ["average", "maximum", *NAMES, "all_sources"]
 
-    def test_are_fixed_fusions_each_source_and_all_of_them(self, found: dict[str, Any]) -> None:
-        assert list(found) == ["average", "maximum", *NAMES, "all_sources"]
-
-    def test_have_metrics_and_visibility(self, found: dict[str, Any]) -> None:
+    def test_have_metrics_and_visibility(self, trivial: dict[str, Any]) -> None:
         for name in ("average", "maximum", *NAMES):
-            assert {*METRICS, "visibility", "SSIM to T1"} <= found[name]["mean"].keys()
-            assert list(found[name]["cases"]) == ["phantom_000", "phantom_001"]
-        assert found["T1"]["mean"]["SSIM to T1"] == pytest.approx(1)
+            assert {*METRICS, "visibility", "SSIM to T1"} <= trivial[name]["mean"].keys()
+            assert list(trivial[name]["cases"]) == ["phantom_000", "phantom_001"]
+        assert trivial["T1"]["mean"]["SSIM to T1"] == pytest.approx(1)
 
-    def test_of_all_sources_have_visibility_alone(self, found: dict[str, Any]) -> None:
+    def test_of_all_sources_have_visibility_alone(self, trivial: dict[str, Any]) -> None:
         """Which is the bound: no other row sees the boundaries better, but by what a sample can make of it."""
-        together = found["all_sources"]
+        together = trivial["all_sources"]
         assert all(name.startswith("visibility") for values in (together["mean"], *together["cases"].values()) for name in values)
         for name in ("average", "maximum", *NAMES):
-            assert found[name]["mean"]["visibility"] < together["mean"]["visibility"] + 0.01
+            assert trivial[name]["mean"]["visibility"] < together["mean"]["visibility"] + 0.01
 
 
 class TestMargin:
