@@ -3,7 +3,7 @@
 Prints the ratios, mirroring on; with -device cuda those on a GPU; and the share of equal labels.
 
 Both models lie in nnUNet_results, trained with the same plan: ours by f4s_train, stock nnU-Net's by
-``python -m fuse4seg.comparison.stock_nnunet`` (whose time does not depend on how well it is trained).
+``python -m fuse4seg.cli.train_stock_nnunet`` (whose time does not depend on how well it is trained).
 
 Example:
     python benchmarks/predict.py --root DATA 502 2d -i imagesTs -o predict.json
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> None:
         checkpoint = model / f"fold_{options.fold}" / "checkpoint_final.pth"
         if not checkpoint.is_file():
             raise CheckpointNotFoundError(checkpoint, "Train it first (ours: f4s_train, stock nnU-Net: "
-                                                      "python -m fuse4seg.comparison.stock_nnunet).")
+                                                      "python -m fuse4seg.cli.train_stock_nnunet).")
     shared = ["-i", str(options.images), "-f", options.fold, "-device", options.device]
     contenders: dict[str, Callable[[], object]] = {"nnU-Net": _command(STOCK, [*shared, "-m", str(stock)])}
     for precision in options.precision:

@@ -279,8 +279,8 @@ def _write_untrained(root: Path, plans: dict[str, Any], configuration: str, *, f
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    from fuse4seg.checkpoint import save_checkpoint
     from fuse4seg.files import read_json, write_json
-    from fuse4seg.training.checkpoint import save_checkpoint
 
     preprocessed = root / "nnUNet_preprocessed" / "Dataset990_Phantom"
     model = root / "nnUNet_results" / "Dataset990_Phantom" / f"Fuse4SegTrainer__Fuse4SegPlans__{configuration}"

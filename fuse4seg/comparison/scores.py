@@ -14,6 +14,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fuse4seg.checkpoint import load_checkpoint
 from fuse4seg.colour import WHITE, chroma, luma
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
@@ -31,7 +32,6 @@ from fuse4seg.inference.fused_files import read_fused
 from fuse4seg.inference.fused_image import read_levels
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.progress import progress
-from fuse4seg.training.checkpoint import load_checkpoint
 
 FINAL = "checkpoint_final.pth"
 #: In the place of each training.

@@ -1,27 +1,22 @@
 """Train stock nnU-Net on stacked channels with the plan of a Fuse4Seg configuration: the peer that our Dice stands beside.
 
 Same patch, batch, sampling of foreground, width, augmentation, optimiser, iterations and splits; only the fusion network is gone.
-
-    python -m fuse4seg.comparison.stock_nnunet 502 2d 0 --epochs 10 --iterations 100
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.cli.train import fold
 from fuse4seg.files import write_json
-from fuse4seg.plans import PLANS_NAME, read_plans
+from fuse4seg.plans import read_plans
 
 if TYPE_CHECKING:
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from fuse4seg.training.run import Training
 
 STOCK_PLANS = "StockPlans"
 #: A run that was cut short goes on from here.
@@ -30,22 +25,6 @@ SAVE_EVERY = 5
 #: Epochs' entries of nnU-Net's log, kept as plain data beside its checkpoints.
 TRAINING_LOG = "training_log.json"
 LOGGED = ("epoch_start_timestamps", "epoch_end_timestamps", "mean_fg_dice")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the training; returns the exit status."""
-    parser = make_parser("Train and validate stock nnU-Net with the plan of a Fuse4Seg configuration.",
-                         example="python -m fuse4seg.comparison.stock_nnunet 502 2d 0 --epochs 10 --iterations 100")
-    parser.add_argument("dataset")
-    parser.add_argument("configuration")
-    parser.add_argument("fold", type=fold)
-    parser.add_argument("-p", dest="plans", default=PLANS_NAME)
-    parser.add_argument("-device", choices=("cuda", "cpu", "mps"))
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--iterations", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0, help="of the weights; nnU-Net draws batches as it likes")
-    parser.add_argument("--c", action="store_true", help="go on with the latest checkpoint")
-    return run_command(_run, parser, arguments)
 
 
 def stock_plans(plans: dict[str, Any]) -> dict[str, Any]:
@@ -80,33 +59,38 @@ def make_stock_trainer(plans: dict[str, Any], configuration: str, fold: int | st
     return trainer
 
 
-def _run(options: argparse.Namespace) -> None:
+def train_stock_nnunet(training: Training, *, epochs: int, iterations: int, seed: int, resume: bool) -> None:
+    """Train and validate.
+
+    Args:
+        training: Which dataset, configuration and fold, by which plans of ours, and where; its trainer is nnU-Net's.
+        epochs: How many.
+        iterations: Of each; it has a fifth as many validation batches.
+        seed: Of the weights; nnU-Net draws batches as it likes.
+        resume: Go on with the latest checkpoint, if there is one.
+    """
     import torch
 
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
     from fuse4seg.training.options import TrainingOptions
     from fuse4seg.training.run import choose_device
 
-    device = choose_device(options.device)
-    folder = data_root(PREPROCESSED) / dataset_name(options.dataset)
-    plans = stock_plans(read_plans(folder / f"{options.plans}.json"))
-    torch.manual_seed(options.seed)
-    trainer = make_stock_trainer({**plans, "continue_training": options.c}, options.configuration, options.fold,
+    device = choose_device(training.device)
+    folder = data_root(PREPROCESSED) / dataset_name(training.dataset)
+    plans = stock_plans(read_plans(folder / f"{training.plans}.json"))
+    torch.manual_seed(seed)
+    trainer = make_stock_trainer({**plans, "continue_training": resume}, training.configuration, training.fold,
                                  json.loads((folder / "dataset.json").read_text()), device)
-    trainer.num_epochs, trainer.num_iterations_per_epoch = options.epochs, options.iterations
-    trainer.num_val_iterations_per_epoch = TrainingOptions(iterations=options.iterations).validation_iterations
+    trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, iterations
+    trainer.num_val_iterations_per_epoch = TrainingOptions(iterations=iterations).validation_iterations
     trainer.save_every = SAVE_EVERY
     made = [Path(trainer.output_folder, name) for name in RESUMABLE if Path(trainer.output_folder, name).is_file()]
-    if options.c and made:
+    if resume and made:
         trainer.load_checkpoint(str(made[0]))
-    if not (options.c and made and made[0].name == RESUMABLE[0]):
+    if not (resume and made and made[0].name == RESUMABLE[0]):
         trainer.run_training()
     logged = trainer.logger.local_logger.my_fantastic_logging
     log = {entry: [float(value) for value in logged[entry]] for entry in LOGGED}
     parameters = sum(weights.numel() for weights in trainer.network.parameters())
     write_json({"parameters": parameters, **log}, Path(trainer.output_folder, TRAINING_LOG))
     trainer.perform_actual_validation()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -96,7 +96,7 @@ class Trial:
         budget = ["--epochs", self.budget.epochs, "--iterations", self.budget.iterations, "--seed", self.seed, "-p", self.plans,
                   "-device", device, "--c"]
         if not self.row.ours:
-            program: list[Any] = ["-m", "fuse4seg.comparison.stock_nnunet"]
+            program: list[Any] = ["-m", "fuse4seg.cli.train_stock_nnunet"]
         else:
             program = ["-c", TRAIN_OURS]
             budget += ["--pretrain_epochs", self.budget.pretrain_epochs]

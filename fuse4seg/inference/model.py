@@ -12,13 +12,13 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor
 
+from fuse4seg.checkpoint import load_checkpoint, require_same_plans
 from fuse4seg.datasets.raw import foreground_classes, read_dataset_json
 from fuse4seg.files import write_json
 from fuse4seg.inference.model_network import build_fitting, require_predictive
 from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.inference.precision import AUTO, choose_precision
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans
 
 
 @dataclass

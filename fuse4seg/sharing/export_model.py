@@ -16,6 +16,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors.torch import save_file
 
+from fuse4seg.checkpoint import load_checkpoint, require_same_plans
 from fuse4seg.datasets.raw import read_dataset_json
 from fuse4seg.errors import FolderNotFoundError, ModelArchiveError
 from fuse4seg.files import written_whole
@@ -26,7 +27,6 @@ from fuse4seg.progress import progress
 from fuse4seg.sharing.archive import CHUNK
 from fuse4seg.sharing.layout import MANIFEST, PLANS, REST_ENDING, WEIGHTS_ENDING, SharedModel, to_manifest
 from fuse4seg.sharing.weights import split_checkpoint
-from fuse4seg.training.checkpoint import load_checkpoint, require_same_plans
 
 #: The earliest that a zip archive can name; real times would make every archive another one.
 NO_TIME = (1980, 1, 1, 0, 0, 0)

@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fuse4seg.checkpoint import require_same_plans, save_checkpoint
 from fuse4seg.datasets.raw import read_dataset_json
 from fuse4seg.errors import (
     Fuse4SegError,
@@ -34,7 +35,6 @@ from fuse4seg.progress import progress
 from fuse4seg.sharing.archive import opened, read_member, sound_members, unpack_member
 from fuse4seg.sharing.layout import FINGERPRINT, MANIFEST, PLANS, REST_ENDING, WEIGHTS_ENDING, SharedModel, from_manifest
 from fuse4seg.sharing.weights import join_checkpoint
-from fuse4seg.training.checkpoint import require_same_plans, save_checkpoint
 
 log = logging.getLogger(__name__)
 

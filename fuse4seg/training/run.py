@@ -14,6 +14,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of
 from fuse4seg.datasets.raw import channel_names, foreground_classes, read_dataset_json
 from fuse4seg.datasets.splits import SPLITS_FILE, USUAL, read_splits, require_fold
 from fuse4seg.errors import (
@@ -33,7 +34,6 @@ from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
-from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.hypergradients import BY_MEMORY
 from fuse4seg.training.options import PRETRAIN_EPOCHS, TrainingOptions

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fuse4seg.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint, to_plain
 from fuse4seg.errors import CheckpointError, OptionError
-from fuse4seg.training.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint, to_plain
 from fuse4seg.training.data import Batch
 from fuse4seg.training.epoch import Epoch
 from fuse4seg.training.loaders import PRETRAIN_STREAM, batch_makers, batch_stream

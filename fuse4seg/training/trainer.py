@@ -20,13 +20,13 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
 from fuse4seg.datasets.raw import foreground_classes
 from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, TrainingStoppedError
 from fuse4seg.files import remove_stale, write_json, written_whole
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.training.bilevel import BilevelStep
-from fuse4seg.training.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
 from fuse4seg.training.data import Batch, BatchStream, without_timing
 from fuse4seg.training.epoch import Epoch
 from fuse4seg.training.fold_lock import locked

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics, label_or_region_to_key
 
+from fuse4seg.checkpoint import to_plain
 from fuse4seg.datasets.raw import Case
 from fuse4seg.files import write_json
 from fuse4seg.inference.export_case import NPZ, Export, Predicted, Wanted, export_case
@@ -19,7 +20,6 @@ from fuse4seg.inference.precision import AUTO, choose_precision
 from fuse4seg.inference.predict_case import predict_case
 from fuse4seg.inference.preprocess_case import Recipe
 from fuse4seg.progress import progress
-from fuse4seg.training.checkpoint import to_plain
 
 if TYPE_CHECKING:
     from fuse4seg.training.trainer import Fuse4SegTrainer

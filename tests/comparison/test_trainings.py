@@ -37,7 +37,7 @@ class TestTrial:
 
     def test_of_stock_nnunet_has_no_flags_of_ours(self, tmp_path: Path) -> None:
         words = trial(tmp_path, "stacked", ours=False).command("cpu")
-        assert "fuse4seg.comparison.stock_nnunet" in words
+        assert "fuse4seg.cli.train_stock_nnunet" in words
         assert "--pretrain_epochs" not in words
 
     def test_finds_the_model_of_the_trainer_that_its_flags_name(self, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import torch
 
+from fuse4seg.checkpoint import load_checkpoint, previous_of
 from fuse4seg.cli import predict, preprocess, train
 from fuse4seg.errors import CheckpointError
-from fuse4seg.training.checkpoint import load_checkpoint, previous_of
 from fuse4seg.training.epoch import Epoch
 from fuse4seg.training.run import Training, make_trainer
 from fuse4seg.training.stage_1 import Stage1

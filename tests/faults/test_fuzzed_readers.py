@@ -30,6 +30,7 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
+from fuse4seg.checkpoint import load_checkpoint
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import read_grey_image
 from fuse4seg.datasets.images import is_finite, read_image
@@ -40,7 +41,6 @@ from fuse4seg.inference.model import load_model
 from fuse4seg.inference.run_record import RunRecord, open_record
 from fuse4seg.planning.fingerprint import read_fingerprint
 from fuse4seg.sharing.install_model import install_models
-from fuse4seg.training.checkpoint import load_checkpoint
 
 MODEL = "Dataset990_Phantom/Fuse4SegTrainer__Fuse4SegPlans__2d"
 #: Examples of the short form, per reader; seconds of the long form, per reader, 10 minutes in all.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
+from fuse4seg.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.errors import UnwritableFolderError
-from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.training.history import BILEVEL_ENTRIES, History, log_epoch
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from fuse4seg.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.errors import OptionError
 from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
-from fuse4seg.training.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.training.options import TrainingOptions
 from fuse4seg.training.pretraining import PretrainingWeights
 from fuse4seg.training.viewing import CHANGES

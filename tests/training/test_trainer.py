@@ -17,9 +17,9 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from fuse4seg.checkpoint import save_checkpoint
 from fuse4seg.cli.train import main
 from fuse4seg.errors import NonFiniteLossError
-from fuse4seg.training.checkpoint import save_checkpoint
 from fuse4seg.training.data import SeededBatches
 from fuse4seg.training.loaders import TRAIN_STREAM, batch_makers
 from fuse4seg.training.pretraining import PretrainingStep

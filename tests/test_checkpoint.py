@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, UnwritableFolderError
-from fuse4seg.training.checkpoint import (
+from fuse4seg.checkpoint import (
     load_checkpoint,
     load_first_sound,
     require_same_plans,
     save_checkpoint,
     to_plain,
 )
+from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, UnwritableFolderError
 
 CONTENT = {"weights": {"layer.weight": torch.arange(200.0)}, "epoch": 3, "rate": 1e-3, "names": ["T1", "FLAIR"],
            "best": None, "resumed": True}
