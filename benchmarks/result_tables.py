@@ -7,7 +7,7 @@ or seeds (all, where none are named):
     <!-- end -->
 
 Kinds: ``segmentation`` (scores over the seeds), ``folds`` (Dice and HD95 fold by fold), ``fusion`` (the eight metrics),
-``paired`` (Dice beside another row's case by case, stacked nnU-Net's or that of ``less=ROW``, visibility and SSIM).
+``paired`` (Dice beside another row's case by case, stacked nnU-Net's or that of ``less=ROW``, visibility, SSIM and chroma).
 
 Example:
     python benchmarks/result_tables.py documentation/explanation/results.md
@@ -43,6 +43,8 @@ LABELS = {"all_sources": "all sources together", "stacked": "stock nnU-Net, stac
           "joint": "the leader taught by the direct gradient, too (`joint`)", "grey_frozen": "grey, the leader frozen",
           "grey_fusion_losses_alone": "grey, the fusion losses alone", "grey_joint": "grey, `joint`"}
 TO_A_SOURCE = "SSIM to "
+#: Of images in colour.
+CHROMA = ("chroma of background", "chroma of foreground")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,7 +141,7 @@ def fusion(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
 
 
 def paired(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
-    """A line for each row: Dice, its difference to a peer case by case, visibility, and nearness to the sources.
+    """A line for each row: Dice, its difference to a peer case by case, visibility, nearness to the sources, and chroma.
 
     Of the trivial images there is no Dice. The difference is over all wanted folds and seeds that both rows have.
     """
@@ -157,9 +159,11 @@ def paired(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
         title = label(name) if trials or name in LABELS else f"{name}, as it is"
         rows.append([title, str(len(trials)) if trials else "", _spread(_of(trials, "Dice"), 3) if trials else "",
                      _less(results, name, peer) if trials and name != peer else "", _mean_of(images, VISIBILITY),
-                     number(statistics.fmean(near), 3) if near else ""])
+                     number(statistics.fmean(near), 3) if near else "",
+                     ", ".join(filter(None, (_mean_of(images, chroma, 1) for chroma in CHROMA)))])
     subtracted = "stacked nnU-Net" if peer == PEER else label(peer).strip("*")
-    return ["", "trainings", "Dice", f"less {subtracted}, case by case (95 %)", "visibility", "mean SSIM to the sources"], rows
+    return ["", "trainings", "Dice", f"less {subtracted}, case by case (95 %)", "visibility", "mean SSIM to the sources",
+            "chroma of background, of what is labelled"], rows
 
 
 def _less(results: Sequence[Result], name: str, peer: str) -> str:
@@ -170,9 +174,9 @@ def _less(results: Sequence[Result], name: str, peer: str) -> str:
     return f"{test.difference:+.3f} ({low:+.3f} to {high:+.3f}), {test.pairs} cases".replace("0.", ".")
 
 
-def _mean_of(means: Sequence[dict[str, Any]], metric: str) -> str:
+def _mean_of(means: Sequence[dict[str, Any]], metric: str, decimals: int = 3) -> str:
     values = known(mean.get(metric) for mean in means)
-    return number(statistics.fmean(values), 3) if values else ""
+    return number(statistics.fmean(values), decimals) if values else ""
 
 
 def label(name: str) -> str:

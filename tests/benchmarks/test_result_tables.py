@@ -77,13 +77,14 @@ class TestPaired:
         """Ten cases that are each .1 better: so is the mean, and the interval has no width."""
         dice = {f"case{number}": {"core": {"Dice": number / 20}} for number in range(10)}
         better = {case: {"core": {"Dice": classes["core"]["Dice"] + 0.1}} for case, classes in dice.items()}
-        rows = [training("stacked", 0.225), training("fuse4seg", 0.325, fused={**FUSED, "visibility": 0.97})]
+        fused = {**FUSED, "visibility": 0.97, "chroma of background": 12.34, "chroma of foreground": 20.0}
+        rows = [training("stacked", 0.225), training("fuse4seg", 0.325, fused=fused)]
         for row, cases in zip(rows, (dice, better), strict=True):
             row["segmentation"]["cases"] = cases
         header, found = tables.paired(comparison(*rows), {"rows": ["stacked", "fuse4seg"]})
         assert header[3] == "less stacked nnU-Net, case by case (95 %)"
-        assert found == [["stock nnU-Net, stacked", "1", ".225", "", "", ""],
-                         ["**Fuse4Seg**", "1", ".325", "+.100 (+.100 to +.100), 10 cases", ".970", ".650"]]
+        assert found == [["stock nnU-Net, stacked", "1", ".225", "", "", "", ""],
+                         ["**Fuse4Seg**", "1", ".325", "+.100 (+.100 to +.100), 10 cases", ".970", ".650", "12.3, 20.0"]]
 
     def test_stands_beside_the_row_that_is_named_in_the_folds_that_are(self, tables: ModuleType) -> None:
         rows = [training(name, dice, fold=fold, fused=FUSED) for name, dice in (("frozen", 0.4), ("fuse4seg", 0.5))
@@ -100,7 +101,8 @@ class TestPaired:
     def test_trivial_images_have_no_dice(self, tables: ModuleType) -> None:
         trivial = {"all_sources": {"mean": {"visibility": 0.99}}, "average": {"mean": {"visibility": 0.8, "SSIM to T1": 0.5}}}
         found = tables.paired(comparison(training("fuse4seg", 0.5), trivial=[trivial]), {"rows": ["all_sources", "average"]})
-        assert found[1] == [["all sources together", "", "", "", ".990", ""], ["average, as it is", "", "", "", ".800", ".500"]]
+        assert found[1] == [["all sources together", "", "", "", ".990", "", ""],
+                            ["average, as it is", "", "", "", ".800", ".500", ""]]
 
 
 def test_a_row_that_was_not_trained_is_named(tables: ModuleType) -> None:
