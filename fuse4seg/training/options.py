@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
-from fuse4seg.errors import OptionError
+from fuse4seg.errors import CheckpointError, OptionError
 from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights
 from fuse4seg.training.bilevel import BilevelSettings
 from fuse4seg.training.hypergradients import ESTIMATORS
@@ -113,18 +114,26 @@ class TrainingOptions:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> TrainingOptions:
-        """Undo :meth:`to_plain`; entries that a later version added keep their defaults, parts of the fusion loss get 0."""
-        known = {entry.name: plain[entry.name] for entry in fields(cls) if entry.name in plain}
-        if "bilevel" in known:
-            entries = dict(known["bilevel"])
-            if "losses" in entries:
-                # A part that a later version added was not trained with.
-                none = dict.fromkeys(asdict(FusionLossWeights()), 0.0)
-                entries["losses"] = FusionLossWeights(**{**none, **entries["losses"]})
-            known["bilevel"] = BilevelSettings(**{**entries, "viewing": tuple(entries.get("viewing", ()))})
-        if "pretraining" in known:
-            known["pretraining"] = PretrainingWeights(**known["pretraining"])
-        return cls(**known)
+        """Undo :meth:`to_plain`.
+
+        Raises:
+            KeyError, TypeError: Entries are missing or unknown, or of another kind.
+        """
+        step = plain["bilevel"]
+        bilevel = BilevelSettings(**{**step, "losses": FusionLossWeights(**step["losses"]), "viewing": tuple(step["viewing"])})
+        return cls(**{**plain, "bilevel": bilevel, "pretraining": PretrainingWeights(**plain["pretraining"])})
+
+    @classmethod
+    def of_checkpoint(cls, state: dict[str, Any], path: Path) -> TrainingOptions:
+        """What a checkpoint was trained with.
+
+        Raises:
+            CheckpointError: It does not say so, or another version wrote it.
+        """
+        try:
+            return cls.from_plain(state["options"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(path, "is no checkpoint of Fuse4Seg, or one of another version. Train again.") from error
 
     def changed(self, *, fusion_losses: Sequence[str] | None = None, pretraining_losses: Sequence[str] | None = None,
                 viewing: Sequence[str] | None = None, **chosen: float | str | None) -> TrainingOptions:

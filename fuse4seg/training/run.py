@@ -56,6 +56,11 @@ class Found(NamedTuple):
     path: Path
     state: dict[str, Any]
 
+    @property
+    def options(self) -> TrainingOptions:
+        """What it was trained with; raises as :meth:`TrainingOptions.of_checkpoint` does."""
+        return TrainingOptions.of_checkpoint(self.state, self.path)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -265,7 +270,7 @@ def _find_stage_1(folder: Path) -> Found | None:
 def _with_stage_1_of(folder: Path, options: TrainingOptions) -> TrainingOptions:
     """Options that take up a stage 1 which lies in the folder, if there is any."""
     found = _find_stage_1(folder)
-    begun = TrainingOptions() if found is None else TrainingOptions.from_plain(found.state.get("options", {}))
+    begun = TrainingOptions() if found is None else found.options
     return options.changed(pretrain_epochs=begun.pretrain_epochs)
 
 
@@ -279,7 +284,7 @@ def _choose_options(checkpoint: Found | None, stage_1: Found | None, chosen: dic
     begun = checkpoint or stage_1
     if begun is None:
         return defaults.changed(**chosen)
-    trained = TrainingOptions.from_plain(begun.state.get("options", {}))
+    trained = begun.options
     wanted = trained.changed(**chosen)
     if checkpoint is not None and wanted != trained:
         differing = next(name for name, value in chosen.items() if value is not None

@@ -389,7 +389,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
             raise CheckpointError(path, "is no checkpoint of Fuse4Seg. Give one that f4s_train wrote.")
         require_same_plans(state, path, self.plans_manager.plans)
         if not self.was_initialized:
-            self.options = TrainingOptions.from_plain(state["options"])
+            self.options = TrainingOptions.of_checkpoint(state, path)
             self.initialize()
         try:
             take_up_training(self, state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +87,12 @@ class TestPlain:
         save_checkpoint({"options": CHOSEN.to_plain()}, tmp_path / "model.pth")
         assert TrainingOptions.from_plain(load_checkpoint(tmp_path / "model.pth")["options"]) == CHOSEN
 
-    def test_fills_what_an_older_version_did_not_know(self) -> None:
-        old = {"epochs": 5, "bilevel": {"fusion_weight": 0.5}}
-        wanted = BilevelSettings(fusion_weight=0.5, viewing=())
-        assert TrainingOptions.from_plain(old) == TrainingOptions(epochs=5, bilevel=wanted)
-        assert TrainingOptions.from_plain({"epochs": 5}) == TrainingOptions(epochs=5)
-
-    def test_trains_on_without_changes_of_the_image_that_an_older_version_did_not_know(self) -> None:
-        assert TrainingOptions.from_plain({"bilevel": {}}).bilevel.viewing == ()
-
-    def test_names_the_changes_of_the_image_as_they_were(self) -> None:
-        """A checkpoint may hold a list."""
-        assert TrainingOptions.from_plain({"bilevel": {"viewing": ["noise"]}}).bilevel.viewing == ("noise",)
-
-    def test_trains_on_without_a_loss_that_an_older_version_did_not_know(self) -> None:
-        losses = TrainingOptions.from_plain({"bilevel": {"losses": {"texture": 3.0, "edges": 2.0}}}).bilevel.losses
-        assert {name: weight for name, weight in asdict(losses).items() if weight} == {"texture": 3, "edges": 2}
+    @pytest.mark.parametrize("changed", [{"another": 1}, {"bilevel": {}}, {"bilevel": 3}, {"pretraining": {"another": 1}}])
+    def test_is_refused_where_it_is_of_another_layout(self, changed: dict[str, Any]) -> None:
+        with pytest.raises((KeyError, TypeError)):
+            TrainingOptions.from_plain({**CHOSEN.to_plain(), **changed})
+        with pytest.raises(KeyError):
+            TrainingOptions.from_plain({})
 
 
 class TestChanged:

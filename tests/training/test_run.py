@@ -275,6 +275,13 @@ class TestFinishedTraining:
         with pytest.raises(CheckpointError, match="is no checkpoint of Fuse4Seg"):
             make_trainer(FOLD_0, resume=True)
 
+    def test_of_another_version_says_to_train_again(self, trained: Path) -> None:
+        state = torch.load(trained / "checkpoint_final.pth", weights_only=True)
+        state["options"]["bilevel"].pop("viewing")
+        torch.save(state, trained / "checkpoint_final.pth")
+        with pytest.raises(CheckpointError, match="is no checkpoint of Fuse4Seg, or one of another version. Train again."):
+            make_trainer(FOLD_0, resume=True)
+
 
 class TestUsersTrainer:
     @pytest.fixture
