@@ -32,7 +32,7 @@ def prepare_environment() -> None:
     Raises:
         OptionError: A process count of the environment is no number.
     """
-    # OpenMP's threads would spin, which costs a machine whose cores are shared two thirds of its time.
+    # OpenMP's threads would spin, and take cores from each other where these are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for variable in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
         if not os.environ.get(variable, "0").isdecimal():
