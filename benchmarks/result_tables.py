@@ -40,7 +40,8 @@ LABELS = {"all_sources": "all sources together", "stacked": "stock nnU-Net, stac
           "wavelet": "stock nnU-Net on the wavelet fusion",
           "colour": "stock nnU-Net on the fixed colour formula", "grey": "**Fuse4Seg, grey**",
           "frozen": "the leader frozen as it starts", "fusion_losses_alone": "the leader taught by the fusion losses alone",
-          "joint": "the leader taught by the direct gradient, too (`joint`)", "grey_frozen": "grey, the leader frozen as it starts",
+          "joint": "the leader taught by the direct gradient, too (`joint`)",
+          "grey_frozen": "grey, the leader frozen as it starts",
           "grey_fusion_losses_alone": "grey, the fusion losses alone", "grey_joint": "grey, `joint`"}
 TO_A_SOURCE = "SSIM to "
 #: Of images in colour.
