@@ -147,8 +147,7 @@ def paired(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
     Of the trivial images there is no Dice. The difference is over all wanted folds and seeds that both rows have.
     """
     peer, = wanted.get("less", [PEER])
-    places, seeds = _folds(comparison, wanted), _seeds(comparison, wanted)
-    results = [one for one in comparison["results"] if one["fold"] in places and one["seed"] in seeds]
+    results = _results(comparison, wanted)
     chosen, trivial = _chosen(comparison, wanted), _trivial(comparison)
     rows = []
     for name in wanted["rows"]:
@@ -201,16 +200,17 @@ def _folds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> list[int
     return [int(fold) for fold in wanted.get("folds", comparison["folds"])]
 
 
-def _seeds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> list[int]:
-    return [int(seed) for seed in wanted.get("seeds", comparison["seeds"])]
+def _results(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> list[Result]:
+    """Trainings of the folds and seeds that are wanted, of whatever row."""
+    places, seeds = _folds(comparison, wanted), [int(seed) for seed in wanted.get("seeds", comparison["seeds"])]
+    return [one for one in comparison["results"] if one["fold"] in places and one["seed"] in seeds]
 
 
 def _chosen(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> dict[str, list[Result]]:
     """Trainings of each row that is wanted, in the order of folds and seeds."""
-    places, seeds = _folds(comparison, wanted), _seeds(comparison, wanted)
+    results = _results(comparison, wanted)
     trivial = {name for fold in comparison["trivial"] for name in fold}
-    found = {name: sorted((one for one in comparison["results"]
-                           if one["name"] == name and one["fold"] in places and one["seed"] in seeds),
+    found = {name: sorted((one for one in results if one["name"] == name),
                           key=lambda one: (one["fold"], one["seed"])) for name in wanted["rows"] if name not in trivial}
     if missing := [name for name, trials in found.items() if not trials]:
         raise OptionError("table", f"no training of {', '.join(missing)}. Name rows, folds and seeds that the figures hold.")

@@ -178,6 +178,15 @@ class TestBadFile:
         with pytest.raises(CheckpointError, match="damaged"):
             load_checkpoint(path)
 
+    def test_that_goes_on_after_its_end_is_refused_or_says_the_same(self, whole: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "model.pth"
+        path.write_bytes(whole + b"more")
+        try:
+            loaded = load_checkpoint(path)
+        except CheckpointError:
+            return
+        assert same(loaded, CONTENT)
+
     def test_with_a_changed_weight_is_refused(self, whole: bytes, tmp_path: Path) -> None:
         path = tmp_path / "model.pth"
         path.write_bytes(whole)

@@ -30,7 +30,6 @@ from fuse4seg.errors import (
 )
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.machine import usable_cores
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
@@ -142,7 +141,7 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
     options.require_fit(len(channel_names(dataset_json)))
     if not labelled:
         options.require_no_task()
-    network = _build_on_meta(training, name, plans, dataset_json)
+    _require_network(training, name, plans, dataset_json)
     trainer_class = _trainer_class(training.trainer)
     make_writable_folder(fold)
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
@@ -153,14 +152,14 @@ def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, re
         trainer.options = _with_stage_1_of(fold, trainer.options)
     if save_every is not None:
         trainer.set_save_every(save_every)
-    _warn_of_unplanned_memory(plans, trainer.options, network)
+    _warn_of_unplanned_memory(plans, trainer.options)
     if checkpoint is not None:
         trainer.take_up(checkpoint.state, checkpoint.path)
     _write_splits(training, data_root(PREPROCESSED) / name, plans)
     return trainer
 
 
-def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions, network: FuseThenSegment) -> None:
+def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions) -> None:
     planned, wanted = plans.get(OURS, {}).get("hypergradient"), options.bilevel.hypergradient
     if planned in BY_MEMORY and BY_MEMORY.index(wanted) > BY_MEMORY.index(planned):
         log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with "
@@ -204,8 +203,8 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     return name, plans
 
 
-def _build_on_meta(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> FuseThenSegment:
-    """The network that the plans describe, without memory: another version may have made them, or somebody's hand.
+def _require_network(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
+    """Make sure that the plans describe a network, without its memory: another version may have made them, or somebody's hand.
 
     Raises:
         PlansNotFoundError: They describe none that can be built.
@@ -213,7 +212,7 @@ def _build_on_meta(training: Training, name: str, plans: dict[str, Any], dataset
     manager = PlansManager(dict(plans))
     try:
         with torch.device("meta"):
-            return build_network(manager, manager.get_configuration(training.configuration), dataset_json)
+            build_network(manager, manager.get_configuration(training.configuration), dataset_json)
     except Exception as error:
         path = data_root(PREPROCESSED) / name / f"{training.plans}.json"
         raise PlansNotFoundError(path, f"describes no network that can be built ({first_line(error, kind=True)})",

@@ -54,6 +54,9 @@ def test_has_the_follower_alone_with_all_channels(stock: nnUNetTrainer, ours: Fu
 
 def test_moves_the_network_as_we_move_the_follower(stock: nnUNetTrainer, ours: Fuse4SegTrainer) -> None:
     """By optimisers of one kind and state, with the same result after steps under gradients of different sizes."""
+    assert type(stock.optimizer) is torch.optim.SGD
+    assert stock.optimizer.param_groups[0]["lr"] == 1e-2
+    assert stock.oversample_foreground_percent == 0.5  # of a batch of 4, as ours forces
     follower = ours.levels.follower
     assert ours.optimizer is follower.optimiser
     moved = []

@@ -87,6 +87,12 @@ class TestPlain:
         save_checkpoint({"options": CHOSEN.to_plain()}, tmp_path / "model.pth")
         assert TrainingOptions.from_plain(load_checkpoint(tmp_path / "model.pth")["options"]) == CHOSEN
 
+    def test_names_the_changes_of_the_image_as_they_were(self) -> None:
+        """A checkpoint may hold a list."""
+        plain = CHOSEN.to_plain()
+        plain["bilevel"]["viewing"] = ["noise"]
+        assert TrainingOptions.from_plain(plain).bilevel.viewing == ("noise",)
+
     @pytest.mark.parametrize("changed", [{"another": 1}, {"bilevel": {}}, {"bilevel": 3}, {"pretraining": {"another": 1}}])
     def test_is_refused_where_it_is_of_another_layout(self, changed: dict[str, Any]) -> None:
         with pytest.raises((KeyError, TypeError)):
