@@ -77,7 +77,7 @@ def test_another_modality_can_be_the_reference(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("flags", "stage_1", "stage_2"), [
-    (["--pretraining_losses", "decomposition"], {"decomposition"}, {"edges", "balance", "correlation", "chroma"}),
+    (["--pretraining_losses", "decomposition"], {"decomposition"}, {"edges", "balance", "scd", "chroma"}),
     (["--fusion_losses", "intensity", "texture", "decomposition", "adversarial"], {"decomposition", "adversarial"},
      {"intensity", "texture", "decomposition", "adversarial"}),
     (["--fusion_losses", "balance"], {"decomposition", "adversarial"}, {"balance"}),
@@ -90,8 +90,8 @@ def test_losses_can_be_chosen_for_either_stage(root: Path, flags: list[str], sta
     assert {name for name, weight in options["bilevel"]["losses"].items() if weight} == stage_2
     logged = checkpoint["logging"]
     assert ("discriminator" in capsys.readouterr().err) == ("adversarial" in stage_1)
-    for name in ("intensity", "texture", "decomposition", "adversarial", "edges", "structure", "balance", "fidelity",
-                 "correlation", "chroma"):
+    for name in ("intensity", "texture", "decomposition", "adversarial", "edges", "ssim", "balance", "vif",
+                 "scd", "chroma"):
         assert (logged.get(name, [float("nan")])[-1] == pytest.approx(float("nan"), nan_ok=True)) == (name not in stage_2)
 
 

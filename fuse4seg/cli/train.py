@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fusion_weight", type=float, help="lambda, the fusion losses' part in the leader's objective "
                                                             "(default: 0.3); more of it: closer to the sources")
     parser.add_argument("--fusion_losses", nargs="+", metavar="LOSS",
-                        help="parts of the fusion loss, each as NAME or NAME=WEIGHT (default: edges balance correlation; "
-                             "without labels: decomposition edges structure fidelity correlation; the paper's: "
+                        help="parts of the fusion loss, each as NAME or NAME=WEIGHT (default: edges balance scd; "
+                             "without labels: decomposition edges ssim vif scd; the paper's: "
                              "intensity texture decomposition adversarial), or none")
     parser.add_argument("--auxiliary_head", type=float, dest="auxiliary_weight", metavar="WEIGHT",
                         help="part of a segmentation head on the leader's features, for training only (default: 0.5; 0: none)")

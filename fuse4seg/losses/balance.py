@@ -13,7 +13,7 @@ def balance_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = Non
 
     .. math:: \frac{1}{N} \sum_i (1 - \mathrm{SSIM}(\theta, M_i))^2
 
-    The mean SSIM alone (:func:`structure_loss`) is as content with an image that is one source at the expense of another.
+    The mean SSIM alone (:func:`ssim_loss`) is as content with an image that is one source at the expense of another.
 
     Args:
         fused: Fused image in [0, 1], shape (B, 1, *S), S of two or three axes.

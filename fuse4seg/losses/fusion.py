@@ -12,19 +12,19 @@ from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.balance import balance_loss
 from fuse4seg.losses.chroma import chroma_loss
-from fuse4seg.losses.correlation import correlation_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.edges import edge_loss
-from fuse4seg.losses.fidelity import fidelity_loss
 from fuse4seg.losses.intensity import intensity_loss
-from fuse4seg.losses.structure import structure_loss
+from fuse4seg.losses.scd import scd_loss
+from fuse4seg.losses.ssim import ssim_loss
 from fuse4seg.losses.texture import texture_loss
+from fuse4seg.losses.vif import vif_loss
 
 #: Parts to which an absent modality, which is 0, is as good as none: neither its intensities nor its edges are the largest.
 OF_THE_STRONGEST = {"intensity": intensity_loss, "texture": texture_loss, "edges": edge_loss}
 #: Parts that are means over the modalities there are.
-OF_EACH = {"structure": structure_loss, "balance": balance_loss, "fidelity": fidelity_loss,
-           "correlation": correlation_loss}
+OF_EACH = {"ssim": ssim_loss, "balance": balance_loss, "vif": vif_loss,
+           "scd": scd_loss}
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class FusionLossWeights:
     decomposition: float = 0.0
     adversarial: float = 0.0
     edges: float = 2.0
-    structure: float = 0.0
+    ssim: float = 0.0
     balance: float = 6.0
-    fidelity: float = 0.0
-    correlation: float = 0.3
+    vif: float = 0.0
+    scd: float = 0.3
     chroma: float = 1.0
 
     def __post_init__(self) -> None:
@@ -54,9 +54,9 @@ class FusionLossWeights:
 
 #: The paper's parts, and the intensity loss beside them (method.md, "Two stages").
 PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, balance=0,
-                          correlation=0, chroma=0)
+                          scd=0, chroma=0)
 #: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
-WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, structure=1.5, balance=0, fidelity=0.1, correlation=0.5)
+WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, ssim=1.5, balance=0, vif=0.1, scd=0.5)
 
 
 def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ def fusion_loss(image: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
         The weighted sum, a scalar, and the unweighted, detached value of each part that was computed, by its name in
         :class:`FusionLossWeights`.
 
-    Source: method.md, "Two stages", stage 2; structure and fidelity: "Fusion losses without labels".
+    Source: method.md, "Two stages", stage 2; SSIM and VIF: "Fusion losses without labels".
     """
     wanted = [name for name, weight in asdict(weights).items() if weight]
     parts = image_losses(luma(image), sources, wanted, present=present)

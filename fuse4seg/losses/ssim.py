@@ -1,4 +1,4 @@
-"""Structural similarity (SSIM) of two sets of images, differentiable, in 2D and 3D."""
+"""Structural similarity (SSIM) of two sets of images, differentiable, in 2D and 3D, and the loss that is made of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fuse4seg.losses.presence import mean_of_present
 from fuse4seg.losses.window import gaussian_means
 
 SIGMA = 1.5
@@ -59,3 +60,21 @@ def ssim_of_each(first: Tensor, second: Tensor, *, window: int = 11, data_range:
     similarity = (2 * mean_a * mean_b + luminance) * (2 * covariance + contrast)
     values = similarity / ((mean_a * mean_a + mean_b * mean_b + luminance) * (variances + contrast))
     return values.flatten(2).mean(dim=-1)
+
+
+def ssim_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
+    r"""1 less the mean SSIM of the fused image to the sources.
+
+    .. math:: 1 - \frac{1}{N} \sum_i \mathrm{SSIM}(\theta, M_i)
+
+    Args:
+        fused: Fused image in [0, 1], shape (B, 1, *S), S of two or three axes.
+        sources: Source modalities in [0, 1], shape (B, N, *S).
+        present: True where a case has a modality, bool of shape (B, N); None for all.
+
+    Returns:
+        Scalar in [0, 2], 0 where all sources equal the fused image.
+
+    Source: method.md, "Fusion losses without labels".
+    """
+    return 1 - mean_of_present(ssim_of_each(fused, sources), present)

@@ -10,7 +10,7 @@ import torch
 
 from fuse4seg.evaluation.structural_similarity import structural_similarity
 from fuse4seg.losses.balance import balance_loss
-from fuse4seg.losses.structure import structure_loss
+from fuse4seg.losses.ssim import ssim_loss
 
 Images = Callable[..., torch.Tensor]
 
@@ -39,8 +39,8 @@ class TestBalanceLoss:
             loss((1 - share) * sources[:, :1] + share * sources[:, 1:], sources).backward()
             return share.grad.item()
 
-        lacking = 2 * structure_loss(sources[:, :1], sources).item()
-        assert slope(balance_loss) == pytest.approx(2 * lacking * slope(structure_loss), rel=1e-3)
+        lacking = 2 * ssim_loss(sources[:, :1], sources).item()
+        assert slope(balance_loss) == pytest.approx(2 * lacking * slope(ssim_loss), rel=1e-3)
 
     def test_is_the_mean_over_cases_and_the_modalities_they_have(self, smooth_images: Images) -> None:
         sources, fused = smooth_images(2, 3, 48, 44), smooth_images(2, 1, 48, 44, seed=1)

@@ -12,14 +12,14 @@ from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.balance import balance_loss
 from fuse4seg.losses.chroma import chroma_loss
-from fuse4seg.losses.correlation import correlation_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.edges import edge_loss
-from fuse4seg.losses.fidelity import fidelity_loss
 from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights, fusion_loss, image_losses
 from fuse4seg.losses.intensity import intensity_loss
-from fuse4seg.losses.structure import structure_loss
+from fuse4seg.losses.scd import scd_loss
+from fuse4seg.losses.ssim import ssim_loss
 from fuse4seg.losses.texture import texture_loss
+from fuse4seg.losses.vif import vif_loss
 
 #: A weight of its own for each part.
 ALL = FusionLossWeights(2, 3, 0.5, 0.25, 4, 0.75, 0.625, 0.125, 0.375, 5)
@@ -45,8 +45,8 @@ class TestFusionLoss:
         expected = {"intensity": intensity_loss(*images), "texture": texture_loss(*images),
                     "decomposition": decomposition_loss(fusion["low"], fusion["high"]),
                     "adversarial": generator_loss(fusion["logits"]), "edges": edge_loss(*images),
-                    "structure": structure_loss(*images), "balance": balance_loss(*images),
-                    "fidelity": fidelity_loss(*images), "correlation": correlation_loss(*images),
+                    "ssim": ssim_loss(*images), "balance": balance_loss(*images),
+                    "vif": vif_loss(*images), "scd": scd_loss(*images),
                     "chroma": chroma_loss(fusion["image"], fusion["tissue"])}
         assert parts == expected
         torch.testing.assert_close(total, sum(getattr(ALL, name) * part for name, part in expected.items()))
@@ -131,27 +131,27 @@ class TestFusionLoss:
         features = torch.randn(1, 2, 2, 4, 4, 5)
         total, parts = fusion_loss(image, sources, low=features, high=features, logits=None, weights=FusionLossWeights(),
                                    tissue=torch.ones(1, 1, 8, 9, 10))
-        assert set(parts) == {"edges", "balance", "correlation", "chroma"}
+        assert set(parts) == {"edges", "balance", "scd", "chroma"}
         assert total.isfinite()
 
 
 class TestImageLosses:
     def test_gives_the_parts_asked_for_unweighted(self, fusion: dict[str, torch.Tensor]) -> None:
         images = luma(fusion["image"]), fusion["sources"]
-        assert image_losses(*images, ["structure", "edges", "adversarial"]) == {
-            "edges": edge_loss(*images), "structure": structure_loss(*images)}
+        assert image_losses(*images, ["ssim", "edges", "adversarial"]) == {
+            "edges": edge_loss(*images), "ssim": ssim_loss(*images)}
 
 
 class TestFusionLossWeights:
     @pytest.mark.parametrize(("weights", "parts"), [
-        (FusionLossWeights(), {"edges", "balance", "correlation", "chroma"}),
+        (FusionLossWeights(), {"edges", "balance", "scd", "chroma"}),
         (PAPER, {"intensity", "texture", "decomposition", "adversarial"})])
     def test_ask_for_these_parts(self, weights: FusionLossWeights, parts: set[str]) -> None:
         assert {name for name, weight in asdict(weights).items() if weight} == parts
 
     def test_without_labels_ask_for_what_can_be_seen_in_the_image(self, fusion: dict[str, torch.Tensor]) -> None:
         _, parts = fusion_loss(**fusion, weights=WITHOUT_LABELS)
-        assert set(parts) == {"decomposition", "edges", "structure", "fidelity", "correlation", "chroma"}
+        assert set(parts) == {"decomposition", "edges", "ssim", "vif", "scd", "chroma"}
 
     @pytest.mark.parametrize("part", PARTS)
     @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])

@@ -208,7 +208,7 @@ class TestTissue:
             _, parts = fusion_loss_of(seen, None, weights=FusionLossWeights(), targets=targets[:, None] if labelled else None)
         background = torch.arange(16) >= 4 if not labelled else (torch.arange(16) >= 4) & (targets[:, None] == 0)
         assert parts["chroma"] == chroma_loss(seen.fused.image, background.expand(4, 1, 16, 16).float())
-        assert set(parts) == {"edges", "balance", "correlation", "chroma"}
+        assert set(parts) == {"edges", "balance", "scd", "chroma"}
 
     def test_in_a_step_is_that_of_the_leader_s_samples(self, tiny_model: MakeModel, batch: torch.Tensor,
                                                        targets: torch.Tensor) -> None:

@@ -64,7 +64,7 @@ class TestFusionStep:
     def test_minimises_the_weighted_sum_of_the_fusion_losses(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         model = tiny_model()
         weights = FusionLossWeights(intensity=2.0, texture=3.0, decomposition=0.5, adversarial=0.25, edges=0, balance=0,
-                                    correlation=0, chroma=0.75)
+                                    scd=0, chroma=0.75)
         step = step_of(model, weights)
         step.discriminators.eval()
         with torch.no_grad():
@@ -82,7 +82,7 @@ class TestFusionStep:
             {name: value.item() for name, value in wanted.items()}, rel=1e-5)
 
     def test_follows_the_clipped_gradient(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
-        heavy = FusionLossWeights(intensity=1e4, edges=0, balance=0, correlation=0, chroma=0)
+        heavy = FusionLossWeights(intensity=1e4, edges=0, balance=0, scd=0, chroma=0)
         model, twin = tiny_model(), tiny_model()
         step = FusionStep(model, torch.optim.SGD(model.fusion.parameters(), lr=0.5), weights=heavy)
         seen = twin.fuse(batch)

@@ -49,4 +49,4 @@ def test_are_the_means_over_the_fold_s_cases(model: FuseThenSegment) -> None:
         intensities.append(np.abs(seen_as_grey - brightest).mean())
     assert losses["intensity"] == pytest.approx(np.mean(intensities), rel=1e-4)
     assert 0 < losses["texture"] < 1
-    assert losses.keys() == {"intensity", "texture", "edges", "structure", "balance", "fidelity", "correlation"}
+    assert losses.keys() == {"intensity", "texture", "edges", "ssim", "balance", "vif", "scd"}

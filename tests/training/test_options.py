@@ -127,13 +127,13 @@ class TestChanged:
         assert changed.bilevel.fusion_weight == 0.3
 
     def test_gives_a_loss_that_is_not_used_by_default_its_weight_elsewhere(self) -> None:
-        losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "fidelity"]).bilevel.losses
-        assert losses == FusionLossWeights(intensity=PAPER.intensity, balance=0, fidelity=WITHOUT_LABELS.fidelity,
-                                           correlation=0, chroma=0)
+        losses = CHOSEN.changed(fusion_losses=["intensity", "edges", "vif"]).bilevel.losses
+        assert losses == FusionLossWeights(intensity=PAPER.intensity, balance=0, vif=WITHOUT_LABELS.vif,
+                                           scd=0, chroma=0)
 
     def test_takes_weights(self) -> None:
-        changed = CHOSEN.changed(fusion_losses=["texture=0.5", "structure=2", "edges"], pretraining_losses=["adversarial=0.1"])
-        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, structure=2, balance=0, correlation=0, chroma=0)
+        changed = CHOSEN.changed(fusion_losses=["texture=0.5", "ssim=2", "edges"], pretraining_losses=["adversarial=0.1"])
+        assert changed.bilevel.losses == FusionLossWeights(texture=0.5, ssim=2, balance=0, scd=0, chroma=0)
         assert changed.pretraining == PretrainingWeights(decomposition=0, adversarial=0.1)
 
     @pytest.mark.parametrize("part", ["texture=", "texture=much", "texture=-1", "texture=nan", "texture=inf", "texture=1=2"])
@@ -143,7 +143,7 @@ class TestChanged:
 
     def test_leaves_all_losses_out_that_can_be(self) -> None:
         changed = CHOSEN.changed(fusion_losses=["none"], pretraining_losses=["none"])
-        assert changed.bilevel.losses == FusionLossWeights(edges=0, balance=0, correlation=0, chroma=0)
+        assert changed.bilevel.losses == FusionLossWeights(edges=0, balance=0, scd=0, chroma=0)
         assert changed.pretraining == PretrainingWeights(0, 0)
 
     @pytest.mark.parametrize(("name", "losses", "known"), [

@@ -1,4 +1,4 @@
-"""Fidelity loss: each source's information can still be read from the fused image."""
+"""VIF loss: each source's information can still be read from the fused image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOISE = 2.0
 ROUNDING = 1e-2
 
 
-def fidelity_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
+def vif_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
     r"""1 less the mean visual information fidelity (VIF) of the fused image to the sources, in the pixel domain.
 
     .. math:: 1 - \frac{1}{N} \sum_i \frac{\sum \log (1 + g_i^2 \sigma_i^2 / (\sigma_v^2 + 2))}{\sum \log (1 + \sigma_i^2 / 2)}

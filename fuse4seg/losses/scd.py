@@ -1,4 +1,4 @@
-"""Correlation loss: what the fused image has beyond one source is the other."""
+"""SCD loss: what the fused image has beyond one source is the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fuse4seg.losses.presence import mean_of_present
 VARIANCE_FLOOR = 1e-8
 
 
-def correlation_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
+def scd_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
     r"""1 less the mean correlation of each source with the difference between the fused image and another.
 
     .. math:: 1 - \frac{1}{N (N - 1)} \sum_{i \neq j} r(M_i, \theta - M_j)
