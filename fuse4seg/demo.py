@@ -21,6 +21,7 @@ from fuse4seg.planning.fingerprint import extract_fingerprint
 from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import plan_experiment
 from fuse4seg.planning.preprocess import preprocess
+from fuse4seg.plans import PLANS_NAME
 from fuse4seg.training.run import Training, choose_device, train
 
 log = logging.getLogger(__name__)
@@ -73,12 +74,12 @@ def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device
     log.info("planning and preprocessing")
     extract_fingerprint(DATASET, processes=processes)
     # Not the default: the demo shows attention maps, too.
-    plan_experiment(DATASET, PlanOptions(gpu_memory_target=1.0, max_batch_size=size.batch, base_features=size.base_features,
-                                         cross_attention=True))
+    changes = ("leader.cross_attention=true", f"follower.features={size.base_features}", f"patches.largest_batch={size.batch}",
+               f"training.epochs={size.epochs}", f"training.iterations={size.iterations}")
+    plan_experiment(DATASET, PlanOptions(changes=changes, gpu_memory_target=1.0, plans_name=PLANS_NAME))
     preprocess(DATASET, configurations=["2d"], processes=processes)
     log.info("training")
-    train(Training(str(DATASET), "2d", 0, device=device),
-          chosen={"epochs": size.epochs, "iterations": size.iterations, "seed": seed})
+    train(Training(str(DATASET), "2d", 0, device=device), seed=seed)
     log.info("predicting heads that were not trained on")
     model = find_model(dataset=str(DATASET))
     loaded = load_model(model.folder, folds=model.folds, device=choose_device(device))

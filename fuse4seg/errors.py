@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from signal import Signals
 
@@ -257,6 +257,21 @@ class OptionError(Fuse4SegError):
 
     def __init__(self, option: str, problem: str) -> None:
         super().__init__(f"{option}: {problem}")
+
+
+class RecipeError(Fuse4SegError):
+    """An entry of a recipe that is unknown, missing, of another type, or out of range."""
+
+    def __init__(self, entry: str, problem: str, *, source: str = "recipe") -> None:
+        super().__init__(f"{source}: {entry}: {problem}")
+        self.entry, self.problem = entry, problem
+
+
+class RecipeNotFoundError(Fuse4SegError):
+    """A recipe that does not come along, and is no file."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"--recipe: there is no recipe {name}. Choose from: {', '.join(known)}; or give a file, NAME.toml.")
 
 
 class DeviceUnavailableError(Fuse4SegError):

@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                              f"grey, an ablation; or a group: {', '.join(GROUPS)} (default: {' '.join(USUAL)})")
     parser.add_argument("--images", nargs="+", default=[], metavar="NAME=FOLDER",
                         help="further rows: nnU-Net on images that another method fused, one per training case")
-    parser.add_argument("--variant", action="append", default=[], metavar="NAME=FLAGS",
-                        help='further row: fuse4seg with flags of f4s_train, as "lambda0.5=--fusion_weight 0.5"; may be repeated')
+    parser.add_argument("--variant", action="append", default=[], metavar="NAME=CHANGES",
+                        help='further row: fuse4seg with changed entries of its recipe, as '
+                             '"lambda0.5=bilevel.fusion_weight=0.5"; may be repeated')
     parser.add_argument("--folds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--epochs", type=int, default=10, help="of each training (default: %(default)s)")

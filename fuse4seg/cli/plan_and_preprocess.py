@@ -20,11 +20,11 @@ from fuse4seg.cli.preprocess import add_configuration_flags, preprocess_datasets
 def plan_and_preprocess(options: argparse.Namespace) -> None:
     """Check, fingerprint, plan and preprocess every dataset; options are refused before the first case is read."""
     processes_of(options)
-    plan_options(options)
+    chosen = plan_options(options)
     extract(options)
     plan(options)
     if not options.no_pp:
-        options.plans_name = options.overwrite_plans_name
+        options.plans_name = chosen.name
         preprocess_datasets(options)
 
 

@@ -16,34 +16,23 @@ if TYPE_CHECKING:
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """What the user may decide about the plans."""
-    parser.add_argument("--follower", default="unet", metavar="NETWORK",
-                        help="segmentation network: unet (default), resenc_m, resenc_l, resenc_xl, or cnn_transformer")
+    parser.add_argument("--recipe", metavar="NAME|FILE",
+                        help="the method: fuse4seg, grey, fusion_alone, or a file NAME.toml (default: fuse4seg; without labels "
+                             "fusion_alone)")
+    add_set_flag(parser, example="follower.features=16 patches.largest_batch=8")
     parser.add_argument("-gpu_memory_target", type=memory_target, metavar="GB",
                         help="memory that training should fill, or auto: that of the visible GPU less a reserve, without one "
                              "8 (24 for resenc_l, 40 for resenc_xl; default: auto)")
-    parser.add_argument("--hypergradient", default="gauss_newton", metavar="ESTIMATOR",
-                        help="what f4s_train will be given as --hypergradient, which decides on the memory (default: "
-                             "%(default)s)")
-    parser.add_argument("--max_batch_size", type=int, metavar="N",
-                        help="largest batch, at least 2 (default: what memory allows)")
-    parser.add_argument("--base_features", type=int, default=32, metavar="N",
-                        help="features of the follower's first stage, at least 4 (default: 32)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM",
                         help="spacing along the image's three axes (default: the median)")
-    parser.add_argument("--reference", metavar="MODALITY",
-                        help="modality that asks the others, with --cross_attention (default: what dataset.json names as "
-                             "reference_modality, else the first)")
-    parser.add_argument("--fused_image", metavar="KIND",
-                        help="colour: three channels, or grey: one, as in the paper (default: colour where there are labels and "
-                             "several modalities)")
-    attends = parser.add_mutually_exclusive_group()
-    attends.add_argument("--cross_attention", action="store_true", default=None,
-                         help="let one modality ask the others, whose attention maps f4s_predict then can write (default: "
-                              "without labels alone)")
-    attends.add_argument("--no_cross_attention", action="store_false", dest="cross_attention",
-                         help="leave the cross-attention out")
-    parser.add_argument("-overwrite_plans_name", "-p", default="Fuse4SegPlans", metavar="NAME",
-                        help="name of the plans (default: Fuse4SegPlans)")
+    parser.add_argument("-overwrite_plans_name", "-p", metavar="NAME",
+                        help="name of the plans (default: Fuse4SegPlans, with the recipe's name and what was changed)")
+
+
+def add_set_flag(parser: argparse.ArgumentParser, *, example: str) -> None:
+    """--set, as the commands have it that follow a recipe."""
+    parser.add_argument("--set", dest="changes", nargs="+", action="extend", default=[], metavar="SECTION.ENTRY=VALUE",
+                        help=f"change entries of the recipe, as {example}")
 
 
 def memory_target(text: str) -> float | None:
@@ -55,15 +44,12 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
     """The flags of :func:`add_plan_flags`.
 
     Raises:
-        OptionError: One is out of range.
+        OptionError, RecipeError, RecipeNotFoundError: One is out of range.
     """
     from fuse4seg.planning.options import PlanOptions
 
-    return PlanOptions(gpu_memory_target=options.gpu_memory_target, max_batch_size=options.max_batch_size,
-                       base_features=options.base_features, plans_name=options.overwrite_plans_name,
-                       overwrite_target_spacing=options.overwrite_target_spacing, reference=options.reference,
-                       follower=options.follower, fused_image=options.fused_image,
-                       cross_attention=options.cross_attention, hypergradient=options.hypergradient)
+    return PlanOptions(options.recipe, tuple(options.changes), options.gpu_memory_target, options.overwrite_plans_name,
+                       options.overwrite_target_spacing)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -95,7 +81,7 @@ def plan_or_show(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit status."""
     parser = make_parser("Plan the training of a fingerprinted dataset.",
-                         example="f4s_plan_experiment -d 501 -gpu_memory_target 4 --base_features 16")
+                         example="f4s_plan_experiment -d 501 -gpu_memory_target 4 --set follower.features=16")
     add_dataset_flags(parser)
     add_plan_flags(parser)
     parser.add_argument("--table", action="store_true",

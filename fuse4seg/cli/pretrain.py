@@ -7,22 +7,19 @@ import logging
 from collections.abc import Sequence
 
 from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.cli.train import PRETRAINING_CHOICES, add_training_arguments, save_every
+from fuse4seg.cli.train import add_training_arguments, save_every, training_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Pre-train the fusion network; f4s_train then goes on from there.",
-                         example="f4s_pretrain 501 2d 0")
+    parser = make_parser("Pre-train the fusion network; f4s_train, given the same, then goes on from there.",
+                         example="f4s_pretrain 501 2d 0 --set pretraining.epochs=80")
     add_training_arguments(parser)
     return run_command(_run, parser, arguments)
 
 
 def _run(options: argparse.Namespace) -> None:
-    often = save_every(options)
-    from fuse4seg.training.run import Training, pretrain
+    from fuse4seg.training.run import pretrain
 
-    chosen = {name: getattr(options, name) for name in PRETRAINING_CHOICES}
-    written = pretrain(Training(options.dataset, options.configuration, options.fold, options.plans, options.trainer,
-                                options.device), chosen=chosen, save_every=often)
+    written = pretrain(training_of(options), seed=options.seed, save_every=save_every(options))
     logging.getLogger(__name__).info("pre-trained: %s", written)

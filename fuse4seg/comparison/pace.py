@@ -40,8 +40,9 @@ def with_equal_minutes(trials: Sequence[Trial], minutes: float, *, devices: Sequ
 
 def _timed(trial: Trial) -> Trial:
     """A short training of the same row, in a place of its own beside the trainings."""
-    flags = trial.row.flags + (("--pretrain_epochs", "0") if trial.row.ours else ())
-    return replace(trial, row=replace(trial.row, flags=flags), purpose="pace", budget=TIMED)
+    # What its own plans say of stage 1 goes back to the budget, which has none.
+    changes = tuple(change for change in trial.row.changes if not change.startswith("pretraining.epochs="))
+    return replace(trial, row=replace(trial.row, changes=changes), purpose="pace", budget=TIMED)
 
 
 def _record(trial: Trial) -> Path:

@@ -20,7 +20,10 @@ from fuse4seg.datasets.raw import channel_names
 from fuse4seg.errors import FaultyImageError, UnpairedCasesError
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule
+from fuse4seg.planning.planner import fusion_arguments
+from fuse4seg.plans import OURS, RECIPE, planned_recipe
 from fuse4seg.progress import progress
+from fuse4seg.recipes.reading import changed, to_plain
 
 DONE = "complete.json"
 #: Makes the normalised channels (K, Z, Y, X) of a case from its name, its preprocessed channels (C, Z, Y, X), its properties, and
@@ -39,6 +42,7 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
         configuration: The one to be trained.
 
     Raises:
+        RecipeError: A change of the row fits no recipe.
         UnpairedCasesError, FaultyImageError: A folder of fused images does not fit the dataset.
     """
     if (target / DONE).is_file():
@@ -138,17 +142,19 @@ def _of_folder(folder: Path, dataset_json: dict[str, Any], manager: Configuratio
 
 
 def _plans_of(row: Row, plans: dict[str, Any]) -> dict[str, Any]:
-    changed = copy.deepcopy(plans)
-    for configuration in changed["configurations"].values():
+    """With the row's recipe; patch and batch stay."""
+    made, recipe = copy.deepcopy(plans), changed(planned_recipe(plans, plans["plans_name"]), row.changes)
+    for configuration in made["configurations"].values():
         if row.source is not None:
             for entry in ("normalization_schemes", "use_mask_for_norm"):
                 if entry in configuration:
                     configuration[entry] = configuration[entry][:1] * channels_of(row)
-        if row.network and "architecture" in configuration:
+        if row.ours and "architecture" in configuration:
             arguments = configuration["architecture"]["arch_kwargs"]
-            for name, value in row.network.items():
-                arguments[name] = {**(arguments.get(name) or {}), **value} if isinstance(value, dict) else value
-    return changed
+            arguments["fusion"] = fusion_arguments(recipe, arguments["fusion"]["reference"])
+    if row.ours:
+        made[OURS] = {**made[OURS], RECIPE: to_plain(recipe)}
+    return made
 
 
 def environment_of(target: Path, results: Path) -> dict[str, str]:

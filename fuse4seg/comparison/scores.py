@@ -115,7 +115,7 @@ def _log(trial: Trial) -> dict[str, Any]:
     state = load_checkpoint(trial.fold_folder / FINAL)
     # nnU-Net's U-Net holds its encoder twice.
     parameters = sum({weights.data_ptr(): weights.numel() for weights in state["network_weights"].values()}.values())
-    return {**state["logging"], "parameters": parameters, "pretrain_epochs": state["options"]["pretrain_epochs"]}
+    return {**state["logging"], "parameters": parameters, "pretrain_epochs": state["recipe"]["pretraining"]["epochs"]}
 
 
 def score_trivial(cases: list[str], source: Path, *, plans: dict[str, Any], configuration: str) -> dict[str, Any]:

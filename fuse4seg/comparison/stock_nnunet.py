@@ -72,7 +72,7 @@ def train_stock_nnunet(training: Training, *, epochs: int, iterations: int, seed
     import torch
 
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
-    from fuse4seg.training.options import TrainingOptions
+    from fuse4seg.training.recipe import validation_iterations
     from fuse4seg.training.run import choose_device
 
     device = choose_device(training.device)
@@ -82,7 +82,7 @@ def train_stock_nnunet(training: Training, *, epochs: int, iterations: int, seed
     trainer = make_stock_trainer({**plans, "continue_training": resume}, training.configuration, training.fold,
                                  json.loads((folder / "dataset.json").read_text()), device)
     trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, iterations
-    trainer.num_val_iterations_per_epoch = TrainingOptions(iterations=iterations).validation_iterations
+    trainer.num_val_iterations_per_epoch = validation_iterations(iterations)
     trainer.save_every = SAVE_EVERY
     made = [Path(trainer.output_folder, name) for name in RESUMABLE if Path(trainer.output_folder, name).is_file()]
     if resume and made:

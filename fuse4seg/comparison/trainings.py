@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,9 +17,10 @@ from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
 from fuse4seg.errors import Terminated
 from fuse4seg.progress import progress
+from fuse4seg.recipes.reading import name_after
 
 TRAIN_OURS = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
-#: Names of our trainer and of nnU-Net's, unless a row's flags name another.
+#: Names of our trainer and of nnU-Net's.
 TRAINERS = {True: "Fuse4SegTrainer", False: "nnUNetTrainer"}
 
 
@@ -77,9 +77,7 @@ class Trial:
     def model(self) -> Path:
         """Folder Trainer__Plans__configuration."""
         plans = self.plans if self.row.ours else STOCK_PLANS
-        # As argparse reads them: the last counts, and a flag without a value is left for the training to refuse.
-        trainer = dict(pairwise(self.row.flags)).get("-tr", TRAINERS[self.row.ours])
-        return self.place / self.dataset / f"{trainer}__{plans}__{self.configuration}"
+        return self.place / self.dataset / f"{name_after(TRAINERS[self.row.ours], self.changes)}__{plans}__{self.configuration}"
 
     @property
     def fold_folder(self) -> Path:
@@ -91,18 +89,25 @@ class Trial:
         """Whether it is trained and validated."""
         return (self.fold_folder / "validation" / "summary.json").is_file()
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """The budget as entries of the recipe, but for those that the row's own plans change; none of stock nnU-Net."""
+        if not self.row.ours:
+            return ()
+        own = {change.partition("=")[0] for change in self.row.changes}
+        budget = {"training.epochs": self.budget.epochs, "training.iterations": self.budget.iterations,
+                  "pretraining.epochs": self.budget.pretrain_epochs}
+        return tuple(f"{entry}={value}" for entry, value in budget.items() if entry not in own)
+
     def command(self, device: str) -> list[str]:
         """Words of the training's process."""
-        budget = ["--epochs", self.budget.epochs, "--iterations", self.budget.iterations, "--seed", self.seed, "-p", self.plans,
-                  "-device", device, "--c"]
-        if not self.row.ours:
-            program: list[Any] = ["-m", "fuse4seg.cli.train_stock_nnunet"]
+        words = [self.dataset, self.configuration, self.fold, "--seed", self.seed, "-p", self.plans, "-device", device, "--c"]
+        if self.row.ours:
+            program, budget = ["-c", TRAIN_OURS], ["--set", *self.changes]
         else:
-            program = ["-c", TRAIN_OURS]
-            budget += ["--pretrain_epochs", self.budget.pretrain_epochs]
-        # A row's own flags come last, and so go over the budget's.
-        words = [self.dataset, self.configuration, self.fold, *budget, *self.row.flags]
-        return [sys.executable, *program, *map(str, words)]
+            program = ["-m", "fuse4seg.cli.train_stock_nnunet"]
+            budget = ["--epochs", self.budget.epochs, "--iterations", self.budget.iterations]
+        return [sys.executable, *program, *map(str, [*words, *budget])]
 
 
 def place_of(output: Path, row: str, fold: int, seed: int, *, purpose: str = "trainings") -> Path:

@@ -127,4 +127,4 @@ def load_model(folder: Path, *, folds: Sequence[int | str], checkpoint: str = "c
     return Model(network, plans, configuration, dataset_json, device, weights,
                  mirror_axes=tuple(states[0]["inference_allowed_mirroring_axes"] or ()) if mirroring else (),
                  step_size=step_size, precision=choose_precision(precision, device),
-                 modality_dropout=min(state.get("options", {}).get("modality_dropout", 0.0) for state in states))
+                 modality_dropout=min(state["recipe"]["training"]["modality_dropout"] for state in states))

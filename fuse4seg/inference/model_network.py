@@ -31,16 +31,17 @@ def require_predictive(state: Mapping[str, Any], path: Path, *, dimensions: int)
         CheckpointError: Something is missing or of another kind.
     """
     weights, axes = state.get("network_weights"), state.get("inference_allowed_mirroring_axes")
-    options, dropout = state.get("options", {}), None
-    if isinstance(options, dict):
-        dropout = options.get("modality_dropout", 0.0)
+    try:
+        dropout = state["recipe"]["training"]["modality_dropout"]
+    except (LookupError, TypeError):
+        dropout = None
     sound = {
         "network_weights": isinstance(weights, dict) and all(isinstance(weight, Tensor) for weight in weights.values()),
         "trainer_name": isinstance(state.get("trainer_name"), str) and state["trainer_name"].isidentifier(),
         "inference_allowed_mirroring_axes": axes is None or (isinstance(axes, (list, tuple))
                                                              and all(type(axis) is int and axis in range(dimensions)
                                                                      for axis in axes)),
-        "options": isinstance(dropout, (int, float)) and 0 <= dropout <= 1,
+        "recipe": isinstance(dropout, (int, float)) and 0 <= dropout <= 1,
     }
     faulty = [entry for entry, is_sound in sound.items() if not is_sound]
     if faulty:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from fuse4seg.losses.scd import scd_loss
 from fuse4seg.losses.ssim import ssim_loss
 from fuse4seg.losses.texture import texture_loss
 from fuse4seg.losses.vif import vif_loss
+from fuse4seg.recipes.recipe import Losses
 
 #: Parts to which an absent modality, which is 0, is as good as none: neither its intensities nor its edges are the largest.
 OF_THE_STRONGEST = {"intensity": intensity_loss, "texture": texture_loss, "edges": edge_loss}
@@ -27,45 +27,13 @@ OF_EACH = {"ssim": ssim_loss, "balance": balance_loss, "vif": vif_loss,
            "scd": scd_loss}
 
 
-@dataclass(frozen=True)
-class FusionLossWeights:
-    """Weight of each part of the fusion loss; 0 leaves the part out. The defaults are for training with labels.
-
-    Raises:
-        ValueError: A weight is negative, infinite or not a number.
-    """
-
-    intensity: float = 0.0
-    texture: float = 0.0
-    decomposition: float = 0.0
-    adversarial: float = 0.0
-    edges: float = 2.0
-    ssim: float = 0.0
-    balance: float = 6.0
-    vif: float = 0.0
-    scd: float = 0.3
-    chroma: float = 1.0
-
-    def __post_init__(self) -> None:
-        for part, weight in asdict(self).items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"the weight of the {part} loss must be 0 or more, got {weight}")
-
-
-#: The paper's parts, and the intensity loss beside them (method.md, "Two stages").
-PAPER = FusionLossWeights(intensity=1, texture=5, decomposition=0.1, adversarial=0.01, edges=0, balance=0,
-                          scd=0, chroma=0)
-#: Where there are no labels: readability is all that fusion is for. method.md, "Fusion losses without labels".
-WITHOUT_LABELS = FusionLossWeights(decomposition=0.1, edges=6, ssim=1.5, balance=0, vif=0.1, scd=0.5)
-
-
 def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:
     """Those of ``parts`` that look at grey images alone, each unweighted.
 
     Args:
         fused: In [0, 1], shape (B, 1, *S).
         sources: As in :func:`fusion_loss`.
-        parts: Names in :class:`FusionLossWeights`.
+        parts: Names in :class:`~fuse4seg.recipes.recipe.Losses`.
         present: As in :func:`fusion_loss`.
     """
     wanted = set(parts)
@@ -74,7 +42,7 @@ def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, presen
 
 
 def fusion_loss(image: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, logits: Sequence[Tensor] | None,
-                weights: FusionLossWeights, tissue: Tensor, present: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+                weights: Losses, tissue: Tensor, present: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     r"""Weighted sum of all parts; all but the last look at the image's luma.
 
     .. math:: L^f = w_I L_{int} + w_T L_{text} + w_D L_{corr} + w_A L_{adv}
@@ -93,7 +61,7 @@ def fusion_loss(image: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
 
     Returns:
         The weighted sum, a scalar, and the unweighted, detached value of each part that was computed, by its name in
-        :class:`FusionLossWeights`.
+        :class:`~fuse4seg.recipes.recipe.Losses`.
 
     Source: method.md, "Two stages", stage 2; SSIM and VIF: "Fusion losses without labels".
     """

@@ -10,7 +10,7 @@ from fuse4seg.errors import OptionError
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.planning.memory_target import MemoryTarget
 from fuse4seg.planning.options import PlanOptions
-from fuse4seg.planning.planner import Fuse4SegPlanner, planner_of
+from fuse4seg.planning.planner import Fuse4SegPlanner, planner_for
 from fuse4seg.progress import progress
 
 #: Gigabytes of common GPUs.
@@ -50,7 +50,7 @@ def memory_table(dataset: str | int, options: PlanOptions, targets: Iterable[flo
 
 
 def _rows(dataset: str | int, options: PlanOptions) -> list[list[str]]:
-    planner = planner_of(options.follower, TrialPlanner)(dataset, options=options)
+    planner = planner_for(dataset, options, TrialPlanner)
     with logged_prints():
         plans = planner.plan_experiment()
     rows = []

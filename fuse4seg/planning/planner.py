@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import __version__
 from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
-from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError
+from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError, RecipeError
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
@@ -25,9 +26,11 @@ from fuse4seg.planning.followers import FOLLOWERS
 from fuse4seg.planning.memory_model import MemoryModel
 from fuse4seg.planning.memory_target import FLAG, GIGABYTE, MemoryTarget, find_target
 from fuse4seg.planning.normalisation import normalisation_names
-from fuse4seg.planning.options import FUSED_IMAGES, SMALLEST_BATCH, PlanOptions
+from fuse4seg.planning.options import SMALLEST_BATCH, PlanOptions
 from fuse4seg.planning.step_memory import Training
-from fuse4seg.plans import BRIGHTER, NETWORK, OURS, PLANS_NAME, read_plans
+from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, RECIPE, read_plans
+from fuse4seg.recipes.reading import to_plain
+from fuse4seg.recipes.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +42,8 @@ GROWTH_2D, GROWTH_3D = 16, 10
 MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
-#: Where fusion is all that is trained, the gate starts near the voxelwise maximum, which is what other fusions are held against.
-BRIGHTER_WITHOUT_TASK = 10.0
+#: Channels of the fused image.
+COLOURS = {"colour": 3, "grey": 1}
 #: A U-Net halves its input once at least.
 SMALLEST_STAGES = 2
 
@@ -60,7 +63,7 @@ def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> d
         FingerprintNotFoundError: There is no fingerprint with windows.
     """
     options = options or PlanOptions()
-    planner = planner_of(options.follower)(dataset, options=options)
+    planner = planner_for(dataset, options)
     with logged_prints():
         plans = planner.plan_experiment()
     for line in describe_plans(plans):
@@ -68,9 +71,29 @@ def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> d
     return plans
 
 
+def planner_for(dataset: str | int, options: PlanOptions, planner: type[Fuse4SegPlanner] | None = None) -> Fuse4SegPlanner:
+    """Our planner, or a variant of it, ready to plan a dataset by its recipe.
+
+    Raises:
+        RecipeError: The recipe segments, and the dataset has no labels; or the reverse.
+        OptionError, DatasetJsonError, FingerprintNotFoundError: As :class:`Fuse4SegPlanner` raises them.
+    """
+    folder = data_root(RAW) / dataset_name(dataset, variables=(RAW,))
+    recipe = options.recipe_for(labelled=is_labelled(folder, read_raw_dataset_json(folder)))
+    return planner_of(recipe.follower.network, planner)(dataset, options=options)
+
+
 def planner_of(follower: str, planner: type[Fuse4SegPlanner] | None = None) -> type[Fuse4SegPlanner]:
     """Our planner, or a variant of it, on top of nnU-Net's planner of ``follower``, which lays out its stages."""
     return type(Fuse4SegPlanner.__name__, (planner or Fuse4SegPlanner, FOLLOWERS[follower]), {})
+
+
+def fusion_arguments(recipe: Recipe, reference: int) -> dict[str, Any]:
+    """What plans say to :class:`~fuse4seg.networks.fusion.FusionNetwork`; ``reference`` is the index of what asks."""
+    leader = recipe.leader
+    return {"reference": reference, "cross_attention": leader.cross_attention, "colours": COLOURS[leader.fused_image],
+            "brighter": leader.brighter, "detail_features": leader.detail_features, "base_features": leader.base_features,
+            "couplings": leader.couplings, "transformers": leader.transformers}
 
 
 def describe_plans(plans: dict[str, Any]) -> list[str]:
@@ -91,10 +114,10 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     Raises:
         FingerprintNotFoundError: There is no fingerprint with one window per channel.
-        OptionError: ``plans_name`` belongs to plans that are not ours, or the dataset lacks the reference modality, or nothing
-            asks in its name.
+        OptionError: ``plans_name`` belongs to plans that are not ours.
+        RecipeError: The recipe does not fit the dataset's labels or modalities.
         DatasetJsonError: dataset.json names a reference modality that the dataset lacks.
-        ValueError: ``options`` are for another follower.
+        ValueError: The recipe is for another follower.
     """
 
     def __init__(self, dataset_name_or_id: str | int, gpu_memory_target_in_gb: float | None = None,
@@ -103,22 +126,19 @@ class Fuse4SegPlanner(ExperimentPlanner):
                  options: PlanOptions | None = None) -> None:
         self.options = options or PlanOptions(gpu_memory_target=gpu_memory_target_in_gb, plans_name=plans_name,
                                               overwrite_target_spacing=overwrite_target_spacing)
-        if not isinstance(self, FOLLOWERS[self.options.follower]):
-            raise ValueError(f"{type(self).__name__} does not plan {self.options.follower}: use planner_of")
         name = dataset_name(dataset_name_or_id, variables=(RAW,))
         description = read_raw_dataset_json(data_root(RAW) / name)
         training_cases(data_root(RAW) / name, description)
         self.labelled = is_labelled(data_root(RAW) / name, description)
         self.channels = channel_names(description)
-        chosen = self.options.cross_attention
-        self.attends = not self.labelled if chosen is None else chosen
-        self.fused_image = self._choose_fused_image()
-        self.colours = FUSED_IMAGES[self.fused_image]
+        self.recipe = self._fitting_recipe()
+        if not isinstance(self, FOLLOWERS[self.recipe.follower.network]):
+            raise ValueError(f"{type(self).__name__} does not plan {self.recipe.follower.network}: use planner_of")
         self.reference = self._find_reference(description, data_root(RAW) / name / "dataset.json")
         self.folder = make_writable_folder(data_root(PREPROCESSED) / name)
         self.windows = self._read_windows()
         spacing = self.options.overwrite_target_spacing
-        super().__init__(name, preprocessor_name=preprocessor_name, plans_name=self.options.plans_name,
+        super().__init__(name, preprocessor_name=preprocessor_name, plans_name=self.options.name,
                          overwrite_target_spacing=None if spacing is None else [float(step) for step in spacing],
                          suppress_transpose=suppress_transpose)
         self.dataset_json = description
@@ -128,17 +148,16 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self._let_nnunet_count_bytes()
         self._smallest: tuple[dict[str, Any], Sequence[int]] | None = None
         self.old_plans = self._read_old_plans()
-        self.UNet_base_num_features = self.options.base_features
-        self.UNet_max_features_2d = GROWTH_2D * self.options.base_features
-        self.UNet_max_features_3d = GROWTH_3D * self.options.base_features
+        features = self.recipe.follower.features
+        self.UNet_base_num_features = features
+        self.UNet_max_features_2d, self.UNet_max_features_3d = GROWTH_2D * features, GROWTH_3D * features
 
     def _find_target(self, usual: float) -> MemoryTarget:
         """Gigabytes to fill; ``usual`` is what nnU-Net plans the follower for."""
         return find_target(self.options.gpu_memory_target, otherwise=usual)
 
     def _memory_model(self) -> MemoryModel:
-        return MemoryModel(Training(len(self.channels), len(self.dataset_json["labels"]), labelled=self.labelled,
-                                    hypergradient=self.options.hypergradient))
+        return MemoryModel(Training(len(self.channels), len(self.dataset_json["labels"]), self.recipe))
 
     def _let_nnunet_count_bytes(self) -> None:
         """nnU-Net compares its estimate with reference values; make these the bytes of the target, for two samples."""
@@ -160,6 +179,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
         Raises:
             OptionError: The patch became too small to be worth planning for; the message says what would fit.
         """
+        if len(patch_size) == len(self.recipe.patches.size):
+            return 0
         if len(arch_kwargs["strides"]) < SMALLEST_STAGES or min(patch_size) < 1:
             raise OptionError(FLAG, self._what_would_fit())
         follower = {"network_class_name": arch_class_name, "arch_kwargs": arch_kwargs,
@@ -177,16 +198,24 @@ class Fuse4SegPlanner(ExperimentPlanner):
         need = self.memory.count(*self._smallest, SMALLEST_BATCH).total
         # Up, so that it does fit.
         gigabytes = ceil(need * 1000 / GIGABYTE) / 1000
-        return (f"{self.target.gigabytes:g} GB hold no patch. The smallest, {' x '.join(map(str, self._smallest[1]))} in a "
-                f"batch of {SMALLEST_BATCH}, would fit into {gigabytes:g} GB; fewer --base_features take less.")
+        return (f"{self.target.gigabytes:g} GB hold no patch. The smallest, {_crossed(self._smallest[1])} in a "
+                f"batch of {SMALLEST_BATCH}, would fit into {gigabytes:g} GB; fewer follower.features take less.")
 
     def get_plans_for_configuration(self, spacing: np.ndarray, median_shape: Sequence[int], data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict[str, int]) -> dict[str, Any]:
         """nnU-Net's plan of one configuration, its network wrapped; its batch is the largest that may be, not what fits."""
-        plan = super().get_plans_for_configuration(spacing, median_shape, data_identifier,
+        wanted, given = self.recipe.patches, list(median_shape)
+        axes = len(spacing)
+        fixed = wanted.size if len(wanted.size) == axes else ()
+        # nnU-Net's patch is the whole image where that fits.
+        plan = super().get_plans_for_configuration(spacing, np.array(fixed or given), data_identifier,
                                                    approximate_n_voxels_dataset, _cache)
+        plan["median_image_size_in_voxels"] = np.array(given)
+        if fixed and list(plan["patch_size"]) != list(fixed):
+            raise RecipeError("patches.size", f"{_crossed(fixed)} cannot be halved as often as the network has stages. Give "
+                                              f"{_crossed(plan['patch_size'])}.", source=self.recipe.name)
         share = round(approximate_n_voxels_dataset * self.max_dataset_covered / prod(map(int, plan["patch_size"])))
-        plan["batch_size"] = max(SMALLEST_BATCH, min(share, self.options.max_batch_size or share))
+        plan["batch_size"] = wanted.batch or max(SMALLEST_BATCH, min(share, wanted.largest_batch or share))
         plan["architecture"] = self._fuse_then_segment(plan["architecture"])
         return plan
 
@@ -208,9 +237,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Fit the batches, and write the plans; configurations that a user added to an older file are kept."""
         self.predicted = self._fit_batches(plans["configurations"])
-        plans[OURS] = {"version": __version__, "channel_names": self.channels, **self.options.to_plain(),
-                       "reference": self.channels[self.reference], "cross_attention": self.attends,
-                       "fused_image": self.fused_image,
+        plans[OURS] = {"version": __version__, "channel_names": self.channels, RECIPE: to_plain(self.recipe),
+                       "overwrite_target_spacing": self.options.overwrite_target_spacing,
                        "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, MEMORY: self.predicted}
         self._write(plans)
 
@@ -233,25 +261,27 @@ class Fuse4SegPlanner(ExperimentPlanner):
     def _plans_file(self) -> Path:
         return self.folder / f"{self.plans_identifier}.json"
 
-    def _choose_fused_image(self) -> str:
-        """Colour or grey; of one modality there is nothing for colours to tell apart."""
-        several = len(self.channels) > 1
-        if self.options.fused_image == "colour" and not several:
-            raise OptionError("--fused_image", "the dataset has one modality, so there is nothing for colours to tell apart. "
-                                               "Leave the flag out.")
-        return self.options.fused_image or ("colour" if self.labelled and several else "grey")
+    def _fitting_recipe(self) -> Recipe:
+        """The recipe, once it is sure that it fits the dataset; of one modality there is nothing for colours to tell apart."""
+        recipe = self.options.recipe_for(labelled=self.labelled)
+        recipe.require_labels(labelled=self.labelled)
+        if len(self.channels) == 1 and recipe.leader.fused_image == "colour":
+            logger.info("the dataset has one modality: its fused image is grey")
+            return replace(recipe, leader=replace(recipe.leader, fused_image="grey"))
+        return recipe
 
     def _find_reference(self, description: dict[str, Any], path: Path) -> int:
-        """Index of the modality that the user, else dataset.json, names as the reference; else 0."""
-        if self.options.reference and not self.attends:
-            raise OptionError("--reference", f"{self.options.reference} would ask the others in the cross-attention, which is "
-                                             "left out. Add --cross_attention, or leave --reference out.")
-        wanted = self.options.reference or description.get(REFERENCE, self.channels[0])
+        """Index of the modality that the recipe, else dataset.json, names as the reference; else 0."""
+        chosen = self.recipe.leader.reference
+        if chosen and not self.recipe.leader.cross_attention:
+            raise RecipeError("leader.reference", f"{chosen} would ask the others in the cross-attention, which is left out. Set "
+                                                  "leader.cross_attention=true, or leave it out.", source=self.recipe.name)
+        wanted = chosen or description.get(REFERENCE, self.channels[0])
         if wanted in self.channels:
             return self.channels.index(wanted)
         problem = f"the dataset has no modality {wanted!r}. Name one of: {', '.join(self.channels)}."
-        if self.options.reference:
-            raise OptionError("--reference", problem)
+        if chosen:
+            raise RecipeError("leader.reference", problem, source=self.recipe.name)
         raise DatasetJsonError(path, f"{REFERENCE}: {problem}")
 
     def _read_windows(self) -> list[list[float]]:
@@ -293,13 +323,9 @@ class Fuse4SegPlanner(ExperimentPlanner):
         follower = {**follower, "_kw_requires_import": list(follower["_kw_requires_import"])}
         # nnU-Net reads the strides at the top level.
         shared = {key: follower["arch_kwargs"][key] for key in ("strides", "conv_op")}
-        arguments = {**shared, "windows": self.windows, "follower": follower, "fusion": self._fusion_arguments()}
+        arguments = {**shared, "windows": self.windows, "follower": follower,
+                     "fusion": fusion_arguments(self.recipe, self.reference)}
         return {"network_class_name": NETWORK, "arch_kwargs": arguments, "_kw_requires_import": ["conv_op"]}
-
-    def _fusion_arguments(self) -> dict[str, Any]:
-        """What the plans say to :class:`FusionNetwork`."""
-        return {"reference": self.reference, "cross_attention": self.attends, "colours": self.colours,
-                "brighter": BRIGHTER[self.colours] if self.labelled else BRIGHTER_WITHOUT_TASK}
 
     def _custom_configurations(self, planned: dict[str, Any]) -> dict[str, Any]:
         custom = {name: configuration for name, configuration in self.old_plans["configurations"].items()
@@ -312,8 +338,12 @@ class Fuse4SegPlanner(ExperimentPlanner):
         return custom
 
 
+def _crossed(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
 def _describe(name: str, configuration: dict[str, Any], memory: dict[str, float] | None) -> str:
-    patch = " x ".join(str(extent) for extent in configuration["patch_size"])
+    patch = _crossed(configuration["patch_size"])
     spacing = " x ".join(f"{step:.3g}" for step in configuration["spacing"])
     architecture = configuration["architecture"]["arch_kwargs"]
     features = architecture.get("follower", {}).get("arch_kwargs", architecture).get("features_per_stage", [])

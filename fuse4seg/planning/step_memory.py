@@ -16,19 +16,15 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
-from fuse4seg.losses.fusion import WITHOUT_LABELS
 from fuse4seg.planning.half_precision import HalfPrecision
 from fuse4seg.planning.live_bytes import LiveBytes, count_bytes
 from fuse4seg.planning.memory_target import GIGABYTE
-from fuse4seg.training.bilevel import BilevelSettings
-from fuse4seg.training.levels import Levels, build_levels
-from fuse4seg.training.pretraining import PretrainingWeights
-from fuse4seg.training.viewing import UNCHANGED
+from fuse4seg.recipes.recipe import Recipe
+from fuse4seg.steps.levels import Levels, build_levels
+from fuse4seg.steps.viewing import UNCHANGED
 
 #: Share of what is counted that is left to what cannot be: cuDNN's workspace, and gaps between the allocator's blocks.
 ALLOWANCE = 0.1
-#: Rates do not change memory.
-ANY_RATE = 1e-3
 
 #: A step on a batch, its labels, and what is drawn for it.
 Move = Callable[[Tensor, list[Tensor], Tensor, Tensor], object]
@@ -75,15 +71,13 @@ class Training:
     Attributes:
         channels: Input channels of the dataset.
         classes: Outputs of the follower; 1 where there is nothing to segment.
-        labelled: Whether there is anything to segment.
-        hypergradient: Estimator of the bi-level step.
+        recipe: What is trained.
         mixed_precision: As on a GPU; else as on a CPU.
     """
 
     channels: int
     classes: int
-    labelled: bool = True
-    hypergradient: str = "gauss_newton"
+    recipe: Recipe
     mixed_precision: bool = True
 
 
@@ -107,14 +101,14 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
         flips = torch.empty(batch_size, len(patch_size), dtype=torch.bool)
         viewing = torch.empty(batch_size, len(UNCHANGED))
     levels = _build(architecture, training)
-    first = levels.pretraining_step(PretrainingWeights(), rate=ANY_RATE)
+    first = levels.pretraining_step()
     stage_1 = _alive(partial(first.move, batch), [first.optimiser, first.discriminator_optimiser], [*_tensors(levels), batch])
     # Stage 2 is counted from its own beginning.
     first.discriminator_optimiser.state.clear()
-    step = (_bilevel_step(levels, training, outputs=len(targets)) if training.labelled
+    step = (_bilevel_step(levels, training, outputs=len(targets)) if training.recipe.segments
             else _fusion_step(levels, training))
     optimisers = [levels.leader.optimiser, levels.discriminator_optimiser]
-    if training.labelled:
+    if training.recipe.segments:
         optimisers.append(levels.follower.optimiser)
     stage_2 = _alive(partial(step, batch, targets, flips, viewing), optimisers,
                      [*_tensors(levels), batch, *targets, flips, viewing])
@@ -129,8 +123,7 @@ def _build(architecture: Mapping[str, Any], training: Training) -> Levels:
                                          allow_init=False, deep_supervision=True)
     # Spectral normalisation finds its first vectors faster on the CPU, and draws random numbers for it.
     with torch.random.fork_rng(devices=[]):
-        return build_levels(network, classes=training.classes, leader_rate=ANY_RATE, follower_rate=ANY_RATE,
-                            weight_decay=ANY_RATE)
+        return build_levels(network, classes=training.classes, recipe=training.recipe)
 
 
 def _output_sizes(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -146,13 +139,12 @@ def _bilevel_step(levels: Levels, training: Training, *, outputs: int) -> Move:
     weights = [0.5**index for index in range(outputs)]
     if outputs > 1:
         weights[-1] = 0.0
-    step = levels.bilevel_step(DeepSupervisionWrapper(loss, weights), BilevelSettings(hypergradient=training.hypergradient),
-                               loss_at_one_resolution=loss, autocast=_precision(training))
+    step = levels.bilevel_step(DeepSupervisionWrapper(loss, weights), loss_at_one_resolution=loss, autocast=_precision(training))
     return lambda batch, targets, flips, viewing: step.move(batch, targets, flips=flips, viewing=viewing)
 
 
 def _fusion_step(levels: Levels, training: Training) -> Move:
-    step = levels.fusion_step(WITHOUT_LABELS, autocast=_precision(training))
+    step = levels.fusion_step(autocast=_precision(training))
     return lambda batch, *_drawn: step.move(batch)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 #: Under this key the rest says which names share a tensor with which.
 SHARED = "shared"
 #: Whose type is checked when a checkpoint is put together.
-REST = ("trainer_name", "configuration", "fold", "inference_allowed_mirroring_axes", "options", "current_epoch")
+REST = ("trainer_name", "configuration", "fold", "inference_allowed_mirroring_axes", "recipe", "current_epoch")
 
 
 def split_checkpoint(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -36,7 +36,7 @@ def split_checkpoint(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[
     axes = state["inference_allowed_mirroring_axes"]
     rest = {"trainer_name": state["trainer_name"], "configuration": state["init_args"]["configuration"],
             "fold": state["init_args"].get("fold"), "inference_allowed_mirroring_axes": None if axes is None else list(axes),
-            "options": state.get("options", {}), "current_epoch": state.get("current_epoch"),
+            "recipe": state["recipe"], "current_epoch": state.get("current_epoch"),
             "order": list(state["network_weights"]), SHARED: shared}
     return tensors, rest
 
@@ -62,14 +62,14 @@ def join_checkpoint(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], *, p
         raise ValueError("names tensors that are not there")
     if len(order) != len(set(order)) or set(order) != {*tensors, *shared} or set(tensors) & set(shared):
         raise ValueError("names other tensors than are there")
-    if not isinstance(rest["options"], dict):
-        raise ValueError("has options that are none")
+    if not isinstance(rest["recipe"], dict):
+        raise ValueError("has a recipe that is none")
     return {
         "network_weights": {name: tensors[shared.get(name, name)] for name in order},
         "init_args": {"plans": plans, "configuration": rest["configuration"], "fold": rest["fold"],
                       "dataset_json": dataset_json},
         "trainer_name": rest["trainer_name"],
         "inference_allowed_mirroring_axes": None if axes is None else tuple(axes),
-        "options": rest["options"],
+        "recipe": rest["recipe"],
         "current_epoch": rest["current_epoch"],
     }

@@ -63,3 +63,8 @@ class Epoch:
     def non_finite(self) -> NonFiniteLossError:
         """What to raise where the last batch made numbers that are none."""
         return NonFiniteLossError(self.stage, self.number, self.cases)
+
+
+def mean_of(reports: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each entry over an epoch's reports, which all have the same entries."""
+    return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}

@@ -11,7 +11,7 @@ from fuse4seg.colour import luma
 from fuse4seg.inference.fuse_image import fuse_whole_image
 from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST, image_losses
 from fuse4seg.progress import progress
-from fuse4seg.training.pretraining import mean_of
+from fuse4seg.training.epoch import mean_of
 
 if TYPE_CHECKING:
     from fuse4seg.networks.fuse_then_segment import FuseThenSegment

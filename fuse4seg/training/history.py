@@ -13,10 +13,10 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger, MetaLogger
 
 from fuse4seg.checkpoint import to_plain
 from fuse4seg.files import written_whole
-from fuse4seg.losses.fusion import FusionLossWeights
+from fuse4seg.recipes.recipe import Losses
 
 #: Kept beside nnU-Net's own entries; NaN where an epoch has none (a fusion loss of weight 0, no ratio, one loss for both levels).
-FUSION_LOSSES = tuple(part.name for part in fields(FusionLossWeights))
+FUSION_LOSSES = tuple(part.name for part in fields(Losses))
 BILEVEL_ENTRIES = ("upper", "lower", "auxiliary", "fusion", *FUSION_LOSSES, "discriminator", "ratio", "leader_lrs")
 
 

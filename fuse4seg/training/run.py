@@ -15,9 +15,10 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of
-from fuse4seg.datasets.raw import channel_names, foreground_classes, read_dataset_json
+from fuse4seg.datasets.raw import read_dataset_json
 from fuse4seg.datasets.splits import SPLITS_FILE, USUAL, read_splits, require_fold
 from fuse4seg.errors import (
+    CheckpointError,
     ConfigurationNotFoundError,
     DeviceUnavailableError,
     FoldError,
@@ -25,6 +26,7 @@ from fuse4seg.errors import (
     NotPreprocessedError,
     OptionError,
     PlansNotFoundError,
+    RecipeError,
     TrainingExistsError,
     first_line,
 )
@@ -32,21 +34,19 @@ from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.machine import usable_cores
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
-from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, read_plans
+from fuse4seg.plans import NETWORK, PLANS_NAME, planned_recipe, read_plans
+from fuse4seg.recipes.reading import changed, difference_of, name_after
+from fuse4seg.recipes.recipe import Recipe
+from fuse4seg.steps.hypergradients import BY_MEMORY
 from fuse4seg.training.fold_lock import require_unlocked
-from fuse4seg.training.hypergradients import BY_MEMORY
-from fuse4seg.training.options import PRETRAIN_EPOCHS, TrainingOptions
+from fuse4seg.training.recipe import require_fit, trained_with
 from fuse4seg.training.saving import SaveEvery
-from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
 from fuse4seg.training.trainer import BEST, FINAL, LATEST, Fuse4SegTrainer
 
 log = logging.getLogger(__name__)
 
-#: Options whose flag has another name.
-FLAGS = {"auxiliary_weight": "--auxiliary_head"}
 #: Most wanted first.
 RESUMABLE = (FINAL, LATEST, previous_of(Path(LATEST)).name, BEST)
-STAGE_1 = (PRETRAINED, PRETRAINING_LATEST, previous_of(Path(PRETRAINING_LATEST)).name)
 
 
 class Found(NamedTuple):
@@ -54,11 +54,6 @@ class Found(NamedTuple):
 
     path: Path
     state: dict[str, Any]
-
-    @property
-    def options(self) -> TrainingOptions:
-        """What it was trained with; raises as :meth:`TrainingOptions.of_checkpoint` does."""
-        return TrainingOptions.of_checkpoint(self.state, self.path)
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,8 @@ class Training:
         plans: Name of the plans file without ending.
         trainer: Name of the trainer class.
         device: "cuda", "cpu", "mps", or None for the best one here.
+        changes: Entries of the plans' recipe that differ here, as :func:`~fuse4seg.recipes.reading.changed` takes them; they are
+            in the name of the training's folder.
     """
 
     dataset: str
@@ -80,15 +77,21 @@ class Training:
     plans: str = PLANS_NAME
     trainer: str = "Fuse4SegTrainer"
     device: str | None = None
+    changes: tuple[str, ...] = ()
+
+    @property
+    def folder_name(self) -> str:
+        """Of the model: Trainer__Plans__configuration."""
+        return f"{name_after(self.trainer, self.changes)}__{self.plans}__{self.configuration}"
 
 
-def train(training: Training, *, chosen: dict[str, Any] | None = None, resume: bool = False,
-          validate_only: bool = False, save_every: SaveEvery | None = None) -> None:
+def train(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
+          save_every: SaveEvery | None = None) -> None:
     """Both stages, then nnU-Net's validation of the fold.
 
     Args:
         training: Which one.
-        chosen: Options the user set, by the names that TrainingOptions.changed takes; None values are defaults.
+        seed: Of weights, sampling and augmentation; None for that of a resumed training, else 0.
         resume: Go on with the latest checkpoint.
         validate_only: Validate the finished training.
         save_every: How often the latest checkpoint is written; the trainer's own if None.
@@ -97,73 +100,91 @@ def train(training: Training, *, chosen: dict[str, Any] | None = None, resume: b
         TrainingStoppedError: A signal asked it to stop; everything is saved.
         Fuse4SegError: Whatever does not fit; nothing has been written then.
     """
-    if (chosen or {}).get("pretrain_epochs"):
-        _require_moving_leader(chosen)
-    trainer = make_trainer(training, chosen=chosen, resume=resume, validate_only=validate_only, save_every=save_every)
+    trainer = make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, save_every=save_every)
     if not validate_only:
         trainer.run_training()
     trainer.perform_actual_validation()
 
 
-def _require_moving_leader(chosen: dict[str, Any] | None) -> None:
-    if (chosen or {}).get("leader_learning_rate") == 0:
-        raise OptionError("--leader_learning_rate", "0 leaves nothing to train in pre-training. Leave it out.")
+def pretrain(training: Training, *, seed: int | None = None, save_every: SaveEvery | None = None) -> Path:
+    """Stage 1 alone, from where it was left; returns the file it leaves, which a training of the same recipe goes on from.
 
-
-def pretrain(training: Training, *, chosen: dict[str, Any] | None = None, save_every: SaveEvery | None = None) -> Path:
-    """Stage 1 alone, from where it was left, else of PRETRAIN_EPOCHS; returns the file it leaves."""
-    # Before make_trainer makes folders.
-    if (chosen or {}).get("pretrain_epochs") == 0:
-        raise OptionError("--pretrain_epochs", "0 leaves nothing to do. Give at least 1.")
-    _require_moving_leader(chosen)
-    trainer = make_trainer(training, chosen=chosen, resume=True, save_every=save_every)
-    if not trainer.options.pretrain_epochs:
-        trainer.options = trainer.options.changed(pretrain_epochs=PRETRAIN_EPOCHS)
+    Raises:
+        RecipeError: The recipe has no stage 1.
+        Fuse4SegError: As in :func:`train`.
+    """
+    _, plans = _load_plans(training)
+    recipe = changed(planned_recipe(plans, training.plans), training.changes, in_training=True)
+    if not recipe.pretraining.epochs:
+        raise RecipeError("pretraining.epochs", "is 0, so there is no stage 1. Give --set pretraining.epochs=80, here and to "
+                                                "f4s_train.", source=recipe.name)
+    trainer = make_trainer(training, seed=seed, resume=True, save_every=save_every)
     trainer.run_pretraining()
     return trainer.pretrained_file
 
 
-def make_trainer(training: Training, *, chosen: dict[str, Any] | None = None, resume: bool = False,
-                 validate_only: bool = False, save_every: SaveEvery | None = None) -> Fuse4SegTrainer:
+def make_trainer(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
+                 save_every: SaveEvery | None = None) -> Fuse4SegTrainer:
     """A trainer ready to run, with its checkpoint loaded where one is wanted."""
     device = choose_device(training.device)
+    if seed is not None and seed < 0:
+        raise OptionError("--seed", f"must be at least 0, got {seed}.")
     name, plans = _load_plans(training)
+    recipe = changed(planned_recipe(plans, data_root(PREPROCESSED) / name / f"{training.plans}.json"), training.changes,
+                     in_training=True)
     _require_fold(training, name, plans)
-    folder = data_root(RESULTS) / name / f"{training.trainer}__{training.plans}__{training.configuration}"
-    fold = folder / f"fold_{training.fold}"
+    fold = data_root(RESULTS) / name / training.folder_name / f"fold_{training.fold}"
     require_unlocked(fold)
     checkpoint = _find_checkpoint(fold, resume=resume, validate_only=validate_only)
-    stage_1 = _find_stage_1(fold) if resume and checkpoint is None else None
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
-    labelled = bool(foreground_classes(dataset_json))
-    defaults = TrainingOptions() if labelled else TrainingOptions.without_labels()
-    options = _choose_options(checkpoint, stage_1, chosen or {}, defaults)
-    options.require_fit(len(channel_names(dataset_json)))
-    if not labelled:
-        options.require_no_task()
+    require_fit(recipe, dataset_json)
     _require_network(training, name, plans, dataset_json)
     trainer_class = _trainer_class(training.trainer)
+    if checkpoint is not None:
+        seed = _require_same(checkpoint, trainer_class, recipe, seed=seed)
     make_writable_folder(fold)
+    if training.changes:
+        # nnU-Net names the folder after the class.
+        trainer_class = type(name_after(training.trainer, training.changes), (trainer_class,), {})
     trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
                             device)
-    # A user's trainer may come with options of its own; what was chosen on the command line goes over them.
-    trainer.options = options if checkpoint or stage_1 else trainer.options.changed(**(chosen or {}))
-    if checkpoint is None and not trainer.options.pretrain_epochs and (chosen or {}).get("pretrain_epochs") is None:
-        trainer.options = _with_stage_1_of(fold, trainer.options)
+    # A user's trainer may come with a recipe of its own; what was chosen on the command line goes over it.
+    trainer.recipe, trainer.seed = changed(trainer.recipe, training.changes, in_training=True), seed or 0
     if save_every is not None:
         trainer.set_save_every(save_every)
-    _warn_of_unplanned_memory(plans, trainer.options)
+    _warn_of_unplanned_memory(plans, trainer.recipe)
     if checkpoint is not None:
         trainer.take_up(checkpoint.state, checkpoint.path)
     _write_splits(training, data_root(PREPROCESSED) / name, plans)
     return trainer
 
 
-def _warn_of_unplanned_memory(plans: dict[str, Any], options: TrainingOptions) -> None:
-    planned, wanted = plans.get(OURS, {}).get("hypergradient"), options.bilevel.hypergradient
-    if planned in BY_MEMORY and BY_MEMORY.index(wanted) > BY_MEMORY.index(planned):
-        log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with "
-                    "--hypergradient %s.", wanted, planned, wanted)
+def _require_same(checkpoint: Found, trainer_class: type[Fuse4SegTrainer], recipe: Recipe, *, seed: int | None) -> int:
+    """The seed that a checkpoint was trained with, once it is sure that it is one of the training that is asked for.
+
+    Raises:
+        OptionError: It was trained with another seed.
+        CheckpointError: It was trained with another recipe, or does not say so.
+    """
+    begun, begun_with = trained_with(checkpoint.state, checkpoint.path)
+    if seed not in (None, begun_with):
+        raise OptionError("--seed", f"{seed} differs from what {checkpoint.path} was trained with. Leave it out, or train anew "
+                                    f"elsewhere.")
+    # Of a user's own trainer the recipe is not known before it is made.
+    if trainer_class is Fuse4SegTrainer and (difference := difference_of(begun, recipe)):
+        raise CheckpointError(checkpoint.path, f"was trained with another {difference} than the plans say. Plan under another "
+                                               f"name, or remove it to train anew.")
+    return begun_with
+
+
+def _warn_of_unplanned_memory(plans: dict[str, Any], recipe: Recipe) -> None:
+    planned = planned_recipe(plans, "plans")
+    if planned.bilevel is None or recipe.bilevel is None:
+        return
+    was, wanted = planned.bilevel.hypergradient, recipe.bilevel.hypergradient
+    if BY_MEMORY.index(wanted) > BY_MEMORY.index(was):
+        log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with --set "
+                    "bilevel.hypergradient=%s.", wanted, was, wanted)
 
 
 def choose_device(wanted: str | None) -> torch.device:
@@ -186,6 +207,9 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     name = dataset_name(training.dataset)
     folder = data_root(PREPROCESSED) / name
     path = folder / f"{training.plans}.json"
+    others = sorted(found.stem for found in folder.glob(f"{PLANS_NAME}*.json"))
+    if others and not path.is_file():
+        raise PlansNotFoundError(path, mend=f"There are other plans, to be named with -p: {', '.join(others)}.")
     plans = read_plans(path)
     try:
         manager = PlansManager(dict(plans))
@@ -258,40 +282,6 @@ def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Foun
     if present and not resume:
         raise TrainingExistsError(folder)
     return Found(*load_first_sound(present)) if present else None
-
-
-def _find_stage_1(folder: Path) -> Found | None:
-    """What an interrupted or finished stage 1 left; None if it has not begun."""
-    present = [folder / name for name in STAGE_1 if (folder / name).is_file()]
-    return Found(*load_first_sound(present)) if present else None
-
-
-def _with_stage_1_of(folder: Path, options: TrainingOptions) -> TrainingOptions:
-    """Options that take up a stage 1 which lies in the folder, if there is any."""
-    found = _find_stage_1(folder)
-    begun = TrainingOptions() if found is None else found.options
-    return options.changed(pretrain_epochs=begun.pretrain_epochs)
-
-
-def _choose_options(checkpoint: Found | None, stage_1: Found | None, chosen: dict[str, Any],
-                    defaults: TrainingOptions) -> TrainingOptions:
-    """Defaults, or what the training began with, with what was chosen.
-
-    Raises:
-        OptionError: What was chosen is not what it has been trained with so far.
-    """
-    begun = checkpoint or stage_1
-    if begun is None:
-        return defaults.changed(**chosen)
-    trained = begun.options
-    wanted = trained.changed(**chosen)
-    if checkpoint is not None and wanted != trained:
-        differing = next(name for name, value in chosen.items() if value is not None
-                         and trained.changed(**{name: value}) != trained)
-        asked = chosen[differing] if isinstance(chosen[differing], (str, int, float)) else " ".join(chosen[differing])
-        problem = f"{asked} differs from what {checkpoint.path} was trained with."
-        raise OptionError(FLAGS.get(differing, f"--{differing}"), f"{problem} Leave it out, or train anew elsewhere.")
-    return wanted
 
 
 def _trainer_class(name: str) -> type[Fuse4SegTrainer]:

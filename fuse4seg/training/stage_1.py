@@ -7,25 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fuse4seg.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint, to_plain
-from fuse4seg.errors import CheckpointError, OptionError
-from fuse4seg.training.data import Batch
-from fuse4seg.training.epoch import Epoch
-from fuse4seg.training.loaders import PRETRAIN_STREAM, batch_makers, batch_stream
-from fuse4seg.training.pretraining import mean_of
-from fuse4seg.training.random_states import random_states, seed_all, set_random_states
+from fuse4seg.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint
+from fuse4seg.errors import CheckpointError
+from fuse4seg.recipes.reading import to_plain
+from fuse4seg.steps.schedule import Schedule
+from fuse4seg.training.data import PRETRAIN_STREAM, Batch, batch_makers, batch_stream
+from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.saving import MidEpoch
-from fuse4seg.training.schedule import polynomial_rate, set_rate
-from fuse4seg.training.state import require_finite_weights
+from fuse4seg.training.state import random_states, require_finite_weights, seed_all, set_random_states
 
 if TYPE_CHECKING:
     from fuse4seg.training.trainer import Fuse4SegTrainer
 
 PRETRAINED = "pretrained.pth"
 PRETRAINING_LATEST = "pretraining_latest.pth"
-#: Options that stage 1 depends on, and how a user names them.
-PRETRAINING_OPTIONS = {"pretrain_epochs": "--pretrain_epochs", "iterations": "--iterations", "seed": "--seed",
-                       "pretraining": "--pretraining_losses", "leader_learning_rate": "--leader_learning_rate"}
 STAGE = 1
 
 
@@ -37,8 +32,11 @@ class Stage1:
     """
 
     def __init__(self, trainer: Fuse4SegTrainer) -> None:
-        self.trainer, self.options = trainer, trainer.options
-        self.step = trainer.levels.pretraining_step(self.options.pretraining, rate=self.options.leader_learning_rate)
+        recipe = trainer.recipe
+        self.trainer, self.epochs, self.iterations = trainer, recipe.pretraining.epochs, recipe.training.iterations
+        self.step = trainer.levels.pretraining_step()
+        self.schedule = Schedule([self.step.optimiser, self.step.discriminator_optimiser], start=recipe.leader.rate,
+                                 epochs=self.epochs, shape=recipe.leader.schedule)
         self.latest = Path(trainer.output_folder) / PRETRAINING_LATEST
         self.epoch = Epoch("pre-training", 0, [])
 
@@ -46,28 +44,27 @@ class Stage1:
         """Go on where it was left, and leave pretrained.pth.
 
         Raises:
-            OptionError: It was begun with other options.
-            CheckpointError: What it left is damaged, or of other plans.
+            CheckpointError: What it left is damaged, of other plans, or of another recipe.
         """
-        trainer, options = self.trainer, self.options
+        trainer = self.trainer
         states = self._take_up()
         mid_epoch = MidEpoch(self.save, minutes=trainer.save_every_minutes, stop=trainer.stop)
         batches = batch_stream(trainer, batch_makers(trainer)[0], stream=PRETRAIN_STREAM,
-                               start=self.epoch.number * options.iterations + len(self.epoch.reports))
+                               start=self.epoch.number * self.iterations + len(self.epoch.reports))
         if states is None:
-            seed_all(options.seed, STAGE)
+            seed_all(trainer.seed, STAGE)
         else:
             set_random_states(states, trainer.device)
         trainer.network.train()
-        while self.epoch.number < options.pretrain_epochs:
-            self._set_rates()
-            self.epoch.run(batches, self._step, iterations=options.iterations, epochs=options.pretrain_epochs, shown="total",
+        while self.epoch.number < self.epochs:
+            self.schedule.step(self.epoch.number)
+            self.epoch.run(batches, self._step, iterations=self.iterations, epochs=self.epochs, shown="total",
                            mid_epoch=mid_epoch)
             require_finite_weights(trainer.levels, self.epoch)
             report = ", ".join(f"{name} {value:.4f}" for name, value in mean_of(self.epoch.reports).items())
             trainer.say(f"pre-training epoch {self.epoch.number}: {report}")
             self.epoch.advance()
-            if self.epoch.number % trainer.save_every == 0 and self.epoch.number < options.pretrain_epochs:
+            if self.epoch.number % trainer.save_every == 0 and self.epoch.number < self.epochs:
                 self.save()
                 mid_epoch.is_saved()
         self.save(self.latest.with_name(PRETRAINED))
@@ -88,17 +85,12 @@ class Stage1:
             "optimiser": self.step.optimiser.state_dict(),
             "discriminator_optimiser": levels.discriminator_optimiser.state_dict(),
             "epochs_done": self.epoch.number, "reports": self.epoch.reports, "random_states": random_states(trainer.device),
-            "options": self.options.to_plain(), "init_args": trainer.my_init_kwargs,
+            "recipe": to_plain(trainer.recipe), "seed": trainer.seed, "init_args": trainer.my_init_kwargs,
         }, path, keep_previous=path == self.latest)
         return path
 
     def _step(self, batch: Batch) -> dict[str, float]:
         return self.step(batch["data"].to(self.trainer.device, non_blocking=True))
-
-    def _set_rates(self) -> None:
-        rate = polynomial_rate(self.options.leader_learning_rate, self.epoch.number, epochs=self.options.pretrain_epochs)
-        for moved in (self.step.optimiser, self.step.discriminator_optimiser):
-            set_rate(moved, rate)
 
     def _take_up(self) -> dict[str, Any] | None:
         """Take up what an interrupted stage 1 left; returns its random states, None where there is nothing."""
@@ -106,10 +98,8 @@ class Stage1:
         if not left:
             return None
         path, state = load_first_sound(left)
-        flag = differing_option(state, self.options.to_plain())
-        if flag is not None:
-            raise OptionError(flag, f"differs from what {path} was trained with. Go on with --c, or remove that file to "
-                                    f"pre-train anew.")
+        if differing := difference_in_stage_1(state, self.trainer):
+            raise CheckpointError(path, f"was trained with another {differing}. Remove it to pre-train anew.")
         require_same_plans(state, path, self.trainer.plans_manager.plans)
         take_up_leader(self.trainer, path, state, self.step.optimiser)
         self.epoch = Epoch(self.epoch.stage, state["epochs_done"], state["reports"])
@@ -117,10 +107,13 @@ class Stage1:
         return state["random_states"]
 
 
-def differing_option(state: dict[str, Any], options: dict[str, Any]) -> str | None:
-    """The first option in which what stage 1 left differs from ``options`` (in plain data), as a user names it."""
-    begun, wanted = state.get("options", {}), to_plain(options)
-    return next((flag for name, flag in PRETRAINING_OPTIONS.items() if begun.get(name) != wanted[name]), None)
+def difference_in_stage_1(state: dict[str, Any], trainer: Fuse4SegTrainer) -> str | None:
+    """The first entry of the recipe in which what stage 1 left differs from what a trainer is to do; None where none does."""
+    begun, wanted = state.get("recipe", {}), to_plain(trainer.recipe)
+    of_stage_1 = {"pretraining": None, "leader": None, "training": ("iterations",)}
+    differing = [f"{section}.{entry}" for section, entries in of_stage_1.items() for entry in entries or wanted[section]
+                 if begun.get(section, {}).get(entry) != wanted[section][entry]]
+    return next(iter(["seed"] * (state.get("seed") != trainer.seed) + differing), None)
 
 
 def take_up_leader(trainer: Fuse4SegTrainer, path: Path, state: dict[str, Any],

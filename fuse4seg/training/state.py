@@ -1,14 +1,16 @@
-"""Everything that stage 2 goes on from, as its checkpoints hold it."""
+"""Everything that a training goes on from, as its checkpoints hold it: weights, optimisers, and random numbers."""
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from fuse4seg.recipes.reading import to_plain
+from fuse4seg.steps.levels import Levels
 from fuse4seg.training.epoch import Epoch
-from fuse4seg.training.levels import Levels
-from fuse4seg.training.random_states import random_states
 
 if TYPE_CHECKING:
     from fuse4seg.training.trainer import Fuse4SegTrainer
@@ -37,9 +39,10 @@ def training_state(trainer: Fuse4SegTrainer, *, epochs_done: int, reports: list[
         "reports": reports,
         "random_states": random_states(trainer.device),
         "init_args": trainer.my_init_kwargs,
-        "trainer_name": type(trainer).__name__,
+        "trainer_name": trainer.base_name,
         "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
-        "options": trainer.options.to_plain(),
+        "recipe": to_plain(trainer.recipe),
+        "seed": trainer.seed,
     }
 
 
@@ -72,3 +75,28 @@ def require_finite_weights(levels: Levels, epoch: Epoch) -> None:
     weights = [weight for module in levels.modules() for weight in module.parameters()]
     if not all(bool(torch.isfinite(weight).all()) for weight in weights):
         raise epoch.non_finite()
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """States of Python's, NumPy's and PyTorch's generators; of PyTorch the CPU's, and that of ``device`` if it is CUDA."""
+    name, words, *rest = np.random.get_state()
+    states = {"python": random.getstate(), "numpy": (name, words.tolist(), *rest), "torch": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Undo :func:`random_states`; a state of CUDA is left out where training goes on elsewhere."""
+    random.setstate(states["python"])
+    name, words, *rest = states["numpy"]
+    np.random.set_state((name, np.array(words, dtype=np.uint32), *rest))
+    torch.set_rng_state(states["torch"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
+def seed_all(*entropy: int) -> None:
+    """Seed them all, on every device, from whole numbers from 0 on."""
+    words = np.random.SeedSequence(entropy).generate_state(2, dtype=np.uint32)
+    random.seed(int(words[0]))
+    np.random.seed(words)
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))

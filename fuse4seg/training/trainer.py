@@ -16,33 +16,37 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
-from fuse4seg.datasets.raw import foreground_classes
 from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, TrainingStoppedError
 from fuse4seg.files import remove_stale, write_json, written_whole
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
-from fuse4seg.training.bilevel import BilevelStep
-from fuse4seg.training.data import Batch, BatchStream, without_timing
-from fuse4seg.training.epoch import Epoch
+from fuse4seg.plans import planned_recipe
+from fuse4seg.steps.bilevel import BilevelStep
+from fuse4seg.steps.fusion import FusionStep
+from fuse4seg.steps.levels import Levels, build_levels
+from fuse4seg.steps.schedule import Schedule
+from fuse4seg.training.data import (
+    TRAIN_STREAM,
+    VALIDATION_STREAM,
+    Batch,
+    BatchStream,
+    batch_makers,
+    batch_stream,
+    require_memory_for_batches,
+    without_timing,
+)
+from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.fold_lock import locked
-from fuse4seg.training.fusion_step import FusionStep
 from fuse4seg.training.fusion_validation import fusion_losses_of_fold
 from fuse4seg.training.history import History, log_epoch
-from fuse4seg.training.levels import Levels, build_levels
-from fuse4seg.training.loaders import TRAIN_STREAM, VALIDATION_STREAM, batch_makers, batch_stream, require_memory_for_batches
-from fuse4seg.training.options import TrainingOptions
-from fuse4seg.training.pretraining import mean_of
-from fuse4seg.training.random_states import seed_all, set_random_states
-from fuse4seg.training.saving import MidEpoch, SaveEvery
-from fuse4seg.training.schedule import polynomial_rate, set_rate
-from fuse4seg.training.stage_1 import PRETRAINED, Stage1, differing_option, take_up_leader
-from fuse4seg.training.state import require_finite_weights, take_up_training, training_state
-from fuse4seg.training.stopping import StopRequest, stop_requests
+from fuse4seg.training.recipe import require_fit, trained_with, validation_iterations
+from fuse4seg.training.saving import MidEpoch, SaveEvery, StopRequest, stop_requests
+from fuse4seg.training.stage_1 import PRETRAINED, Stage1, difference_in_stage_1, take_up_leader
+from fuse4seg.training.state import require_finite_weights, seed_all, set_random_states, take_up_training, training_state
 from fuse4seg.training.validation import validate_fold
 
 log = logging.getLogger(__name__)
@@ -50,13 +54,15 @@ log = logging.getLogger(__name__)
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
 FINGERPRINT = "dataset_fingerprint.json"
 STAGE = 2
+#: Sets what was changed apart from the trainer's name in the name of its folder.
+CHANGED = "-"
 
 
 class Fuse4SegTrainer(nnUNetTrainer):
     """nnU-Net's trainer around :class:`FuseThenSegment`.
 
     Both stages run from ``run_training``; stock ``nnUNetv2_train -tr Fuse4SegTrainer`` works with nnUNet_extTrainer set.
-    ``options`` may be replaced before ``initialize``.
+    ``recipe``, which the plans give, and ``seed`` may be replaced before ``initialize``.
 
     Args:
         plans, configuration, fold, dataset_json, device: As nnU-Net gives them.
@@ -67,7 +73,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
         with logged_prints():
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.logger.local_logger = History()
-        self.options = TrainingOptions() if self.segments else TrainingOptions.without_labels()
+        self.recipe = planned_recipe(self.plans_manager.plans, self.plans_manager.plans_name)
+        self.seed = 0
         self.set_save_every(SaveEvery())
         self.epoch = Epoch("training", 0, [])
         self.stop: StopRequest | None = None
@@ -81,9 +88,14 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.save_every, self.save_every_minutes = often.epochs, often.minutes
 
     @property
+    def base_name(self) -> str:
+        """Name of the class that nnU-Net finds; that of a training with changed entries says what was changed."""
+        return type(self).__name__.partition(CHANGED)[0]
+
+    @property
     def segments(self) -> bool:
-        """Whether there is anything to segment. Without labels the fusion losses alone are trained."""
-        return bool(foreground_classes(self.dataset_json))
+        """Whether the recipe segments what is fused. Else the fusion losses alone are trained."""
+        return self.recipe.segments
 
     # ---------------------------------------------------------------- set-up
 
@@ -91,33 +103,31 @@ class Fuse4SegTrainer(nnUNetTrainer):
         """Build both levels, their optimisers and the discriminators, seeded."""
         if self.is_ddp:
             raise OptionError("nnUNetv2_train -num_gpus", "training on several GPUs is not supported yet. Use one.")
-        self.num_epochs = self.options.epochs
-        self.num_iterations_per_epoch = self.options.iterations
-        self.num_val_iterations_per_epoch = self.options.validation_iterations
+        training = self.recipe.training
+        self.num_epochs, self.num_iterations_per_epoch = training.epochs, training.iterations
+        self.num_val_iterations_per_epoch = validation_iterations(training.iterations)
         if pydoc.locate(self.configuration_manager.network_arch_class_name) is not FuseThenSegment:
             raise ForeignPlansError(self.plans_manager.plans_name)
-        if not self.segments:
-            self.options.require_no_task()
+        require_fit(self.recipe, self.dataset_json)
         # nnU-Net weighs the coarsest output 0; with two stages it is the only one.
         self.enable_deep_supervision = len(self.configuration_manager.pool_op_kernel_sizes) > 2
-        torch.manual_seed(self.options.seed)
+        torch.manual_seed(self.seed)
         super().initialize()
-        self.options.require_fit(self.network.modalities)
         precision = {"scaler": self.grad_scaler, "autocast": self._autocast()}
         if self.segments:
             one_resolution = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
-            self.bilevel_step = self.levels.bilevel_step(self.loss, self.options.bilevel, loss_at_one_resolution=one_resolution,
-                                                         **precision)
+            self.bilevel_step = self.levels.bilevel_step(self.loss, loss_at_one_resolution=one_resolution, **precision)
         else:
-            self.fusion_step = self.levels.fusion_step(self.options.bilevel.losses, **precision)
+            self.fusion_step = self.levels.fusion_step(**precision)
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
-        """nnU-Net's optimiser for the follower, Adam for the leader."""
-        self.levels = build_levels(self.network, classes=self.label_manager.num_segmentation_heads,
-                                   leader_rate=self.options.leader_learning_rate, follower_rate=self.initial_lr,
-                                   weight_decay=self.weight_decay)
-        follower = self.levels.follower.optimiser
-        return follower, PolyLRScheduler(follower, follower.param_groups[0]["lr"], self.num_epochs)
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Schedule]:
+        """SGD for the follower, as nnU-Net's, and Adam for the leader."""
+        recipe, classes = self.recipe, self.label_manager.num_segmentation_heads
+        self.levels = levels = build_levels(self.network, classes=classes, recipe=recipe)
+        self.leader_schedule = Schedule([levels.leader.optimiser, levels.discriminator_optimiser], start=recipe.leader.rate,
+                                        epochs=self.num_epochs, shape=recipe.leader.schedule)
+        follower = levels.follower.optimiser
+        return follower, Schedule([follower], start=recipe.follower.rate, epochs=self.num_epochs, shape=recipe.follower.schedule)
 
     def _autocast(self) -> Callable[[], Any]:
         return partial(torch.autocast, "cuda") if self.device.type == "cuda" else contextlib.nullcontext
@@ -170,10 +180,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
         with self._undisturbed():
             if self.pretrained_file.is_file():
                 self.say(f"pre-training is already there: {self.pretrained_file}")
-                if differing_option(load_checkpoint(self.pretrained_file), self.options.to_plain()):
-                    log.warning("%s was made with other options than asked for. Delete it to pre-train anew.",
-                                self.pretrained_file)
-            elif self.options.pretrain_epochs:
+                if differing := difference_in_stage_1(load_checkpoint(self.pretrained_file), self):
+                    log.warning("%s was made with another %s. Delete it to pre-train anew.", self.pretrained_file, differing)
+            elif self.recipe.pretraining.epochs:
                 Stage1(self).run()
 
     @contextlib.contextmanager
@@ -204,7 +213,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         with self._undisturbed():
             if self.current_epoch == 0 and not self.epoch.reports:
                 self.run_pretraining()
-                if self.pretrained_file.is_file() and self.options.pretrain_epochs:
+                if self.pretrained_file.is_file() and self.recipe.pretraining.epochs:
                     take_up_leader(self, self.pretrained_file, load_checkpoint(self.pretrained_file))
             self._run_stage_2()
             if self.stop.signal is not None:
@@ -213,7 +222,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def _run_stage_2(self) -> None:
         self.on_train_start()
         if self._random_states is None:
-            seed_all(self.options.seed, STAGE)
+            seed_all(self.seed, STAGE)
         else:
             set_random_states(self._random_states, self.device)
         self._mid_epoch = MidEpoch(self.save_mid_epoch, minutes=self.save_every_minutes, stop=self.stop)
@@ -257,9 +266,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """nnU-Net's, and the rates of leader and discriminators."""
         super().on_train_epoch_start()
-        rate = polynomial_rate(self.options.leader_learning_rate, self.current_epoch, epochs=self.num_epochs)
-        for optimiser in (self.levels.leader.optimiser, self.levels.discriminator_optimiser):
-            set_rate(optimiser, rate)
+        self.leader_schedule.step(self.current_epoch)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One bi-level step; ``loss`` is the mean of the segmentation losses there are, without labels the fusion loss."""
@@ -389,7 +396,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
             raise CheckpointError(path, "is no checkpoint of Fuse4Seg. Give one that f4s_train wrote.")
         require_same_plans(state, path, self.plans_manager.plans)
         if not self.was_initialized:
-            self.options = TrainingOptions.of_checkpoint(state, path)
+            self.recipe, self.seed = trained_with(state, path)
             self.initialize()
         try:
             take_up_training(self, state)

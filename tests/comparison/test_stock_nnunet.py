@@ -10,7 +10,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from fuse4seg.comparison.stock_nnunet import make_stock_trainer, stock_plans
-from fuse4seg.training.loaders import batch_makers
+from fuse4seg.training.data import batch_makers
 from fuse4seg.training.run import Training, make_trainer
 from fuse4seg.training.trainer import Fuse4SegTrainer
 

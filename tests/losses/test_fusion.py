@@ -9,21 +9,26 @@ import pytest
 import torch
 
 from fuse4seg.colour import luma
+from fuse4seg.errors import RecipeError
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.balance import balance_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.edges import edge_loss
-from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights, fusion_loss, image_losses
+from fuse4seg.losses.fusion import fusion_loss, image_losses
 from fuse4seg.losses.intensity import intensity_loss
 from fuse4seg.losses.scd import scd_loss
 from fuse4seg.losses.ssim import ssim_loss
 from fuse4seg.losses.texture import texture_loss
 from fuse4seg.losses.vif import vif_loss
+from fuse4seg.recipes.reading import read_recipe
+from fuse4seg.recipes.recipe import Losses
 
 #: A weight of its own for each part.
-ALL = FusionLossWeights(2, 3, 0.5, 0.25, 4, 0.75, 0.625, 0.125, 0.375, 5)
-PARTS = [field.name for field in fields(FusionLossWeights)]
+PAPER = Losses.only(intensity=1, texture=5, decomposition=0.1, adversarial=0.01)
+USUAL = read_recipe("fuse4seg").losses
+ALL = Losses(2, 3, 0.5, 0.25, 4, 0.75, 0.625, 0.125, 0.375, 5)
+PARTS = [field.name for field in fields(Losses)]
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ class TestFusionLoss:
         torch.testing.assert_close(total, sum(getattr(ALL, name) * part for name, part in expected.items()))
 
     def test_parts_carry_no_gradient_and_the_total_does(self, fusion: dict[str, torch.Tensor]) -> None:
-        total, parts = fusion_loss(**fusion, weights=FusionLossWeights())
+        total, parts = fusion_loss(**fusion, weights=USUAL)
         assert not any(part.requires_grad for part in parts.values())
         total.backward()
         assert fusion["image"].grad.abs().amax(dim=(0, 2, 3)).min() > 0
@@ -90,7 +95,7 @@ class TestFusionLoss:
 
     @pytest.mark.parametrize("left_out", PARTS)
     def test_leaves_out_a_part_of_weight_zero(self, fusion: dict[str, torch.Tensor], left_out: str) -> None:
-        weights = FusionLossWeights(**{**asdict(ALL), left_out: 0})
+        weights = Losses(**{**asdict(ALL), left_out: 0})
         _, parts = fusion_loss(**fusion, weights=weights)
         assert set(parts) == set(PARTS) - {left_out}
 
@@ -116,20 +121,20 @@ class TestFusionLoss:
             torch.testing.assert_close(found[1][name], expected[1][name], atol=1e-6, rtol=1e-5)
 
     def test_is_zero_when_all_weights_are(self, fusion: dict[str, torch.Tensor]) -> None:
-        total, parts = fusion_loss(**fusion, weights=FusionLossWeights(**dict.fromkeys(PARTS, 0.0)))
+        total, parts = fusion_loss(**fusion, weights=Losses.only())
         assert (total.item(), parts) == (0, {})
 
     def test_works_on_volumes_of_one_modality(self) -> None:
         fused = torch.rand(1, 1, 4, 5, 6, generator=torch.Generator().manual_seed(0))
         features = torch.randn(1, 1, 2, 2, 2, 3)
         total, _ = fusion_loss(fused, fused.clone(), low=features, high=features, logits=None,
-                               weights=FusionLossWeights(), tissue=torch.ones_like(fused))
+                               weights=USUAL, tissue=torch.ones_like(fused))
         assert total == 0
 
     def test_works_on_volumes_in_colour(self) -> None:
         image, sources = torch.rand(1, 3, 8, 9, 10), torch.rand(1, 2, 8, 9, 10)
         features = torch.randn(1, 2, 2, 4, 4, 5)
-        total, parts = fusion_loss(image, sources, low=features, high=features, logits=None, weights=FusionLossWeights(),
+        total, parts = fusion_loss(image, sources, low=features, high=features, logits=None, weights=USUAL,
                                    tissue=torch.ones(1, 1, 8, 9, 10))
         assert set(parts) == {"edges", "balance", "scd", "chroma"}
         assert total.isfinite()
@@ -142,19 +147,19 @@ class TestImageLosses:
             "edges": edge_loss(*images), "ssim": ssim_loss(*images)}
 
 
-class TestFusionLossWeights:
+class TestLossesOfRecipes:
     @pytest.mark.parametrize(("weights", "parts"), [
-        (FusionLossWeights(), {"edges", "balance", "scd", "chroma"}),
+        (USUAL, {"edges", "balance", "scd", "chroma"}),
         (PAPER, {"intensity", "texture", "decomposition", "adversarial"})])
-    def test_ask_for_these_parts(self, weights: FusionLossWeights, parts: set[str]) -> None:
+    def test_ask_for_these_parts(self, weights: Losses, parts: set[str]) -> None:
         assert {name for name, weight in asdict(weights).items() if weight} == parts
 
     def test_without_labels_ask_for_what_can_be_seen_in_the_image(self, fusion: dict[str, torch.Tensor]) -> None:
-        _, parts = fusion_loss(**fusion, weights=WITHOUT_LABELS)
+        _, parts = fusion_loss(**fusion, weights=read_recipe("fusion_alone").losses)
         assert set(parts) == {"decomposition", "edges", "ssim", "vif", "scd", "chroma"}
 
     @pytest.mark.parametrize("part", PARTS)
     @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
     def test_refuses_a_weight_that_is_no_weight(self, part: str, weight: float) -> None:
-        with pytest.raises(ValueError, match=part):
-            FusionLossWeights(**{part: weight})
+        with pytest.raises(RecipeError, match=f"losses.{part}: must be at least 0"):
+            Losses.only(**{part: weight})

@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.planning.live_bytes import FlashAttention, LiveBytes, count_bytes
-from fuse4seg.training.bilevel import BilevelSettings, BilevelStep, Level
-from fuse4seg.training.hypergradients import ESTIMATORS
+from fuse4seg.recipes.reading import changed, read_recipe
+from fuse4seg.steps.bilevel import BilevelStep, Level
+from fuse4seg.steps.hypergradients import ESTIMATORS
 
 MakeModel = Callable[..., FuseThenSegment]
 KILOBYTE, DOUBLE = 1024, 8
@@ -23,9 +24,10 @@ def whole_step(model: FuseThenSegment, hypergradient: str) -> tuple[Callable[[],
     """A bi-level step of a batch of 4 x 2 x 48 x 64 without its report, and the tensors that are there before."""
     device = next(model.parameters()).device
     leader, follower = list(model.fusion.parameters()), list(model.segmentation.parameters())
+    recipe = changed(read_recipe("fuse4seg"), [f"bilevel.hypergradient={hypergradient}"])
     step = BilevelStep(model, cross_entropy, leader=Level(leader, torch.optim.Adam(leader, 1e-3)),
                        follower=Level(follower, torch.optim.SGD(follower, 1e-2, momentum=0.99)),
-                       settings=BilevelSettings(hypergradient=hypergradient))
+                       settings=recipe.bilevel, losses=recipe.losses)
     batch, targets = torch.ones(4, 2, 48, 64, device=device), torch.zeros(4, 48, 64, dtype=torch.long, device=device)
 
     def compute() -> None:

@@ -16,14 +16,16 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from fuse4seg.planning.live_bytes import LiveBytes
 from fuse4seg.planning.step_memory import ALLOWANCE, StepMemory, Training, count_memory
 from fuse4seg.plans import NETWORK
-from fuse4seg.training.bilevel import BilevelSettings
-from fuse4seg.training.hypergradients import ESTIMATORS
-from fuse4seg.training.levels import Levels, build_levels
-from fuse4seg.training.viewing import draw_viewing
+from fuse4seg.recipes.reading import changed, read_recipe
+from fuse4seg.recipes.recipe import Recipe
+from fuse4seg.steps.hypergradients import ESTIMATORS
+from fuse4seg.steps.levels import Levels, build_levels
+from fuse4seg.steps.viewing import draw_viewing
 
 PATCH, BATCH, CLASSES = (32, 48), 4, 3
 #: As on a CPU.
-FULL = Training(2, CLASSES, mixed_precision=False)
+USUAL = read_recipe("fuse4seg")
+FULL = Training(2, CLASSES, USUAL, mixed_precision=False)
 
 
 def architecture(follower: dict[str, Any], **arguments: Any) -> dict[str, Any]:
@@ -38,10 +40,10 @@ def planned(tiny_follower: dict[str, Any]) -> dict[str, Any]:
     return architecture(tiny_follower)
 
 
-def levels_on_cpu(planned: dict[str, Any], classes: int = CLASSES) -> Levels:
+def levels_on_cpu(planned: dict[str, Any], classes: int = CLASSES, recipe: Recipe = USUAL) -> Levels:
     network = get_network_from_plans(planned["network_class_name"], planned["arch_kwargs"], planned["_kw_requires_import"],
                                      2, classes, allow_init=True, deep_supervision=True)
-    return build_levels(network, classes=classes, leader_rate=1e-3, follower_rate=1e-3, weight_decay=1e-3)
+    return build_levels(network, classes=classes, recipe=recipe)
 
 
 def sizes(values: Any) -> int:
@@ -64,11 +66,11 @@ class TestCountMemory:
 
     @pytest.mark.parametrize("hypergradient", ESTIMATORS)
     def test_is_to_the_byte_that_of_the_second_step_on_the_cpu(self, planned: dict[str, Any], hypergradient: str) -> None:
-        levels = levels_on_cpu(planned)
+        recipe = changed(USUAL, [f"bilevel.hypergradient={hypergradient}"])
+        levels = levels_on_cpu(planned, recipe=recipe)
         loss = DC_and_CE_loss({"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
                               dice_class=MemoryEfficientSoftDiceLoss)
-        step = levels.bilevel_step(DeepSupervisionWrapper(loss, [1.0, 0.0]), BilevelSettings(hypergradient=hypergradient),
-                                   loss_at_one_resolution=loss)
+        step = levels.bilevel_step(DeepSupervisionWrapper(loss, [1.0, 0.0]), loss_at_one_resolution=loss)
         batch = torch.randn(BATCH, 2, *PATCH)
         targets = [torch.randint(CLASSES, (BATCH, 1, *size), dtype=torch.int16) for size in ((32, 48), (16, 24))]
         known = [value for module in levels.modules() for value in (*module.parameters(), *module.buffers())]
@@ -81,7 +83,7 @@ class TestCountMemory:
             levels.discriminator_optimiser.zero_grad(set_to_none=True)
             step.move(batch, targets, flips=flips, viewing=viewing)
             step.move(batch, targets, flips=flips, viewing=viewing)
-        counted = count_memory(planned, PATCH, BATCH, Training(2, CLASSES, hypergradient=hypergradient, mixed_precision=False))
+        counted = count_memory(planned, PATCH, BATCH, Training(2, CLASSES, recipe, mixed_precision=False))
         assert (counted.optimisers, counted.optimisers + counted.stage_2) == (real.live, real.peak)
 
     def test_grows_with_the_batch_in_a_straight_line(self, planned: dict[str, Any]) -> None:
@@ -92,18 +94,20 @@ class TestCountMemory:
         assert (two.parameters, two.optimisers) == (eight.parameters, eight.optimisers)
 
     def test_of_mixed_precision_is_less_in_stage_2_alone(self, planned: dict[str, Any]) -> None:
-        full, mixed = (count_memory(planned, (64, 96), 8, Training(2, CLASSES, mixed_precision=half)) for half in (False, True))
+        full, mixed = (count_memory(planned, (64, 96), 8, Training(2, CLASSES, USUAL, mixed_precision=half))
+                       for half in (False, True))
         assert 0.4 * full.stage_2 < mixed.stage_2 < 0.8 * full.stage_2
         assert mixed.stage_1 == full.stage_1
 
     def test_covers_every_estimator(self, planned: dict[str, Any]) -> None:
-        counted = {name: count_memory(planned, PATCH, BATCH, Training(2, CLASSES, hypergradient=name)).stage_2
-                   for name in ESTIMATORS}
+        counted = {name: count_memory(planned, PATCH, BATCH, Training(2, CLASSES, changed(USUAL, [
+            f"bilevel.hypergradient={name}"]))).stage_2 for name in ESTIMATORS}
         # No activation of the leader waits for the task's gradient, but all of the follower's do.
         assert counted["gauss_newton"] < counted["none"] <= counted["joint"]
 
     def test_leaves_the_follower_s_optimiser_out_where_there_is_nothing_to_segment(self, planned: dict[str, Any]) -> None:
-        labelled, unlabelled = (count_memory(planned, PATCH, BATCH, Training(2, 1, labelled=there)) for there in (True, False))
+        labelled, unlabelled = (count_memory(planned, PATCH, BATCH, Training(2, 1, recipe))
+                                for recipe in (USUAL, read_recipe("fusion_alone")))
         assert labelled.optimisers - unlabelled.optimisers == sizes(levels_on_cpu(planned, classes=1).follower.parameters)
 
     def test_of_an_image_in_colour_is_more_than_of_grey(self, tiny_follower: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.utils.data._utils import signal_handling
 
 from fuse4seg.errors import WorkerDiedError
+from fuse4seg.steps.viewing import CHANGES, UNCHANGED
 from fuse4seg.training.data import (
     BatchStream,
     SeededBatches,
@@ -34,7 +35,6 @@ from fuse4seg.training.data import (
     without_intensity_changes,
     without_timing,
 )
-from fuse4seg.training.viewing import CHANGES, UNCHANGED
 
 MakeStream = Callable[..., BatchStream]
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from fuse4seg.errors import NonFiniteLossError
-from fuse4seg.training.epoch import Epoch
-from fuse4seg.training.saving import MidEpoch
-from fuse4seg.training.stopping import StopRequest
+from fuse4seg.training.epoch import Epoch, mean_of
+from fuse4seg.training.saving import MidEpoch, StopRequest
 
 
 def batches(start: int = 0) -> Iterator[dict[str, Any]]:
@@ -59,3 +58,8 @@ class TestEpoch:
         epoch = Epoch("training", 3, [])
         run(epoch, mid_epoch, {}, ratio=math.nan)
         assert len(epoch.reports) == 4
+
+
+class TestMeanOf:
+    def test_averages_every_entry(self) -> None:
+        assert mean_of([{"a": 1.0, "b": 4.0}, {"a": 3.0, "b": 0.0}]) == {"a": 2.0, "b": 2.0}

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from fuse4seg.errors import NotEnoughMemoryError
+from fuse4seg.steps.viewing import UNCHANGED
 from fuse4seg.training import loaders
-from fuse4seg.training.data import PREFETCHED
-from fuse4seg.training.loaders import (
+from fuse4seg.training.data import (
+    PREFETCHED,
     PRETRAIN_STREAM,
     TRAIN_STREAM,
     VALIDATION_STREAM,
@@ -21,7 +22,6 @@ from fuse4seg.training.loaders import (
 )
 from fuse4seg.training.run import Training, make_trainer
 from fuse4seg.training.trainer import Fuse4SegTrainer
-from fuse4seg.training.viewing import UNCHANGED
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 from fuse4seg.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.errors import OptionError
 from fuse4seg.losses.fusion import PAPER, WITHOUT_LABELS, FusionLossWeights
-from fuse4seg.training.bilevel import BilevelSettings
+from fuse4seg.steps.bilevel import BilevelSettings
+from fuse4seg.steps.pretraining import PretrainingWeights
+from fuse4seg.steps.viewing import CHANGES
 from fuse4seg.training.options import TrainingOptions
-from fuse4seg.training.pretraining import PretrainingWeights
-from fuse4seg.training.viewing import CHANGES
 
 CHOSEN = TrainingOptions(epochs=7, pretrain_epochs=0, iterations=3, seed=11, leader_learning_rate=5e-4,
                          modality_dropout=0.2,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fuse4seg.checkpoint import to_plain
-from fuse4seg.training.random_states import random_states, seed_all, set_random_states
+from fuse4seg.training.state import random_states, seed_all, set_random_states
 
 CPU = torch.device("cpu")
 

@@ -28,9 +28,9 @@ from fuse4seg.errors import (
 )
 from fuse4seg.machine import usable_cores
 from fuse4seg.paths import TRAINER_FOLDER
-from fuse4seg.training.bilevel import BilevelSettings
+from fuse4seg.steps.bilevel import BilevelSettings
+from fuse4seg.steps.viewing import CHANGES
 from fuse4seg.training.run import Training, choose_device, make_trainer, pretrain, train
-from fuse4seg.training.viewing import CHANGES
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 DATASET = "Dataset990_Phantom"

@@ -12,8 +12,7 @@ import pytest
 
 from fuse4seg.errors import OptionError, TrainingStoppedError, WorkerDiedError
 from fuse4seg.training import saving
-from fuse4seg.training.saving import MidEpoch, SaveEvery
-from fuse4seg.training.stopping import StopRequest
+from fuse4seg.training.saving import MidEpoch, SaveEvery, StopRequest
 
 
 class TestSaveEvery:

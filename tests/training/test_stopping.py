@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fuse4seg.training.stopping import stop_requests
+from fuse4seg.training.saving import stop_requests
 
 
 class Handled(Exception):  # noqa: N818 (it is no error)

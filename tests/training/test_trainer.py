@@ -20,9 +20,8 @@ from matplotlib import pyplot as plt
 from fuse4seg.checkpoint import save_checkpoint
 from fuse4seg.cli.train import main
 from fuse4seg.errors import NonFiniteLossError
-from fuse4seg.training.data import SeededBatches
-from fuse4seg.training.loaders import TRAIN_STREAM, batch_makers
-from fuse4seg.training.pretraining import PretrainingStep
+from fuse4seg.steps.pretraining import PretrainingStep
+from fuse4seg.training.data import TRAIN_STREAM, SeededBatches, batch_makers
 from fuse4seg.training.run import Training, make_trainer, pretrain, train
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST

@@ -8,18 +8,16 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fuse4seg.losses.fusion import PAPER, FusionLossWeights
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.training.bilevel import BilevelSettings
-from fuse4seg.training.levels import Levels, build_levels
-from fuse4seg.training.pretraining import PretrainingWeights
+from fuse4seg.recipes.reading import changed, read_recipe
+from fuse4seg.steps.levels import Levels, build_levels
 
 MakeModel = Callable[..., FuseThenSegment]
 
 
 @pytest.fixture
 def levels(tiny_model: MakeModel) -> Levels:
-    return build_levels(tiny_model(), classes=4, leader_rate=2e-3, follower_rate=1e-2, weight_decay=3e-5)
+    return build_levels(tiny_model(), classes=4, recipe=changed(read_recipe("fuse4seg"), ["losses.adversarial=0.01"]))
 
 
 def moved_by(levels: Levels, step: Callable[[], object]) -> set[str]:
@@ -44,7 +42,7 @@ class TestBuildLevels:
         assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-2, 0.99, True, 3e-5)
 
     def test_has_one_discriminator_per_modality_on_the_networks_device(self, tiny_model: MakeModel) -> None:
-        levels = build_levels(tiny_model().to("meta"), classes=4, leader_rate=1, follower_rate=1, weight_decay=0)
+        levels = build_levels(tiny_model().to("meta"), classes=4, recipe=read_recipe("fuse4seg"))
         assert len(levels.discriminators) == 2
         assert all(value.is_meta for module in levels.modules() for value in module.parameters())
 
@@ -56,9 +54,9 @@ class TestSteps:
         def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return cross_entropy(logits, labels[:, 0].long())
 
-        bilevel = levels.bilevel_step(loss, BilevelSettings(losses=PAPER), loss_at_one_resolution=loss)
+        bilevel = levels.bilevel_step(loss, loss_at_one_resolution=loss)
         assert moved_by(levels, lambda: bilevel(batch, targets)) == {"fusion", "segmentation", "auxiliary head", "discriminators"}
-        pretraining = levels.pretraining_step(PretrainingWeights(), rate=1e-3)
+        pretraining = levels.pretraining_step()
         assert moved_by(levels, lambda: pretraining(batch)) == {"fusion", "discriminators"}
-        fusion = levels.fusion_step(FusionLossWeights())
-        assert moved_by(levels, lambda: fusion(batch)) == {"fusion"}
+        fusion = levels.fusion_step()
+        assert moved_by(levels, lambda: fusion(batch)) == {"fusion", "discriminators"}

@@ -13,19 +13,20 @@ from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
-from fuse4seg.losses.fusion import PAPER, FusionLossWeights
 from fuse4seg.losses.intensity import intensity_loss
 from fuse4seg.losses.texture import texture_loss
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.training.bilevel import MAX_NORM
-from fuse4seg.training.fusion_step import FusionStep
+from fuse4seg.recipes.recipe import Losses
+from fuse4seg.steps.bilevel import MAX_NORM
+from fuse4seg.steps.fusion import FusionStep
 
 MakeModel = Callable[..., FuseThenSegment]
+PAPER = Losses.only(intensity=1, texture=5, decomposition=0.1, adversarial=0.01)
 READABLE = replace(PAPER, adversarial=0)
 
 
-def step_of(model: FuseThenSegment, weights: FusionLossWeights = PAPER, *, rate: float = 1e-2,
+def step_of(model: FuseThenSegment, weights: Losses = PAPER, *, rate: float = 1e-2,
             scaler: torch.amp.GradScaler | None = None) -> FusionStep:
     torch.manual_seed(1)
     discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2))
@@ -63,8 +64,7 @@ class TestFusionStep:
 
     def test_minimises_the_weighted_sum_of_the_fusion_losses(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         model = tiny_model()
-        weights = FusionLossWeights(intensity=2.0, texture=3.0, decomposition=0.5, adversarial=0.25, edges=0, balance=0,
-                                    scd=0, chroma=0.75)
+        weights = Losses.only(intensity=2.0, texture=3.0, decomposition=0.5, adversarial=0.25, chroma=0.75)
         step = step_of(model, weights)
         step.discriminators.eval()
         with torch.no_grad():
@@ -82,7 +82,7 @@ class TestFusionStep:
             {name: value.item() for name, value in wanted.items()}, rel=1e-5)
 
     def test_follows_the_clipped_gradient(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
-        heavy = FusionLossWeights(intensity=1e4, edges=0, balance=0, scd=0, chroma=0)
+        heavy = Losses.only(intensity=1e4)
         model, twin = tiny_model(), tiny_model()
         step = FusionStep(model, torch.optim.SGD(model.fusion.parameters(), lr=0.5), weights=heavy)
         seen = twin.fuse(batch)

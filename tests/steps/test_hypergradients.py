@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fuse4seg.training.hypergradients import (
+from fuse4seg.steps.hypergradients import (
     BY_MEMORY,
     DEFAULT_DAMPING,
     DETACHED,

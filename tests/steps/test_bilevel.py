@@ -18,14 +18,15 @@ from torch.nn.functional import cross_entropy
 from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import discriminator_loss, generator_loss
 from fuse4seg.losses.chroma import chroma_loss
-from fuse4seg.losses.fusion import PAPER, FusionLossWeights, fusion_loss
+from fuse4seg.losses.fusion import fusion_loss
 from fuse4seg.networks.auxiliary_head import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.training.auxiliary import AuxiliaryLoss
-from fuse4seg.training.bilevel import (
+from fuse4seg.recipes.reading import read_recipe
+from fuse4seg.recipes.recipe import Losses
+from fuse4seg.steps.bilevel import (
     MAX_NORM,
-    BilevelSettings,
+    AuxiliaryLoss,
     BilevelStep,
     Level,
     Samples,
@@ -34,12 +35,13 @@ from fuse4seg.training.bilevel import (
     half,
     move_discriminators,
 )
-from fuse4seg.training.hypergradients import DETACHED, ESTIMATORS, NEEDS_HALVES
-from fuse4seg.training.viewing import UNCHANGED, as_viewed
+from fuse4seg.steps.hypergradients import DETACHED, ESTIMATORS, NEEDS_HALVES
+from fuse4seg.steps.viewing import UNCHANGED, as_viewed
 
 MakeModel = Callable[..., FuseThenSegment]
 #: Deep supervision's heads have no part in one logit image.
 UNUSED = {"allow_unused": True, "materialize_grads": True}
+PAPER = Losses.only(intensity=1, texture=5, decomposition=0.1, adversarial=0.01)
 every_estimator = pytest.mark.parametrize("hypergradient", ESTIMATORS)
 #: Those under which the leader learns from the task.
 every_teaching_estimator = pytest.mark.parametrize("hypergradient", [name for name in ESTIMATORS if name not in DETACHED])
@@ -59,8 +61,8 @@ class RecordingSGD(torch.optim.SGD):
 def step_of(model: FuseThenSegment, *, leader_rate: float = 1e-3, follower_rate: float = 1e-2,
             loss: Callable[..., torch.Tensor] = cross_entropy, discriminators: nn.ModuleList | None = None,
             auxiliary: AuxiliaryLoss | None = None, scaler: torch.amp.GradScaler | None = None, autocast: Any = None,
-            **settings: Any) -> BilevelStep:
-    settings = {"hypergradient": "joint", "losses": PAPER, "fusion_weight": 0.1, **settings}
+            losses: Losses = PAPER, **settings: Any) -> BilevelStep:
+    chosen = replace(read_recipe("fuse4seg").bilevel, **{"hypergradient": "joint", "fusion_weight": 0.1, **settings})
     of_the_head = list(auxiliary.head.parameters()) if auxiliary is not None else []
     levels = [Level(parameters, RecordingSGD(parameters, lr=rate, momentum=0.9))
               for parameters, rate in (([*model.fusion.parameters(), *of_the_head], leader_rate),
@@ -68,7 +70,7 @@ def step_of(model: FuseThenSegment, *, leader_rate: float = 1e-3, follower_rate:
     optimiser = RecordingSGD(discriminators.parameters(), lr=1e-2) if discriminators is not None else None
     extra = {} if autocast is None else {"autocast": autocast}
     return BilevelStep(model, loss, leader=levels[0], follower=levels[1], discriminators=discriminators,
-                       discriminator_optimiser=optimiser, auxiliary=auxiliary, settings=BilevelSettings(**settings),
+                       discriminator_optimiser=optimiser, auxiliary=auxiliary, settings=chosen, losses=losses,
                        scaler=scaler, **extra)
 
 
@@ -205,7 +207,8 @@ class TestTissue:
         batch[..., :4] = 0
         with torch.no_grad():
             seen = model.fuse(batch)
-            _, parts = fusion_loss_of(seen, None, weights=FusionLossWeights(), targets=targets[:, None] if labelled else None)
+            _, parts = fusion_loss_of(seen, None, weights=read_recipe("fuse4seg").losses,
+                                      targets=targets[:, None] if labelled else None)
         background = torch.arange(16) >= 4 if not labelled else (torch.arange(16) >= 4) & (targets[:, None] == 0)
         assert parts["chroma"] == chroma_loss(seen.fused.image, background.expand(4, 1, 16, 16).float())
         assert set(parts) == {"edges", "balance", "scd", "chroma"}
@@ -218,7 +221,7 @@ class TestTissue:
                 seen = model.fuse(batch[part])
                 expected = chroma_loss(seen.fused.image, (targets[part, None] == 0).float()).item()
             report = step_of(model, loss=with_channel, hypergradient=hypergradient,
-                             losses=FusionLossWeights())(batch, targets[:, None])
+                             losses=read_recipe("fuse4seg").losses)(batch, targets[:, None])
             assert report["chroma"] == pytest.approx(expected, rel=1e-5)
 
 

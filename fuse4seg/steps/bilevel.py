@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import discriminator_loss
-from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
+from fuse4seg.losses.fusion import fusion_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen
 from fuse4seg.networks.mirror import mirrored
-from fuse4seg.training.auxiliary import AuxiliaryLoss
-from fuse4seg.training.hypergradients import (
-    DEFAULT_DAMPING,
-    DETACHED,
-    ESTIMATORS,
-    NEEDS_HALVES,
-    Hypergradient,
-)
-from fuse4seg.training.viewing import CHANGES, as_viewed
+from fuse4seg.recipes.recipe import Bilevel, Losses
+from fuse4seg.steps.hypergradients import DETACHED, ESTIMATORS, NEEDS_HALVES, Hypergradient
+from fuse4seg.steps.viewing import as_viewed
 
 Targets = Tensor | list[Tensor]
 #: nnU-Net's bound on the norm of a gradient; here of each level's.
@@ -35,27 +29,6 @@ class Level(NamedTuple):
 
     parameters: list[nn.Parameter]
     optimiser: torch.optim.Optimizer
-
-
-@dataclass(frozen=True)
-class BilevelSettings:
-    """What a bi-level step is made of.
-
-    Attributes:
-        hypergradient: Name of the estimator (ESTIMATORS).
-        fusion_weight: lambda of Eq. 6, the fusion losses' part in the leader's objective, at least 0.
-        losses: Weight of each fusion loss.
-        damping: Of the Gauss-Newton ratio.
-        auxiliary_weight: Of the auxiliary head's loss in the leader's objective; 0 leaves the head out.
-        viewing: Changes under which training shows the follower the fused image (CHANGES).
-    """
-
-    hypergradient: str = "gauss_newton"
-    fusion_weight: float = 0.3
-    losses: FusionLossWeights = field(default_factory=FusionLossWeights)
-    damping: float = DEFAULT_DAMPING
-    auxiliary_weight: float = 0.5
-    viewing: tuple[str, ...] = CHANGES
 
 
 class Samples(NamedTuple):
@@ -88,6 +61,35 @@ def half(whole: Any, *, offset: int) -> Any:
     return parts if isinstance(whole, list) else type(whole)(*parts)
 
 
+def labels_at(size: Sequence[int], targets: Tensor | list[Tensor]) -> Tensor:
+    """Labels (B, C, *size): the deep supervision target of that size, or the finest one thinned out to it.
+
+    Args:
+        size: Spatial size.
+        targets: Labels (B, C, *S), or a list of them, finest first.
+    """
+    known = targets if isinstance(targets, list) else [targets]
+    fitting = [target for target in known if tuple(target.shape[2:]) == tuple(size)]
+    return fitting[0] if fitting else functional.interpolate(known[0].float(), size=list(size), mode="nearest")
+
+
+class AuxiliaryLoss:
+    """What the bi-level step adds to the leader's objective.
+
+    Args:
+        head: The auxiliary head.
+        segmentation_loss: nnU-Net's loss for one resolution.
+    """
+
+    def __init__(self, head: nn.Module, segmentation_loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.head, self.segmentation_loss = head, segmentation_loss
+
+    def __call__(self, decoded: Tensor, targets: Tensor | list[Tensor]) -> Tensor:
+        """Scalar loss of the head on the leader's features (B, c, *t)."""
+        logits = self.head(decoded)
+        return self.segmentation_loss(logits, labels_at(logits.shape[2:], targets))
+
+
 class BilevelStep:
     """Applies bi-level steps to a model.
 
@@ -97,7 +99,8 @@ class BilevelStep:
         leader, follower: The two levels; the follower's parameters are those of ``model.segmentation``, in their order.
         discriminators: One per modality, and what moves them; None without adversarial loss.
         auxiliary: Loss of the auxiliary head, whose parameters are among the leader's; None without a head.
-        settings: Estimator and weights.
+        settings: Estimator and weights of the objectives.
+        losses: Weight of each fusion loss.
         scaler: Gradient scaler of mixed precision; None in full precision.
         autocast: Makes the context of the forward passes.
 
@@ -105,16 +108,15 @@ class BilevelStep:
     """
 
     def __init__(self, model: FuseThenSegment, segmentation_loss: Callable[[object, object], Tensor], *, leader: Level,
-                 follower: Level, discriminators: nn.ModuleList | None = None,
-                 discriminator_optimiser: torch.optim.Optimizer | None = None,
-                 auxiliary: AuxiliaryLoss | None = None, settings: BilevelSettings | None = None,
+                 follower: Level, settings: Bilevel, losses: Losses, discriminators: nn.ModuleList | None = None,
+                 discriminator_optimiser: torch.optim.Optimizer | None = None, auxiliary: AuxiliaryLoss | None = None,
                  scaler: torch.amp.GradScaler | None = None, autocast: Callable[[], object] = nullcontext) -> None:
         self.model, self.segmentation_loss = model, segmentation_loss
         self.leader, self.follower = leader, follower
         self.follower_names = [name for name, _ in model.segmentation.named_parameters()]
-        self.settings = settings or BilevelSettings()
+        self.settings, self.losses = settings, losses
         self.estimate = ESTIMATORS[self.settings.hypergradient]
-        self.discriminators = discriminators if self.settings.losses.adversarial else None
+        self.discriminators = discriminators if losses.adversarial else None
         self.discriminator_optimiser = discriminator_optimiser
         task_teaches_leader = self.settings.hypergradient not in DETACHED
         self.auxiliary = auxiliary if self.settings.auxiliary_weight and task_teaches_leader else None
@@ -184,7 +186,7 @@ class BilevelStep:
 
     def _own_objective(self, seen: Seen, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """What of the leader's objective F does not depend on the follower, and its parts."""
-        fusion, parts = fusion_loss_of(seen, self.discriminators, weights=self.settings.losses, targets=targets)
+        fusion, parts = fusion_loss_of(seen, self.discriminators, weights=self.losses, targets=targets)
         objective, report = self.settings.fusion_weight * fusion, {"fusion": fusion, **parts}
         if self.auxiliary is not None:
             report["auxiliary"] = self.auxiliary(seen.fused.decoded, targets)
@@ -226,7 +228,7 @@ class BilevelStep:
         level.optimiser.zero_grad(set_to_none=True)
 
 
-def fusion_loss_of(seen: Seen, discriminators: nn.ModuleList | None, *, weights: FusionLossWeights,
+def fusion_loss_of(seen: Seen, discriminators: nn.ModuleList | None, *, weights: Losses,
                    targets: Targets | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Fusion loss of what the model saw, and its parts; without discriminators, without theirs.
 

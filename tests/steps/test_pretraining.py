@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +14,16 @@ from fuse4seg.losses.content import content_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.training.pretraining import PretrainingStep, PretrainingWeights, mean_of
+from fuse4seg.recipes.reading import read_recipe
+from fuse4seg.recipes.recipe import Pretraining
+from fuse4seg.steps.pretraining import PretrainingStep
 
 MakeModel = Callable[..., FuseThenSegment]
 
+USUAL = read_recipe("fuse4seg").pretraining
 
-def step_of(model: FuseThenSegment, weights: PretrainingWeights | None = None, *, rate: float = 1e-2) -> PretrainingStep:
+
+def step_of(model: FuseThenSegment, weights: Pretraining = USUAL, *, rate: float = 1e-2) -> PretrainingStep:
     discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2))
     return PretrainingStep(model, torch.optim.Adam(model.parameters(), lr=rate), discriminators=discriminators,
                            discriminator_optimiser=torch.optim.Adam(discriminators.parameters(), lr=rate),
@@ -48,7 +53,7 @@ class TestPretrainingStep:
 
     def test_minimises_eq_9(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         model = tiny_model()
-        step = step_of(model, PretrainingWeights(adversarial=0.3, decomposition=0.25))
+        step = step_of(model, replace(USUAL, adversarial=0.3, decomposition=0.25))
         step.discriminators.eval()
         with torch.no_grad():
             sources, _ = model.window(batch)
@@ -70,13 +75,13 @@ class TestPretrainingStep:
         assert losses[-1] < losses[0]
 
     def test_leaves_discriminators_alone_with_weight_0(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
-        step = step_of(tiny_model(), PretrainingWeights(adversarial=0))
+        step = step_of(tiny_model(), replace(USUAL, adversarial=0))
         before = copy_of(step.discriminators)
         assert set(step(batch)) == {"total", "content", "decomposition"}
         assert moved(step.discriminators, before) == set()
 
     def test_does_not_look_at_a_cascade_s_channels(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
-        plain, cascaded = (step_of(tiny_model(extra=1), PretrainingWeights(adversarial=0)) for _ in range(2))
+        plain, cascaded = (step_of(tiny_model(extra=1), replace(USUAL, adversarial=0)) for _ in range(2))
         first, second = (torch.cat([batch, torch.full((4, 1, 16, 16), value)], dim=1) for value in (0.0, 1.0))
         assert plain(first) == cascaded(second)
 
@@ -84,8 +89,3 @@ class TestPretrainingStep:
         model = tiny_model()
         step_of(model)(batch)
         assert all(parameter.grad is None for parameter in model.parameters())
-
-
-class TestMeanOf:
-    def test_averages_every_entry(self) -> None:
-        assert mean_of([{"a": 1.0, "b": 4.0}, {"a": 3.0, "b": 0.0}]) == {"a": 2.0, "b": 2.0}

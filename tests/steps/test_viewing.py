@@ -14,12 +14,13 @@ from scipy.ndimage import convolve1d
 from scipy.stats import kstest
 
 from fuse4seg.networks.fuse_then_segment import whole_levels
-from fuse4seg.training.viewing import CHANGES, GAIN, GAMMA, NOISE, OFFSET, UNCHANGED, as_viewed, blurred, draw_viewing
+from fuse4seg.recipes.recipe import VIEWING
+from fuse4seg.steps.viewing import GAIN, GAMMA, NOISE, OFFSET, UNCHANGED, as_viewed, blurred, draw_viewing
 
 #: Columns that each change moves.
 COLUMNS = {"blur": [0], "gamma": [1], "window": [2, 3], "noise": [4]}
 MakeImage = Callable[..., torch.Tensor]
-some_changes = st.lists(st.sampled_from(CHANGES), unique=True)
+some_changes = st.lists(st.sampled_from(VIEWING), unique=True)
 
 
 @pytest.fixture(scope="module")

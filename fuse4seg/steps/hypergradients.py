@@ -105,7 +105,7 @@ def gauss_newton(upper: Objective, lower: Objective, *, leader: Sequence[Tensor]
 
 Estimator = Callable[..., Hypergradient]
 
-#: By name, as ``f4s_train --hypergradient`` takes them.
+#: By their names in recipes.
 ESTIMATORS: dict[str, Estimator] = {"joint": joint, "gauss_newton": gauss_newton, "none": joint}
 #: Estimators under which the leader learns nothing from the task: what the follower is shown has no graph to the leader.
 DETACHED = frozenset({"none"})

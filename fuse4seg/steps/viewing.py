@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from fuse4seg.losses.gradient import smoothed
+from fuse4seg.recipes.recipe import VIEWING
 
-#: The changes, by the names that ``--viewing`` takes.
-CHANGES = ("blur", "gamma", "window", "noise")
 #: Each is made of every other sample, chosen at random.
 PROBABILITY = 0.5
 #: Largest change of the exponent's logarithm, of the gain from 1, and of the offset.
@@ -22,13 +21,13 @@ NOISE = 4 / 255
 UNCHANGED = (0.0, 1.0, 1.0, 0.0, 0.0)
 
 
-def draw_viewing(random_numbers: np.random.Generator, samples: int, *, changes: Collection[str] = CHANGES) -> Tensor:
+def draw_viewing(random_numbers: np.random.Generator, samples: int, *, changes: Collection[str] = VIEWING) -> Tensor:
     """How much each sample is changed.
 
     Args:
         random_numbers: Where the draws come from.
         samples: B.
-        changes: Some of CHANGES.
+        changes: Some of VIEWING.
 
     Returns:
         float32, shape (B, 5). Whatever ``changes`` are, the same numbers are drawn, so that one's do not depend on the others.
@@ -38,8 +37,8 @@ def draw_viewing(random_numbers: np.random.Generator, samples: int, *, changes: 
                       1 + random_numbers.uniform(-GAIN, GAIN, samples),
                       random_numbers.uniform(-OFFSET, OFFSET, samples),
                       random_numbers.uniform(0, NOISE, samples)], axis=1)
-    happens = random_numbers.random((samples, len(CHANGES))) < PROBABILITY
-    happens &= np.isin(CHANGES, list(changes))
+    happens = random_numbers.random((samples, len(VIEWING))) < PROBABILITY
+    happens &= np.isin(VIEWING, list(changes))
     return torch.from_numpy(np.where(happens[:, [0, 1, 2, 2, 3]], drawn, UNCHANGED).astype(np.float32))
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from fuse4seg.training.auxiliary import AuxiliaryLoss, labels_at
+from fuse4seg.steps.bilevel import AuxiliaryLoss, labels_at
 
 
 class TestLabelsAt:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -11,20 +9,8 @@ from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.content import content_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.training.bilevel import MAX_NORM, move_discriminators
-
-
-@dataclass(frozen=True)
-class PretrainingWeights:
-    """Weights of Eq. 9.
-
-    Attributes:
-        adversarial: lambda_adv, at least 0; 0 leaves the discriminators out.
-        decomposition: sigma in [0, 1]; the content loss gets 1 - sigma.
-    """
-
-    adversarial: float = 0.01
-    decomposition: float = 0.1
+from fuse4seg.recipes.recipe import Pretraining
+from fuse4seg.steps.bilevel import MAX_NORM, move_discriminators
 
 
 class PretrainingStep:
@@ -42,11 +28,11 @@ class PretrainingStep:
     Source: paper Eq. 9 to 12.
     """
 
-    def __init__(self, model: FuseThenSegment, optimiser: torch.optim.Optimizer, *, discriminators: nn.ModuleList,
-                 discriminator_optimiser: torch.optim.Optimizer, weights: PretrainingWeights | None = None) -> None:
+    def __init__(self, model: FuseThenSegment, optimiser: torch.optim.Optimizer, *, weights: Pretraining,
+                 discriminators: nn.ModuleList, discriminator_optimiser: torch.optim.Optimizer) -> None:
         self.model, self.optimiser = model, optimiser
         self.discriminators, self.discriminator_optimiser = discriminators, discriminator_optimiser
-        self.weights = weights or PretrainingWeights()
+        self.weights = weights
 
     def __call__(self, batch: Tensor) -> dict[str, float]:
         """Move leader and discriminators once on normalised input (B, C, *S); returns each loss."""
@@ -76,8 +62,3 @@ class PretrainingStep:
         torch.nn.utils.clip_grad_norm_(self.model.fusion.parameters(), MAX_NORM)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-
-
-def mean_of(reports: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each entry over an epoch's reports, which all have the same entries."""
-    return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from fuse4seg.losses.fusion import FusionLossWeights
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
-from fuse4seg.training.bilevel import MAX_NORM, fusion_loss_of, teach_discriminators
+from fuse4seg.recipes.recipe import Losses
+from fuse4seg.steps.bilevel import MAX_NORM, fusion_loss_of, teach_discriminators
 
 
 class FusionStep:
@@ -31,12 +31,12 @@ class FusionStep:
     Source: paper Eq. 6 without its first term, so that lambda has nothing to weigh against.
     """
 
-    def __init__(self, model: FuseThenSegment, optimiser: torch.optim.Optimizer, *,
+    def __init__(self, model: FuseThenSegment, optimiser: torch.optim.Optimizer, *, weights: Losses,
                  discriminators: nn.ModuleList | None = None, discriminator_optimiser: torch.optim.Optimizer | None = None,
-                 weights: FusionLossWeights | None = None, scaler: torch.amp.GradScaler | None = None,
+                 scaler: torch.amp.GradScaler | None = None,
                  autocast: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self.model, self.optimiser = model, optimiser
-        self.weights = weights or FusionLossWeights()
+        self.weights = weights
         self.discriminators = discriminators if self.weights.adversarial else None
         self.discriminator_optimiser = discriminator_optimiser
         self.scaler, self.autocast = scaler, autocast

@@ -1,0 +1,196 @@
+"""Recipes read: from the files beside this one or a user's own, from plans and checkpoints, and with entries changed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import tomllib
+
+from fuse4seg.errors import RecipeError, RecipeNotFoundError, first_line
+from fuse4seg.recipes.recipe import SECTIONS, VERSION, Recipe, Section, described
+
+FOLDER = Path(__file__).parent
+SET = "--set"
+#: A recipe may be the same as another but for the entries that it gives.
+LIKE = "like"
+#: Longest name of a plans file or a folder that says what was changed.
+LONGEST_NAME = 150
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come along."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read_recipe(which: str | Path) -> Recipe:
+    """A recipe that comes along, by its name, or one in a user's file.
+
+    Raises:
+        RecipeNotFoundError: There is none.
+        RecipeError: An entry is unknown, missing, of another type, or out of range.
+
+    Example:
+        >>> read_recipe("fuse4seg").bilevel.hypergradient
+        'gauss_newton'
+    """
+    path = Path(which)
+    if path.suffix != ".toml":
+        path = FOLDER / f"{which}.toml"
+        if str(which) not in recipe_names():
+            raise RecipeNotFoundError(str(which), recipe_names())
+    tables = _tables(path)
+    return from_tables({**tables, "name": path.stem}, source=path.name)
+
+
+def _tables(path: Path, *, known: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Content of a file, over what it is like."""
+    try:
+        own = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise RecipeNotFoundError(str(path), recipe_names()) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError("its text", f"cannot be read ({first_line(error)})", source=path.name) from error
+    if LIKE not in own:
+        return own
+    if own[LIKE] not in recipe_names() or path in known:
+        raise RecipeError(LIKE, f"there is no recipe {own[LIKE]!r}. Choose from: {', '.join(recipe_names())}.", source=path.name)
+    basis = _tables(FOLDER / f"{own.pop(LIKE)}.toml", known=(*known, path))
+    return {**basis, **{name: {**basis.get(name, {}), **given} if isinstance(given, dict) else given
+                        for name, given in own.items()}}
+
+
+def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
+    """A recipe from plain tables, as a file or plans hold them.
+
+    Args:
+        tables: ``name``, ``about``, and the sections by their names; without ``bilevel`` nothing is segmented.
+        source: Where they are from, for messages.
+
+    Raises:
+        RecipeError: An entry is unknown, missing, of another type, or out of range.
+    """
+    try:
+        sections = {name: _section(name, kind, tables.get(name)) for name, kind in SECTIONS.items()
+                    if name != "bilevel" or tables.get(name) is not None}
+        if unknown := tables.keys() - SECTIONS.keys() - {"name", "about"}:
+            raise RecipeError(min(unknown), f"there is no such section. Sections are: {', '.join(SECTIONS)}.")
+        for word in ("name", "about"):
+            if not isinstance(tables.get(word), str):
+                raise RecipeError(word, "is missing, or no text.")
+        return Recipe(name=tables["name"], about=tables["about"], **{"bilevel": None, **sections})
+    except RecipeError as error:
+        raise RecipeError(error.entry, error.problem, source=source) from error
+
+
+def _section(name: str, kind: type[Section], given: Any) -> Section:
+    if not isinstance(given, Mapping):
+        raise RecipeError(name, "the section is missing.")
+    names = [own.name for own in fields(kind)]
+    if unknown := sorted(given.keys() - set(names)):
+        raise RecipeError(f"{name}.{unknown[0]}", f"there is no such entry. Entries of {name} are: {', '.join(names)}.")
+    if missing := [own for own in names if own not in given]:
+        raise RecipeError(f"{name}.{missing[0]}", "is missing.")
+    # TOML and JSON have lists alone.
+    return kind(**{own: tuple(value) if isinstance(value, list) else value for own, value in given.items()})
+
+
+def to_plain(recipe: Recipe) -> dict[str, Any]:
+    """What plans and checkpoints hold of a recipe."""
+    return {"version": VERSION, **asdict(recipe)}
+
+
+def from_plain(plain: Any, *, source: str) -> Recipe:
+    """Undo :func:`to_plain`.
+
+    Raises:
+        RecipeError: It is of another version, or not whole.
+    """
+    if not isinstance(plain, Mapping) or plain.get("version") != VERSION:
+        raise RecipeError("version", "is not this program's.", source=source)
+    return from_tables({name: value for name, value in plain.items() if name != "version"}, source=source)
+
+
+def difference_of(one: Recipe, other: Recipe) -> str | None:
+    """The first entry in which two recipes differ, as SECTION.ENTRY, or the section that one of them lacks; None if in none."""
+    for section in SECTIONS:
+        first, second = getattr(one, section), getattr(other, section)
+        if first != second:
+            if first is None or second is None:
+                return section
+            return next(f"{section}.{own.name}" for own in fields(first) if getattr(first, own.name) != getattr(second, own.name))
+    return None
+
+
+def changed(recipe: Recipe, changes: Iterable[str], *, in_training: bool = False) -> Recipe:
+    """A recipe with entries changed, and a name that says so.
+
+    Args:
+        recipe: To begin with.
+        changes: Words SECTION.ENTRY=VALUE; of a list VALUE,VALUE, or nothing.
+        in_training: Plans are made already, so that what they decide stays.
+
+    Raises:
+        RecipeError: A word names no entry, or its value does not do.
+
+    Example:
+        >>> changed(read_recipe("fuse4seg"), ["losses.edges=4"]).losses.edges
+        4.0
+    """
+    words = list(changes)
+    try:
+        values: dict[str, dict[str, Any]] = {}
+        for word in words:
+            section, entry, value = _parsed(recipe, word, in_training=in_training)
+            values.setdefault(section, {})[entry] = value
+        sections = {name: replace(getattr(recipe, name), **given) for name, given in values.items()}
+        return replace(recipe, name=name_after(recipe.name, words), **sections)
+    except RecipeError as error:
+        raise RecipeError(error.entry, error.problem, source=SET) from error
+
+
+def _parsed(recipe: Recipe, word: str, *, in_training: bool) -> tuple[str, str, Any]:
+    path, equals, text = word.partition("=")
+    section, _, entry = path.partition(".")
+    if not equals:
+        raise RecipeError(word, "is no change. Write SECTION.ENTRY=VALUE, as losses.edges=2.")
+    there = [name for name in SECTIONS if getattr(recipe, name) is not None]
+    if section not in there:
+        raise RecipeError(path, f"{recipe.name} has no such section. Its sections are: {', '.join(there)}.")
+    known = {own.name: own for own in fields(SECTIONS[section])}
+    if entry not in known:
+        raise RecipeError(path, f"there is no such entry. Entries of {section} are: {', '.join(known)}.")
+    if in_training and known[entry].metadata["planned"]:
+        raise RecipeError(path, f"is decided in planning. Plan anew: f4s_plan_experiment {SET} {word}.")
+    return section, entry, _value(path, text, get_type_hints(SECTIONS[section])[entry])
+
+
+def _value(path: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return tuple(_value(path, part, get_args(kind)[0]) for part in text.split(",")) if text else ()
+    if kind is bool and text in ("true", "false"):
+        return text == "true"
+    try:
+        if kind is not bool:
+            return kind(text)
+    except ValueError:
+        pass
+    raise RecipeError(path, f"{text!r} is not {described(kind)}.")
+
+
+def name_after(name: str, changes: Iterable[str]) -> str:
+    """A name for a file or a folder that says what was changed; of very many changes a number that stands for them.
+
+    Example:
+        >>> name_after("Fuse4SegPlans", ["losses.edges=2", "bilevel.viewing="])
+        'Fuse4SegPlans-losses.edges=2-bilevel.viewing='
+    """
+    words = [re.sub(r"_{2,}", "_", re.sub(r"[^\w.=+-]", "_", word.replace(",", "+"))) for word in changes]
+    whole = "-".join([name, *words])
+    if len(whole) <= LONGEST_NAME:
+        return whole
+    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"

@@ -1,0 +1,247 @@
+"""What a recipe may say: its entries with their types, ranges and meaning, and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from fuse4seg.errors import RecipeError
+
+#: Of recipes as they stand in plans and checkpoints; another one means to plan and train again.
+VERSION = 1
+#: What a dataset is planned with unless the user says otherwise: with labels, and without.
+WITH_LABELS, WITHOUT_LABELS = "fuse4seg", "fusion_alone"
+#: Choices of entries. What each name stands for is registered where it is computed; tests hold the two together.
+LEADERS = ("gate",)
+FUSED_IMAGES = ("colour", "grey")
+FOLLOWERS = ("unet", "resenc_m", "resenc_l", "resenc_xl", "cnn_transformer")
+HYPERGRADIENTS = ("gauss_newton", "joint", "none")
+VIEWING = ("blur", "gamma", "window", "noise")
+SCHEDULES = ("polynomial", "halved", "constant")
+
+
+def entry(about: str, *, least: float | None = None, below: float = math.inf, choices: tuple[str, ...] = (),
+          planned: bool = False) -> Any:
+    """A field of a section.
+
+    Args:
+        about: What it means; the documentation's words.
+        least: Smallest value of a number, or of each of several.
+        below: What a number must be smaller than.
+        choices: All values that a word, or each of several, may have.
+        planned: Decided when plans are made; a training cannot change it.
+    """
+    return field(metadata={"about": about, "least": least, "below": below, "choices": choices, "planned": planned})
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of entries.
+
+    Raises:
+        RecipeError: An entry is of another type, or out of range; it says what would do.
+    """
+
+    def __post_init__(self) -> None:
+        for own in fields(self):
+            if own.metadata:
+                require_fit(f"{section_name(type(self))}.{own.name}", getattr(self, own.name),
+                            get_type_hints(type(self))[own.name], **own.metadata)
+
+
+@dataclass(frozen=True)
+class Leader(Section):
+    """The fusion network, and what moves it in both stages."""
+
+    network: str = entry("gate: each channel of the image is a mixture of sources and a tint, with shares that change smoothly",
+                         choices=LEADERS, planned=True)
+    fused_image: str = entry("colour: three channels; grey: one, as in the paper; a single modality is always grey",
+                             choices=FUSED_IMAGES, planned=True)
+    brighter: float = entry("how strongly the brighter source is preferred before training", least=0, planned=True)
+    cross_attention: bool = entry("one modality asks the others where to look (paper, Eq. 8)", planned=True)
+    reference: str = entry("the modality that asks; empty: reference_modality of dataset.json, else the first", planned=True)
+    detail_features: int = entry("channels of the high-frequency stream", least=2, planned=True)
+    base_features: int = entry("channels of the low-frequency stream", least=8, planned=True)
+    couplings: int = entry("invertible blocks of the high-frequency stream", least=0, planned=True)
+    transformers: int = entry("Lite-Transformer blocks of the low-frequency stream", least=0, planned=True)
+    rate: float = entry("first learning rate of its Adam and of the discriminators'; 0: the leader stays as it starts", least=0)
+    schedule: str = entry("how the rate falls: polynomial, as nnU-Net's; halved, every 20 epochs, as the paper's; constant",
+                          choices=SCHEDULES)
+
+
+@dataclass(frozen=True)
+class Follower(Section):
+    """The segmentation network, and the SGD that moves it."""
+
+    network: str = entry("the network", choices=FOLLOWERS, planned=True)
+    features: int = entry("features of its first stage; nnU-Net's have 32", least=4, planned=True)
+    rate: float = entry("first learning rate", least=0)
+    schedule: str = entry("how the rate falls", choices=SCHEDULES)
+    momentum: float = entry("of SGD", least=0, below=1)
+    nesterov: bool = entry("Nesterov's momentum")
+    weight_decay: float = entry("of SGD", least=0)
+
+
+@dataclass(frozen=True)
+class Patches(Section):
+    """What memory planning may choose."""
+
+    size: tuple[int, ...] = entry("voxels along the axes of a patch, of configurations with as many axes; none: planned",
+                                  least=8, planned=True)
+    batch: int = entry("samples of a batch, as far as memory allows; 0: planned", least=0, planned=True)
+    largest_batch: int = entry("most samples of a planned batch; 0: what memory and dataset allow", least=0, planned=True)
+
+
+@dataclass(frozen=True)
+class Pretraining(Section):
+    """Stage 1: the leader learns to take every modality apart and to put it together again (paper, Eq. 9)."""
+
+    epochs: int = entry("of stage 1; 0 leaves it out (paper: 80)", least=0)
+    adversarial: float = entry("weight of the adversarial loss; 0 leaves the discriminators out", least=0)
+    decomposition: float = entry("sigma, weight of the decomposition loss; the content loss gets 1 - sigma", least=0, below=1)
+
+
+@dataclass(frozen=True)
+class Training(Section):
+    """Stage 2: how long, and of what."""
+
+    epochs: int = entry("of stage 2 (paper: 140)", least=1)
+    iterations: int = entry("of an epoch of either stage (nnU-Net: 250)", least=1)
+    modality_dropout: float = entry("probability that a sample goes without a modality, each by itself; one at least stays. For "
+                                    "models that predict cases which lack some", least=0, below=1)
+
+
+@dataclass(frozen=True)
+class Losses(Section):
+    """Weight of each part of the fusion loss; 0 leaves a part out. All but chroma look at the luma."""
+
+    intensity: float = entry("intensities of the brightest source", least=0)
+    texture: float = entry("strongest gradient of any source (paper, Eq. 13)", least=0)
+    decomposition: float = entry("features: low frequencies shared, high ones not (paper, Eq. 11)", least=0)
+    adversarial: float = entry("a discriminator per modality takes the image for it (paper, Eq. 10)", least=0)
+    edges: float = entry("edges of the source that has the strongest, in strength and direction", least=0)
+    ssim: float = entry("1 less the mean SSIM to the sources", least=0)
+    balance: float = entry("mean square of what the SSIM to each source lacks: the least seen counts most", least=0)
+    vif: float = entry("1 less the mean visual information fidelity to the sources", least=0)
+    scd: float = entry("1 less half of the sum of correlations of differences (metric SCD)", least=0)
+    chroma: float = entry("colour where nothing is labelled; without labels, anywhere", least=0)
+
+    @classmethod
+    def only(cls, **weights: float) -> Losses:
+        """These weights, and 0 for all other parts.
+
+        Example:
+            >>> Losses.only(edges=2.0).ssim
+            0.0
+        """
+        return cls(**{**{part.name: 0.0 for part in fields(cls)}, **weights})
+
+
+@dataclass(frozen=True)
+class Bilevel(Section):
+    """How the segmentation teaches the leader; a recipe without this section fuses images without labels."""
+
+    hypergradient: str = entry("gauss_newton: the follower's answer to first order; joint: the direct gradient, of one batch; "
+                               "none: the fusion losses alone teach the leader", choices=HYPERGRADIENTS)
+    damping: float = entry("added to what the Gauss-Newton ratio divides by", least=0)
+    fusion_weight: float = entry("lambda, the fusion losses' part in the leader's objective (paper, Eq. 6)", least=0)
+    auxiliary_weight: float = entry("part of a segmentation head on the leader's features, for training only; 0 leaves it out",
+                                    least=0)
+    viewing: tuple[str, ...] = entry("small random changes under which the follower learns to read the image", choices=VIEWING)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole method.
+
+    Attributes:
+        name: Of its file; of a changed one with what was changed.
+        about: What it is, in a sentence.
+        leader, follower, patches, pretraining, training, losses: Its sections.
+        bilevel: None where nothing is segmented.
+
+    Raises:
+        RecipeError: Sections contradict each other.
+    """
+
+    name: str
+    about: str
+    leader: Leader
+    follower: Follower
+    patches: Patches
+    pretraining: Pretraining
+    training: Training
+    losses: Losses
+    bilevel: Bilevel | None
+
+    def __post_init__(self) -> None:
+        still = not self.leader.rate
+        if still and self.pretraining.epochs:
+            raise RecipeError("leader.rate", "0 leaves nothing to train in pre-training. Set pretraining.epochs=0, too.")
+        if self.bilevel is None and still:
+            raise RecipeError("leader.rate", "0 leaves nothing to train where nothing is segmented. Give a rate above 0.")
+        if self.bilevel is None and not any(getattr(self.losses, part.name) for part in fields(Losses)):
+            raise RecipeError("losses", "all weights are 0, which leaves nothing to train where nothing is segmented.")
+
+    @property
+    def segments(self) -> bool:
+        """Whether it needs labels, and segments."""
+        return self.bilevel is not None
+
+    def require_labels(self, *, labelled: bool) -> None:
+        """Make sure that there are labels to learn from, and that none are left out.
+
+        Raises:
+            RecipeError: A dataset has none, or has some, and nothing is segmented.
+        """
+        if self.segments and not labelled:
+            raise RecipeError("bilevel", f"the dataset has no labels to segment. Plan it with --recipe {WITHOUT_LABELS}.",
+                              source=self.name)
+        if labelled and not self.segments:
+            raise RecipeError("bilevel", f"is missing, but the dataset has labels. Plan it with --recipe {WITH_LABELS}.",
+                              source=self.name)
+
+
+#: By their names in a recipe.
+SECTIONS: dict[str, type[Section]] = {"leader": Leader, "follower": Follower, "patches": Patches, "pretraining": Pretraining,
+                                      "training": Training, "losses": Losses, "bilevel": Bilevel}
+
+
+def section_name(section: type[Section]) -> str:
+    """What a section is called in a recipe."""
+    return section.__name__.lower()
+
+
+def require_fit(path: str, value: Any, kind: Any, *, choices: tuple[str, ...], least: float | None, below: float,
+                **_: object) -> None:
+    """Make sure that a value is of a type, and in a range; arguments of :func:`entry`.
+
+    Raises:
+        RecipeError: It is not; it says what would do.
+    """
+    several = get_origin(kind) is tuple
+    single = get_args(kind)[0] if several else kind
+    values = list(value) if several and isinstance(value, tuple) else [value]
+    # A bool is an int for Python, and a whole number is a float for people.
+    sound = (single, int) if single is float else single
+    if several != isinstance(value, tuple) or any(not isinstance(one, sound) or isinstance(one, bool) != (single is bool)
+                                                  for one in values):
+        raise RecipeError(path, f"{value!r} is not {described(kind)}.")
+    for one in values:
+        if choices and one not in choices:
+            raise RecipeError(path, f"there is no {one!r}. Choose from: {', '.join(choices)}.")
+        if least is not None and not (least <= one < below):
+            raise RecipeError(path, f"must be {in_range(least, below)}, got {one:g}.")
+
+
+def described(kind: Any) -> str:
+    """A type in plain English, as messages and the documentation say it."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+    several = {int: "a list of whole numbers", str: "a list of words"}
+    return several[get_args(kind)[0]] if get_origin(kind) is tuple else words[kind]
+
+
+def in_range(least: float, below: float) -> str:
+    """A range of numbers in plain English."""
+    return f"at least {least:g}" if math.isinf(below) else f"from {least:g} to below {below:g}"

@@ -1,0 +1,1 @@
+"""One step of each stage: what moves leader and follower. Knows nothing of nnU-Net, files or commands."""

@@ -1,0 +1,43 @@
+"""The recipe of a training: whether it fits the dataset, and what a checkpoint says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fuse4seg.datasets.raw import channel_names, foreground_classes
+from fuse4seg.errors import CheckpointError, RecipeError
+from fuse4seg.recipes.reading import from_plain
+from fuse4seg.recipes.recipe import Recipe
+
+#: nnU-Net draws 50 validation batches for 250 training batches.
+TRAINING_PER_VALIDATION = 5
+
+
+def validation_iterations(iterations: int) -> int:
+    """Validation batches of an epoch, in nnU-Net's proportion."""
+    return max(1, iterations // TRAINING_PER_VALIDATION)
+
+
+def require_fit(recipe: Recipe, dataset_json: dict[str, Any]) -> None:
+    """Make sure that a dataset can be trained on by a recipe.
+
+    Raises:
+        RecipeError: It has no labels to segment, or has some that would be left out, or one modality that would be.
+    """
+    recipe.require_labels(labelled=bool(foreground_classes(dataset_json)))
+    if recipe.training.modality_dropout and len(channel_names(dataset_json)) == 1:
+        raise RecipeError("training.modality_dropout", "the dataset has one modality, which cannot be left out. Set it to 0.",
+                          source=recipe.name)
+
+
+def trained_with(state: dict[str, Any], path: Path) -> tuple[Recipe, int]:
+    """Recipe and seed of a checkpoint.
+
+    Raises:
+        CheckpointError: It does not say so, or another version wrote it.
+    """
+    try:
+        return from_plain(state["recipe"], source=str(path)), int(state["seed"])
+    except (KeyError, TypeError, RecipeError) as error:
+        raise CheckpointError(path, "is no checkpoint of Fuse4Seg, or one of another version. Train again.") from error
