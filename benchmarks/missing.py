@@ -75,11 +75,12 @@ def _measure(options: argparse.Namespace, dropout: float, seed: int) -> dict[str
     from fuse4seg.paths import RAW, data_root, dataset_name
     from fuse4seg.training.run import Training, choose_device, make_trainer
 
-    training = Training(options.dataset, options.configuration, options.fold, options.plans, device=options.device)
-    chosen = {"epochs": options.epochs, "pretrain_epochs": options.pretrain_epochs, "iterations": options.iterations,
-              "seed": seed, "modality_dropout": dropout}
+    changes = (f"training.epochs={options.epochs}", f"training.iterations={options.iterations}",
+               f"pretraining.epochs={options.pretrain_epochs}", f"training.modality_dropout={dropout}")
+    training = Training(options.dataset, options.configuration, options.fold, options.plans, device=options.device,
+                        changes=changes)
     start = time.perf_counter()
-    make_trainer(training, chosen=chosen, resume=True).run_training()
+    make_trainer(training, seed=seed, resume=True).run_training()
     seconds = time.perf_counter() - start
     model = find_model(dataset=options.dataset, configuration=options.configuration)
     loaded = load_model(model.folder, folds=model.folds, device=choose_device(options.device), mirroring=not options.disable_tta)

@@ -21,8 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("Write a phantom dataset, plan and preprocess it.",
                          example="python benchmarks/phantom.py --root bench/data")
     parser.add_argument("-gpu_memory_target", type=float, default=1.0)
-    parser.add_argument("--base_features", type=int, default=16)
-    parser.add_argument("--max_batch_size", type=int, default=8)
+    parser.add_argument("--set", dest="changes", nargs="+", metavar="SECTION.ENTRY=VALUE",
+                        default=["follower.features=16", "patches.largest_batch=8"], help="of the recipe (default: %(default)s)")
     return run_command(_run, parser, arguments)
 
 
@@ -34,6 +34,7 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.planning.options import PlanOptions
     from fuse4seg.planning.planner import plan_experiment
     from fuse4seg.planning.preprocess import preprocess
+    from fuse4seg.plans import PLANS_NAME
 
     for root in (RAW, PREPROCESSED, RESULTS):
         make_writable_folder(data_root(root))
@@ -41,8 +42,8 @@ def _run(options: argparse.Namespace) -> None:
             shutil.rmtree(folder)
     write_phantom_dataset(data_root(RAW), dataset_id=DATASET, training_cases=10, test_cases=1, seed=0)
     extract_fingerprint(DATASET, processes=1)
-    plan_experiment(DATASET, PlanOptions(gpu_memory_target=options.gpu_memory_target, max_batch_size=options.max_batch_size,
-                                         base_features=options.base_features))
+    plan_experiment(DATASET, PlanOptions(changes=tuple(options.changes), gpu_memory_target=options.gpu_memory_target,
+                                         plans_name=PLANS_NAME))
     preprocess(DATASET, configurations=["2d"], processes=1)
 
 

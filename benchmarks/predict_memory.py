@@ -103,7 +103,7 @@ def model_of(like: Path, dataset: Path, slices: Sequence[int]) -> tuple[Path, li
         (folder / name).write_text(json.dumps(content))
     torch.save({"network_weights": network.state_dict(), "trainer_name": "Fuse4SegTrainer",
                 "init_args": {"configuration": "2d", "plans": plans}, "inference_allowed_mirroring_axes": (0, 1),
-                "options": {}}, folder / "fold_0" / "checkpoint_final.pth")
+                "recipe": plans["fuse4seg"]["recipe"], "seed": 0}, folder / "fold_0" / "checkpoint_final.pth")
     return folder, list(here.spacing), channels, classes
 
 

@@ -73,10 +73,11 @@ def _stock(plans: dict, dataset_json: dict, configuration: str, device: Any) -> 
 
 
 def _ours(plans: dict, dataset_json: dict, configuration: str, device: Any, hypergradient: str) -> Any:
+    from fuse4seg.recipes.reading import changed
     from fuse4seg.training.trainer import Fuse4SegTrainer
 
     trainer = Fuse4SegTrainer({**plans, "continue_training": False}, configuration, 0, dataset_json, device)
-    trainer.options = trainer.options.changed(hypergradient=hypergradient)
+    trainer.recipe = changed(trainer.recipe, [f"bilevel.hypergradient={hypergradient}"])
     trainer.initialize()
     return trainer
 

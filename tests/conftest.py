@@ -37,6 +37,9 @@ FOLLOWER = {"network_class_name": "dynamic_network_architectures.architectures.u
 FUSION = {"detail_features": 4, "base_features": 8, "couplings": 1, "transformers": 1}
 
 ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+#: What the phantom's plans say beside the usual recipe: a small network, and hardly any training.
+HARDLY = ("leader.cross_attention=true", "follower.features=8", "patches.largest_batch=4", "pretraining.epochs=2",
+          "training.epochs=2", "training.iterations=2")
 PHANTOM_ID, PHANTOM_CASES, PHANTOM_SHAPE = 990, 5, (32, 48, 40)
 
 
@@ -210,7 +213,7 @@ def planned_phantom(phantom_roots: Path) -> Path:
     # nnU-Net's 10^8 take seconds, however small the dataset.
     extractor.num_foreground_voxels_for_intensitystats = 1e5
     extractor.run(overwrite_existing=True)
-    plan_experiment(PHANTOM_ID, PlanOptions(gpu_memory_target=0.1, base_features=8, max_batch_size=4, cross_attention=True))
+    plan_experiment(PHANTOM_ID, PlanOptions(changes=HARDLY, gpu_memory_target=0.1, plans_name="Fuse4SegPlans"))
     preprocess(PHANTOM_ID, configurations=["2d", "3d_fullres"], processes=1)
     return phantom_roots
 
@@ -218,7 +221,7 @@ def planned_phantom(phantom_roots: Path) -> Path:
 @pytest.fixture(scope="session")
 def training_flags() -> list[str]:
     """What f4s_train was called with for ``trained_phantom``, without --root."""
-    return [str(PHANTOM_ID), "2d", "0", "--pretrain_epochs", "2", "--epochs", "2", "--iterations", "2", "-device", "cpu"]
+    return [str(PHANTOM_ID), "2d", "0", "-device", "cpu"]
 
 
 @pytest.fixture(scope="session")
@@ -303,7 +306,7 @@ def _write_untrained(root: Path, plans: dict[str, Any], configuration: str, *, f
                          "init_args": {"plans": plans, "configuration": configuration, "fold": fold,
                                        "dataset_json": dataset_json},
                          "inference_allowed_mirroring_axes": tuple(range(len(planned.patch_size))),
-                         "options": {"modality_dropout": 0.0}, "current_epoch": 1},
+                         "recipe": plans["fuse4seg"]["recipe"], "seed": 0, "current_epoch": 1},
                         model / f"fold_{fold}" / "checkpoint_final.pth")
     return model
 

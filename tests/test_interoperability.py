@@ -22,13 +22,13 @@ pytestmark = pytest.mark.slow
 DATASET = "Dataset990_Phantom"
 HURRIED = """
 import torch
-from fuse4seg.training.options import TrainingOptions
+from fuse4seg.recipes.reading import changed
 from fuse4seg.training.trainer import Fuse4SegTrainer
 
 class HurriedTrainer(Fuse4SegTrainer):
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.options = TrainingOptions(epochs=1, pretrain_epochs=1, iterations=2)
+        self.recipe = changed(self.recipe, ["training.epochs=1", "pretraining.epochs=1"])
 """
 #: nnU-Net's search for trainers imports all of its own, one of which imports torchvision through timm and uses nothing of
 #: it here. A torchvision that does not fit torch cannot be imported; then this stands in for it.

@@ -22,8 +22,8 @@ from fuse4seg.training.trainer import Fuse4SegTrainer
 
 DATASET = "Dataset990_Phantom"
 MODEL = Path("nnUNet_results", DATASET, "Fuse4SegTrainer__Fuse4SegPlans__2d")
-SMALL = ["-gpu_memory_target", "0.1", "--base_features", "8", "--max_batch_size", "4"]
-HARDLY = ["--pretrain_epochs", "1", "--epochs", "2", "--iterations", "2", "-device", "cpu"]
+SMALL = ["-gpu_memory_target", "0.1", "-overwrite_plans_name", "Fuse4SegPlans", "--set", "follower.features=8",
+         "patches.largest_batch=4", "pretraining.epochs=1", "training.epochs=2", "training.iterations=2"]
 
 
 def run(command: Any, root: Path, *words: str) -> int:
@@ -55,7 +55,7 @@ def trained(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of ``planned`` with fold 0 hardly trained."""
     root = tmp_path_factory.mktemp("unlabelled_trained") / "roots"
     shutil.copytree(planned, root)
-    assert run(train, root, "990", "2d", "0", *HARDLY) == 0
+    assert run(train, root, "990", "2d", "0", "-device", "cpu") == 0
     return root
 
 
@@ -139,23 +139,23 @@ class TestTraining:
             return undisturbed(trainer, epoch)
 
         with mock.patch.object(Fuse4SegTrainer, "_train_epoch", interrupted):
-            assert run(train, tmp_path / "roots", "990", "2d", "0", *HARDLY) == 130
-        assert run(train, tmp_path / "roots", "990", "2d", "0", *HARDLY, "--c") == 0
+            assert run(train, tmp_path / "roots", "990", "2d", "0", "-device", "cpu") == 130
+        assert run(train, tmp_path / "roots", "990", "2d", "0", "-device", "cpu", "--c") == 0
         found, wanted = load(tmp_path / "roots"), load(trained)
         for name, weight in wanted["network_weights"].items():
             assert torch.equal(found["network_weights"][name], weight), name
         assert found["logging"]["fusion"] == wanted["logging"]["fusion"]
         assert found["logging"]["val_losses"] == wanted["logging"]["val_losses"]
 
-    @pytest.mark.parametrize(("words", "flag"), [(["--hypergradient", "none"], "--hypergradient"),
-                                                 (["--auxiliary_head", "0.3"], "--auxiliary_head"),
-                                                 (["--fusion_weight", "0.7"], "--fusion_weight"),
-                                                 (["--fusion_losses", "none"], "--fusion_losses")])
-    def test_refuses_options_of_the_segmentation(self, planned: Path, words: list[str], flag: str,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
-        assert run(train, planned, "990", "2d", "0", *words, "-device", "cpu") == 1
+    @pytest.mark.parametrize(("change", "problem"), [
+        ("bilevel.hypergradient=none", "bilevel.hypergradient: fusion_alone-f"), ("leader.rate=0", "leader.rate: 0 leaves"),
+        ("losses.edges=-1", "losses.edges: must be at least 0")])
+    def test_refuses_changes_of_the_segmentation_and_those_that_leave_nothing_to_train(
+            self, planned: Path, change: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+        flag = f"--set: {problem}"
+        assert run(train, planned, "990", "2d", "0", "--set", change, "-device", "cpu") == 1
         said = capsys.readouterr().err
-        assert said.startswith(f"error: {flag}: ")
+        assert said.startswith(f"error: {flag}")
         assert said.count("\n") == 1
         assert not (planned / "nnUNet_results").exists()
 
@@ -190,7 +190,7 @@ def test_goes_in_3d_too(planned: Path, tmp_path: Path) -> None:
     root = tmp_path / "roots"
     shutil.copytree(planned, root)
     assert run(preprocess, root, "-d", "990", "-c", "3d_fullres", "-np", "1") == 0
-    assert run(train, root, "990", "3d_fullres", "all", *HARDLY) == 0
+    assert run(train, root, "990", "3d_fullres", "all", "-device", "cpu") == 0
     images = root / "nnUNet_raw" / DATASET / "imagesTs"
     assert run(predict, root, "-i", str(images), "-o", str(tmp_path / "out"), "-device", "cpu") == 0
     fused = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "fused" / "phantom_005.nii.gz")))

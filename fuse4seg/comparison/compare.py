@@ -23,7 +23,8 @@ from fuse4seg.datasets.splits import require_fold
 from fuse4seg.errors import ConfigurationNotFoundError, NotPreprocessedError, OptionError, UnreadableRecordError
 from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, data_root
-from fuse4seg.plans import read_plans
+from fuse4seg.plans import planned_recipe, read_plans
+from fuse4seg.recipes.reading import changed
 
 RESULT = "comparison.json"
 
@@ -69,6 +70,7 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
         NotPreprocessedError, ConfigurationNotFoundError, PlansNotFoundError: There is nothing to train on.
         OptionError: The dataset has no labels, the folder holds a comparison under other conditions or another row
             of the same name, or the minutes are too few.
+        RecipeError: A row's changes do not do.
         FaultyTrainingsError: A row cannot be trained, so its pace cannot be measured.
     """
     source = data_root(PREPROCESSED) / wanted.dataset
@@ -82,6 +84,8 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
         raise OptionError("dataset", f"{wanted.dataset} has no labels, so there is no segmentation to compare.")
     for fold in wanted.folds:
         require_fold(source, fold)
+    for row in wanted.rows:
+        changed(planned_recipe(plans, source / f"{wanted.plans}.json"), row.changes)
     _require_same_conditions(make_writable_folder(wanted.output), _conditions(wanted))
     trials = [Trial(row, fold, seed, wanted.dataset, wanted.configuration, wanted.plans, wanted.output.absolute(), wanted.budget)
               for seed in wanted.seeds for fold in wanted.folds for row in wanted.rows]

@@ -36,7 +36,7 @@ def split_checkpoint(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[
     axes = state["inference_allowed_mirroring_axes"]
     rest = {"trainer_name": state["trainer_name"], "configuration": state["init_args"]["configuration"],
             "fold": state["init_args"].get("fold"), "inference_allowed_mirroring_axes": None if axes is None else list(axes),
-            "recipe": state["recipe"], "current_epoch": state.get("current_epoch"),
+            "recipe": state.get("recipe", {}), "current_epoch": state.get("current_epoch"),
             "order": list(state["network_weights"]), SHARED: shared}
     return tensors, rest
 

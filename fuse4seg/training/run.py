@@ -41,11 +41,13 @@ from fuse4seg.steps.hypergradients import BY_MEMORY
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.recipe import require_fit, trained_with
 from fuse4seg.training.saving import SaveEvery
+from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
 from fuse4seg.training.trainer import BEST, FINAL, LATEST, Fuse4SegTrainer
 
 log = logging.getLogger(__name__)
 
 #: Most wanted first.
+STAGE_1 = (PRETRAINED, PRETRAINING_LATEST, previous_of(Path(PRETRAINING_LATEST)).name)
 RESUMABLE = (FINAL, LATEST, previous_of(Path(LATEST)).name, BEST)
 
 
@@ -142,6 +144,8 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
     trainer_class = _trainer_class(training.trainer)
     if checkpoint is not None:
         seed = _require_same(checkpoint, trainer_class, recipe, seed=seed)
+    elif resume and seed is None:
+        seed = _seed_of_stage_1(fold)
     make_writable_folder(fold)
     if training.changes:
         # nnU-Net names the folder after the class.
@@ -175,6 +179,15 @@ def _require_same(checkpoint: Found, trainer_class: type[Fuse4SegTrainer], recip
         raise CheckpointError(checkpoint.path, f"was trained with another {difference} than the plans say. Plan under another "
                                                f"name, or remove it to train anew.")
     return begun_with
+
+
+def _seed_of_stage_1(fold: Path) -> int:
+    """What an interrupted or finished stage 1 was begun with, 0 if there is none."""
+    present = [fold / name for name in STAGE_1 if (fold / name).is_file()]
+    if not present:
+        return 0
+    path, state = load_first_sound(present)
+    return trained_with(state, path)[1]
 
 
 def _warn_of_unplanned_memory(plans: dict[str, Any], recipe: Recipe) -> None:

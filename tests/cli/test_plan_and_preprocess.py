@@ -16,7 +16,8 @@ from fuse4seg.planning import fingerprint
 from fuse4seg.planning.foreground import draw_foreground
 
 DATASET = "Dataset992_Phantom"
-SMALL_MACHINE = ["-gpu_memory_target", "0.1", "--base_features", "8", "--max_batch_size", "4"]
+SMALL_MACHINE = ["-gpu_memory_target", "0.1", "--set", "follower.features=8", "patches.largest_batch=4",
+                 "-overwrite_plans_name", "Fuse4SegPlans"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +42,8 @@ class TestPlanningCommands:
 
         assert extract_fingerprint.main([*everywhere, "-np", "1"]) == 0
         assert "intensity_windows_per_channel" in json.loads((folder / "dataset_fingerprint.json").read_text())
-        assert plan_experiment.main([*everywhere, *SMALL_MACHINE, "-p", "Mine"]) == 0
-        assert json.loads((folder / "Mine.json").read_text())["fuse4seg"]["base_features"] == 8
+        assert plan_experiment.main([*everywhere, *SMALL_MACHINE[:-1], "Mine"]) == 0
+        assert json.loads((folder / "Mine.json").read_text())["fuse4seg"]["recipe"]["follower"]["features"] == 8
         assert preprocess.main([*everywhere, "-p", "Mine", "-c", "2d", "-np", "1"]) == 0
         assert (folder / "nnUNetPlans_2d" / "phantom_000.b2nd").is_file()
 
@@ -58,6 +59,12 @@ class TestPlanningCommands:
         planned = r"^2d: patch \d+ x \d+, batch [24], spacing 1 x 1 mm, features 8 16 32"
         assert re.search(planned, captured.err, re.MULTILINE)
 
+    def test_preprocess_what_they_have_planned_under_whatever_name(self, root: Path) -> None:
+        assert plan_and_preprocess.main(["-d", "992", "--root", str(root), *SMALL_MACHINE[:-2], "-c", "2d", "-np", "1"]) == 0
+        names = {path.name for path in (root / "nnUNet_preprocessed" / DATASET).iterdir()}
+        assert names == {"dataset.json", "dataset_fingerprint.json", "gt_segmentations", "nnUNetPlans_2d",
+                         "Fuse4SegPlans-follower.features=8-patches.largest_batch=4.json"}
+
     def test_can_stop_after_planning(self, root: Path) -> None:
         assert plan_and_preprocess.main(["-d", "992", "--root", str(root), *SMALL_MACHINE, "--no_pp", "-np", "1"]) == 0
 
@@ -67,9 +74,9 @@ class TestPlanningCommands:
 
 class TestRefusals:
     @pytest.mark.parametrize(("flags", "flag"), [
-        (["--base_features", "3"], "--base_features"), (["--max_batch_size", "1"], "--max_batch_size"),
+        (["--set", "follower.features=3"], "--set: follower.features"), (["--recipe", "sepia"], "--recipe"),
         (["-gpu_memory_target", "0"], "-gpu_memory_target"), (["-np", "0"], "-np"),
-        (["--follower", "transunet"], "--follower"),
+        (["--set", "follower.network=transunet"], "--set: follower.network"),
         (["-overwrite_target_spacing", "1", "0", "1"], "-overwrite_target_spacing")])
     def test_name_the_flag_before_a_case_is_read(self, root: Path, capsys: pytest.CaptureFixture[str],
                                                  flags: list[str], flag: str) -> None:

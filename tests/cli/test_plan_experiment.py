@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +39,7 @@ class TestTable:
                                                                capsys: pytest.CaptureFixture[str]) -> None:
         plans, = (planned_phantom / "nnUNet_preprocessed").glob("*/Fuse4SegPlans.json")
         before = plans.read_bytes()
-        assert plan_experiment.main(["-d", "990", "--table", "--base_features", "8"]) == 0
+        assert plan_experiment.main(["-d", "990", "--table", "--set", "follower.features=8"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in lines if " 2d " in line] == ["4", "8", "11", "16", "24", "40", "80", "141"]
         assert plans.read_bytes() == before
@@ -47,8 +49,8 @@ class TestTable:
         assert "error: -gpu_memory_target: --table shows all sizes" in capsys.readouterr().err
 
     def test_names_an_estimator_that_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert plan_experiment.main(["-d", "990", "--root", str(tmp_path), "--hypergradient", "newton"]) == 1
-        assert "--hypergradient: there is no 'newton'" in capsys.readouterr().err
+        assert plan_experiment.main(["-d", "990", "--root", str(tmp_path), "--set", "bilevel.hypergradient=newton"]) == 1
+        assert "--set: bilevel.hypergradient: there is no 'newton'" in capsys.readouterr().err
 
     def test_names_a_size_that_is_no_number(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
@@ -60,17 +62,37 @@ class TestTable:
         assert plan_experiment.memory_target("7.5") == 7.5
 
 
-class TestCrossAttention:
-    @pytest.mark.parametrize(("words", "wanted"), [([], None), (["--cross_attention"], True), (["--no_cross_attention"], False)])
-    def test_is_as_the_flags_say_and_else_left_to_the_planner(self, words: list[str], wanted: bool | None) -> None:
-        assert plan_experiment.plan_options(self.parser().parse_args(words)).cross_attention is wanted
-
-    def test_is_not_wanted_and_unwanted_at_once(self) -> None:
-        with pytest.raises(SystemExit, match="2"):
-            self.parser().parse_args(["--cross_attention", "--no_cross_attention"])
-
-    @staticmethod
-    def parser() -> argparse.ArgumentParser:
+class TestRecipe:
+    def test_and_its_changes_go_to_the_planner(self) -> None:
         parser = argparse.ArgumentParser()
         plan_experiment.add_plan_flags(parser)
-        return parser
+        words = ["--recipe", "grey", "--set", "losses.edges=4", "follower.features=8", "--set", "training.epochs=3"]
+        chosen = plan_experiment.plan_options(parser.parse_args(words))
+        assert chosen.recipe == "grey"
+        assert chosen.changes == ("losses.edges=4", "follower.features=8", "training.epochs=3")
+        assert chosen.name == "Fuse4SegPlans-grey-losses.edges=4-follower.features=8-training.epochs=3"
+
+    def test_in_a_file_of_the_users_own_is_written_into_the_plans(self, planned_phantom: Path, tmp_path: Path) -> None:
+        root = shutil.copytree(planned_phantom, tmp_path / "root")
+        (tmp_path / "mine.toml").write_text('about = "Mine."\nlike = "grey"\n[follower]\nfeatures = 8\n[losses]\nedges = 3.0\n')
+        assert plan_experiment.main(["-d", "990", "--recipe", str(tmp_path / "mine.toml"), "--root", str(root)]) == 0
+        plans = json.loads((root / "nnUNet_preprocessed" / "Dataset990_Phantom" / "Fuse4SegPlans-mine.json").read_text())
+        recipe = plans["fuse4seg"]["recipe"]
+        assert (recipe["name"], recipe["about"], recipe["losses"]["edges"], recipe["leader"]["fused_image"]) == (
+            "mine", "Mine.", 3.0, "grey")
+
+    @pytest.mark.parametrize(("content", "said"), [
+        ('about = "Mine."', "mine.toml: leader: the section is missing"),
+        ('about = "Mine."\nlike = "grey"\n[loses]\nedges = 1', "mine.toml: loses: there is no such section. Sections"),
+        ('about = "Mine."\nlike = "grey"\n[losses]\nedge = 1', "mine.toml: losses.edge: there is no such entry. Ent"),
+        ('about = "Mine."\nlike = "grey"\n[losses]\nedges = "x"', "mine.toml: losses.edges: 'x' is not a number"),
+        ('about = "Mine."\nlike = "grey"\n[leader]\nnetwork = "unet"', "leader.network: there is no 'unet'. Choose from: gate"),
+        ('about = "Mine."\nlike = "gray"', "mine.toml: like: there is no recipe 'gray'. Choose from: fuse4seg, fus"),
+        ("about = ", "mine.toml: its text: cannot be read")])
+    def test_that_does_not_do_is_one_line(self, content: str, said: str, tmp_path: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "mine.toml").write_text(content)
+        assert plan_experiment.main(["-d", "990", "--recipe", str(tmp_path / "mine.toml"), "--root", str(tmp_path)]) == 1
+        line, = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert said in line

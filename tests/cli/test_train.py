@@ -14,10 +14,13 @@ import torch
 
 from fuse4seg.cli import predict
 from fuse4seg.cli.train import main
+from fuse4seg.training.run import Training
 
 DATASET = "Dataset990_Phantom"
 MODEL = Path("nnUNet_results", DATASET, "Fuse4SegTrainer__Fuse4SegPlans__2d")
-HARDLY = ["--pretrain_epochs", "0", "--epochs", "1", "--iterations", "1", "-device", "cpu"]
+CHANGES = ("pretraining.epochs=0", "training.epochs=1", "training.iterations=1")
+HARDLY = ["-device", "cpu", "--set", *CHANGES]
+CHANGED = MODEL.with_name(Training("990", "2d", 0, changes=CHANGES).folder_name)
 Refused = Callable[..., str]
 
 
@@ -55,17 +58,17 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 class TestTrain:
     def test_says_how_it_goes_and_ends_with_the_validation_dice(self, root: Path,
                                                                 capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["990", "2d", "1", *HARDLY, "--hypergradient", "gauss_newton", "--root", str(root)]) == 0
+        assert main(["990", "2d", "1", *HARDLY, "--root", str(root)]) == 0
         captured = capsys.readouterr()
         assert captured.out == ""
         assert "pre-training epoch" not in captured.err
         assert "epoch 0: upper " in captured.err
         assert "ratio " in captured.err
-        summary = json.loads((root / MODEL / "fold_1" / "validation" / "summary.json").read_text())
+        summary = json.loads((root / CHANGED / "fold_1" / "validation" / "summary.json").read_text())
         assert captured.err.splitlines()[-1] == f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}"
-        assert not (root / MODEL / "fold_1" / "pretrained.pth").exists()
-        options = torch.load(root / MODEL / "fold_1" / "checkpoint_final.pth", weights_only=True)["options"]
-        assert options["bilevel"]["hypergradient"] == "gauss_newton"
+        assert not (root / CHANGED / "fold_1" / "pretrained.pth").exists()
+        recipe = torch.load(root / CHANGED / "fold_1" / "checkpoint_final.pth", weights_only=True)["recipe"]
+        assert (recipe["training"]["iterations"], recipe["bilevel"]["hypergradient"]) == (1, "gauss_newton")
 
     def test_only_validates_on_request(self, trained_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["990", "2d", "0", "--val", "-device", "cpu", "--root", str(trained_root)]) == 0
@@ -84,8 +87,7 @@ class TestTrain:
 
     @pytest.mark.slow
     def test_fuses_and_segments_volumes(self, root: Path, tmp_path: Path) -> None:
-        words = ["--pretrain_epochs", "1", "--epochs", "1", "--iterations", "2", "-device", "cpu", "--root", str(root)]
-        assert main(["990", "3d_fullres", "0", *words]) == 0
+        assert main(["990", "3d_fullres", "0", "-device", "cpu", "--root", str(root)]) == 0
         model = root / MODEL.with_name("Fuse4SegTrainer__Fuse4SegPlans__3d_fullres")
         assert (model / "fold_0" / "validation" / "summary.json").is_file()
 
@@ -149,15 +151,15 @@ class TestRefusedFlags:
         (["3d_lowres", "0"], "has no configuration 3d_lowres. Choose one of: 2d, 3d_fullres"),
         (["2d", "0", "-p", "Mine"], "Mine.json is missing"),
         (["2d", "0", "-tr", "Mine"], "-tr: no trainer Mine"),
-        (["2d", "0", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
-        (["2d", "0", "--pretrain_epochs", "-1"], "--pretrain_epochs: must be at least 0"),
-        (["2d", "0", "--iterations", "0"], "--iterations: must be at least 1"),
         (["2d", "0", "--seed", "-1"], "--seed: must be at least 0"),
-        (["2d", "0", "--leader_learning_rate", "-0.001"], "--leader_learning_rate: must be a number from 0 on, got -0.001"),
-        (["2d", "0", "--leader_learning_rate", "0", "--pretrain_epochs", "2"],
-         "--leader_learning_rate: 0 leaves nothing to train in pre-training. Leave it out."),
-        (["2d", "0", "--modality_dropout", "1"], "--modality_dropout: must be a probability from 0 to below 1, got 1.0"),
-        (["2d", "0", "--hypergradient", "exact"], "unknown estimator exact. Choose one of: joint, gauss_newton"),
+        (["2d", "0", "--set", "training.epochs=0"], "--set: training.epochs: must be at least 1, got 0"),
+        (["2d", "0", "--set", "pretraining.epochs=-1"], "--set: pretraining.epochs: must be at least 0"),
+        (["2d", "0", "--set", "leader.rate=-0.001"], "--set: leader.rate: must be at least 0, got -0.001"),
+        (["2d", "0", "--set", "leader.rate=0"], "--set: leader.rate: 0 leaves nothing to train in pre-training."),
+        (["2d", "0", "--set", "training.modality_dropout=1"], "modality_dropout: must be from 0 to below 1, got 1"),
+        (["2d", "0", "--set", "bilevel.hypergradient=exact"], "there is no 'exact'. Choose from: gauss_newton, joint, none"),
+        (["2d", "0", "--set", "follower.features=8"], "follower.features: is decided in planning. Plan anew: f4s_plan"),
+        (["2d", "0", "--set", "bilevel"], "--set: bilevel: is no change. Write SECTION.ENTRY=VALUE, as losses.edges=2"),
         (["2d", "0", "--save_every", "0"], "--save_every: 0 is not understood. Give a number of epochs (5), of minutes (30min)"),
         (["2d", "0", "--val"], "Finish the training first"),
     ])
@@ -168,9 +170,8 @@ class TestRefusedFlags:
         description = root / "nnUNet_preprocessed" / DATASET / "dataset.json"
         content = json.loads(description.read_text())
         description.write_text(json.dumps({**content, "channel_names": {"0": "T1"}}))
-        line = refused(root, "990", "2d", "0", "--modality_dropout", "0.3")
-        assert line == ("error: --modality_dropout: the dataset has one modality, which cannot be left out. "
-                        "Leave the flag out.\n")
+        line = refused(root, "990", "2d", "0", "--set", "training.modality_dropout=0.3")
+        assert line.endswith("training.modality_dropout: the dataset has one modality, which cannot be left out. Set it to 0.\n")
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
     def test_of_a_device_that_is_not_here(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,8 +180,8 @@ class TestRefusedFlags:
                                            "Use -device cpu, or run where that device is visible.\n")
 
     @pytest.mark.parametrize("words", [["990", "2d", "-1"], ["990", "2d", "first"], ["990", "2d", "0.5"], ["990", "2d"],
-                                       ["990", "2d", "0", "--no_such_flag"], ["990", "2d", "0", "--epoch", "3"],
-                                       ["990", "2d", "0", "--epochs", "many"], ["990", "2d", "0", "--c", "--val"],
+                                       ["990", "2d", "0", "--no_such_flag"], ["990", "2d", "0", "--sets", "losses.edges=3"],
+                                       ["990", "2d", "0", "--set"], ["990", "2d", "0", "--c", "--val"],
                                        ["990", "2d", "0", "-device", "tpu"]])
     def test_that_argparse_knows_to_be_wrong(self, words: list[str], root: Path) -> None:
         with pytest.raises(SystemExit, match="2"):

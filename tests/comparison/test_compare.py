@@ -116,7 +116,7 @@ class TestCompare:
 
     def test_refuses_another_row_of_the_same_name(self, planned_phantom: Path, compared: Path,
                                                   capsys: pytest.CaptureFixture[str]) -> None:
-        assert run(planned_phantom, compared, "--rows", "--variant", "max=--fusion_weight 1") == 1
+        assert run(planned_phantom, compared, "--rows", "--variant", "max=bilevel.fusion_weight=1") == 1
         assert "another row named max" in capsys.readouterr().err
 
     @pytest.mark.parametrize("content", ["[]", '{"results": []}', "{"])
@@ -142,9 +142,9 @@ class TestCompare:
 
     def test_names_what_failed_and_does_the_rest(self, planned_phantom: Path, compared: Path, result: dict[str, Any],
                                                  capsys: pytest.CaptureFixture[str]) -> None:
-        assert run(planned_phantom, compared, *ROWS, "--variant", "bad=--fusion_weight -1") == 1
+        assert run(planned_phantom, compared, *ROWS, "--variant", "bad=losses.edges=1e39") == 1
         said = capsys.readouterr().err
-        assert "bad, fold 0, seed 0: error: --fusion_weight" in said
+        assert "bad, fold 0, seed 0: error: the loss became NaN or infinite" in said
         assert "Traceback" not in said
         assert len(json.loads((compared / "comparison.json").read_text())["results"]) == len(result["results"])
 
@@ -161,7 +161,8 @@ class TestMistakes:
     @pytest.mark.parametrize(("words", "said"), [
         (["--rows", "median"], "--rows: unknown row median"),
         (["--images", "film"], "--images: 'film' is not NAME=VALUE"),
-        (["--variant", "a=--seed 1", "--variant", "a=--seed 2"], "--variant: a is there twice"),
+        (["--variant", "a=losses.edges=1", "--variant", "a=losses.edges=2"], "--variant: a is there twice"),
+        (["--variant", "a=losses.edges=-1"], "--set: losses.edges: must be at least 0"),
         (["-p", "NoPlans"], "NoPlans"),
         (["--minutes", "1"], "--minutes: goes in place of --iterations"),
         (["--devices", "cuda:0"], "-device cuda is not available")])

@@ -59,7 +59,7 @@ def test_each_row_is_timed_once_in_a_short_training_of_stage_2(tmp_path: Path, t
     first = with_equal_minutes(trials(tmp_path, "stacked", "fuse4seg"), 2, devices=["cpu"])
     assert sorted((trial.row.name, trial.purpose, trial.budget.iterations) for trial in timed.run) == [
         ("fuse4seg", "pace", 10), ("stacked", "pace", 10)]
-    assert next(trial for trial in timed.run if trial.row.ours).command("cpu")[-2:] == ["--pretrain_epochs", "0"]
+    assert next(trial for trial in timed.run if trial.row.ours).command("cpu")[-1] == "pretraining.epochs=0"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pace, "seconds_per_iteration", lambda _: 99.0)
         assert with_equal_minutes(trials(tmp_path, "stacked", "fuse4seg"), 2, devices=["cpu"]) == first

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from fuse4seg.comparison.prepared_data import as_grey, environment_of, prepare_row, standardised, windows_of
-from fuse4seg.comparison.rows import OWN, Row
+from fuse4seg.comparison.rows import Row
 from fuse4seg.errors import FaultyImageError, UnpairedCasesError
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 
@@ -79,12 +79,15 @@ class TestPrepareRow:
 
     def test_of_another_network_links_the_data_and_changes_the_plans(self, source: Path, plans: dict[str, Any],
                                                                      tmp_path: Path) -> None:
-        prepare_row(OWN["cross_attention"], source, tmp_path / "row", plans=plans, configuration="2d")
+        row = Row("still", ours=True, changes=("leader.cross_attention=false", "losses.edges=4"))
+        prepare_row(row, source, tmp_path / "row", plans=plans, configuration="2d")
         assert (tmp_path / "row" / IDENTIFIER).resolve() == (source / IDENTIFIER).resolve()
         found = json.loads((tmp_path / "row" / "Fuse4SegPlans.json").read_text())
         arguments = found["configurations"]["2d"]["architecture"]["arch_kwargs"]
         before = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
-        assert arguments == {**before, "fusion": {**before["fusion"], "cross_attention": True}}
+        assert before["fusion"]["cross_attention"]
+        assert arguments == {**before, "fusion": {**before["fusion"], "cross_attention": False}}
+        assert found["fuse4seg"]["recipe"]["losses"]["edges"] == 4
 
     def test_keeps_what_is_whole_and_makes_anew_what_is_not(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
         row, target = Row("T1", source=("modality", 0)), tmp_path / "T1"

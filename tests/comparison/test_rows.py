@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fuse4seg.cli.train import main as train
+from fuse4seg.comparison.prepared_data import prepare_row
 from fuse4seg.comparison.rows import ABLATIONS, FIXED, GROUPS, LEARNING, METHOD, OWN, PEER, USUAL, Row, choose_rows
 from fuse4seg.errors import OptionError
-from fuse4seg.losses.fusion import PAPER
-from fuse4seg.planning.options import PlanOptions
-from fuse4seg.planning.planner import plan_experiment
-from fuse4seg.training.options import TrainingOptions
+from fuse4seg.plans import read_plans
+from fuse4seg.recipes.reading import changed, read_recipe
+from fuse4seg.recipes.recipe import Losses
 
 MODALITIES = ("T1", "FLAIR")
 
@@ -30,9 +29,9 @@ class TestChooseRows:
 
     def test_adds_images_of_others_and_variants_of_ours(self) -> None:
         images, variant = choose_rows([], modalities=MODALITIES, images={"FILM": Path("film")},
-                                      variants={"half": "--fusion_weight 0.5 --seed 3"})
+                                      variants={"half": "bilevel.fusion_weight=0.5 losses.edges=3"})
         assert images == Row("FILM", source=("folder", str(Path("film").absolute())))
-        assert variant == Row("half", ours=True, flags=("--fusion_weight", "0.5", "--seed", "3"))
+        assert variant == Row("half", ours=True, changes=("bilevel.fusion_weight=0.5", "losses.edges=3"))
 
     @pytest.mark.parametrize(("names", "said"), [(["median"], "unknown row median. Choose from: stacked, T1"),
                                                  (["max", "fixed"], "max is there twice")])
@@ -43,7 +42,7 @@ class TestChooseRows:
     @pytest.mark.parametrize("name", ["a/b", ".hidden", "..", ""])
     def test_refuses_names_that_are_no_folder(self, name: str) -> None:
         with pytest.raises(OptionError, match="cannot be the name of a folder"):
-            choose_rows([], modalities=MODALITIES, variants={name: "--seed 1"})
+            choose_rows([], modalities=MODALITIES, variants={name: "losses.edges=1"})
 
 
 class TestLearning:
@@ -55,35 +54,31 @@ class TestLearning:
         assert names == [*teachers, "grey", *(f"grey_{teacher}" for teacher in teachers)]
         assert "learning" in GROUPS
 
-    def test_teaches_the_leader_by_what_the_name_says(self) -> None:
-        for prefix in ("", "grey_"):
-            assert LEARNING[f"{prefix}frozen"].flags == ("--leader_learning_rate", "0")
-            for name, estimator in (("fusion_losses_alone", "none"), ("joint", "joint")):
-                flag, chosen = LEARNING[f"{prefix}{name}"].flags
-                assert flag == "--hypergradient"
-                assert TrainingOptions().changed(hypergradient=chosen).bilevel.hypergradient == estimator
+    @pytest.mark.parametrize("prefix", ["", "grey_"])
+    def test_teaches_the_leader_by_what_the_name_says(self, prefix: str) -> None:
+        of = {name: changed(read_recipe("fuse4seg"), LEARNING[f"{prefix}{name}"].changes)
+              for name in ("frozen", "fusion_losses_alone", "joint")}
+        assert of["frozen"].leader.rate == 0
+        assert (of["fusion_losses_alone"].bilevel.hypergradient, of["joint"].bilevel.hypergradient) == ("none", "joint")
+        assert {recipe.leader.fused_image for recipe in of.values()} == {"grey" if prefix else "colour"}
 
-    def test_in_grey_is_what_the_planner_plans_in_grey(self, planned_phantom: Path) -> None:
-        plan_experiment(990, PlanOptions(gpu_memory_target=0.1, base_features=8, fused_image="grey", plans_name="InGrey"))
-        folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
-        path = folder / "InGrey.json"
-        planned = json.loads(path.read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
-        path.unlink()
-        in_colour = json.loads((folder / "Fuse4SegPlans.json").read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]
-        changed = {**in_colour["fusion"], "cross_attention": False, **LEARNING["grey"].network["fusion"]}
-        assert planned == changed
-        assert planned["colours"] == 1
+    def test_in_grey_is_the_recipe_in_grey(self, planned_phantom: Path, tmp_path: Path) -> None:
+        """In the plans that a training of the row follows, too."""
+        assert replace(changed(read_recipe("fuse4seg"), LEARNING["grey"].changes), name="grey",
+                       about=read_recipe("grey").about) == read_recipe("grey")
+        preprocessed = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
+        plans = read_plans(preprocessed / "Fuse4SegPlans.json")
+        prepare_row(LEARNING["grey"], preprocessed, tmp_path / "data", plans=plans, configuration="2d")
+        before, after = (one["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
+                         for one in (plans, read_plans(tmp_path / "data" / "Fuse4SegPlans.json")))
+        assert after == {**before, "colours": 1, "brighter": 1.0}
 
 
 class TestOwnRows:
-    def test_have_flags_that_training_takes(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Argparse exits with 2 for what it does not know; help comes last and ends well."""
-        for row in OWN.values():
-            with pytest.raises(SystemExit) as ended:
-                train(["501", "2d", "0", *row.flags, "--help"])
-            assert ended.value.code == 0, row.name
-        capsys.readouterr()
+    @pytest.mark.parametrize("row", OWN.values(), ids=list(OWN))
+    def test_have_changes_that_the_recipe_takes(self, row: Row) -> None:
+        assert (changed(read_recipe("fuse4seg"), row.changes) == read_recipe("fuse4seg")) == (row.name == METHOD)
 
     def test_with_the_paper_s_losses_train_on_these_alone(self) -> None:
-        _, *named = ABLATIONS["paper_losses"].flags
-        assert TrainingOptions().changed(fusion_losses=named).bilevel.losses == PAPER
+        losses = changed(read_recipe("fuse4seg"), ABLATIONS["paper_losses"].changes).losses
+        assert losses == Losses.only(intensity=1, texture=5, decomposition=0.1, adversarial=0.01)

@@ -16,10 +16,12 @@ from fuse4seg.comparison import trainings
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.trainings import Budget, Trial, last_line, run_trials
 from fuse4seg.errors import Terminated
+from fuse4seg.training.run import Training
 
 
-def trial(output: Path, name: str = "fuse4seg", *, ours: bool = True, flags: tuple[str, ...] = (), seed: int = 0) -> Trial:
-    return Trial(Row(name, ours=ours, flags=flags), 1, seed, "Dataset990_Phantom", "2d", "Fuse4SegPlans", output, Budget(3, 4, 2))
+def trial(output: Path, name: str = "fuse4seg", *, ours: bool = True, changes: tuple[str, ...] = (), seed: int = 0) -> Trial:
+    row = Row(name, ours=ours, changes=changes)
+    return Trial(row, 1, seed, "Dataset990_Phantom", "2d", "Fuse4SegPlans", output, Budget(3, 4, 2))
 
 
 def finish(done: Trial) -> None:
@@ -29,24 +31,24 @@ def finish(done: Trial) -> None:
 
 
 class TestTrial:
-    def test_of_ours_gives_the_row_s_flags_the_last_word(self, tmp_path: Path) -> None:
-        words = trial(tmp_path, flags=("--pretrain_epochs", "0")).command("cpu")
-        assert words[-4:] == ["--pretrain_epochs", "2", "--pretrain_epochs", "0"]
+    def test_of_ours_sets_the_budget_but_for_what_the_row_s_plans_say(self, tmp_path: Path) -> None:
+        words = trial(tmp_path).command("cpu")
+        assert words[-4:] == ["--set", "training.epochs=3", "training.iterations=4", "pretraining.epochs=2"]
         assert words[3:6] == ["Dataset990_Phantom", "2d", "1"]
-        assert {"--c", "--seed", "--epochs", "--iterations"} <= set(words)
+        assert {"--c", "--seed", "-p"} <= set(words)
+        own = trial(tmp_path, changes=("pretraining.epochs=5", "losses.edges=3"))
+        assert own.command("cpu")[-3:] == ["--set", "training.epochs=3", "training.iterations=4"]
 
-    def test_of_stock_nnunet_has_no_flags_of_ours(self, tmp_path: Path) -> None:
+    def test_of_stock_nnunet_has_no_recipe(self, tmp_path: Path) -> None:
         words = trial(tmp_path, "stacked", ours=False).command("cpu")
         assert "fuse4seg.cli.train_stock_nnunet" in words
-        assert "--pretrain_epochs" not in words
+        assert words[-4:] == ["--epochs", "3", "--iterations", "4"]
+        assert "--set" not in words
 
-    def test_finds_the_model_of_the_trainer_that_its_flags_name(self, tmp_path: Path) -> None:
-        peer, own = trial(tmp_path, "stacked", ours=False), trial(tmp_path, flags=("-tr", "MyTrainer"))
-        assert own.command("cpu")[-2:] == ["-tr", "MyTrainer"]
+    def test_finds_the_model_where_its_training_leaves_it(self, tmp_path: Path) -> None:
+        peer, own = trial(tmp_path, "stacked", ours=False), trial(tmp_path)
         assert peer.model.name == "nnUNetTrainer__StockPlans__2d"
-        assert own.model.name == "MyTrainer__Fuse4SegPlans__2d"
-        assert trial(tmp_path, flags=("-tr", "Other", "-tr", "MyTrainer")).model == own.model  # as argparse, the last
-        assert trial(tmp_path, flags=("-tr",)).model == trial(tmp_path).model  # the training says what is wrong
+        assert own.model.name == Training("990", "2d", 1, changes=own.changes).folder_name
 
     def test_is_finished_when_it_is_validated(self, tmp_path: Path) -> None:
         one = trial(tmp_path)

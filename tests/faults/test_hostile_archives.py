@@ -256,7 +256,7 @@ KINDS: dict[str, Callable[[Packed], None]] = {
     "no order of weights": rest_says(order=["a"]),
     "trainer's name a path": rest_says(trainer_name="os.system"),
     "axes that are none": rest_says(inference_allowed_mirroring_axes=[7]),
-    "options that are none": rest_says(options={"modality_dropout": "x"}),
+    "recipe that is none": rest_says(recipe={"training": {"modality_dropout": "x"}}),
     "configuration of another": rest_says(configuration="3d_fullres"),
     "network os.system": names("network_class_name", "os.system"),
     "network in a package's imports": names("network_class_name",

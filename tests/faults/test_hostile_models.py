@@ -103,9 +103,9 @@ PICKLES: dict[str, Callable[[State, Path, Path], None]] = {
     "exec": with_entry("logging", lambda mark: Reduces(exec, f"open({str(mark)!r}, 'w')")),
     "eval in the weights": saved(lambda state, mark: {**state, "network_weights": {
         **state["network_weights"], "x": Reduces(eval, f"open({str(mark)!r}, 'w')")}}),
-    "method of a path": with_entry("options", lambda mark: Reduces(Path.touch, mark)),
-    "partial": with_entry("options", lambda mark: Reduces(functools.partial(os.system, f"touch {mark}"))),
-    "state that runs": with_entry("options", SetsState),
+    "method of a path": with_entry("recipe", lambda mark: Reduces(Path.touch, mark)),
+    "partial": with_entry("recipe", lambda mark: Reduces(functools.partial(os.system, f"touch {mark}"))),
+    "state that runs": with_entry("recipe", SetsState),
     "unsafe load inside": with_entry("logging", lambda mark: Reduces(torch.load, str(mark))),
     "import by name": with_entry("logging", lambda mark: Reduces(__import__, MODULE)),
     "code in the old format": saved(lambda state, mark: {**state, "logging": shell(mark)},
@@ -245,7 +245,7 @@ class TestStockCheckpoint:
         assert predict.main(flags) == 0
         plain = [path.read_bytes() for path in sorted((place / "out").rglob("*.nii.gz"))]
         shutil.rmtree(place / "out")
-        del state["options"]
+        del state["recipe"]
         torch.save({**state, "_best_ema": np.float64(0.5), "logging": {"mean_fg_dice": [np.float32(0.5)]}},
                    place / "roots" / MODEL / "fold_0" / CHECKPOINT)
         capsys.readouterr()

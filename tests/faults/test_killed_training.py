@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-FLAGS = ["990", "2d", "0", "--pretrain_epochs", "2", "--epochs", "2", "--iterations", "3", "-device", "cpu"]
+CHANGES = ("training.iterations=3",)
+FLAGS = ["990", "2d", "0", "-device", "cpu", "--set", *CHANGES]
 #: Between them, every iteration is saved in one and every second epoch in the other.
 PACES = (["--save_every", "1", "0.0001min"], ["--save_every", "2"])
-FOLD = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d", "fold_0")
+FOLD = Path("Dataset990_Phantom", "Fuse4SegTrainer-training.iterations=3__Fuse4SegPlans__2d", "fold_0")
 #: What a training that was stopped goes on from.
 SAVED = ("checkpoint_final.pth", "checkpoint_latest.pth", "pretrained.pth", "pretraining_latest.pth")
 

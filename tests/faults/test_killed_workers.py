@@ -18,9 +18,10 @@ import pytest
 from fuse4seg import machine
 from fuse4seg.cli import preprocess, train
 
-FOLD = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d", "fold_0")
+CHANGES = ("pretraining.epochs=1", "training.epochs=9999")
+FOLD = Path("Dataset990_Phantom", f"Fuse4SegTrainer-{'-'.join(CHANGES)}__Fuse4SegPlans__2d", "fold_0")
 #: Of training: it would go on for hours.
-FLAGS = ["990", "2d", "0", "--pretrain_epochs", "1", "--epochs", "9999", "--iterations", "2", "-device", "cpu"]
+FLAGS = ["990", "2d", "0", "-device", "cpu", "--set", *CHANGES]
 LIKELY_CAUSE = "most likely for want of memory"
 
 

@@ -136,7 +136,7 @@ def no_foreground(place: Path) -> None:
 
 NESTED = "[" * 100_000
 NP = "-np 1"
-TRAIN = "990 2d 0 -device cpu --pretrain_epochs 1 --epochs 1 --iterations 1"
+TRAIN = "990 2d 0 -device cpu"
 PREDICT, PICTURES = "-i {images} -o {out} -device cpu", "-i {ct} {mri} -o {out}"
 SCORE = "-i {ct} {mri} -f {fused} -o {out}.json -np 1"
 BRATS = "-i {brats} -o {out} -m {model} -device cpu -np 1"
@@ -227,19 +227,21 @@ MISTAKES: dict[str, Mistake] = {
     "plan: memory that is no number": Mistake("plan_experiment", "-d 990 -gpu_memory_target nan", "-gpu_memory_target"),
     "plan: memory that is a word": Mistake("plan_experiment", "-d 990 -gpu_memory_target much", "much", status=UNPARSED),
     "plan: too little memory": Mistake("plan_experiment", "-d 990 -gpu_memory_target 0.001", "-gpu_memory_target"),
-    "plan: unknown follower": Mistake("plan_experiment", "-d 990 --follower vnet", "vnet"),
-    "plan: unknown reference": Mistake("plan_experiment", "-d 990 --cross_attention --reference PET", "PET"),
-    "plan: reference that asks nobody": Mistake("plan_experiment", "-d 990 --reference T1", "--cross_attention"),
+    "plan: unknown follower": Mistake("plan_experiment", "-d 990 --set follower.network=vnet", "vnet"),
+    "plan: unknown reference": Mistake("plan_experiment", "-d 990 --set leader.cross_attention=true leader.reference=PET", "PET"),
+    "plan: reference that asks nobody": Mistake("plan_experiment", "-d 990 --set leader.reference=T1",
+                                                "leader.cross_attention=true"),
     "plan: reference of dataset.json unknown": Mistake("plan_experiment", "-d 990", "PET", entry(
         DATASET, "reference_modality", "PET")),
-    "plan: no features": Mistake("plan_experiment", "-d 990 --base_features 0", "--base_features"),
+    "plan: no features": Mistake("plan_experiment", "-d 990 --set follower.features=0", "follower.features"),
     "plan: spacing of zero": Mistake("plan_experiment", "-d 990 -overwrite_target_spacing 0 1 1", "-overwrite_target_spacing"),
     "plan: name with a path": Mistake("plan_experiment", "-d 990 -p ../plans", "../plans"),
-    "plan: name of others' plans": Mistake("plan_experiment", "-d 990 -gpu_memory_target 0.1 --base_features 8", PLANS,
+    "plan: name of others' plans": Mistake("plan_experiment", "-d 990 -gpu_memory_target 0.1 -p Fuse4SegPlans", PLANS,
                                            without(PLANS, "fuse4seg")),
     "plan and preprocess: no process": Mistake("plan_and_preprocess", "-d 990 -np -1", "-np"),
     "plan and preprocess: unknown configuration": Mistake(
-        "plan_and_preprocess", f"-d 990 -c 4d {NP} -gpu_memory_target 0.1 --base_features 8", "4d", leaves="Fuse4SegPlans.json"),
+        "plan_and_preprocess", f"-d 990 -c 4d {NP} -gpu_memory_target 0.1 -p Fuse4SegPlans --set follower.features=8", "4d",
+        leaves="Fuse4SegPlans.json"),
     "preprocess: no plans": Mistake("preprocess", f"-d 990 {NP}", PLANS, gone(PLANS)),
     "preprocess: plans are no JSON": Mistake("preprocess", f"-d 990 {NP}", PLANS, cut(PLANS)),
     "preprocess: plans are a list": Mistake("preprocess", f"-d 990 {NP}", PLANS, text(PLANS, "[]")),
@@ -251,8 +253,8 @@ MISTAKES: dict[str, Mistake] = {
     "preprocess: unknown configuration": Mistake("preprocess", f"-d 990 -c 5d {NP}", "5d"),
     "preprocess: channel missing": Mistake("preprocess", f"-d 990 -c 2d {NP}", IMAGE, gone(IMAGE)),
     # ------------------------------------------------------------------ pretrain, train
-    "pretrain: nothing to do": Mistake("pretrain", "990 2d 1 --pretrain_epochs 0 -device cpu", "--pretrain_epochs"),
-    "pretrain: unknown loss": Mistake("pretrain", "990 2d 1 --pretraining_losses beauty -device cpu", "beauty"),
+    "pretrain: nothing to do": Mistake("pretrain", "990 2d 1 --set pretraining.epochs=0 -device cpu", "pretraining.epochs"),
+    "pretrain: unknown loss": Mistake("pretrain", "990 2d 1 --set pretraining.beauty=1 -device cpu", "beauty"),
     "pretrain: not preprocessed": Mistake("pretrain", "990 2d 1 -device cpu", "nnUNetPlans_2d", gone(f"{PRE}/nnUNetPlans_2d")),
     "train: no such fold": Mistake("train", TRAIN.replace(" 0 ", " 7 "), "fold 7"),
     "train: fold is a word": Mistake("train", TRAIN.replace(" 0 ", " one "), "one", status=UNPARSED),
@@ -270,11 +272,20 @@ MISTAKES: dict[str, Mistake] = {
         text(f"{PRE}/splits_final.json", '[{"train": ["nobody"], "val": ["phantom_000"]}]'), gone(CHECKPOINT))),
     "train: dataset.json is no JSON": Mistake("train", TRAIN.replace(" 0 ", " 1 "), f"{PRE}/dataset.json",
                                               cut(f"{PRE}/dataset.json")),
-    "train: no epochs": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --epochs 0", "--epochs"),
+    "train: no epochs": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --set training.epochs=0", "training.epochs"),
     "train: negative seed": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --seed -1", "--seed"),
-    "train: unknown estimator": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --hypergradient magic", "magic"),
-    "train: unknown loss": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --fusion_losses beauty=1", "beauty"),
-    "train: dropout above 1": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --modality_dropout 2", "--modality_dropout"),
+    "train: unknown estimator": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --set bilevel.hypergradient=magic", "magic"),
+    "train: unknown loss": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --set losses.beauty=1", "beauty"),
+    "train: dropout above 1": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --set training.modality_dropout=2",
+                                       "training.modality_dropout"),
+    "train: what planning decides": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --set leader.fused_image=grey",
+                                            "f4s_plan_experiment --set leader.fused_image=grey"),
+    "train: plans without a recipe": Mistake("train", TRAIN, PLANS, entry(PLANS, "fuse4seg", {})),
+    "train: plans with a recipe of another version": Mistake("train", TRAIN, PLANS, entry(PLANS, "fuse4seg/recipe/version", 0)),
+    "plan: unknown recipe": Mistake("plan_experiment", "-d 990 --recipe best", "best"),
+    "plan: recipe that is no file": Mistake("plan_experiment", "-d 990 --recipe {place}/nowhere.toml", "nowhere.toml"),
+    "plan: recipe that is no TOML": Mistake("plan_experiment", "-d 990 --recipe {place}/a.toml", "a.toml", text("a.toml", "[")),
+    "plan: recipe for images without labels": Mistake("plan_experiment", "-d 990 --recipe fusion_alone", "--recipe fuse4seg"),
     "train: over a training": Mistake("train", TRAIN, "fold_0"),
     "train: nothing to validate": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --val", "checkpoint_final.pth"),
     "train: damaged checkpoint": Mistake("train", "990 2d 0 -device cpu --c", CHECKPOINT, cut(CHECKPOINT)),
@@ -372,6 +383,7 @@ MISTAKES: dict[str, Mistake] = {
     "compare: unknown row": Mistake("compare", "990 2d -o {out} --rows best", "best"),
     "compare: row without a folder": Mistake("compare", "990 2d -o {out} --images mine", "--images"),
     "compare: row twice": Mistake("compare", "990 2d -o {out} --variant a=x --variant a=y", "--variant"),
+    "compare: change that is none": Mistake("compare", "990 2d -o {out} --variant a=x", "--set"),
     "compare: unknown device": Mistake("compare", "990 2d -o {out} --devices tpu", "tpu"),
     "compare: images that are not there": Mistake("compare", "990 2d -o {out} --rows --images mine={place}/nowhere --devices cpu",
                                                   "nowhere"),

@@ -13,12 +13,14 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.errors import OptionError
+from fuse4seg.errors import RecipeError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.planning.followers import FOLLOWERS
 from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import Fuse4SegPlanner, plan_experiment
 from fuse4seg.plans import read_plans
+from fuse4seg.recipes import recipe
+from fuse4seg.recipes.reading import read_recipe, recipe_names
 
 LARGE, SMALL = (128, 256, 256), (24, 40, 36)
 RESENC = ("resenc_m", "resenc_l", "resenc_xl")
@@ -26,6 +28,11 @@ RESENC = ("resenc_m", "resenc_l", "resenc_xl")
 GIGABYTES = {"unet": 8, "resenc_m": 8, "resenc_l": 24, "resenc_xl": 40, "cnn_transformer": 8}
 CLASSES = {"unet": "PlainConvUNet", "cnn_transformer": "CNNTransformer", **dict.fromkeys(RESENC, "ResidualEncoderUNet")}
 MakeFingerprinted = Callable[..., Path]
+
+
+def options(*changes: str, **others: Any) -> PlanOptions:
+    """Changed entries of the recipe in plans of the usual name."""
+    return PlanOptions(changes=changes, **{"plans_name": "Fuse4SegPlans", **others})
 
 
 def planned_follower(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
@@ -37,10 +44,10 @@ class TestEveryFollower:
     def test_stands_in_the_plans_with_the_memory_it_is_planned_for(self, name: str,
                                                                    make_fingerprinted: MakeFingerprinted) -> None:
         path = make_fingerprinted(SMALL) / "Fuse4SegPlans.json"
-        plan_experiment(991, PlanOptions(follower=name))
+        plan_experiment(991, options(f"follower.network={name}"))
         plans = read_plans(path)
 
-        assert plans["fuse4seg"]["follower"] == name
+        assert plans["fuse4seg"]["recipe"]["follower"]["network"] == name
         assert plans["fuse4seg"]["gpu_memory_target"] == GIGABYTES[name]
         assert plans["experiment_planner_used"] == "Fuse4SegPlanner"
         for configuration in ("2d", "3d_fullres"):
@@ -49,7 +56,7 @@ class TestEveryFollower:
     @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
     def test_is_built_by_nnunet(self, name: str, configuration: str, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted(SMALL)
-        plans = plan_experiment(991, PlanOptions(follower=name, base_features=4))
+        plans = plan_experiment(991, options(f"follower.network={name}", "follower.features=4"))
         manager = PlansManager(plans).get_configuration(configuration)
         network = get_network_from_plans(manager.network_arch_class_name, manager.network_arch_init_kwargs,
                                          manager.network_arch_init_kwargs_req_import, 2, 3, deep_supervision=True)
@@ -65,7 +72,7 @@ class TestEveryFollower:
 
     def test_fits_into_the_memory_it_is_given(self, name: str, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted((48, 96, 96), cases=100)
-        plans = plan_experiment(991, PlanOptions(follower=name, gpu_memory_target=0.5, base_features=8))
+        plans = plan_experiment(991, options(f"follower.network={name}", "follower.features=8", gpu_memory_target=0.5))
 
         assert plans["fuse4seg"]["gpu_memory_target"] == 0.5
         for memory in plans["fuse4seg"]["memory"].values():
@@ -74,12 +81,12 @@ class TestEveryFollower:
 
 class TestUnet:
     def test_is_the_default(self) -> None:
-        assert PlanOptions().follower == "unet"
+        assert [read_recipe(name).follower.network for name in recipe_names()] == ["unet"] * len(recipe_names())
 
     def test_planner_refuses_options_of_another_follower(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted(SMALL)
         with pytest.raises(ValueError, match="resenc_m"):
-            Fuse4SegPlanner("991", options=PlanOptions(follower="resenc_m"))
+            Fuse4SegPlanner("991", options=options("follower.network=resenc_m"))
 
 
 class TestResidualEncoders:
@@ -95,7 +102,7 @@ class TestResidualEncoders:
         monkeypatch.setattr(Fuse4SegPlanner, "_let_nnunet_count_bytes", lambda planner: None)
         monkeypatch.setattr(Fuse4SegPlanner, "_fit_batches", lambda planner, configurations: {})
         with torch.device("meta"):
-            plan_experiment(991, PlanOptions(follower=name))
+            plan_experiment(991, options(f"follower.network={name}"))
         plans = read_plans(folder / "Fuse4SegPlans.json")
 
         for configuration in ("2d", "3d_fullres"):
@@ -106,7 +113,7 @@ class TestResidualEncoders:
     @pytest.mark.slow
     def test_grow_with_their_memory(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted(LARGE, cases=100)
-        medium, large, largest = (plan_experiment(991, PlanOptions(follower=name))["configurations"]["3d_fullres"]
+        medium, large, largest = (plan_experiment(991, options(f"follower.network={name}"))["configurations"]["3d_fullres"]
                                   for name in RESENC)
         assert math.prod(medium["patch_size"]) < math.prod(large["patch_size"]) <= math.prod(largest["patch_size"])
 
@@ -114,7 +121,7 @@ class TestResidualEncoders:
 class TestCNNTransformer:
     def test_has_transunets_tokens_at_transunets_patch(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted((30, 224, 224), cases=20)
-        plans = plan_experiment(991, PlanOptions(follower="cnn_transformer"))
+        plans = plan_experiment(991, options("follower.network=cnn_transformer"))
 
         assert list(plans["configurations"]["2d"]["patch_size"]) == [224, 224]
         strides = planned_follower(plans, "2d")["arch_kwargs"]["strides"]
@@ -123,5 +130,8 @@ class TestCNNTransformer:
 
 class TestUnknownFollower:
     def test_is_refused_with_the_choices(self) -> None:
-        with pytest.raises(OptionError, match="^--follower: there is no 'transunet'.*unet, resenc_m, resenc_l, resenc_xl, cnn"):
-            PlanOptions(follower="transunet")
+        with pytest.raises(RecipeError, match="^--set: follower.network: there is no 'transunet'. Choose from: unet, resenc_m"):
+            options("follower.network=transunet")
+
+    def test_would_be_none_that_recipes_know(self) -> None:
+        assert tuple(FOLLOWERS) == recipe.FOLLOWERS

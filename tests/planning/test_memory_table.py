@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from fuse4seg.planning.memory_target import GPU
 from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import plan_experiment
 
-OPTIONS = PlanOptions(base_features=4)
 MakeFingerprinted = Callable[..., Path]
+OPTIONS = PlanOptions(changes=("follower.features=4",), plans_name="Fuse4SegPlans")
 
 
 class TestMemoryTable:
@@ -24,7 +25,7 @@ class TestMemoryTable:
         rows = memory_table(991, OPTIONS, targets=(0.05, 0.2))
         assert not (folder / "Fuse4SegPlans.json").exists()
 
-        plans = plan_experiment(991, PlanOptions(base_features=4, gpu_memory_target=0.2))
+        plans = plan_experiment(991, replace(OPTIONS, gpu_memory_target=0.2))
         expected = [["0.2", name, " x ".join(map(str, plans["configurations"][name]["patch_size"])),
                      str(plans["configurations"][name]["batch_size"]), f"{memory['total']:.2f}"]
                     for name, memory in plans["fuse4seg"]["memory"].items()]

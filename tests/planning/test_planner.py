@@ -18,25 +18,44 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import __version__
-from fuse4seg.errors import DatasetJsonError, DatasetNotFoundError, FingerprintNotFoundError, OptionError
+from fuse4seg.errors import (
+    DatasetJsonError,
+    DatasetNotFoundError,
+    FingerprintNotFoundError,
+    OptionError,
+    RecipeError,
+    RecipeNotFoundError,
+)
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.planning import memory_target
 from fuse4seg.planning.memory_target import GPU
 from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import Fuse4SegPlanner, describe_plans, plan_experiment
 from fuse4seg.planning.step_memory import Training, count_memory
-from fuse4seg.plans import read_plans
+from fuse4seg.plans import planned_recipe, read_plans
+from fuse4seg.recipes.reading import changed, read_recipe, to_plain
 
 LARGE, SMALL, FLAT = (160, 512, 512), (24, 40, 36), (1, 512, 512)
 MakeFingerprinted = Callable[..., Path]
 
 
+def options(*changes: str, **others: Any) -> PlanOptions:
+    """Changed entries of the recipe in plans of the usual name."""
+    return PlanOptions(changes=changes, **{"plans_name": "Fuse4SegPlans", **others})
+
+
 def plan(shape: tuple[int, int, int], make: MakeFingerprinted, *, channels: tuple[str, ...] = ("T1", "FLAIR"),
-         cases: int = 2, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **options: Any) -> dict[str, Any]:
+         cases: int = 2, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), changes: tuple[str, ...] = (),
+         **others: Any) -> dict[str, Any]:
     """Plans of a dataset of such images, as they stand in the file."""
     folder = make(shape, channels=channels, cases=cases, spacing=spacing)
-    plan_experiment(991, PlanOptions(**options))
-    return json.loads((folder / f"{options.get('plans_name', 'Fuse4SegPlans')}.json").read_text())
+    chosen = options(*changes, **others)
+    plan_experiment(991, chosen)
+    return json.loads((folder / f"{chosen.name}.json").read_text())
+
+
+def training_of(plans: dict[str, Any]) -> Training:
+    return Training(2, 2, planned_recipe(plans, "plans"))
 
 
 def follower(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +83,7 @@ class TestPlannedConfigurations:
                                                                   roots: Path) -> None:
         folder = make_fingerprinted(LARGE)
         shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
-        plan_experiment(991, PlanOptions(gpu_memory_target=4))
+        plan_experiment(991, options(gpu_memory_target=4))
 
         plans = read_plans(folder / "Fuse4SegPlans.json")
         assert set(plans["configurations"]) == {"2d", "3d_fullres", "3d_lowres"}
@@ -74,7 +93,7 @@ class TestPlannedConfigurations:
                                                                             roots: Path) -> None:
         folder = make_fingerprinted(SMALL)
         shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
-        manager = PlansManager(plan_experiment(991, PlanOptions(base_features=4)))
+        manager = PlansManager(plan_experiment(991, options("follower.features=4")))
         labels = manager.get_label_manager(json.loads((folder / "dataset.json").read_text()))
         assert labels.foreground_labels == []
         for name in ("2d", "3d_fullres"):
@@ -116,7 +135,7 @@ class TestPlannedNetwork:
 
     @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
     def test_is_built_by_nnunet(self, make_fingerprinted: MakeFingerprinted, configuration: str) -> None:
-        plans = plan(SMALL, make_fingerprinted, base_features=4, channels=("T1", "T2", "FLAIR"))
+        plans = plan(SMALL, make_fingerprinted, channels=("T1", "T2", "FLAIR"), changes=("follower.features=4",))
         manager = PlansManager(plans).get_configuration(configuration)
 
         network = get_network_from_plans(manager.network_arch_class_name, manager.network_arch_init_kwargs,
@@ -128,53 +147,54 @@ class TestPlannedNetwork:
         assert manager.pool_op_kernel_sizes == unet["arch_kwargs"]["strides"]
 
     @pytest.mark.parametrize(("labelled", "modalities", "chosen", "expected", "brighter"), [
-        (True, 2, None, "colour", 0.0), (True, 4, None, "colour", 0.0), (True, 1, None, "grey", 1.0),
+        (True, 2, None, "colour", 0.0), (True, 4, None, "colour", 0.0), (True, 1, None, "grey", 0.0),
         (False, 2, None, "grey", 10.0), (False, 1, None, "grey", 10.0),
-        (True, 2, "grey", "grey", 1.0), (True, 2, "colour", "colour", 0.0), (True, 1, "grey", "grey", 1.0),
-        (False, 2, "colour", "colour", 10.0)])
-    def test_fuses_in_colour_where_several_modalities_are_segmented_unless_the_user_says_otherwise(
+        (True, 2, "grey", "grey", 1.0), (True, 2, "fuse4seg", "colour", 0.0), (True, 1, "grey", "grey", 1.0),
+        (False, 2, "fusion_alone", "grey", 10.0)])
+    def test_fuses_in_colour_where_several_modalities_are_segmented_unless_the_recipe_says_otherwise(
             self, labelled: bool, modalities: int, chosen: str | None, expected: str, brighter: float, roots: Path,
             make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL, channels=("T1", "T2", "T1ce", "FLAIR")[:modalities])
         if not labelled:
             shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
-        plan_experiment(991, PlanOptions(fused_image=chosen, base_features=4))
+        plan_experiment(991, options("follower.features=4", recipe=chosen))
         plans = read_plans(folder / "Fuse4SegPlans.json")
-        assert plans["fuse4seg"]["fused_image"] == expected
+        assert plans["fuse4seg"]["recipe"]["leader"]["fused_image"] == expected
         colours = {"grey": 1, "colour": 3}[expected]
         for configuration in ("2d", "3d_fullres"):
             network = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
             assert network["fusion"] == {"reference": 0, "cross_attention": not labelled, "colours": colours,
-                                         "brighter": brighter}
+                                         "brighter": brighter, "detail_features": 16, "base_features": 32, "couplings": 1,
+                                         "transformers": 2}
             assert len(network["windows"]) == modalities
 
     def test_shows_the_follower_the_fused_image_alone(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted(SMALL)
         for chosen, channels in (("grey", 1), ("colour", 3)):
-            manager = PlansManager(plan_experiment(991, PlanOptions(fused_image=chosen, base_features=4)))
+            manager = PlansManager(plan_experiment(991, options(f"leader.fused_image={chosen}", "follower.features=4")))
             found = manager.get_configuration("2d")
             network = get_network_from_plans(found.network_arch_class_name, found.network_arch_init_kwargs,
                                              found.network_arch_init_kwargs_req_import, 2, 2, deep_supervision=False)
             first = next(module for module in network.segmentation.modules() if isinstance(module, torch.nn.Conv2d))
             assert first.in_channels == network.fusion.colours == channels
 
-    @pytest.mark.parametrize(("labelled", "chosen", "expected"), [(True, None, False), (True, True, True), (False, None, True),
-                                                                  (False, False, False)])
+    @pytest.mark.parametrize(("labelled", "chosen", "expected"), [(True, None, False), (True, "true", True), (False, None, True),
+                                                                  (False, "false", False)])
     def test_has_a_cross_attention_where_it_is_asked_for_or_fusion_is_all_there_is(
-            self, labelled: bool, chosen: bool | None, expected: bool, roots: Path,
+            self, labelled: bool, chosen: str | None, expected: bool, roots: Path,
             make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted(SMALL)
         if not labelled:
             shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
-        plan_experiment(991, PlanOptions(cross_attention=chosen))
+        plan_experiment(991, options(*([f"leader.cross_attention={chosen}"] if chosen else [])))
         plans = read_plans(roots / "nnUNet_preprocessed" / "Dataset991_Small" / "Fuse4SegPlans.json")
         fusion = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
-        assert fusion["cross_attention"] is plans["fuse4seg"]["cross_attention"] is expected
+        assert fusion["cross_attention"] is plans["fuse4seg"]["recipe"]["leader"]["cross_attention"] is expected
 
     def test_has_the_reference_that_the_user_else_the_dataset_else_the_order_names(
             self, roots: Path, make_fingerprinted: MakeFingerprinted) -> None:
-        def reference(**options: Any) -> int:
-            plan_experiment(991, PlanOptions(cross_attention=True, **options))
+        def reference(*changes: str) -> int:
+            plan_experiment(991, options("leader.cross_attention=true", *changes))
             plans = read_plans(roots / "nnUNet_preprocessed" / "Dataset991_Small" / "Fuse4SegPlans.json")
             return plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["reference"]
 
@@ -183,10 +203,10 @@ class TestPlannedNetwork:
         path = roots / "nnUNet_raw" / "Dataset991_Small" / "dataset.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "reference_modality": "FLAIR"}))
         assert reference() == 2
-        assert reference(reference="T2") == 1
+        assert reference("leader.reference=T2") == 1
 
     def test_has_the_features_that_were_asked_for(self, make_fingerprinted: MakeFingerprinted) -> None:
-        configurations = plan(LARGE, make_fingerprinted, base_features=16)["configurations"]
+        configurations = plan(LARGE, make_fingerprinted, changes=("follower.features=16",))["configurations"]
 
         assert follower(configurations["2d"])["arch_kwargs"]["features_per_stage"][:6] == [16, 32, 64, 128, 256, 256]
         assert follower(configurations["3d_fullres"])["arch_kwargs"]["features_per_stage"][:5] == [16, 32, 64, 128, 160]
@@ -194,50 +214,50 @@ class TestPlannedNetwork:
 
 class TestMemory:
     def test_is_filled_and_not_passed(self, make_fingerprinted: MakeFingerprinted) -> None:
-        plans = plan(LARGE, make_fingerprinted, gpu_memory_target=1, base_features=8, cases=50)
+        plans = plan(LARGE, make_fingerprinted, gpu_memory_target=1, cases=50, changes=("follower.features=8",))
 
         assert 0.8 < plans["fuse4seg"]["memory"]["3d_fullres"]["total"] <= 1
         assert plans["fuse4seg"]["memory"]["2d"]["total"] <= 1
 
     def test_predicted_is_that_of_the_plan(self, make_fingerprinted: MakeFingerprinted) -> None:
-        plans = plan(SMALL, make_fingerprinted, gpu_memory_target=1, base_features=4)
+        plans = plan(SMALL, make_fingerprinted, gpu_memory_target=1, changes=("follower.features=4",))
 
         found = plans["configurations"]["2d"]
-        counted = count_memory(found["architecture"], found["patch_size"], found["batch_size"], Training(2, 2))
+        counted = count_memory(found["architecture"], found["patch_size"], found["batch_size"], training_of(plans))
         assert plans["fuse4seg"]["memory"]["2d"] == counted.to_plain()
 
     def test_fits_a_next_larger_batch_no_more(self, make_fingerprinted: MakeFingerprinted) -> None:
-        plans = plan((24, 96, 80), make_fingerprinted, gpu_memory_target=0.2, base_features=4, cases=1000)
+        plans = plan((24, 96, 80), make_fingerprinted, gpu_memory_target=0.2, cases=1000, changes=("follower.features=4",))
 
         found = plans["configurations"]["2d"]
-        sizes = [count_memory(found["architecture"], found["patch_size"], found["batch_size"] + more, Training(2, 2)).total
+        sizes = [count_memory(found["architecture"], found["patch_size"], found["batch_size"] + more, training_of(plans)).total
                  for more in (0, 2)]
         assert sizes[0] <= 0.2e9 < sizes[1]
 
     def test_is_planned_for_the_hypergradient(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted((24, 96, 80), cases=1000)
-        patches = [plan_experiment(991, PlanOptions(gpu_memory_target=0.2, base_features=4, hypergradient=name))
+        patches = [plan_experiment(991, options("follower.features=4", f"bilevel.hypergradient={name}", gpu_memory_target=0.2))
                    ["configurations"]["3d_fullres"]["patch_size"] for name in ("gauss_newton", "joint")]
         assert math.prod(patches[0]) > math.prod(patches[1])
 
     def test_that_holds_no_patch_is_refused_with_what_would_fit(self, make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)
         with pytest.raises(OptionError, match=r"1e-05 GB hold no patch.* would fit into [\d.]+ GB") as refused:
-            plan_experiment(991, PlanOptions(gpu_memory_target=1e-5, base_features=4))
+            plan_experiment(991, options("follower.features=4", gpu_memory_target=1e-5))
         assert not (folder / "Fuse4SegPlans.json").exists()
 
         enough = float(re.search(r"into ([\d.]+) GB", str(refused.value))[1])
-        assert "3d_fullres" in plan_experiment(991, PlanOptions(gpu_memory_target=enough, base_features=4))["configurations"]
+        assert "3d_fullres" in plan_experiment(991, options("follower.features=4", gpu_memory_target=enough))["configurations"]
 
     def test_of_images_that_cannot_be_halved_is_refused(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted((1, 6, 6))
         with pytest.raises(OptionError, match="no patch can be halved once"):
-            plan_experiment(991, PlanOptions(base_features=4))
+            plan_experiment(991, options("follower.features=4"))
 
     def test_that_is_free_on_the_visible_gpu_is_the_default(self, make_fingerprinted: MakeFingerprinted,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory_target, "visible_gpu", lambda: GPU("Some GPU", total=3.0, free=2.9))
-        plans = plan(SMALL, make_fingerprinted, base_features=4)
+        plans = plan(SMALL, make_fingerprinted, changes=("follower.features=4",))
 
         assert (plans["fuse4seg"]["gpu"], plans["fuse4seg"]["gpu_memory_target"]) == ("Some GPU", 2.0)
 
@@ -255,12 +275,13 @@ class TestBatchSize:
 
 class TestPlansFile:
     def test_says_how_it_was_made(self, make_fingerprinted: MakeFingerprinted) -> None:
-        plans = plan(SMALL, make_fingerprinted, gpu_memory_target=2, max_batch_size=4, base_features=8)
+        plans = plan(SMALL, make_fingerprinted, gpu_memory_target=2, changes=("follower.features=8", "patches.largest_batch=4"))
 
-        chosen = PlanOptions(gpu_memory_target=2, max_batch_size=4, base_features=8)
-        assert plans["fuse4seg"] == {**chosen.to_plain(), "version": __version__, "channel_names": ["T1", "FLAIR"],
-                                     "reference": "T1", "cross_attention": False, "fused_image": "colour", "gpu": None,
-                                     "memory": plans["fuse4seg"]["memory"]}
+        recipe = changed(read_recipe("fuse4seg"), ["follower.features=8", "patches.largest_batch=4"])
+        assert plans["fuse4seg"] == {"version": __version__, "channel_names": ["T1", "FLAIR"], "gpu_memory_target": 2,
+                                     "recipe": json.loads(json.dumps(to_plain(recipe))), "gpu": None,
+                                     "overwrite_target_spacing": None, "memory": plans["fuse4seg"]["memory"]}
+        assert planned_recipe(plans, "plans") == recipe
         assert plans["plans_name"] == "Fuse4SegPlans"
 
     def test_is_the_same_from_nnunets_api(self, make_fingerprinted: MakeFingerprinted) -> None:
@@ -295,7 +316,7 @@ class TestPlansFile:
         (folder / "nnUNetPlans.json").write_text('{"configurations": {}}')
 
         with pytest.raises(OptionError, match="-overwrite_plans_name.*not made by this planner"):
-            plan_experiment(991, PlanOptions(plans_name="nnUNetPlans"))
+            plan_experiment(991, options(plans_name="nnUNetPlans"))
         assert (folder / "nnUNetPlans.json").read_text() == '{"configurations": {}}'
 
     def test_that_is_damaged_is_replaced(self, make_fingerprinted: MakeFingerprinted) -> None:
@@ -307,9 +328,41 @@ class TestPlansFile:
         assert "2d" in read_plans(folder / "Fuse4SegPlans.json")["configurations"]
 
 
+class TestName:
+    @pytest.mark.parametrize(("chosen", "name"), [
+        ({}, "Fuse4SegPlans"), ({"recipe": "fuse4seg"}, "Fuse4SegPlans"), ({"recipe": "grey"}, "Fuse4SegPlans-grey"),
+        ({"changes": ("losses.edges=4",)}, "Fuse4SegPlans-losses.edges=4"),
+        ({"recipe": "grey", "changes": ("bilevel.viewing=blur,noise",)}, "Fuse4SegPlans-grey-bilevel.viewing=blur+noise"),
+        ({"recipe": "grey", "plans_name": "Mine"}, "Mine")])
+    def test_says_recipe_and_changes_unless_there_is_another(self, chosen: dict[str, Any], name: str) -> None:
+        assert PlanOptions(**chosen).name == name
+
+
+class TestPatches:
+    def test_of_a_recipe_are_taken_as_they_are(self, make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan((24, 96, 80), make_fingerprinted, cases=1000, changes=("patches.size=64,48", "patches.batch=6",
+                                                                            "follower.features=4"))
+        two, three = (plans["configurations"][name] for name in ("2d", "3d_fullres"))
+        assert (two["patch_size"], two["batch_size"], three["batch_size"]) == ([64, 48], 6, 6)
+        assert three["patch_size"] != [64, 48]
+        assert two["median_image_size_in_voxels"] == [96, 80]
+
+    def test_that_cannot_be_halved_often_enough_are_refused_with_what_can(self, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted((24, 96, 80))
+        with pytest.raises(RecipeError, match="patches.size: 50 x 48 cannot be halved .* Give 52 x 48"):
+            plan_experiment(991, options("patches.size=50,48", "follower.features=4"))
+
+    def test_beyond_the_memory_have_a_smaller_batch(self, make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan((24, 96, 80), make_fingerprinted, cases=1000, gpu_memory_target=0.05,
+                     changes=("patches.size=96,80", "patches.batch=64", "follower.features=4"))
+        assert plans["configurations"]["2d"]["patch_size"] == [96, 80]
+        assert 2 <= plans["configurations"]["2d"]["batch_size"] < 64
+
+
 class TestDescribePlans:
     def test_gives_a_line_per_configuration(self, make_fingerprinted: MakeFingerprinted) -> None:
-        plans = plan(SMALL, make_fingerprinted, cases=100, spacing=(1.5, 0.75, 0.75), base_features=8, max_batch_size=4)
+        plans = plan(SMALL, make_fingerprinted, cases=100, spacing=(1.5, 0.75, 0.75),
+                     changes=("follower.features=8", "patches.largest_batch=4"))
 
         memory = plans["fuse4seg"]["memory"]
         assert describe_plans(plans) == [
@@ -319,38 +372,46 @@ class TestDescribePlans:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(("options", "flag"), [
+    @pytest.mark.parametrize(("chosen", "flag"), [
         ({"gpu_memory_target": 0}, "-gpu_memory_target"), ({"gpu_memory_target": float("nan")}, "-gpu_memory_target"),
-        ({"max_batch_size": 1}, "--max_batch_size"), ({"base_features": 3}, "--base_features"),
         ({"plans_name": "../Mine"}, "-overwrite_plans_name"), ({"plans_name": "My__Plans"}, "-overwrite_plans_name"),
-        ({"fused_image": "sepia"}, "--fused_image"),
         ({"overwrite_target_spacing": (1.0, 1.0)}, "-overwrite_target_spacing"),
         ({"overwrite_target_spacing": (1.0, 1.0, -1.0)}, "-overwrite_target_spacing")])
-    def test_name_the_flag(self, options: dict[str, Any], flag: str) -> None:
+    def test_name_the_flag(self, chosen: dict[str, Any], flag: str) -> None:
         with pytest.raises(OptionError, match=f"^{flag}: "):
-            plan_experiment(991, PlanOptions(**options))
+            plan_experiment(991, PlanOptions(**chosen))
 
-    def test_of_colour_for_one_modality_say_why(self, make_fingerprinted: MakeFingerprinted) -> None:
-        folder = make_fingerprinted(SMALL, channels=("T1",))
-        with pytest.raises(OptionError, match="^--fused_image: the dataset has one modality.* Leave the flag out"):
-            plan_experiment(991, PlanOptions(fused_image="colour"))
-        assert not (folder / "Fuse4SegPlans.json").exists()
+    @pytest.mark.parametrize(("labelled", "recipe", "said"), [
+        (True, "fusion_alone", "fusion_alone: bilevel: is missing, but the dataset has labels. Plan it with --recipe fuse4seg"),
+        (False, "fuse4seg", "fuse4seg: bilevel: the dataset has no labels to segment. Plan it with --recipe fusion_alone")])
+    def test_of_a_recipe_that_does_not_fit_the_labels(self, labelled: bool, recipe: str, said: str, roots: Path,
+                                                      make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL)
+        if not labelled:
+            shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
+        with pytest.raises(RecipeError, match=f"^{said}"):
+            plan_experiment(991, PlanOptions(recipe=recipe))
+        assert not list(folder.glob("*Plans*.json"))
 
-    def test_of_an_unknown_fused_image_name_the_choices(self) -> None:
-        with pytest.raises(OptionError, match="--fused_image: there is no 'sepia'. Choose one of: colour, grey"):
-            PlanOptions(fused_image="sepia")
+    def test_of_an_unknown_recipe_name_those_that_there_are(self) -> None:
+        with pytest.raises(RecipeNotFoundError, match="^--recipe: there is no recipe sepia. Choose from: fuse4seg, fusion_alone"):
+            PlanOptions(recipe="sepia")
+
+    def test_of_a_change_that_no_usual_recipe_takes_name_the_choices(self) -> None:
+        with pytest.raises(RecipeError, match="^--set: leader.fused_image: there is no 'sepia'. Choose from: colour, grey"):
+            PlanOptions(changes=("leader.fused_image=sepia",))
 
     def test_of_a_reference_that_asks_nobody_name_what_would(self, make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)
-        with pytest.raises(OptionError, match="^--reference: FLAIR would ask the others .* Add --cross_attention"):
-            plan_experiment(991, PlanOptions(reference="FLAIR"))
+        with pytest.raises(RecipeError, match="leader.reference: FLAIR would ask the others .* Set leader.cross_attention=true"):
+            plan_experiment(991, options("leader.reference=FLAIR"))
         assert not (folder / "Fuse4SegPlans.json").exists()
 
     def test_of_a_reference_that_the_dataset_lacks_name_those_it_has(self, roots: Path,
                                                                      make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)
-        with pytest.raises(OptionError, match="^--reference: the dataset has no modality 'T2'. Name one of: T1, FLAIR"):
-            plan_experiment(991, PlanOptions(reference="T2", cross_attention=True))
+        with pytest.raises(RecipeError, match="leader.reference: the dataset has no modality 'T2'. Name one of: T1, FLAIR"):
+            plan_experiment(991, options("leader.reference=T2", "leader.cross_attention=true"))
         path = roots / "nnUNet_raw" / "Dataset991_Small" / "dataset.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "reference_modality": "PET"}))
         with pytest.raises(DatasetJsonError, match="reference_modality: the dataset has no modality 'PET'"):

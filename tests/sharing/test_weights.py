@@ -18,7 +18,7 @@ def checkpoint() -> dict[str, Any]:
     weights = {"a.weight": whole, "copy.weight": whole, "part": whole[:2], "turned": whole.T, "none": torch.zeros(0),
                "also_none": torch.zeros(0), "steps": torch.tensor(7)}
     return {"network_weights": weights, "init_args": {"configuration": "2d", "fold": 0, "plans": {}, "dataset_json": {}},
-            "trainer_name": "Fuse4SegTrainer", "inference_allowed_mirroring_axes": (0, 1), "options": {"seed": 3},
+            "trainer_name": "Fuse4SegTrainer", "inference_allowed_mirroring_axes": (0, 1), "recipe": {"name": "mine"},
             "current_epoch": 5, "optimizer_state": {"left": "out"}}
 
 
@@ -33,7 +33,7 @@ def test_what_predicts_survives_the_way_through_json(checkpoint: dict[str, Any])
     for name, weight in checkpoint["network_weights"].items():
         assert torch.equal(back["network_weights"][name], weight)
     assert back["init_args"] == {"plans": {"plans": 1}, "configuration": "2d", "fold": 0, "dataset_json": {"labels": 2}}
-    for entry in ("trainer_name", "inference_allowed_mirroring_axes", "options", "current_epoch"):
+    for entry in ("trainer_name", "inference_allowed_mirroring_axes", "recipe", "current_epoch"):
         assert back[entry] == checkpoint[entry]
     assert "optimizer_state" not in back
 
@@ -52,7 +52,7 @@ def test_a_tensor_of_two_names_is_stored_once(checkpoint: dict[str, Any]) -> Non
     ({"order": {}}, "lacks or garbles an entry"), ({"inference_allowed_mirroring_axes": "01"}, "lacks or garbles an entry"),
     ({SHARED: {"copy.weight": "nowhere"}}, "tensors that are not there"),
     ({"order": ["a.weight"]}, "other tensors than are there"),
-    ({"order": [3]}, "tensors that are not there"), ({"options": 7}, "options that are none")])
+    ({"order": [3]}, "tensors that are not there"), ({"recipe": 7}, "recipe that is none")])
 def test_what_does_not_belong_together_is_refused(change: dict[str, Any], said: str, checkpoint: dict[str, Any]) -> None:
     tensors, rest = split_checkpoint(checkpoint)
     changed = {name: value for name, value in {**rest, **change}.items() if value is not None}

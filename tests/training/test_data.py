@@ -1,4 +1,4 @@
-"""Seeded batches: the same whatever prepares them, and a dead worker that is named as such."""
+"""Batches: seeded, repeatable whatever the number of workers, drawn as nnU-Net draws them, and with room for them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,30 @@ from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.utils.data._utils import signal_handling
 
-from fuse4seg.errors import WorkerDiedError
-from fuse4seg.steps.viewing import CHANGES, UNCHANGED
+from fuse4seg.errors import NotEnoughMemoryError, WorkerDiedError
+from fuse4seg.recipes.recipe import VIEWING
+from fuse4seg.steps.viewing import UNCHANGED
+from fuse4seg.training import data as loaders
 from fuse4seg.training.data import (
+    PREFETCHED,
+    PRETRAIN_STREAM,
+    TRAIN_STREAM,
+    VALIDATION_STREAM,
     BatchStream,
     SeededBatches,
+    batch_makers,
+    batch_stream,
     draw_flips,
     draw_present,
     foreground_share,
+    require_memory_for_batches,
     seeded,
     without_intensity_changes,
     without_timing,
+    workers_of,
 )
+from fuse4seg.training.run import Training, make_trainer
+from fuse4seg.training.trainer import Fuse4SegTrainer
 
 MakeStream = Callable[..., BatchStream]
 
@@ -141,7 +154,7 @@ class TestSeededBatches:
 
     def test_leaves_the_training_s_own_generators_alone(self) -> None:
         before = states()
-        batches(viewing=CHANGES, dropout=0.5)[7]
+        batches(viewing=VIEWING, dropout=0.5)[7]
         assert_states(before)
 
     def test_modality_dropout_changes_nothing_but_what_is_present(self) -> None:
@@ -160,7 +173,7 @@ class TestSeededBatches:
         assert not torch.equal(drawn[0], drawn[2])
         assert not torch.equal(drawn[0][:3], drawn[0][3:6])
 
-    @pytest.mark.parametrize("viewing", [CHANGES, ("noise",), ("blur", "window")])
+    @pytest.mark.parametrize("viewing", [VIEWING, ("noise",), ("blur", "window")])
     def test_changes_of_the_fused_image_change_nothing_else(self, viewing: tuple[str, ...]) -> None:
         """The loader draws three samples; each kind of draw has numbers of its own."""
         for index in range(4):
@@ -174,14 +187,14 @@ class TestSeededBatches:
     @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": 1}])
     def test_changes_of_the_fused_image_depend_on_seed_stream_and_number_alone(self, other: dict[str, int]) -> None:
         drawn = [torch.cat([source[index]["viewing"] for index in range(20)])
-                 for source in (batches(viewing=CHANGES), batches(viewing=CHANGES), batches(viewing=CHANGES, **other))]
+                 for source in (batches(viewing=VIEWING), batches(viewing=VIEWING), batches(viewing=VIEWING, **other))]
         assert torch.equal(drawn[0], drawn[1])
         assert not torch.equal(drawn[0], drawn[2])
         assert not torch.equal(drawn[0][:3], drawn[0][3:6])
 
     def test_of_some_changes_draws_what_it_draws_of_all(self) -> None:
         for index in range(8):
-            some, whole = (batches(viewing=viewing)[index]["viewing"] for viewing in (("gamma",), CHANGES))
+            some, whole = (batches(viewing=viewing)[index]["viewing"] for viewing in (("gamma",), VIEWING))
             assert torch.equal(some[:, 1], whole[:, 1])
             others = [column for column in range(len(UNCHANGED)) if column != 1]
             assert torch.equal(some[:, others], torch.tensor(UNCHANGED)[others].expand(3, -1))
@@ -192,7 +205,7 @@ class TestSeededBatches:
                 return {**super().generate_train_batch(), "data": torch.rand(3, 2, 5, 6)}
 
         for index in range(4):
-            plain, flipped = (batches(Slices(), flip_axes=axes, viewing=CHANGES)[index] for axes in ((), (1,)))
+            plain, flipped = (batches(Slices(), flip_axes=axes, viewing=VIEWING)[index] for axes in ((), (1,)))
             assert "flips" not in plain
             assert torch.equal(plain["data"], flipped["data"])
             assert torch.equal(plain["viewing"], flipped["viewing"])
@@ -262,9 +275,9 @@ class TestBatchStream:
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_gives_the_same_absences_and_changes_from_any_number_of_workers(self, workers: int, make: MakeStream) -> None:
-        source = batches(dropout=0.4, viewing=CHANGES)
+        source = batches(dropout=0.4, viewing=VIEWING)
         expected = [source[index] for index in range(3, 8)]
-        drawn = list(islice(make(batches(dropout=0.4, viewing=CHANGES), start=3, workers=workers), 5))
+        drawn = list(islice(make(batches(dropout=0.4, viewing=VIEWING), start=3, workers=workers), 5))
         for name in ("present", "viewing"):
             assert all(torch.equal(found[name], wanted[name]) for found, wanted in zip(drawn, expected, strict=True))
 
@@ -371,3 +384,67 @@ class TestForegroundShare:
 
     def test_leaves_a_batch_of_two_as_it_is(self) -> None:
         assert foreground_share(2, 0.33) == 0.33
+
+
+@pytest.fixture
+def trainer(own_results: Path) -> Fuse4SegTrainer:
+    trainer = make_trainer(Training("990", "2d", 0, device="cpu"))
+    trainer.initialize()
+    return trainer
+
+
+class TestWorkers:
+    @pytest.mark.parametrize(("allowed", "training", "validation"), [(0, 1, 1), (1, 1, 1), (12, 12, 3)])
+    def test_are_nnu_net_s_and_a_quarter_for_validation(self, allowed: int, training: int, validation: int,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loaders, "get_allowed_n_proc_DA", lambda: allowed)
+        assert [workers_of(stream) for stream in range(3)] == [training, validation, training]
+
+
+class TestStreamsOfATraining:
+    """Mirrored and changed images are for a follower that learns."""
+
+    def drawn(self, trainer: Fuse4SegTrainer, stream: int) -> dict[str, Any]:
+        batches = batch_stream(trainer, batch_makers(trainer)[stream == VALIDATION_STREAM], stream=stream, start=0)
+        try:
+            return next(batches)
+        finally:
+            batches.close()
+
+    def test_of_training_says_how_the_follower_sees_the_fused_image(self, trainer: Fuse4SegTrainer) -> None:
+        batch = self.drawn(trainer, TRAIN_STREAM)
+        samples = len(batch["data"])
+        assert batch["flips"].shape == (samples, 2)
+        assert batch["viewing"].shape == (samples, len(UNCHANGED))
+        assert "present" not in batch
+
+    @pytest.mark.parametrize("stream", [VALIDATION_STREAM, PRETRAIN_STREAM])
+    def test_of_others_says_nothing(self, stream: int, trainer: Fuse4SegTrainer) -> None:
+        assert not {"flips", "viewing", "present"} & self.drawn(trainer, stream).keys()
+
+    def test_of_a_training_without_changes_says_nothing_of_them(self, own_results: Path) -> None:
+        trainer = make_trainer(Training("990", "2d", 0, device="cpu", changes=("bilevel.viewing=",)))
+        trainer.initialize()
+        batch = self.drawn(trainer, TRAIN_STREAM)
+        assert "flips" in batch
+        assert "viewing" not in batch
+
+
+class TestMemoryForBatches:
+    def test_is_that_of_real_batches(self, trainer: Fuse4SegTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+        needed: dict[str, int] = {}
+        for name in ("require_memory", "require_shared_memory"):
+            monkeypatch.setattr(loaders, name, lambda size, *, name=name, **_: needed.update({name: size}))
+        require_memory_for_batches(trainer)
+        batch = batch_makers(trainer)[0].generate_train_batch()
+        whole_resolution = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
+        prepared = (workers_of(0) + workers_of(1)) * PREFETCHED * (batch["data"].nbytes + whole_resolution.nbytes)
+        assert needed["require_shared_memory"] == prepared
+        assert needed["require_memory"] == prepared + 3 * sum(weight.nbytes for weight in trainer.network.parameters())
+
+    def test_is_asked_for_before_anything_is_trained(self, trainer: Fuse4SegTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fuse4seg.machine.free_shared_memory", lambda: 0)
+        with pytest.raises(NotEnoughMemoryError, match="preparing batches in 2 processes needs at least .*--shm-size"):
+            trainer.run_training()
+        assert trainer.stop is None
+        assert not list(Path(trainer.output_folder).glob("*.lock"))

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,13 @@ from fuse4seg.errors import (
     NotPreprocessedError,
     OptionError,
     PlansNotFoundError,
+    RecipeError,
     TrainingExistsError,
     UnwritableFolderError,
 )
 from fuse4seg.machine import usable_cores
 from fuse4seg.paths import TRAINER_FOLDER
-from fuse4seg.steps.bilevel import BilevelSettings
-from fuse4seg.steps.viewing import CHANGES
-from fuse4seg.training.run import Training, choose_device, make_trainer, pretrain, train
+from fuse4seg.training.run import Training, choose_device, make_trainer, train
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 DATASET = "Dataset990_Phantom"
@@ -94,8 +94,13 @@ class TestRefusedTrainings:
         assert not own_results.exists()
 
     def test_without_plans(self) -> None:
-        with pytest.raises(PlansNotFoundError, match="Mine.json is missing.*f4s_plan_and_preprocess"):
+        with pytest.raises(PlansNotFoundError, match="Mine.json is missing.*other plans, to be named with -p: Fuse4SegPlans"):
             make_trainer(Training("990", "2d", 0, plans="Mine", device="cpu"))
+
+    def test_without_any_plans(self, preprocessed: Path) -> None:
+        (preprocessed / "Fuse4SegPlans.json").unlink()
+        with pytest.raises(PlansNotFoundError, match="Fuse4SegPlans.json is missing.*f4s_plan_and_preprocess"):
+            make_trainer(FOLD_0)
 
     @pytest.mark.parametrize("content", ["", "[]", "{}", '{"plans_name": '])
     def test_with_plans_that_are_none(self, preprocessed: Path, content: str) -> None:
@@ -146,12 +151,34 @@ class TestRefusedTrainings:
         with pytest.raises(FoldError, match="4 training cases, too few for 5 folds.*fold all"):
             make_trainer(FOLD_0)
 
-    @pytest.mark.parametrize(("chosen", "flag"), [({"epochs": 0}, "--epochs"), ({"pretrain_epochs": -1}, "--pretrain_epochs"),
-                                                  ({"iterations": 0}, "--iterations"), ({"seed": -1}, "--seed"),
-                                                  ({"hypergradient": "exact"}, "--hypergradient")])
-    def test_with_options_out_of_range(self, chosen: dict[str, object], flag: str) -> None:
-        with pytest.raises(OptionError, match=f"^{flag}: "):
-            make_trainer(FOLD_0, chosen=chosen)
+    @pytest.mark.parametrize(("change", "said"), [
+        ("training.epochs=0", "training.epochs: must be at least 1"), ("pretraining.epochs=-1", "pretraining.epochs: must be at"),
+        ("training.iterations=many", "training.iterations: 'many' is not a whole number"),
+        ("bilevel.hypergradient=exact", "bilevel.hypergradient: there is no 'exact'. Choose from: gauss_newton, joint, none"),
+        ("leader.colour=1", "leader.colour: there is no such entry"), ("leader.rate=0", "leader.rate: 0 leaves nothing to train"),
+        ("leader.fused_image=grey", "leader.fused_image: is decided in planning. Plan anew: f4s_plan_experiment --set leader.f")])
+    def test_with_changes_that_do_not_do(self, change: str, said: str) -> None:
+        with pytest.raises(RecipeError, match=f"^--set: {said}"):
+            make_trainer(replace(FOLD_0, changes=(change,)))
+
+    def test_with_a_seed_out_of_range(self) -> None:
+        with pytest.raises(OptionError, match="^--seed: must be at least 0"):
+            make_trainer(FOLD_0, seed=-1)
+
+    @pytest.mark.parametrize(("content", "said"), [(None, "hold no recipe"), ({"version": 0}, r"used \(version: is not this")])
+    def test_with_plans_of_another_version(self, preprocessed: Path, content: object, said: str) -> None:
+        plans = json.loads((preprocessed / "Fuse4SegPlans.json").read_text())
+        plans["fuse4seg"] = {} if content is None else {"recipe": content}
+        (preprocessed / "Fuse4SegPlans.json").write_text(json.dumps(plans))
+        with pytest.raises(PlansNotFoundError, match=f"Fuse4SegPlans.json .*{said}.*Plan again"):
+            make_trainer(FOLD_0)
+
+    def test_of_a_recipe_that_does_not_fit_the_labels(self, preprocessed: Path) -> None:
+        plans = json.loads((preprocessed / "Fuse4SegPlans.json").read_text())
+        plans["fuse4seg"]["recipe"]["bilevel"] = None
+        (preprocessed / "Fuse4SegPlans.json").write_text(json.dumps(plans))
+        with pytest.raises(RecipeError, match="bilevel: is missing, but the dataset has labels"):
+            make_trainer(FOLD_0)
 
     def test_by_an_unknown_trainer(self) -> None:
         with pytest.raises(OptionError, match="-tr: no trainer Nobody in nnUNet_extTrainer"):
@@ -167,10 +194,6 @@ class TestRefusedTrainings:
     def test_that_would_validate_what_is_not_trained(self) -> None:
         with pytest.raises(CheckpointNotFoundError, match="Finish the training first"):
             train(FOLD_0, validate_only=True)
-
-    def test_of_no_pretraining(self) -> None:
-        with pytest.raises(OptionError, match="--pretrain_epochs: 0 leaves nothing to do"):
-            pretrain(FOLD_0, chosen={"pretrain_epochs": 0})
 
     def test_into_a_folder_that_cannot_be_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").touch()
@@ -219,25 +242,30 @@ class TestFinishedTraining:
         assert make_trainer(Training("990", "2d", 1, device="cpu")).current_epoch == 0
 
     @pytest.mark.parametrize("how", ["resume", "validate_only"])
-    def test_is_taken_up_with_its_own_options(self, trained: Path, how: str) -> None:
+    def test_is_taken_up(self, trained: Path, how: str) -> None:
         trainer = make_trainer(FOLD_0, **{how: True})
-        assert (trainer.options.epochs, trainer.options.pretrain_epochs, trainer.options.iterations) == (2, 2, 2)
         assert trainer.current_epoch == 2
         weights = torch.load(trained / "checkpoint_final.pth", weights_only=True)["network_weights"]
         assert all(torch.equal(value, weights[name]) for name, value in trainer.network.state_dict().items())
 
-    @pytest.mark.parametrize(("chosen", "flag"), [({"seed": 5}, "--seed"), ({"epochs": 3}, "--epochs"),
-                                                  ({"hypergradient": "none"}, "--hypergradient"),
-                                                  ({"viewing": ["none"]}, "--viewing"),
-                                                  ({"fusion_losses": ["texture", "intensity"]}, "--fusion_losses")])
-    def test_does_not_take_other_options(self, trained: Path, chosen: dict[str, object], flag: str) -> None:
-        with pytest.raises(OptionError, match=f"{flag}: .* differs from what .*checkpoint_final.pth was trained with"):
-            make_trainer(FOLD_0, chosen=chosen, resume=True)
+    def test_does_not_take_another_seed(self, trained: Path) -> None:
+        with pytest.raises(OptionError, match="--seed: 5 differs from what .*checkpoint_final.pth was trained with"):
+            make_trainer(FOLD_0, seed=5, resume=True)
+        assert make_trainer(FOLD_0, seed=0, resume=True).seed == 0
 
-    def test_takes_the_options_it_was_trained_with(self, trained: Path) -> None:
-        chosen = {"epochs": 2, "pretrain_epochs": 2, "iterations": 2, "seed": 0,
-                  "hypergradient": BilevelSettings().hypergradient, "viewing": list(CHANGES)}
-        assert make_trainer(FOLD_0, chosen=chosen, resume=True).options.epochs == 2
+    def test_is_not_gone_on_with_by_another_recipe(self, trained: Path) -> None:
+        state = torch.load(trained / "checkpoint_final.pth", weights_only=True)
+        state["recipe"]["losses"]["edges"] = 9.0
+        torch.save(state, trained / "checkpoint_final.pth")
+        with pytest.raises(CheckpointError, match="was trained with another losses.edges than the plans say. Plan under another"):
+            make_trainer(FOLD_0, resume=True)
+
+    def test_with_changes_is_another_training(self, trained: Path) -> None:
+        trainer = make_trainer(replace(FOLD_0, changes=("losses.edges=4", "bilevel.viewing=blur,noise")))
+        folder = "Fuse4SegTrainer-losses.edges=4-bilevel.viewing=blur+noise__Fuse4SegPlans__2d"
+        assert Path(trainer.output_folder) == trained.parents[1] / folder / "fold_0"
+        assert (trainer.recipe.losses.edges, trainer.recipe.bilevel.viewing) == (4, ("blur", "noise"))
+        assert trainer.base_name == "Fuse4SegTrainer"
 
     def test_that_is_damaged_gives_way_to_the_best_checkpoint(self, trained: Path, caplog: pytest.LogCaptureFixture) -> None:
         final, best = trained / "checkpoint_final.pth", trained / "checkpoint_best.pth"
@@ -277,7 +305,7 @@ class TestFinishedTraining:
 
     def test_of_another_version_says_to_train_again(self, trained: Path) -> None:
         state = torch.load(trained / "checkpoint_final.pth", weights_only=True)
-        state["options"]["bilevel"].pop("viewing")
+        state["recipe"]["bilevel"].pop("viewing")
         torch.save(state, trained / "checkpoint_final.pth")
         with pytest.raises(CheckpointError, match="is no checkpoint of Fuse4Seg, or one of another version. Train again."):
             make_trainer(FOLD_0, resume=True)
@@ -289,13 +317,13 @@ class TestUsersTrainer:
         (tmp_path / "trainers").mkdir()
         (tmp_path / "trainers" / "hurried.py").write_text("""
 import torch
-from fuse4seg.training.options import TrainingOptions
+from fuse4seg.recipes.reading import changed
 from fuse4seg.training.trainer import Fuse4SegTrainer
 
 class HurriedTrainer(Fuse4SegTrainer):
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.options = TrainingOptions(epochs=3, iterations=7)
+        self.recipe = changed(self.recipe, ["training.epochs=3", "training.iterations=7"])
 """)
         folders = [str(TRAINER_FOLDER), str(tmp_path / "nowhere"), str(tmp_path / "trainers")]
         monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(folders))
@@ -308,9 +336,9 @@ class HurriedTrainer(Fuse4SegTrainer):
         assert Path(trainer.output_folder) == folder
         assert folder.is_dir()
 
-    def test_keeps_its_own_options_but_for_what_was_chosen(self, training: Training) -> None:
-        options = make_trainer(training, chosen={"iterations": 2, "epochs": None}).options
-        assert (options.epochs, options.iterations, options.pretrain_epochs) == (3, 2, 0)
+    def test_keeps_its_own_recipe_but_for_what_was_chosen(self, training: Training) -> None:
+        chosen = make_trainer(replace(training, changes=("training.iterations=2",))).recipe
+        assert (chosen.training.epochs, chosen.training.iterations, chosen.pretraining.epochs) == (3, 2, 2)
 
 
 class TestMemoryWarning:
@@ -321,9 +349,9 @@ class TestMemoryWarning:
         def make(planned: str, wanted: str) -> str:
             path = preprocessed / "Fuse4SegPlans.json"
             plans = json.loads(path.read_text())
-            plans["fuse4seg"]["hypergradient"] = planned
+            plans["fuse4seg"]["recipe"]["bilevel"]["hypergradient"] = planned
             path.write_text(json.dumps(plans))
-            make_trainer(FOLD_0, chosen={"hypergradient": wanted})
+            make_trainer(replace(FOLD_0, changes=(f"bilevel.hypergradient={wanted}",)))
             return caplog.text
 
         return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ import pytest
 import torch
 
 from fuse4seg.cli.train import main
-from fuse4seg.errors import CheckpointError, OptionError
+from fuse4seg.errors import CheckpointError, RecipeError
 from fuse4seg.training.run import Training, make_trainer, pretrain, train
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
-CHOSEN = {"pretrain_epochs": 2, "iterations": 2}
 Interrupted = Callable[..., AbstractContextManager[None]]
 #: Bit for bit.
 assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
@@ -29,10 +29,10 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
-def begin(interrupted: Interrupted, fold: Path, **chosen: int) -> None:
+def begin(interrupted: Interrupted, fold: Path, *, seed: int = 0) -> None:
     """Interrupt stage 1 after an epoch."""
     with interrupted("pre-training", epoch=1), pytest.raises(KeyboardInterrupt):
-        train(FOLD_0, chosen={**CHOSEN, **chosen})
+        train(FOLD_0, seed=seed)
     assert load(fold / PRETRAINING_LATEST)["epochs_done"] == 1
 
 
@@ -43,7 +43,7 @@ def test_stage_1_is_not_done_again_where_it_is_there(trained_model: Path, own_re
     shutil.copy(trained_model / "fold_0" / PRETRAINED, present)
     before = present.read_bytes()
     with caplog.at_level("INFO"):
-        assert pretrain(FOLD_0, chosen=CHOSEN) == present
+        assert pretrain(FOLD_0) == present
     assert "pre-training is already there" in caplog.text
     assert present.read_bytes() == before
     assert not (present.parent / PRETRAINING_LATEST).exists()
@@ -52,26 +52,26 @@ def test_stage_1_is_not_done_again_where_it_is_there(trained_model: Path, own_re
 def test_stage_1_is_what_training_starts_from(trained_model: Path, own_results: Path, interrupted: Interrupted) -> None:
     (own_results / MODEL / "fold_0").mkdir(parents=True)
     shutil.copy(trained_model / "fold_0" / PRETRAINED, own_results / MODEL / "fold_0")
-    trainer = make_trainer(FOLD_0, chosen={**CHOSEN, "epochs": 1})
+    trainer = make_trainer(FOLD_0)
     with interrupted("training", epoch=0), pytest.raises(KeyboardInterrupt):
         trainer.run_training()
     assert_equal(trainer.network.fusion.state_dict(), load(trained_model / "fold_0" / PRETRAINED)["fusion"])
 
 
-@pytest.mark.parametrize(("chosen", "taken"), [({}, 2), ({"pretrain_epochs": None}, 2), ({"pretrain_epochs": 0}, 0)])
-def test_stage_1_is_taken_up_unless_told_otherwise(chosen: dict[str, int | None], taken: int, trained_model: Path,
-                                                   own_results: Path) -> None:
-    (own_results / MODEL / "fold_0").mkdir(parents=True)
-    shutil.copy(trained_model / "fold_0" / PRETRAINED, own_results / MODEL / "fold_0")
-    assert make_trainer(FOLD_0, chosen=chosen).options.pretrain_epochs == taken
+def test_stage_1_is_refused_where_the_recipe_has_none(own_results: Path) -> None:
+    with pytest.raises(RecipeError, match="pretraining.epochs: is 0, so there is no stage 1. Give --set pretraining.epochs=80"):
+        pretrain(replace(FOLD_0, changes=("pretraining.epochs=0",)))
+    assert not own_results.exists()
 
 
-def test_stage_1_takes_the_paper_s_80_epochs_by_itself_and_none_within_a_training(own_results: Path,
-                                                                                  interrupted: Interrupted) -> None:
-    assert make_trainer(FOLD_0).options.pretrain_epochs == 0
-    with interrupted("pre-training", epoch=1), pytest.raises(KeyboardInterrupt):
-        pretrain(FOLD_0, chosen={"iterations": 1})
-    assert load(own_results / MODEL / "fold_0" / PRETRAINING_LATEST)["options"]["pretrain_epochs"] == 80
+def test_stage_1_is_taken_up_by_the_training_of_the_same_changes(own_results: Path, interrupted: Interrupted) -> None:
+    changed = replace(FOLD_0, changes=("pretraining.epochs=1", "training.iterations=1"))
+    made = pretrain(changed)
+    assert made == own_results / MODEL.parent / changed.folder_name / "fold_0" / PRETRAINED
+    trainer = make_trainer(changed)
+    with interrupted("training", epoch=0), pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    assert_equal(trainer.network.fusion.state_dict(), load(made)["fusion"])
 
 
 def test_interrupted_stage_1_goes_on_as_if_nothing_had_been(trained_model: Path, own_results: Path, training_flags: list[str],
@@ -83,33 +83,52 @@ def test_interrupted_stage_1_goes_on_as_if_nothing_had_been(trained_model: Path,
     assert load(fold / PRETRAINING_LATEST)["epochs_done"] == 1
     assert not (fold / PRETRAINED).exists()
 
-    finished, undisturbed = load(pretrain(FOLD_0, chosen=CHOSEN)), load(trained_model / "fold_0" / PRETRAINED)
+    finished, undisturbed = load(pretrain(FOLD_0)), load(trained_model / "fold_0" / PRETRAINED)
     assert_equal(finished["fusion"], undisturbed["fusion"])
     assert_equal(finished["discriminators"], undisturbed["discriminators"])
     assert not (fold / PRETRAINING_LATEST).exists()
 
 
-@pytest.mark.parametrize(("chosen", "flag"), [({"seed": 1}, "--seed"), ({"iterations": 1}, "--iterations"),
-                                              ({"leader_learning_rate": 1e-3}, "--leader_learning_rate"),
-                                              ({"pretraining_losses": ["none"]}, "--pretraining_losses")])
-def test_interrupted_stage_1_is_not_lost_to_other_options(own_results: Path, interrupted: Interrupted, chosen: dict[str, Any],
-                                                          flag: str) -> None:
+@pytest.mark.parametrize(("section", "entry"), [("leader", "rate"), ("pretraining", "adversarial"), ("training", "iterations")])
+def test_interrupted_stage_1_is_not_lost_to_another_recipe(own_results: Path, interrupted: Interrupted, section: str,
+                                                           entry: str) -> None:
+    """As plans that were made anew under the same name have it."""
     fold = own_results / MODEL / "fold_0"
     begin(interrupted, fold)
+    state = load(fold / PRETRAINING_LATEST)
+    state["recipe"][section][entry] += 1
+    torch.save(state, fold / PRETRAINING_LATEST)
     before = (fold / PRETRAINING_LATEST).read_bytes()
     for resume in (False, True):
-        with pytest.raises(OptionError, match=f"^{flag}: differs from what {fold / PRETRAINING_LATEST} was trained with"):
-            train(FOLD_0, chosen={**CHOSEN, **chosen}, resume=resume)
+        with pytest.raises(CheckpointError, match=f"{PRETRAINING_LATEST}: was trained with another {section}.{entry}. Remove it"):
+            train(FOLD_0, resume=resume)
     assert (fold / PRETRAINING_LATEST).read_bytes() == before
 
 
-def test_interrupted_stage_1_goes_on_by_c_with_the_options_it_began_with(own_results: Path, interrupted: Interrupted) -> None:
+def test_interrupted_stage_1_is_not_lost_to_another_seed(own_results: Path, interrupted: Interrupted) -> None:
+    begin(interrupted, own_results / MODEL / "fold_0")
+    for resume in (False, True):
+        with pytest.raises(CheckpointError, match=f"{PRETRAINING_LATEST}: was trained with another seed. Remove it"):
+            train(FOLD_0, seed=1, resume=resume)
+
+
+def test_interrupted_stage_1_does_not_mind_what_stage_2_is_asked_for(own_results: Path, interrupted: Interrupted) -> None:
     fold = own_results / MODEL / "fold_0"
-    begin(interrupted, fold, seed=3, epochs=7)
+    begin(interrupted, fold)
+    state = load(fold / PRETRAINING_LATEST)
+    state["recipe"]["training"]["epochs"] = 9
+    state["recipe"]["losses"]["edges"] = 9.0
+    torch.save(state, fold / PRETRAINING_LATEST)
+    assert pretrain(FOLD_0) == fold / PRETRAINED
+
+
+def test_interrupted_stage_1_goes_on_by_c_with_the_seed_it_began_with(own_results: Path, interrupted: Interrupted) -> None:
+    fold = own_results / MODEL / "fold_0"
+    begin(interrupted, fold, seed=3)
     trainer = make_trainer(FOLD_0, resume=True)
-    assert (trainer.options.seed, trainer.options.epochs, trainer.options.pretrain_epochs) == (3, 7, 2)
+    assert trainer.seed == 3
     trainer.run_pretraining()
-    assert load(fold / PRETRAINED)["options"]["seed"] == 3
+    assert load(fold / PRETRAINED)["seed"] == 3
 
 
 def test_interrupted_stage_1_is_refused_under_other_plans(own_results: Path, interrupted: Interrupted) -> None:
@@ -119,4 +138,4 @@ def test_interrupted_stage_1_is_refused_under_other_plans(own_results: Path, int
     state["init_args"]["plans"]["configurations"]["2d"]["batch_size"] = 2
     torch.save(state, fold / PRETRAINING_LATEST)
     with pytest.raises(CheckpointError, match=f"{PRETRAINING_LATEST}: does not fit these plans: batch_size of 2d differs"):
-        train(FOLD_0, chosen=CHOSEN)
+        train(FOLD_0)

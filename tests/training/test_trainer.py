@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,16 @@ from fuse4seg.training.trainer import LATEST, Fuse4SegTrainer
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
 Interrupted = Callable[..., AbstractContextManager[None]]
-HARDLY = {"pretrain_epochs": 0, "epochs": 1, "iterations": 1}
+
+
+def of(*changes: str, pretraining: int = 0, epochs: int = 1, iterations: int = 1) -> Training:
+    """Fold 0 with hardly any training, and changed entries of its recipe."""
+    return replace(FOLD_0, changes=(f"pretraining.epochs={pretraining}", f"training.epochs={epochs}",
+                                    f"training.iterations={iterations}", *changes))
+
+
+def fold_of(training: Training, results: Path) -> Path:
+    return results / MODEL.parent / training.folder_name / "fold_0"
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -85,7 +95,7 @@ class TestTraining:
         final = load(trained_model / "fold_0" / "checkpoint_final.pth")
         assert final["current_epoch"] == 2
         assert final["trainer_name"] == "Fuse4SegTrainer"
-        assert final["options"]["iterations"] == 2
+        assert final["recipe"]["training"]["iterations"] == 2
         assert final["init_args"]["configuration"] == "2d"
         assert len(final["logging"]["train_losses"]) == 2
         assert load(trained_model / "fold_0" / "checkpoint_best.pth")["current_epoch"] in (1, 2)
@@ -104,11 +114,11 @@ class TestTraining:
                    for name, value in trainer.levels.discriminators.named_parameters())
 
     def test_leaves_a_leader_of_learning_rate_0_as_it_starts(self, own_results: Path) -> None:
-        chosen = {**HARDLY, "leader_learning_rate": 0.0}
-        trainer = make_trainer(FOLD_0, chosen=chosen)
+        frozen = of("leader.rate=0")
+        trainer = make_trainer(frozen)
         trainer.initialize()
-        train(FOLD_0, chosen=chosen)
-        trained = load(own_results / MODEL / "fold_0" / "checkpoint_final.pth")["network_weights"]
+        train(frozen)
+        trained = load(fold_of(frozen, own_results) / "checkpoint_final.pth")["network_weights"]
         still = [name for name, value in trainer.network.named_parameters() if torch.equal(value, trained[name])]
         assert still == [*(f"fusion.{name}" for name, _ in trainer.network.fusion.named_parameters()),
                          "segmentation.decoder.seg_layers.0.bias"]
@@ -125,7 +135,7 @@ class TestTraining:
     def test_of_another_seed_has_other_weights_and_other_batches(self, own_results: Path) -> None:
         weights, batches = [], []
         for seed in (3, 3, 4):
-            trainer = make_trainer(FOLD_0, chosen={"seed": seed})
+            trainer = make_trainer(FOLD_0, seed=seed)
             trainer.initialize()
             weights.append(torch.cat([value.flatten() for value in trainer.network.parameters()]))
             maker = SeededBatches(batch_makers(trainer)[0], seed=seed, stream=TRAIN_STREAM)
@@ -165,8 +175,9 @@ class TestTwoStages:
 
     @pytest.mark.usefixtures("two_stages")
     def test_train(self, own_results: Path, trained_model: Path) -> None:
-        train(FOLD_0, chosen={**HARDLY, "pretrain_epochs": 1, "iterations": 2})
-        logged = load(own_results / MODEL / "fold_0" / "checkpoint_final.pth")["logging"]
+        small = of(pretraining=1, iterations=2)
+        train(small)
+        logged = load(fold_of(small, own_results) / "checkpoint_final.pth")["logging"]
         assert np.isfinite(logged["train_losses"]).all()
         assert np.isfinite(logged["val_losses"]).all()
 
@@ -260,14 +271,12 @@ class TestPace:
 
         for module in ("trainer", "stage_1"):
             monkeypatch.setattr(f"fuse4seg.training.{module}.save_checkpoint", note)
-        chosen = {"pretrain_epochs": 3, "epochs": 3, "iterations": 2}
-        make_trainer(FOLD_0, chosen=chosen, save_every=SaveEvery(epochs=2, minutes=math.inf)).run_training()
+        make_trainer(of(pretraining=3, epochs=3, iterations=2), save_every=SaveEvery(epochs=2, minutes=math.inf)).run_training()
         assert [entry for entry in saved if entry[0] != "checkpoint_best.pth"] == [
             (PRETRAINING_LATEST, 2, 0), (PRETRAINED, 3, 0), (LATEST, 2, 0), ("checkpoint_final.pth", 3, 0)]
         saved.clear()
         shutil.rmtree(own_results)
-        make_trainer(FOLD_0, chosen={**chosen, "epochs": 1, "pretrain_epochs": 1},
-                     save_every=SaveEvery(epochs=2, minutes=1e-9)).run_training()
+        make_trainer(of(pretraining=1, iterations=2), save_every=SaveEvery(epochs=2, minutes=1e-9)).run_training()
         assert [entry for entry in saved if entry[0] != "checkpoint_best.pth"] == [
             (PRETRAINING_LATEST, 0, 1), (PRETRAINING_LATEST, 0, 2), (PRETRAINED, 1, 0),
             (LATEST, 0, 1), (LATEST, 0, 2), (LATEST, 0, 2), ("checkpoint_final.pth", 1, 0)]
@@ -281,20 +290,20 @@ class TestBestCheckpoint:
         monkeypatch.setattr(Fuse4SegTrainer, "on_validation_epoch_end", lambda trainer, _outputs: [
             trainer.logger.log(name, value, trainer.current_epoch)
             for name, value in (("mean_fg_dice", next(scores)), ("dice_per_class_or_region", []), ("val_losses", 1.0))])
-        chosen = {**HARDLY, "epochs": 2}
+        short = of(epochs=2)
         with interrupted("training", epoch=1), pytest.raises(KeyboardInterrupt):
-            train(FOLD_0, chosen=chosen)
-        make_trainer(FOLD_0, resume=True).run_training()
-        assert load(own_results / MODEL / "fold_0" / "checkpoint_best.pth")["current_epoch"] == 1
+            train(short)
+        make_trainer(short, resume=True).run_training()
+        assert load(fold_of(short, own_results) / "checkpoint_best.pth")["current_epoch"] == 1
 
 
 class TestModalityDropout:
-    FLAGS = ["990", "2d", "0", "--pretrain_epochs", "1", "--epochs", "2", "--iterations", "2", "--modality_dropout", "0.5",
-             "-device", "cpu"]
+    TRAINING = of("training.modality_dropout=0.5", pretraining=1, epochs=2, iterations=2)
+    FLAGS = ("990", "2d", "0", "-device", "cpu", "--set", *TRAINING.changes)
 
     def test_repeats_bit_for_bit_and_goes_on_as_if_nothing_had_been(self, own_results: Path, monkeypatch: pytest.MonkeyPatch,
                                                                     interrupted: Interrupted) -> None:
-        fold, drawn = own_results / MODEL / "fold_0", []
+        fold, drawn = fold_of(self.TRAINING, own_results), []
         stage_2 = Fuse4SegTrainer.train_step
         monkeypatch.setattr(Fuse4SegTrainer, "train_step",
                             lambda trainer, batch: drawn.append(batch["present"]) or stage_2(trainer, batch))
@@ -309,16 +318,16 @@ class TestModalityDropout:
         assert len(drawn) == 8
         assert all(torch.equal(*pair) for pair in zip(drawn[:4], drawn[4:], strict=True))
         assert not torch.cat(drawn).all()
-        assert load(fold / "checkpoint_final.pth")["options"]["modality_dropout"] == 0.5
+        assert load(fold / "checkpoint_final.pth")["recipe"]["training"]["modality_dropout"] == 0.5
 
     def test_is_no_matter_of_stage_1(self, trained_model: Path, own_results: Path) -> None:
-        trainer = make_trainer(FOLD_0, chosen={"pretrain_epochs": 2, "iterations": 2, "epochs": 1, "modality_dropout": 0.5})
+        trainer = make_trainer(of("training.modality_dropout=0.5", pretraining=2, iterations=2))
         trainer.initialize()
         trainer.run_pretraining()
         assert_same_weights(load(trainer.pretrained_file)["fusion"], load(trained_model / "fold_0" / PRETRAINED)["fusion"])
 
     def test_leaves_the_validation_s_batches_whole(self, own_results: Path) -> None:
-        trainer = make_trainer(FOLD_0, chosen={**HARDLY, "modality_dropout": 0.5})
+        trainer = make_trainer(of("training.modality_dropout=0.5"))
         trainer.initialize()
         train_batches, validation_batches = trainer.get_dataloaders()
         assert "present" in next(train_batches)
@@ -342,11 +351,12 @@ class TestNonFiniteLoss:
     @pytest.mark.usefixtures("spoilt")
     def test_stops_the_training_names_the_cases_and_keeps_the_last_checkpoint(self, own_results: Path) -> None:
         with pytest.raises(NonFiniteLossError, match=r"training, epoch 1, with the cases phantom_00\d, phantom_00\d"):
-            train(FOLD_0, chosen={**HARDLY, "epochs": 2})
-        kept = load(own_results / MODEL / "fold_0" / "checkpoint_best.pth")
+            train(of(epochs=2))
+        fold = fold_of(of(epochs=2), own_results)
+        kept = load(fold / "checkpoint_best.pth")
         assert kept["current_epoch"] == 1
         assert all(bool(torch.isfinite(value).all()) for value in kept["network_weights"].values())
-        assert not (own_results / MODEL / "fold_0" / "checkpoint_final.pth").exists()
+        assert not (fold / "checkpoint_final.pth").exists()
 
     @pytest.mark.parametrize(("owner", "name"), [(PretrainingStep, "__call__"), (Fuse4SegTrainer, "train_step")])
     def test_of_a_step_whose_gradients_were_none_saves_nothing(self, owner: type, name: str, own_results: Path,
@@ -364,15 +374,15 @@ class TestNonFiniteLoss:
 
         monkeypatch.setattr(owner, name, spoil)
         with pytest.raises(NonFiniteLossError, match=r"training, epoch 1, with the cases phantom_00\d, phantom_00\d"):
-            train(FOLD_0, chosen={"pretrain_epochs": 3, "epochs": 3, "iterations": 1})
+            train(of(pretraining=3, epochs=3))
         assert all(np.isfinite(list(report.values())).all() for report in calls)
         file, weights = (PRETRAINING_LATEST, "fusion") if owner is PretrainingStep else (LATEST, "network_weights")
-        kept = load(own_results / MODEL / "fold_0" / file)
+        kept = load(fold_of(of(pretraining=3, epochs=3), own_results) / file)
         assert all(bool(torch.isfinite(value).all()) for value in kept[weights].values())
         assert kept.get("epochs_done", kept.get("current_epoch")) == 1
 
     def test_stops_pretraining_too(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(PretrainingStep, "__call__", lambda *_: {"total": float("inf")})
         with pytest.raises(NonFiniteLossError, match="pre-training, epoch 0, with the cases phantom"):
-            pretrain(FOLD_0, chosen={"pretrain_epochs": 1, "iterations": 1})
-        assert not list((own_results / MODEL / "fold_0").glob("*.pth"))
+            pretrain(of(pretraining=1))
+        assert not list(fold_of(of(pretraining=1), own_results).glob("*.pth"))

@@ -1,0 +1,96 @@
+"""What a recipe may say: types, ranges and choices, each refused in one line with what would do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+
+from fuse4seg.errors import RecipeError
+from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST
+from fuse4seg.networks.fusion import FusionNetwork
+from fuse4seg.planning.planner import COLOURS, fusion_arguments
+from fuse4seg.recipes import recipe as known
+from fuse4seg.recipes.reading import read_recipe, recipe_names
+from fuse4seg.recipes.recipe import SECTIONS, Bilevel, Losses, Section
+from fuse4seg.steps.hypergradients import ESTIMATORS
+
+USUAL = read_recipe("fuse4seg")
+NUMBERS = [(section, own.name) for section, kind in SECTIONS.items() for own in fields(kind) if own.metadata["least"] is not None]
+
+
+class TestEntries:
+    @pytest.mark.parametrize(("section", "entry"), [(name, own.name) for name, kind in SECTIONS.items() for own in fields(kind)])
+    def test_say_what_they_mean(self, section: str, entry: str) -> None:
+        about = next(own for own in fields(SECTIONS[section]) if own.name == entry).metadata["about"]
+        assert len(about.split()) >= 2 or section == "follower"
+        assert not about.endswith(".")
+
+    @pytest.mark.parametrize(("section", "entry"), NUMBERS)
+    @pytest.mark.parametrize("value", [-1, math.nan, math.inf, "2", None, True])
+    def test_refuse_what_is_no_number_in_range(self, section: str, entry: str, value: Any) -> None:
+        if isinstance(getattr(getattr(USUAL, section), entry), tuple):
+            value = (value,)
+        with pytest.raises(RecipeError, match=rf"^recipe: {section}\.{entry}: "):
+            replace(getattr(USUAL, section), **{entry: value})
+
+    @pytest.mark.parametrize(("section", "entry", "value", "said"), [
+        ("leader", "network", "unet", "there is no 'unet'. Choose from: gate."),
+        ("leader", "cross_attention", 1, "1 is not true or false."),
+        ("leader", "detail_features", 8.0, "8.0 is not a whole number."),
+        ("leader", "reference", 3, "3 is not a word."), ("follower", "network", "vnet", "there is no 'vnet'. Choose from: unet,"),
+        ("follower", "momentum", 1.0, "must be from 0 to below 1, got 1."),
+        ("patches", "size", (4, 64), "must be at least 8, got 4."),
+        ("patches", "size", 64, "64 is not a list of whole numbers."), ("training", "epochs", 0, "must be at least 1, got 0."),
+        ("bilevel", "viewing", ("blur", "halo"), "there is no 'halo'. Choose from: blur, gamma, window, noise."),
+        ("bilevel", "viewing", "blur", "'blur' is not a list of words.")])
+    def test_say_what_would_do(self, section: str, entry: str, value: Any, said: str) -> None:
+        with pytest.raises(RecipeError) as refused:
+            replace(getattr(USUAL, section), **{entry: value})
+        assert str(refused.value).startswith(f"recipe: {section}.{entry}: {said}")
+
+    def test_take_a_whole_number_for_any(self) -> None:
+        assert replace(USUAL.losses, edges=3).edges == 3
+
+
+class TestRecipe:
+    def test_refuses_a_still_leader_that_is_to_be_pre_trained(self) -> None:
+        still = replace(USUAL.leader, rate=0)
+        assert replace(USUAL, leader=still).leader.rate == 0
+        with pytest.raises(RecipeError, match="leader.rate: 0 leaves nothing to train in pre-training"):
+            replace(USUAL, leader=still, pretraining=replace(USUAL.pretraining, epochs=3))
+
+    @pytest.mark.parametrize("change", [{"leader": replace(USUAL.leader, rate=0)}, {"losses": Losses.only()}])
+    def test_refuses_to_train_nothing(self, change: dict[str, Section]) -> None:
+        with pytest.raises(RecipeError, match="nothing to train where nothing is segmented"):
+            replace(USUAL, bilevel=None, **change)
+        replace(USUAL, **change)
+
+    @pytest.mark.parametrize(("bilevel", "labelled"), [(USUAL.bilevel, False), (None, True)])
+    def test_refuses_labels_that_do_not_fit(self, bilevel: Bilevel | None, labelled: bool) -> None:
+        one = replace(USUAL, bilevel=bilevel)
+        assert one.segments is (bilevel is not None)
+        one.require_labels(labelled=not labelled)
+        with pytest.raises(RecipeError, match="^fuse4seg: bilevel: .*--recipe (fuse4seg|fusion_alone)"):
+            one.require_labels(labelled=labelled)
+
+
+class TestNames:
+    """Every name that a recipe may say is known where it is computed, and the reverse."""
+
+    def test_of_estimators(self) -> None:
+        assert set(ESTIMATORS) == set(known.HYPERGRADIENTS)
+
+    def test_of_fusion_losses(self) -> None:
+        assert {part.name for part in fields(Losses)} == {*OF_THE_STRONGEST, *OF_EACH, "decomposition", "adversarial", "chroma"}
+
+    def test_of_fused_images(self) -> None:
+        assert set(COLOURS) == set(known.FUSED_IMAGES)
+
+    @pytest.mark.parametrize("name", recipe_names())
+    def test_of_the_leader_s_arguments(self, name: str) -> None:
+        network = FusionNetwork(2, conv_op=torch.nn.Conv2d, strides=[1, 2, 2], **fusion_arguments(read_recipe(name), 1))
+        assert (network.reference, network.colours) == (1, COLOURS[read_recipe(name).leader.fused_image])
