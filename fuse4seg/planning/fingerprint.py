@@ -25,13 +25,13 @@ from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegr
 from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
-from fuse4seg.planning.normalisation import normalisation_schemes
 from fuse4seg.planning.windows import (
     VOXELS_PER_CHANNEL,
     Samples,
     Scheme,
     intensity_windows,
     mask_choices,
+    normalisation_schemes,
     sample_tissue,
 )
 from fuse4seg.progress import progress

@@ -25,9 +25,9 @@ from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_finger
 from fuse4seg.planning.followers import FOLLOWERS
 from fuse4seg.planning.memory_model import MemoryModel
 from fuse4seg.planning.memory_target import FLAG, GIGABYTE, MemoryTarget, find_target
-from fuse4seg.planning.normalisation import normalisation_names
 from fuse4seg.planning.options import SMALLEST_BATCH, PlanOptions
 from fuse4seg.planning.step_memory import Training
+from fuse4seg.planning.windows import normalisation_names
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, RECIPE, read_plans
 from fuse4seg.recipes.reading import to_plain
 from fuse4seg.recipes.recipe import Recipe

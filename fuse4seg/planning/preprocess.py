@@ -1,4 +1,4 @@
-"""Preprocessing: nnU-Net's own preprocessor, in one pass over the cases."""
+"""Preprocessing: nnU-Net's own preprocessor, in one pass over the cases, by plans that are known to be usable."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fuse4seg.errors import (
     ConfigurationNotFoundError,
     FaultyImageError,
     FingerprintNotFoundError,
+    PlansNotFoundError,
     UnwritableFolderError,
+    first_line,
 )
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.machine import free_memory, require_memory
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
-from fuse4seg.planning.one_pass import NotStoredError, OnePassPreprocessor
-from fuse4seg.planning.unlabelled import UnlabelledPreprocessor
-from fuse4seg.planning.usable_plans import usable_plans
-from fuse4seg.plans import PLANS_NAME
+from fuse4seg.planning.preprocessors import NotStoredError, OnePassPreprocessor, UnlabelledPreprocessor
+from fuse4seg.plans import PLANS_NAME, read_plans
 from fuse4seg.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -186,3 +186,32 @@ def _copy_labels(labels: dict[str, Path], folder: Path) -> None:
         if not copy.exists() or label.stat().st_mtime > copy.stat().st_mtime:
             with written_whole(copy) as temporary:
                 shutil.copy2(label, temporary)
+
+
+def usable_plans(path: Path) -> PlansManager:
+    """Plans of a dataset, all of whose configurations can be preprocessed as far as can be told from the file.
+
+    Raises:
+        PlansNotFoundError: They are missing, cannot be read, or lack something.
+    """
+    plans = PlansManager(read_plans(path))
+    try:
+        for name in plans.available_configurations:
+            _require_usable(plans, name)
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise PlansNotFoundError(path, f"cannot be used ({first_line(error, kind=True)})") from error
+    return plans
+
+
+def _require_usable(plans: PlansManager, name: str) -> None:
+    configuration = plans.get_configuration(name)
+    preprocessor = configuration.preprocessor_class
+    if not (isinstance(preprocessor, type) and issubclass(preprocessor, DefaultPreprocessor)):
+        raise ValueError(f"{name} names the preprocessor {configuration.preprocessor_name!r}, which nnU-Net does not have")
+    if not all(isinstance(step, (int, float)) and step > 0 for step in configuration.spacing):
+        raise ValueError(f"{name} has the spacing {configuration.spacing}")
+    # Each is looked up as it is asked for.
+    entries = (configuration.resampling_fn_data, configuration.resampling_fn_seg, configuration.data_identifier,
+               configuration.normalization_schemes, configuration.use_mask_for_norm)
+    if not all(entries):
+        raise ValueError(f"an entry of {name} is empty")

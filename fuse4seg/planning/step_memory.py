@@ -16,8 +16,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
-from fuse4seg.planning.half_precision import HalfPrecision
-from fuse4seg.planning.live_bytes import LiveBytes, count_bytes
+from fuse4seg.planning.live_bytes import HalfPrecision, LiveBytes, count_bytes
 from fuse4seg.planning.memory_target import GIGABYTE
 from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.steps.levels import Levels, build_levels

@@ -1,8 +1,9 @@
-"""The intensity window of each channel: percentiles of tissue after normalisation."""
+"""How the intensities of each channel are normalised, and the window that is shown: percentiles of normalised tissue."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
@@ -11,7 +12,10 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
     RescaleTo01Normalization,
     RGBTo01Normalization,
 )
+from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 from numpy.typing import NDArray
+
+from fuse4seg.datasets.raw import NORMALISATION, channel_names
 
 #: 99.9 rather than nnU-Net's 99.5, so that an enhancing rim does not saturate.
 PERCENTILES = (0.5, 99.9)
@@ -95,3 +99,18 @@ def _normalise_case(image: NDArray, segmentation: NDArray, scheme: Scheme, *, us
         return image
     # nnU-Net normalises in place.
     return scheme(use_mask_for_norm=use_mask, intensityproperties={}).run(image.astype(np.float32), segmentation)
+
+
+def normalisation_names(dataset_json: dict[str, Any]) -> dict[str, str]:
+    """What to look nnU-Net's normalisation up by, for each channel "0", "1", ...
+
+    Args:
+        dataset_json: Validated. Its entry ``normalization`` may name the scheme of channels that are called otherwise.
+    """
+    chosen = dataset_json.get(NORMALISATION, {})
+    return {str(number): chosen.get(str(number), name) for number, name in enumerate(channel_names(dataset_json))}
+
+
+def normalisation_schemes(dataset_json: dict[str, Any]) -> list[Scheme]:
+    """nnU-Net's normalisation of each channel."""
+    return [get_normalization_scheme(name) for name in normalisation_names(dataset_json).values()]

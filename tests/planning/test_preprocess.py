@@ -1,8 +1,9 @@
-"""Preprocessing: nnU-Net's data of every planned configuration, nothing skipped in silence."""
+"""Preprocessing: nnU-Net's numbers, nothing half-written, and plans that cannot be used."""
 
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from fuse4seg.errors import (
 )
 from fuse4seg.planning import preprocess as module
 from fuse4seg.planning.planner import plan_experiment
-from fuse4seg.planning.preprocess import choose_configurations, preprocess
+from fuse4seg.planning.preprocess import choose_configurations, preprocess, usable_plans
 
 PLANS = {"configurations": {"2d": {"data_identifier": "nnUNetPlans_2d", "architecture": {}},
                             "3d_fullres": {"data_identifier": "nnUNetPlans_3d_fullres", "architecture": {}},
@@ -159,3 +160,26 @@ class TestChooseConfigurations:
     def test_refuses_a_misspelt_name(self) -> None:
         with pytest.raises(ConfigurationNotFoundError, match="3d_fulres"):
             self.choose(["3d_fulres"])
+
+
+@pytest.fixture
+def path(planned_phantom: Path, tmp_path: Path) -> Path:
+    planned = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom" / "Fuse4SegPlans.json"
+    return Path(tmp_path / planned.name).write_bytes(planned.read_bytes()) and tmp_path / planned.name
+
+
+def test_of_the_planner_are_usable(path: Path) -> None:
+    assert usable_plans(path).plans == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(("entry", "value", "reason"), [
+    ("preprocessor_name", "os", "does not have"), ("preprocessor_name", "NoSuch", "does not have"), ("spacing", "x", "spacing"),
+    ("spacing", [0, 1], "spacing"), ("resampling_fn_data", "no_such_function", "no_such_function"),
+    ("resampling_fn_seg_kwargs", 7, "TypeError"), ("data_identifier", "", "empty"), ("inherits_from", "2d", "Circular")])
+def test_with_a_faulty_entry_are_not(path: Path, entry: str, value: object, reason: str) -> None:
+    plans = json.loads(path.read_text())
+    plans["configurations"]["2d"][entry] = value
+    path.write_text(json.dumps(plans))
+    with pytest.raises(PlansNotFoundError, match=reason) as refused:
+        usable_plans(path)
+    assert str(path) in str(refused.value)

@@ -1,4 +1,4 @@
-"""Windows: percentiles of normalised tissue, whatever nnU-Net's normalisation, and never empty."""
+"""Normalisation and intensity window of each channel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
 )
 from scipy.stats import scoreatpercentile
 
-from fuse4seg.planning.windows import intensity_windows, sample_tissue, window_of
+from fuse4seg.planning.windows import intensity_windows, normalisation_names, normalisation_schemes, sample_tissue, window_of
 
 STATISTICS = {"mean": 40.0, "std": 20.0, "percentile_00_5": -10.0, "percentile_99_5": 90.0}
 FLOATS = st.floats(-2.0**90, 2.0**90, width=32)
@@ -118,3 +118,16 @@ def test_the_window_of_images_with_a_scale_of_their_own_is_that_scale(case: tupl
     samples = sample_tissue(images, segmentation, schemes=schemes, limit=1000)
     windows = intensity_windows([samples], schemes=schemes, use_mask=[False, False], statistics=[STATISTICS] * 2)
     assert windows == {"0": {"low": 0.0, "high": 1.0}, "1": {"low": 0.0, "high": 1.0}}
+
+
+CHANNELS = {"0": "MRI", "1": "CT"}
+
+
+def test_goes_by_the_channels_names() -> None:
+    assert normalisation_names({"channel_names": CHANNELS}) == CHANNELS
+    assert normalisation_schemes({"channel_names": CHANNELS}) == [ZScoreNormalization, CTNormalization]
+
+
+def test_goes_by_what_dataset_json_says_where_it_does() -> None:
+    stated = {"channel_names": CHANNELS, "normalization": {"1": "rgb_to_0_1"}}
+    assert normalisation_schemes(stated) == [ZScoreNormalization, RGBTo01Normalization]

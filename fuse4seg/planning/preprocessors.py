@@ -1,4 +1,4 @@
-"""Preprocessing of one case for several configurations at once."""
+"""nnU-Net's preprocessors as we run them: for several configurations at once, and for cases without a label."""
 
 from __future__ import annotations
 
@@ -85,3 +85,27 @@ def _alike(first: ConfigurationManager, second: ConfigurationManager, case: Case
     # 2D configurations leave the slices where they are.
     spacings = [[along_first_axis, *one.spacing][-3:] for one in (first, second)]
     return np.array_equal(*spacings) and all(first.configuration[key] == second.configuration[key] for key in DECISIVE)
+
+
+class UnlabelledPreprocessor(DefaultPreprocessor):
+    """nnU-Net's preprocessor, which stores what its data loader asks of a training case: a segmentation and where classes lie."""
+
+    def run_case(self, image_files: Sequence[str], seg_file: str | None, plans_manager: PlansManager,
+                 configuration_manager: ConfigurationManager,
+                 dataset_json: dict[str, Any] | str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Preprocess one case.
+
+        Args:
+            image_files: One per channel.
+            seg_file: Where nnU-Net takes the label to be; there is none.
+            plans_manager: The plans.
+            configuration_manager: Their configuration.
+            dataset_json: The dataset's description.
+
+        Returns:
+            Channels (C, Z, Y, X), a segmentation (1, Z, Y, X) of 0 inside and -1 outside the nonzero mask, and properties with
+            the locations of no class, so that patches are drawn anywhere.
+        """
+        channels, segmentation, properties = super().run_case(image_files, None, plans_manager, configuration_manager,
+                                                              dataset_json)
+        return channels, segmentation, {**properties, "class_locations": {}}
