@@ -1,9 +1,9 @@
-"""Confidence intervals of a mean over cases, and a paired test between two methods."""
+"""Means over cases where there is a value, their confidence intervals, and a paired test between two methods."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,17 @@ from scipy.stats import bootstrap, wilcoxon
 LEVEL, RESAMPLES = 0.95, 9999
 #: Fewer pairs cannot reach p < .05 in a two-sided signed-rank test.
 FEWEST_PAIRS = 6
+
+
+def defined(values: Iterable[float]) -> list[float]:
+    """Those that are not NaN."""
+    return [value for value in values if not math.isnan(value)]
+
+
+def defined_mean(values: Iterable[float]) -> float:
+    """Mean of those that are not NaN; NaN where all are."""
+    found = defined(values)
+    return float(np.mean(found)) if found else math.nan
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
@@ -26,12 +37,12 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, flo
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; scipy.stats.bootstrap.
     """
-    defined = [value for value in values if not math.isnan(value)]
-    if len(defined) < 2:
+    found = defined(values)
+    if len(found) < 2:
         return math.nan, math.nan
-    found = bootstrap((np.array(defined),), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile",
-                      rng=np.random.default_rng(seed)).confidence_interval
-    return float(found.low), float(found.high)
+    interval = bootstrap((np.array(found),), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile",
+                         rng=np.random.default_rng(seed)).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,6 @@ def paired_test(first: Sequence[float], second: Sequence[float], *, seed: int = 
     Source: scipy.stats.wilcoxon.
     """
     differences = [one - other for one, other in zip(first, second, strict=True)]
-    defined = np.array([value for value in differences if not math.isnan(value)])
-    p = float(wilcoxon(defined).pvalue) if defined.any() else math.nan
-    return PairedTest(len(defined), len(differences) - len(defined), float(defined.mean()) if len(defined) else math.nan,
-                      mean_interval(defined.tolist(), seed=seed), p)
+    found = defined(differences)
+    p = float(wilcoxon(found).pvalue) if any(found) else math.nan
+    return PairedTest(len(found), len(differences) - len(found), defined_mean(found), mean_interval(found, seed=seed), p)

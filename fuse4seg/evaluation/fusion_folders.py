@@ -19,6 +19,7 @@ from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, imag
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.sources import Sources, find_sources, require_equal_names
 from fuse4seg.errors import Fuse4SegError, StaleImageError, UnsuitableImageError
+from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, Conventions, fusion_metrics
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.evaluation.visibility import visibility
@@ -55,7 +56,7 @@ class FusionEvaluation:
 
     def mean(self, row: str = FUSED) -> Values:
         """Mean of each metric over the cases where it is defined; NaN where it is nowhere."""
-        return {metric: _mean([case[row][metric] for case in self.cases.values()]) for metric in METRICS}
+        return {metric: defined_mean(case[row][metric] for case in self.cases.values()) for metric in METRICS}
 
     def left_out(self, row: str = FUSED) -> dict[str, int]:
         """For each metric, how many cases it is undefined for."""
@@ -68,8 +69,9 @@ class FusionEvaluation:
 
     def mean_visibility(self, row: str = FUSED) -> Values:
         """Mean of each boundary over the cases that have it and, first, of all boundaries."""
-        of_each = {name: _mean([case[row].get(name, math.nan) for case in self.visible.values()]) for name in self.boundaries}
-        return {"visibility": _mean(list(of_each.values())), **of_each}
+        of_each = {name: defined_mean(case[row].get(name, math.nan) for case in self.visible.values())
+                   for name in self.boundaries}
+        return {"visibility": defined_mean(of_each.values()), **of_each}
 
     def format(self) -> str:
         """Table with a row per case, their mean, and the means of the trivial rows; where there are labels, one of visibility."""
@@ -243,11 +245,6 @@ def _telling(levels: np.ndarray, sources: Sequence[GreyImage]) -> np.ndarray:
         return levels
     varies = [image.levels.max(axis=(1, 2)) > image.levels.min(axis=(1, 2)) for image in sources]
     return levels[np.any(varies, axis=0)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return float(np.mean(defined)) if defined else math.nan
 
 
 def _plain(values: Values) -> dict[str, float | None]:

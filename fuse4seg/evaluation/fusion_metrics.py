@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 
 from fuse4seg.colour import WHITE
-from fuse4seg.evaluation.correlation_of_differences import correlation_of_differences
-from fuse4seg.evaluation.edge_preservation import edge_preservation
-from fuse4seg.evaluation.entropy import entropy
+from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.grey import grey
-from fuse4seg.evaluation.mutual_information import UNITS, mutual_information
-from fuse4seg.evaluation.spatial_frequency import spatial_frequency
-from fuse4seg.evaluation.standard_deviation import standard_deviation
-from fuse4seg.evaluation.structural_similarity import structural_similarity
-from fuse4seg.evaluation.visual_information_fidelity import visual_information_fidelity
+from fuse4seg.evaluation.grey_statistics import UNITS, entropy, mutual_information, scd, spatial_frequency, standard_deviation
+from fuse4seg.evaluation.qabf import qabf
+from fuse4seg.evaluation.ssim import ssim
+from fuse4seg.evaluation.vif import vif
 
 #: By how they are named in tables, in their order there; larger is better in all.
 METRICS = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM")
@@ -77,12 +74,11 @@ def fusion_metrics(fused: np.ndarray, sources: Sequence[np.ndarray], conventions
         raise ValueError(f"images of shape (Y, X) or (Z, Y, X), all alike, are scored; got {fused.shape} and {shapes}")
     if fused.ndim == 3:
         slices = [fusion_metrics(image, parts, conventions) for image, *parts in zip(fused, *sources, strict=True)]
-        return {name: _defined_mean([values[name] for values in slices]) for name in METRICS}
+        return {name: defined_mean(values[name] for values in slices) for name in METRICS}
     image = stretch(fused) if conventions.normalise else fused
     of_image = {"EN": entropy, "SD": standard_deviation, "SF": spatial_frequency}
-    of_both = {"MI": partial(mutual_information, unit=conventions.mi_unit), "SCD": correlation_of_differences,
-               "VIF": visual_information_fidelity, "Qabf": edge_preservation,
-               "SSIM": partial(structural_similarity, data_range=conventions.ssim_range)}
+    of_both = {"MI": partial(mutual_information, unit=conventions.mi_unit), "SCD": scd, "VIF": vif, "Qabf": qabf,
+               "SSIM": partial(ssim, data_range=conventions.ssim_range)}
     values = {**{name: metric(image) for name, metric in of_image.items()},
               **{name: metric(image, sources) for name, metric in of_both.items()}}
     return {name: values[name] for name in METRICS}
@@ -93,8 +89,3 @@ def stretch(image: np.ndarray) -> np.ndarray:
     values = grey(image)
     low, high = values.min(), values.max()
     return (values - low) * (WHITE / (high - low)) if high > low else values
-
-
-def _defined_mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
+from scipy.ndimage import correlate1d
 
 from fuse4seg.colour import WHITE
 
@@ -56,3 +57,11 @@ def mean_over_pairs(sources: Sequence[np.ndarray], value: Callable[[np.ndarray, 
 def sum_over_two(sources: Sequence[np.ndarray], value: Callable[[np.ndarray], float]) -> float:
     """Sum of a metric of one source over two of them, as a mean over all pairs: 2 / N of the sum over N."""
     return float(2 * np.mean([value(source) for source in sources]))
+
+
+def gaussian_means(image: np.ndarray, *, radius: int, sigma: float) -> np.ndarray:
+    """Gaussian-weighted mean of every window of 2 ``radius`` + 1 voxels along each axis that lies inside a grey image (Y, X)."""
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma)**2)
+    weights /= weights.sum()
+    inside = slice(radius, -radius)
+    return correlate1d(correlate1d(image, weights, axis=0)[inside], weights, axis=1)[:, inside]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fuse4seg.evaluation.structural_similarity import structural_similarity
+from fuse4seg.evaluation.ssim import ssim
 from fuse4seg.losses.balance import balance_loss
 from fuse4seg.losses.ssim import ssim_loss
 
@@ -25,7 +25,7 @@ class TestBalanceLoss:
         """The metric sums over two sources: of a source given twice it is twice the SSIM to that source."""
         sources = smooth_images(1, modalities, 64, 72)
         fused = (sources.amax(dim=1, keepdim=True) + smooth_images(1, 1, 64, 72, seed=1) / 3).clamp(0, 1)
-        each = [structural_similarity(grey(fused[0, 0]), [grey(source)] * 2) / 2 for source in sources[0]]
+        each = [ssim(grey(fused[0, 0]), [grey(source)] * 2) / 2 for source in sources[0]]
         expected = np.mean([(1 - similarity) ** 2 for similarity in each])
         assert balance_loss(fused, sources).item() == pytest.approx(expected, abs=1e-5)
 

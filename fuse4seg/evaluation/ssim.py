@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from scipy.ndimage import correlate1d
 
 from fuse4seg.colour import WHITE
-from fuse4seg.evaluation.grey import grey_alike, sum_over_two
+from fuse4seg.evaluation.grey import gaussian_means, grey_alike, sum_over_two
 
 #: Gaussian window of 11 x 11 voxels.
 SIGMA, RADIUS = 1.5, 5
 K1, K2 = 0.01, 0.03
 
 
-def structural_similarity(fused: np.ndarray, sources: Sequence[np.ndarray], *, data_range: float = WHITE) -> float:
+def ssim(fused: np.ndarray, sources: Sequence[np.ndarray], *, data_range: float = WHITE) -> float:
     r"""Mean SSIM with Gaussian windows that lie inside the image, summed over two sources.
 
     Args:
@@ -37,20 +37,13 @@ def structural_similarity(fused: np.ndarray, sources: Sequence[np.ndarray], *, d
     if not data_range > 0:
         raise ValueError(f"the data range lies above 0, got {data_range}")
     small, smaller = (K1 * data_range)**2, (K2 * data_range)**2
-    mean, square = _window(image), _window(image * image)
+    means = partial(gaussian_means, radius=RADIUS, sigma=SIGMA)
+    mean, square = means(image), means(image * image)
 
     def similarity(source: np.ndarray) -> float:
-        other, other_square, product = _window(source), _window(source * source), _window(image * source)
+        other, other_square, product = means(source), means(source * source), means(image * source)
         luminance = (2 * mean * other + small) / (mean**2 + other**2 + small)
         structure = (2 * (product - mean * other) + smaller) / (square - mean**2 + other_square - other**2 + smaller)
         return float((luminance * structure).mean())
 
     return sum_over_two(references, similarity)
-
-
-def _window(image: np.ndarray) -> np.ndarray:
-    """Gaussian means of all windows that lie inside."""
-    weights = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA)**2)
-    weights /= weights.sum()
-    inside = slice(RADIUS, -RADIUS)
-    return correlate1d(correlate1d(image, weights, axis=0)[inside], weights, axis=1)[:, inside]

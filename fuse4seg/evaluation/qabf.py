@@ -34,7 +34,7 @@ class Edges(NamedTuple):
     orientation: np.ndarray
 
 
-def edge_preservation(fused: np.ndarray, sources: Sequence[np.ndarray]) -> float:
+def qabf(fused: np.ndarray, sources: Sequence[np.ndarray]) -> float:
     r"""Preservation of edge strength and orientation, weighted by the strength of the sources' edges.
 
     .. math:: \frac{\sum Q^{AF} g_A + Q^{BF} g_B}{\sum g_A + g_B}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from scipy.ndimage import correlate1d
 
-from fuse4seg.evaluation.grey import grey_alike, sum_over_two
+from fuse4seg.evaluation.grey import gaussian_means, grey_alike, sum_over_two
 
 #: Radii of the windows, from the finest scale to the coarsest; a window's sigma is a fifth of its width.
 RADII = (8, 4, 2, 1)
@@ -19,7 +19,7 @@ NOTHING = 1e-10
 SMALLEST = 41
 
 
-def visual_information_fidelity(fused: np.ndarray, sources: Sequence[np.ndarray]) -> float:
+def vif(fused: np.ndarray, sources: Sequence[np.ndarray]) -> float:
     r"""Share of each source's information that the fused image still gives, summed over two sources.
 
     .. math:: \frac{\sum \log_{10} (1 + g^2 \sigma_A^2 / (\sigma_v^2 + 2))}{\sum \log_{10} (1 + \sigma_A^2 / 2)}
@@ -47,12 +47,13 @@ def visual_information_fidelity(fused: np.ndarray, sources: Sequence[np.ndarray]
 def _of_source(source: np.ndarray, fused: np.ndarray) -> float:
     kept = whole = 0.0
     for scale, radius in enumerate(RADII):
+        means = partial(gaussian_means, radius=radius, sigma=(2 * radius + 1) / 5)
         if scale:
-            source, fused = (_window(image, radius)[::2, ::2] for image in (source, fused))
-        mean, other = _window(source, radius), _window(fused, radius)
-        variance = np.maximum(_window(source * source, radius) - mean**2, 0)
-        other_variance = np.maximum(_window(fused * fused, radius) - other**2, 0)
-        covariance = _window(source * fused, radius) - mean * other
+            source, fused = (means(image)[::2, ::2] for image in (source, fused))
+        mean, other = means(source), means(fused)
+        variance = np.maximum(means(source * source) - mean**2, 0)
+        other_variance = np.maximum(means(fused * fused) - other**2, 0)
+        covariance = means(source * fused) - mean * other
         gain = covariance / (variance + NOTHING)
         lost = other_variance - gain * covariance
         gain, lost = np.where(variance < NOTHING, 0, gain), np.where(variance < NOTHING, other_variance, lost)
@@ -63,12 +64,3 @@ def _of_source(source: np.ndarray, fused: np.ndarray) -> float:
         kept += np.log10(1 + gain**2 * variance / (np.maximum(lost, NOTHING) + NOISE)).sum()
         whole += np.log10(1 + variance / NOISE).sum()
     return float(kept / whole) if whole else float("nan")
-
-
-def _window(image: np.ndarray, radius: int) -> np.ndarray:
-    """Gaussian means of all windows that lie inside."""
-    width = 2 * radius + 1
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / (width / 5))**2)
-    weights /= weights.sum()
-    inside = slice(radius, -radius)
-    return correlate1d(correlate1d(image, weights, axis=0)[inside], weights, axis=1)[:, inside]

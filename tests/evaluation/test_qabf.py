@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fuse4seg.evaluation.edge_preservation import edge_preservation
+from fuse4seg.evaluation.qabf import qabf
 
 IMAGES = arrays(np.uint8, (6, 7), elements=st.integers(0, 255))
 
@@ -40,20 +40,20 @@ def slow(fused: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_is_that_of_the_formula(fused: np.ndarray, sources: list[np.ndarray]) -> None:
-    assert edge_preservation(fused, sources) == pytest.approx(slow(fused, *sources), abs=1e-9)
+    assert qabf(fused, sources) == pytest.approx(slow(fused, *sources), abs=1e-9)
 
 
 def test_of_equal_images_is_what_the_sigmoids_give_for_1(sources: list[np.ndarray]) -> None:
     expected = .9994 / (1 + math.exp(-7.5)) * .9879 / (1 + math.exp(-4.4))
-    assert edge_preservation(sources[0], [sources[0]] * 2) == pytest.approx(expected)
+    assert qabf(sources[0], [sources[0]] * 2) == pytest.approx(expected)
 
 
 @given(IMAGES, IMAGES, IMAGES)
 def test_lies_between_0_and_1_and_is_symmetric_in_the_sources(fused: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
-    value = edge_preservation(fused, [first, second])
+    value = qabf(fused, [first, second])
     if first.any() or second.any():
         assert 0 <= value <= 1
-        assert value == pytest.approx(edge_preservation(fused, [second, first]), abs=1e-12)
+        assert value == pytest.approx(qabf(fused, [second, first]), abs=1e-12)
     else:
         assert math.isnan(value)
 
@@ -61,4 +61,4 @@ def test_lies_between_0_and_1_and_is_symmetric_in_the_sources(fused: np.ndarray,
 def test_of_three_sources_is_the_mean_over_pairs(fused: np.ndarray, sources: list[np.ndarray]) -> None:
     three = [*sources, 255 - sources[0]]
     pairs = [slow(fused, three[one], three[other]) for one, other in ((0, 1), (0, 2), (1, 2))]
-    assert edge_preservation(fused, three) == pytest.approx(np.mean(pairs), abs=1e-9)
+    assert qabf(fused, three) == pytest.approx(np.mean(pairs), abs=1e-9)
