@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fuse4seg.losses.fusion import FusionLossWeights
-from fuse4seg.networks.auxiliary_head import AuxiliaryHead
+from fuse4seg.networks.decoder import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.training.auxiliary import AuxiliaryLoss
