@@ -10,21 +10,17 @@ from torch import Tensor
 
 from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import generator_loss
-from fuse4seg.losses.balance import balance_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
-from fuse4seg.losses.edges import edge_loss
-from fuse4seg.losses.intensity import intensity_loss
 from fuse4seg.losses.scd import scd_loss
-from fuse4seg.losses.ssim import ssim_loss
-from fuse4seg.losses.texture import texture_loss
+from fuse4seg.losses.ssim import balance_loss, ssim_loss
+from fuse4seg.losses.strongest_source import edge_loss, intensity_loss, texture_loss
 from fuse4seg.losses.vif import vif_loss
 
 #: Parts to which an absent modality, which is 0, is as good as none: neither its intensities nor its edges are the largest.
 OF_THE_STRONGEST = {"intensity": intensity_loss, "texture": texture_loss, "edges": edge_loss}
 #: Parts that are means over the modalities there are.
-OF_EACH = {"ssim": ssim_loss, "balance": balance_loss, "vif": vif_loss,
-           "scd": scd_loss}
+OF_EACH = {"ssim": ssim_loss, "balance": balance_loss, "vif": vif_loss, "scd": scd_loss}
 
 
 @dataclass(frozen=True)

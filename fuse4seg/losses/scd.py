@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fuse4seg.losses.presence import mean_of_present
+from fuse4seg.losses.filters import mean_of_present
 
 #: Added to every product of variances: a constant image then correlates with nothing, and its gradient stays finite.
 VARIANCE_FLOOR = 1e-8

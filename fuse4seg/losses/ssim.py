@@ -1,4 +1,4 @@
-"""Structural similarity (SSIM) of two sets of images, differentiable, in 2D and 3D, and the loss that is made of it."""
+"""Structural similarity (SSIM), differentiable, in 2D and 3D, and what is made of it: SSIM, balance and content loss."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
-from fuse4seg.losses.presence import mean_of_present
-from fuse4seg.losses.window import gaussian_means
+from fuse4seg.losses.filters import gaussian_means, mean_of_present
 
 SIGMA = 1.5
 LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 0.01, 0.03
@@ -78,3 +78,47 @@ def ssim_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) 
     Source: method.md, "Fusion losses without labels".
     """
     return 1 - mean_of_present(ssim_of_each(fused, sources), present)
+
+
+def balance_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
+    r"""Mean square of what the SSIM of the fused image to the sources lacks.
+
+    .. math:: \frac{1}{N} \sum_i (1 - \mathrm{SSIM}(\theta, M_i))^2
+
+    The mean SSIM alone (:func:`ssim_loss`) is as content with an image that is one source at the expense of another.
+
+    Args:
+        fused: Fused image in [0, 1], shape (B, 1, *S), S of two or three axes.
+        sources: Source modalities in [0, 1], shape (B, N, *S).
+        present: True where a case has a modality, bool of shape (B, N); None for all.
+
+    Returns:
+        Scalar in [0, 4], 0 where all sources equal the fused image.
+
+    Source: method.md, "Two stages", stage 2.
+    """
+    return mean_of_present((1 - ssim_of_each(fused, sources)).square(), present)
+
+
+def content_loss(reconstructed: Tensor, sources: Tensor) -> Tensor:
+    r"""Mean squared error plus 1 - SSIM, summed over the modalities.
+
+    .. math:: \sum_i \frac{1}{|\Omega|} \lVert M_i - \hat{M}_i \rVert^2 + (1 - \mathrm{SSIM}(M_i, \hat{M}_i))
+
+    The squared norm is taken as the mean over batch and voxels, so that the two terms keep their proportion at any
+    patch size. All modalities have equally many voxels, so the sum over them is N times the mean.
+
+    Args:
+        reconstructed: Reconstructed modalities in [0, 1], shape (B, N, *S), S of two or three axes.
+        sources: The modalities themselves, same shape.
+
+    Returns:
+        Scalar, 0 for a perfect reconstruction.
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Source: paper Eq. 12.
+    """
+    similarity = ssim(reconstructed, sources)
+    return sources.shape[1] * (mse_loss(reconstructed, sources) + 1 - similarity)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fuse4seg.losses.presence import mean_of_present
-from fuse4seg.losses.window import gaussian_means
+from fuse4seg.losses.filters import gaussian_means, mean_of_present
 
 #: Widths of the windows, from the finest scale to the coarsest; a window's sigma is a fifth of its width.
 WINDOWS = (17, 9, 5, 3)

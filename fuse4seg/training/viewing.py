@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse4seg.losses.gradient import smoothed
+from fuse4seg.losses.filters import smoothed
 
 #: The changes, by the names that ``--viewing`` takes.
 CHANGES = ("blur", "gamma", "window", "noise")
