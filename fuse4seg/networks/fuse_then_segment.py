@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fuse4seg.colour import WHITE
+from fuse4seg.colour import WHITE, windowed
 from fuse4seg.networks.fusion import Fused, FusionNetwork
 from fuse4seg.networks.presence import checked_presence, fill_absent
 
@@ -55,7 +55,7 @@ class IntensityWindow(nn.Module):
         per_channel = (1, -1) + (1,) * (channels.ndim - 2)
         low, high = self.low.view(per_channel), self.high.view(per_channel)
         inside = (channels != 0).any(dim=1, keepdim=True).to(channels.dtype)
-        return ((channels - low) / (high - low)).clamp(0, 1) * inside, inside
+        return windowed(channels, low, high) * inside, inside
 
 
 def mirrored(images: Tensor, flips: Tensor) -> Tensor:

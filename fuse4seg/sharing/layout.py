@@ -1,4 +1,4 @@
-"""What an archive of models holds: its manifest, and by that the names of all its members."""
+"""What an archive of models holds: its manifest, the names of all its members, and each checkpoint as tensors and JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from torch import Tensor
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "fuse4seg-model", 1
@@ -134,3 +136,71 @@ def from_manifest(content: Any) -> tuple[list[SharedModel], dict[str, str]]:
     if not models or len({model.folder for model in models}) < len(models):
         raise ValueError("names no model, or one twice")
     return models, checksums
+
+
+#: Under this key the rest says which names share a tensor with which.
+SHARED = "shared"
+#: Whose type is checked when a checkpoint is put together.
+REST = ("trainer_name", "configuration", "fold", "inference_allowed_mirroring_axes", "options", "current_epoch")
+
+
+def split_checkpoint(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a checkpoint, each once, and the rest as JSON takes it; what only a resume needs is left out.
+
+    Args:
+        state: A checkpoint that predicts.
+
+    Returns:
+        The distinct tensors of its network by name, on the CPU, contiguous; and the rest.
+    """
+    # nnU-Net's U-Net holds its encoder twice.
+    first: dict[tuple[Any, ...], str] = {}
+    tensors: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    for name, weight in state["network_weights"].items():
+        place = (weight.untyped_storage().data_ptr(), weight.storage_offset(), weight.shape, weight.stride(), weight.dtype)
+        if weight.numel() and place in first:
+            shared[name] = first[place]
+        else:
+            first[place] = name
+            tensors[name] = weight.detach().cpu().contiguous().clone()
+    axes = state["inference_allowed_mirroring_axes"]
+    rest = {"trainer_name": state["trainer_name"], "configuration": state["init_args"]["configuration"],
+            "fold": state["init_args"].get("fold"), "inference_allowed_mirroring_axes": None if axes is None else list(axes),
+            "options": state.get("options", {}), "current_epoch": state.get("current_epoch"),
+            "order": list(state["network_weights"]), SHARED: shared}
+    return tensors, rest
+
+
+def join_checkpoint(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], *, plans: dict[str, Any],
+                    dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint that f4s_predict and stock nnU-Net take, from what :func:`split_checkpoint` gave.
+
+    Args:
+        tensors: By name.
+        rest: All else, as it comes out of JSON.
+        plans: The model's.
+        dataset_json: The model's.
+
+    Raises:
+        ValueError: The two do not belong together, or something is missing or of another kind.
+    """
+    missing = [entry for entry in (*REST, "order", SHARED) if entry not in rest]
+    shared, order, axes = rest.get(SHARED), rest.get("order"), rest.get("inference_allowed_mirroring_axes")
+    if missing or not isinstance(shared, dict) or not isinstance(order, list) or not isinstance(axes, (list, type(None))):
+        raise ValueError(f"lacks or garbles {', '.join(missing) or 'an entry'}")
+    if not all(isinstance(name, str) for name in (*order, *shared.values())) or not set(shared.values()) <= set(tensors):
+        raise ValueError("names tensors that are not there")
+    if len(order) != len(set(order)) or set(order) != {*tensors, *shared} or set(tensors) & set(shared):
+        raise ValueError("names other tensors than are there")
+    if not isinstance(rest["options"], dict):
+        raise ValueError("has options that are none")
+    return {
+        "network_weights": {name: tensors[shared.get(name, name)] for name in order},
+        "init_args": {"plans": plans, "configuration": rest["configuration"], "fold": rest["fold"],
+                      "dataset_json": dataset_json},
+        "trainer_name": rest["trainer_name"],
+        "inference_allowed_mirroring_axes": None if axes is None else tuple(axes),
+        "options": rest["options"],
+        "current_epoch": rest["current_epoch"],
+    }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from fuse4seg.datasets.convert_harvard import convert_harvard
+from fuse4seg.datasets.harvard import convert_harvard
 from fuse4seg.errors import FaultyCasesError, PairsNotFoundError, UnpairedCasesError
 
 

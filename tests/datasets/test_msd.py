@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from fuse4seg.datasets.convert_msd import convert_msd
+from fuse4seg.datasets.msd import convert_msd
 from fuse4seg.errors import DatasetJsonError, Fuse4SegError
 
 TASK = {"name": "BRATS", "modality": {"0": "FLAIR", "1": "T1w"}, "labels": {"0": "background", "1": "edema", "2": "tumour"},
