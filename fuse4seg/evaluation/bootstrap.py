@@ -15,12 +15,22 @@ FEWEST_PAIRS = 6
 
 
 def defined(values: Iterable[float]) -> list[float]:
-    """Those that are not NaN."""
+    """Those that are not NaN.
+
+    Example:
+        >>> defined([0.5, math.nan, 1.0])
+        [0.5, 1.0]
+    """
     return [value for value in values if not math.isnan(value)]
 
 
 def defined_mean(values: Iterable[float]) -> float:
-    """Mean of those that are not NaN; NaN where all are."""
+    """Mean of those that are not NaN; NaN where all are.
+
+    Example:
+        >>> defined_mean([0.5, math.nan, 1.0])
+        0.75
+    """
     found = defined(values)
     return float(np.mean(found)) if found else math.nan
 
@@ -36,6 +46,11 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, flo
         Lowest and highest; NaN for fewer than two values.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; scipy.stats.bootstrap.
+
+    Example:
+        >>> low, high = mean_interval([0.70, 0.75, 0.80, 0.85, 0.90])
+        >>> round(low, 2), round(high, 2)
+        (0.74, 0.86)
     """
     found = defined(values)
     if len(found) < 2:
@@ -76,6 +91,11 @@ def paired_test(first: Sequence[float], second: Sequence[float], *, seed: int = 
         ValueError: The lengths differ.
 
     Source: scipy.stats.wilcoxon.
+
+    Example:
+        >>> found = paired_test([0.75, 0.75, 1.0], [0.5, 0.5, math.nan])
+        >>> found.pairs, found.left_out, found.difference
+        (2, 1, 0.25)
     """
     differences = [one - other for one, other in zip(first, second, strict=True)]
     found = defined(differences)

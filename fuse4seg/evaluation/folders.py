@@ -159,6 +159,21 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
     Raises:
         FolderNotFoundError, EmptyFolderError: One of the folders is missing, or holds no image.
         UnpairedCasesError: An image is in one folder only.
+
+    Example:
+        >>> import SimpleITK
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     predicted, true = Path(folder, "predicted"), Path(folder, "true")
+        ...     for place, columns in ((predicted, 3), (true, 2)):
+        ...         labels = np.zeros((4, 4, 4), np.uint8)
+        ...         labels[..., :columns] = 1
+        ...         place.mkdir()
+        ...         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(labels), str(place / "a.nii.gz"))
+        ...     evaluation = evaluate_folders(predicted, true, dataset_json={"labels": {"background": 0, "core": 1},
+        ...                                                                  "file_ending": ".nii.gz"})
+        >>> evaluation.class_means("Dice"), evaluation.class_means("HD95")
+        ({'core': 0.8}, {'core': 1.0})
     """
     ending, regions = dataset_json["file_ending"], regions or {}
     names, predicted_names = (_image_names(folder, ending) for folder in (references, predictions))
@@ -224,6 +239,12 @@ def nnunet_summary(evaluation: Evaluation, *, predictions: Path, references: Pat
         predictions: Its folder.
         references: Its folder.
         ending: Of the files.
+
+    Example:
+        >>> evaluation = Evaluation({"core": 1}, {"a": {"core": Scores(Confusion(tp=3, fp=1, fn=1, tn=7), hd95=2.0)}}, {})
+        >>> summary = nnunet_summary(evaluation, predictions=Path("predicted"), references=Path("true"), ending=".nii.gz")
+        >>> summary["foreground_mean"]["Dice"]
+        0.75
     """
     keys = {name: label_or_region_to_key(entry) for name, entry in evaluation.classes.items()}
     per_case = [{"reference_file": str(references / f"{case}{ending}"), "prediction_file": str(predictions / f"{case}{ending}"),
@@ -255,6 +276,10 @@ def keep_largest_component(labels: np.ndarray, foreground: Iterable[int]) -> np.
         A new array of the same shape. Components of equal size are all kept where they are the largest.
 
     Source: nnU-Net's determine_postprocessing, first step.
+
+    Example:
+        >>> keep_largest_component(np.array([[[[1, 2, 0, 1]]]]), (1, 2)).tolist()
+        [[[[1, 2, 0, 0]]]]
     """
     region = tuple(foreground)
     return np.stack([remove_all_but_largest_component_from_segmentation(channel, region) for channel in labels])

@@ -38,6 +38,10 @@ def confusion(prediction: np.ndarray, reference: np.ndarray, label_or_region: in
 
     Raises:
         ValueError: The shapes differ.
+
+    Example:
+        >>> confusion(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]), 1)
+        Confusion(tp=1, fp=1, fn=1, tn=1)
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction has shape {prediction.shape}, reference {reference.shape}")
@@ -49,7 +53,12 @@ def confusion(prediction: np.ndarray, reference: np.ndarray, label_or_region: in
 
 
 def mask_of(labels: np.ndarray, label_or_region: int | Sequence[int]) -> np.ndarray:
-    """Where a label image has one of the values."""
+    """Where a label image has one of the values.
+
+    Example:
+        >>> mask_of(np.array([0, 1, 2, 3]), (1, 3))
+        array([False,  True, False,  True])
+    """
     return np.isin(labels, np.atleast_1d(label_or_region))
 
 
@@ -63,6 +72,10 @@ def dice(counts: Confusion) -> float:
         was found; a mean leaves such a case out and says so. 0 where only one of them has it.
 
     Source: the same rule as nnU-Net's compute_metrics.
+
+    Example:
+        >>> dice(Confusion(tp=3, fp=1, fn=1, tn=7))
+        0.75
     """
     total = 2 * counts.tp + counts.fp + counts.fn
     return 2 * counts.tp / total if total else math.nan
@@ -75,6 +88,10 @@ def iou(counts: Confusion) -> float:
 
     Returns:
         From 0 to 1; NaN where the class is in neither, 0 where only one has it, as for Dice.
+
+    Example:
+        >>> iou(Confusion(tp=3, fp=1, fn=1, tn=7))
+        0.6
     """
     union = counts.tp + counts.fp + counts.fn
     return counts.tp / union if union else math.nan
@@ -87,6 +104,10 @@ def sensitivity(counts: Confusion) -> float:
 
     Returns:
         From 0 to 1; NaN where the reference is empty, for then there was nothing to find.
+
+    Example:
+        >>> sensitivity(Confusion(tp=3, fp=0, fn=1, tn=7))
+        0.75
     """
     wanted = counts.tp + counts.fn
     return counts.tp / wanted if wanted else math.nan
@@ -99,6 +120,10 @@ def precision(counts: Confusion) -> float:
 
     Returns:
         From 0 to 1; NaN where nothing was predicted, for then there is nothing to judge.
+
+    Example:
+        >>> precision(Confusion(tp=3, fp=3, fn=1, tn=7))
+        0.5
     """
     predicted = counts.tp + counts.fp
     return counts.tp / predicted if predicted else math.nan

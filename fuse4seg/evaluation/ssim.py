@@ -30,6 +30,11 @@ def ssim(fused: np.ndarray, sources: Sequence[np.ndarray], *, data_range: float 
         ValueError: Shapes, types or ranges do not fit.
 
     Source: fusion-metrics.md, "Fusion metrics" (Wang et al., Image Quality Assessment, 2004: K1 .01, K2 .03, sigma 1.5).
+
+    Example:
+        >>> ct, mri = np.random.default_rng(0).integers(0, 256, (2, 48, 48), dtype=np.uint8)
+        >>> round(ssim(ct, [ct, ct]), 3), round(ssim(ct, [ct, mri]), 2)
+        (2.0, 0.99)
     """
     image, references = grey_alike(fused, sources)
     if min(image.shape) <= 2 * RADIUS:

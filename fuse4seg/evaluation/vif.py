@@ -37,6 +37,11 @@ def vif(fused: np.ndarray, sources: Sequence[np.ndarray]) -> float:
         ValueError: Shapes, types or ranges do not fit.
 
     Source: fusion-metrics.md, "Fusion metrics" (Sheikh and Bovik, Image Information and Visual Quality, 2006).
+
+    Example:
+        >>> ct, mri = np.random.default_rng(0).integers(0, 256, (2, 48, 48), dtype=np.uint8)
+        >>> round(vif(ct, [ct, ct]), 3), round(vif(ct, [ct, mri]), 2)
+        (2.0, 1.0)
     """
     image, references = grey_alike(fused, sources)
     if min(image.shape) < SMALLEST:

@@ -24,6 +24,12 @@ def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = No
         Scalar, at least 0; 0 where no case has two modalities to be correlated.
 
     Source: paper Eq. 11, average pairwise CC (method.md, "Where we leave the paper").
+
+    Example:
+        >>> features = torch.arange(8.0).view(1, 1, 1, 2, 4)
+        >>> alike, apart = torch.cat([features, features], dim=1), torch.cat([features, features * 0], dim=1)
+        >>> decomposition_loss(alike, apart), decomposition_loss(apart, alike)
+        (tensor(0.), tensor(0.9901))
     """
     return average_correlation(high, present).square() / (average_correlation(low, present) + epsilon)
 
@@ -40,6 +46,11 @@ def average_correlation(features: Tensor, present: Tensor | None = None) -> Tens
 
     Returns:
         Scalar in [-1, 1]; a constant channel counts as 0, and so does a batch without any pair (N = 1).
+
+    Example:
+        >>> features = torch.arange(8.0).view(1, 1, 1, 2, 4)
+        >>> average_correlation(torch.cat([features, -features], dim=1)).round(decimals=3)
+        tensor(-1.)
     """
     modalities = features.shape[1]
     voxels = features.flatten(3).to(torch.promote_types(features.dtype, torch.float32))

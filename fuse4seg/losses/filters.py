@@ -17,6 +17,10 @@ def gaussian_means(images: Tensor, *, axes: int, window: int, sigma: float) -> T
 
     Returns:
         The shape of ``images`` less the window's width plus 1 along each of these axes.
+
+    Example:
+        >>> gaussian_means(torch.full((1, 1, 11, 12), 0.5), axes=2, window=11, sigma=1.5)
+        tensor([[[[0.5000, 0.5000]]]])
     """
     # Shifted sums: ten times as fast as a depthwise convolution on a CPU, and autocast leaves their precision alone.
     for axis in range(images.ndim - axes, images.ndim):
@@ -45,6 +49,10 @@ def gradient_magnitude(images: Tensor) -> Tensor:
 
     Returns:
         Intensity per voxel, shape (B, N, *S); at most half the intensity range per axis.
+
+    Example:
+        >>> gradient_magnitude(torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 3)[None, None])[0, 0, 1]
+        tensor([0.0000, 0.5000, 0.5000, 0.0000])
     """
     axes = range(2, images.ndim)
     return sum(_derivative(images, axis, across=[other for other in axes if other != axis]).abs() for axis in axes)
@@ -58,7 +66,12 @@ def _derivative(images: Tensor, axis: int, *, across: list[int]) -> Tensor:
 
 
 def smoothed(images: Tensor, axis: int) -> Tensor:
-    """Binomial mean, 1 2 1 over 4, of every voxel and its neighbours along an axis of (B, N, *S); the border is repeated."""
+    """Binomial mean, 1 2 1 over 4, of every voxel and its neighbours along an axis of (B, N, *S); the border is repeated.
+
+    Example:
+        >>> smoothed(torch.tensor([0.0, 0.0, 1.0, 0.0]).view(1, 1, 4), 2)
+        tensor([[[0.0000, 0.2500, 0.5000, 0.2500]]])
+    """
     before, after = _neighbours(images, axis)
     return (before + 2 * images + after) / 4
 
@@ -81,6 +94,10 @@ def mean_of_present(values: Tensor, present: Tensor | None = None) -> Tensor:
 
     Returns:
         Scalar; 0 where nothing is present.
+
+    Example:
+        >>> mean_of_present(torch.tensor([[1.0, 5.0]]), torch.tensor([[True, False]]))
+        tensor(1.)
     """
     if present is None:
         return values.mean()

@@ -63,6 +63,11 @@ def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, presen
         sources: As in :func:`fusion_loss`.
         parts: Names in :class:`FusionLossWeights`.
         present: As in :func:`fusion_loss`.
+
+    Example:
+        >>> ct, mri = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> image_losses(torch.maximum(ct, mri), torch.cat([ct, mri], dim=1), ["intensity"])
+        {'intensity': tensor(0.)}
     """
     wanted = set(parts)
     return {**{name: loss(fused, sources) for name, loss in OF_THE_STRONGEST.items() if name in wanted},
@@ -92,6 +97,16 @@ def fusion_loss(image: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
         :class:`FusionLossWeights`.
 
     Source: method.md, "Two stages", stage 2; SSIM and VIF: "Fusion losses without labels".
+
+    Example:
+        >>> random = torch.Generator().manual_seed(0)
+        >>> sources, features = torch.rand(1, 2, 16, 16, generator=random), torch.rand(1, 2, 4, 8, 8, generator=random)
+        >>> total, parts = fusion_loss(sources.amax(dim=1, keepdim=True), sources, low=features, high=features, logits=None,
+        ...                            weights=FusionLossWeights(), tissue=torch.ones(1, 1, 16, 16))
+        >>> list(parts)
+        ['edges', 'balance', 'scd']
+        >>> torch.isclose(total, 2 * parts["edges"] + 6 * parts["balance"] + 0.3 * parts["scd"])
+        tensor(True)
     """
     wanted = [name for name, weight in asdict(weights).items() if weight]
     parts = image_losses(luma(image), sources, wanted, present=present)

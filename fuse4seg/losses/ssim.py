@@ -37,6 +37,11 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11, data_range: float =
         ValueError: The shapes differ, or the window is not odd.
 
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004.
+
+    Example:
+        >>> ct, mri = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> ssim(ct, ct).round(decimals=3), ssim(ct, mri).round(decimals=1)
+        (tensor(1.), tensor(-0.1000))
     """
     if first.shape != second.shape:
         raise ValueError(f"SSIM needs two images of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
@@ -44,7 +49,13 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11, data_range: float =
 
 
 def ssim_of_each(first: Tensor, second: Tensor, *, window: int = 11, data_range: float = 1.0) -> Tensor:
-    """:func:`ssim` of each image and channel, shape (B, C); where ``first`` has one channel, of that with each of ``second``."""
+    """:func:`ssim` of each image and channel, shape (B, C); where ``first`` has one channel, of that with each of ``second``.
+
+    Example:
+        >>> ct, mri = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> ssim_of_each(ct, torch.cat([ct, mri], dim=1)).round(decimals=1)
+        tensor([[ 1.0000, -0.1000]])
+    """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"the SSIM window must be odd and positive, got {window}")
     precision = torch.promote_types(first.dtype, torch.float32)
@@ -76,6 +87,11 @@ def ssim_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) 
         Scalar in [0, 2], 0 where all sources equal the fused image.
 
     Source: method.md, "Fusion losses without labels".
+
+    Example:
+        >>> ct, mri = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> ssim_loss(ct, torch.cat([ct, mri], dim=1)).round(decimals=1)  # one source is there, and nothing of the other
+        tensor(0.5000)
     """
     return 1 - mean_of_present(ssim_of_each(fused, sources), present)
 
@@ -96,6 +112,12 @@ def balance_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = Non
         Scalar in [0, 4], 0 where all sources equal the fused image.
 
     Source: method.md, "Two stages", stage 2.
+
+    Example:
+        >>> ct, mri = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> sources = torch.cat([ct, mri], dim=1)
+        >>> bool(balance_loss((ct + mri) / 2, sources) < balance_loss(ct, sources))
+        True
     """
     return mean_of_present((1 - ssim_of_each(fused, sources)).square(), present)
 
@@ -119,6 +141,11 @@ def content_loss(reconstructed: Tensor, sources: Tensor) -> Tensor:
         ValueError: The shapes differ.
 
     Source: paper Eq. 12.
+
+    Example:
+        >>> sources = torch.rand(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> content_loss(sources, sources).abs().round(decimals=3)
+        tensor(0.)
     """
     similarity = ssim(reconstructed, sources)
     return sources.shape[1] * (mse_loss(reconstructed, sources) + 1 - similarity)

@@ -24,6 +24,13 @@ def intensity_loss(fused: Tensor, sources: Tensor) -> Tensor:
         Scalar in [0, 1].
 
     Source: method.md, "Two stages".
+
+    Example:
+        >>> sources = torch.tensor([[0.2, 0.9], [0.4, 0.1]]).view(1, 2, 1, 2)
+        >>> intensity_loss(torch.tensor([0.4, 0.9]).view(1, 1, 1, 2), sources)
+        tensor(0.)
+        >>> intensity_loss(torch.tensor([0.5, 0.5]).view(1, 1, 1, 2), sources)
+        tensor(0.2500)
     """
     return (fused - sources.amax(dim=1, keepdim=True)).abs().mean()
 
@@ -41,6 +48,11 @@ def texture_loss(fused: Tensor, sources: Tensor) -> Tensor:
         Scalar, 0 where every edge of the fused image equals the strongest source edge.
 
     Source: paper Eq. 13, maximum taken over N sources (method.md, "Where we leave the paper").
+
+    Example:
+        >>> step = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 4, 4)
+        >>> texture_loss(step, step), texture_loss(1 - step, step), texture_loss(torch.zeros(1, 1, 4, 4), step)
+        (tensor(0.), tensor(0.), tensor(0.2500))
     """
     strongest = gradient_magnitude(sources).amax(dim=1, keepdim=True)
     return (gradient_magnitude(fused) - strongest).abs().mean()
@@ -63,6 +75,11 @@ def edge_loss(fused: Tensor, sources: Tensor) -> Tensor:
         Scalar, 0 where every difference equals the largest of the sources.
 
     Source: method.md, "Two stages", stage 2.
+
+    Example:
+        >>> step = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 4, 4)
+        >>> edge_loss(step, step), edge_loss(1 - step, step), edge_loss(torch.zeros(1, 1, 4, 4), step)
+        (tensor(0.), tensor(0.6667), tensor(0.3333))
     """
     pairs = zip(_differences(fused), _differences(sources), strict=True)
     return sum((found - _steepest(steps)).abs().mean() for found, steps in pairs)
