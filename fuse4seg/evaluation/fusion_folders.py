@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fuse4seg import __version__
-from fuse4seg.background import in_background
+from fuse4seg.background import results_of
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image, read_label_image
 from fuse4seg.datasets.images import geometry_difference
@@ -24,7 +24,6 @@ from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, Conventions, f
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.evaluation.visibility import visibility
 from fuse4seg.files import write_json, written_whole
-from fuse4seg.progress import progress
 
 FUSED, AVERAGE, MAXIMUM, TOGETHER = "fused", "average", "maximum", "all sources together"
 Values = dict[str, float]
@@ -158,7 +157,8 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None
         require_equal_names(folders[0], sources.images, labels, truth)
     score = partial(_score, sources=sources, images=images, truth=truth, record=read_record(fused), conventions=conventions,
                     levels=levels)
-    results = dict(zip(sources.images, _score_all(score, list(sources.images), processes), strict=True))
+    found = results_of(score, sources.images, processes=processes, doing="scoring fused images")
+    results = dict(zip(sources.images, found, strict=True))
     scored = {name: result for name, result in results.items() if not isinstance(result, str)}
     _require_one_kind({images[name]: result.colours for name, result in scored.items()})
     return FusionEvaluation(sources.names, conventions, levels, {name: result.metrics for name, result in scored.items()},
@@ -186,14 +186,6 @@ class Scored(NamedTuple):
     colours: int
     metrics: dict[str, Values]
     visible: dict[str, Values]
-
-
-def _score_all(score: partial[Scored | str], cases: list[str], processes: int) -> list[Scored | str]:
-    watched = partial(progress, doing="scoring", unit="case", total=len(cases))
-    if processes == 1:
-        return list(watched(map(score, cases)))
-    with in_background(score, cases, processes=processes, doing="scoring fused images") as scored:
-        return [result() for result in watched(scored)]
 
 
 def _score(case: str, *, sources: Sources, images: dict[str, Path], truth: dict[str, Path], record: FusedRecord | None,

@@ -7,9 +7,11 @@ from torch import Tensor
 
 #: Added to every variance: a constant feature then correlates with nothing, and its gradient stays finite.
 VARIANCE_FLOOR = 1e-8
+#: Above 1, so that the loss's denominator stays positive for a correlation of -1.
+EPSILON = 1.01
 
 
-def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = None, epsilon: float = 1.01) -> Tensor:
+def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = None) -> Tensor:
     r"""Squared correlation of the high-frequency features over the correlation of the low-frequency ones.
 
     .. math:: \frac{CC(\mathrm{high})^2}{CC(\mathrm{low}) + \varepsilon}
@@ -18,7 +20,6 @@ def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = No
         low: Low-frequency features of each modality, shape (B, N, C, *S), S of two or three axes.
         high: High-frequency features of each modality, shape (B, N, C', *S'); channels and size may differ from low.
         present: True where a case has a modality, bool of shape (B, N); None for all.
-        epsilon: Above 1, so that the denominator stays positive for CC = -1.
 
     Returns:
         Scalar, at least 0; 0 where no case has two modalities to be correlated.
@@ -31,7 +32,7 @@ def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = No
         >>> decomposition_loss(alike, apart), decomposition_loss(apart, alike)
         (tensor(0.), tensor(0.9901))
     """
-    return average_correlation(high, present).square() / (average_correlation(low, present) + epsilon)
+    return average_correlation(high, present).square() / (average_correlation(low, present) + EPSILON)
 
 
 def average_correlation(features: Tensor, present: Tensor | None = None) -> Tensor:

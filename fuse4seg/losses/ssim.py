@@ -10,31 +10,30 @@ from torch.nn.functional import mse_loss
 
 from fuse4seg.losses.filters import gaussian_means, mean_of_present
 
-SIGMA = 1.5
+#: Width of the Gaussian window and its standard deviation, in voxels.
+WINDOW, SIGMA = 11, 1.5
 LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 0.01, 0.03
 
 
-def ssim(first: Tensor, second: Tensor, *, window: int = 11, data_range: float = 1.0) -> Tensor:
-    r"""Mean SSIM under a Gaussian window of standard deviation 1.5 voxels.
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    r"""Mean SSIM under a Gaussian window of 11 voxels and standard deviation 1.5.
 
     .. math:: \frac{(2 \mu_a \mu_b + c_1)(2 \sigma_{ab} + c_2)}
-        {(\mu_a^2 + \mu_b^2 + c_1)(\sigma_a^2 + \sigma_b^2 + c_2)}, \quad c_1 = (0.01 R)^2, \quad c_2 = (0.03 R)^2
+        {(\mu_a^2 + \mu_b^2 + c_1)(\sigma_a^2 + \sigma_b^2 + c_2)}, \quad c_1 = 0.01^2, \quad c_2 = 0.03^2
 
     The mean is taken over the voxels whose window lies inside the image (no padding), so the border of half a window
     counts less. An axis shorter than the window gets the largest odd window that fits it; an axis of one voxel is not
     filtered.
 
     Args:
-        first: Images, shape (B, C, *S), S of two or three axes. Computed in float32 or better, whatever their type.
+        first: Images in [0, 1], shape (B, C, *S), S of two or three axes. Computed in float32 or better, whatever their type.
         second: Images of the same shape.
-        window: Width of the window in voxels, odd.
-        data_range: Width R of the intensity range.
 
     Returns:
         Scalar in [-1, 1], 1 where the images are equal.
 
     Raises:
-        ValueError: The shapes differ, or the window is not odd.
+        ValueError: The shapes differ.
 
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004.
 
@@ -45,10 +44,10 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11, data_range: float =
     """
     if first.shape != second.shape:
         raise ValueError(f"SSIM needs two images of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    return ssim_of_each(first, second, window=window, data_range=data_range).mean()
+    return ssim_of_each(first, second).mean()
 
 
-def ssim_of_each(first: Tensor, second: Tensor, *, window: int = 11, data_range: float = 1.0) -> Tensor:
+def ssim_of_each(first: Tensor, second: Tensor) -> Tensor:
     """:func:`ssim` of each image and channel, shape (B, C); where ``first`` has one channel, of that with each of ``second``.
 
     Example:
@@ -56,16 +55,14 @@ def ssim_of_each(first: Tensor, second: Tensor, *, window: int = 11, data_range:
         >>> ssim_of_each(ct, torch.cat([ct, mri], dim=1)).round(decimals=1)
         tensor([[ 1.0000, -0.1000]])
     """
-    if window < 1 or window % 2 == 0:
-        raise ValueError(f"the SSIM window must be odd and positive, got {window}")
     precision = torch.promote_types(first.dtype, torch.float32)
     first, second = first.to(precision), second.to(precision)
     # Apart, so that one channel is not filtered as often as it is compared, nor backward what asks for no gradient.
-    averages = partial(gaussian_means, axes=first.ndim - 2, window=window, sigma=SIGMA)
+    averages = partial(gaussian_means, axes=first.ndim - 2, window=WINDOW, sigma=SIGMA)
     mean_a, square_a = averages(torch.stack([first, first * first])).unbind()
     mean_b, square_b = averages(torch.stack([second, second * second])).unbind()
     product = averages(first * second)
-    luminance, contrast = (LUMINANCE_CONSTANT * data_range) ** 2, (CONTRAST_CONSTANT * data_range) ** 2
+    luminance, contrast = LUMINANCE_CONSTANT ** 2, CONTRAST_CONSTANT ** 2
     covariance = product - mean_a * mean_b
     variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b
     similarity = (2 * mean_a * mean_b + luminance) * (2 * covariance + contrast)

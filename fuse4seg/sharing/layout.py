@@ -13,7 +13,7 @@ from torch import Tensor
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "fuse4seg-model", 1
 PLANS, DATASET, FINGERPRINT = "plans.json", "dataset.json", "dataset_fingerprint.json"
-CHECKPOINT_ENDING, WEIGHTS_ENDING, REST_ENDING = ".pth", ".safetensors", ".json"
+WEIGHTS_ENDING, REST_ENDING = ".safetensors", ".json"
 
 #: Names of folders and files, the same on every system: nothing hidden, no separators, nothing that a shell would mind.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
@@ -57,7 +57,7 @@ class SharedModel:
 
     @classmethod
     def from_plain(cls, content: Any) -> SharedModel:
-        """What :meth:`to_plain` gave, as it comes out of JSON.
+        """A model as a manifest describes it.
 
         Raises:
             ValueError, TypeError: It is nothing of the kind, or has names that are not safe.
@@ -67,10 +67,6 @@ class SharedModel:
             raise TypeError("fingerprint is neither true nor false")
         model.require_safe_names()
         return model
-
-    def to_plain(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        return asdict(self)
 
     def require_safe_names(self) -> None:
         """Make sure that no name leads elsewhere, or is taken for another on some system.
@@ -112,7 +108,7 @@ class SharedModel:
 def to_manifest(models: Sequence[SharedModel], checksums: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, Any]:
     """Content of the manifest."""
     return {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": dict(versions),
-            "models": [model.to_plain() for model in models], "checksums": dict(checksums)}
+            "models": [asdict(model) for model in models], "checksums": dict(checksums)}
 
 
 def from_manifest(content: Any) -> tuple[list[SharedModel], dict[str, str]]:

@@ -14,21 +14,29 @@ from fuse4seg.networks.convolution import space_to_depth
 from fuse4seg.networks.encoder import AffineCoupling, DualStreamEncoder, LiteTransformerBlock
 
 
-def coupling(axes: int, channels: int, *, split: int | None = None, seed: int = 0) -> AffineCoupling:
+def coupling(axes: int, channels: int, *, seed: int = 0) -> AffineCoupling:
     torch.manual_seed(seed)
-    return AffineCoupling(nn.Conv2d if axes == 2 else nn.Conv3d, channels, split=split)
+    return AffineCoupling(nn.Conv2d if axes == 2 else nn.Conv3d, channels)
+
+
+def undone(block: AffineCoupling, features: torch.Tensor) -> torch.Tensor:
+    """The input that a block maps to ``features``."""
+    rest = features.shape[1] - block.split
+    moved, a = features[:, :rest], features[:, rest:]
+    rho, eta = block.scale_and_shift(a).chunk(2, dim=1)
+    b = (moved - eta) * torch.exp(-torch.tanh(rho))
+    return torch.cat([a - block.shift(b), b], dim=1)
 
 
 class TestAffineCoupling:
-    @given(st.sampled_from([2, 3]), st.integers(2, 7), st.data())
+    @given(st.sampled_from([2, 3]), st.integers(2, 7), st.integers(0, 9))
     @settings(deadline=None, max_examples=30)
-    def test_is_undone_by_its_inverse(self, axes: int, channels: int, data: st.DataObject) -> None:
-        split = data.draw(st.none() | st.integers(1, channels - 1))
-        block = coupling(axes, channels, split=split, seed=data.draw(st.integers(0, 9)))
+    def test_can_be_undone(self, axes: int, channels: int, seed: int) -> None:
+        block = coupling(axes, channels, seed=seed)
         features = torch.randn(2, channels, *[4] * axes)
         with torch.no_grad():
-            torch.testing.assert_close(block.inverse(block(features)), features, atol=1e-5, rtol=0)
-            torch.testing.assert_close(block(block.inverse(features)), features, atol=1e-5, rtol=0)
+            torch.testing.assert_close(undone(block, block(features)), features, atol=1e-5, rtol=0)
+            torch.testing.assert_close(block(undone(block, features)), features, atol=1e-5, rtol=0)
 
     def test_two_with_strong_weights_are_undone_in_reverse_order(self) -> None:
         first, second = coupling(2, 6, seed=1), coupling(2, 6, seed=2)
@@ -37,11 +45,11 @@ class TestAffineCoupling:
                 nn.init.kaiming_normal_(module.weight, a=0.01)
         features = torch.randn(1, 6, 8, 8)
         with torch.no_grad():
-            restored = first.inverse(second.inverse(second(first(features))))
+            restored = undone(first, undone(second, second(first(features))))
         torch.testing.assert_close(restored, features, atol=1e-4, rtol=0)
 
     def test_follows_its_formula(self) -> None:
-        block, features = coupling(2, 5, split=2), torch.randn(1, 5, 4, 4)
+        block, features = coupling(2, 5), torch.randn(1, 5, 4, 4)
         a, b = features[:, :2], features[:, 2:]
         moved = a + block.shift(b)
         rho, eta = block.scale_and_shift(moved)[:, :3], block.scale_and_shift(moved)[:, 3:]
@@ -53,16 +61,11 @@ class TestAffineCoupling:
         features = torch.randn(1, 4, *[6] * axes)
         assert (coupling(axes, 4)(features) - features).abs().mean() > 0.1
 
-    @pytest.mark.parametrize("split", [None, 1, 3])
-    def test_sends_a_gradient_to_every_parameter(self, split: int | None) -> None:
-        block = coupling(2, 4, split=split)
-        block(torch.randn(2, 4, 6, 6)).pow(2).sum().backward()
+    @pytest.mark.parametrize("channels", [2, 4, 5])
+    def test_sends_a_gradient_to_every_parameter(self, channels: int) -> None:
+        block = coupling(2, channels)
+        block(torch.randn(2, channels, 6, 6)).pow(2).sum().backward()
         assert all(parameter.grad.abs().max() > 0 for parameter in block.parameters())
-
-    @pytest.mark.parametrize("split", [0, 4, 5, -1])
-    def test_refuses_a_split_that_leaves_one_part_empty(self, split: int) -> None:
-        with pytest.raises(ValueError, match=r"1\.\.3"):
-            coupling(2, 4, split=split)
 
 
 def block(axes: int = 2, channels: int = 8, *, heads: int = 2) -> LiteTransformerBlock:
@@ -171,8 +174,8 @@ class TestDualStreamEncoder:
             *couplings, norm = network.high
             restored = network.high[:-1](stem)
             torch.testing.assert_close(norm(restored), network(sources)[1].flatten(0, 1))
-            for coupling in reversed(couplings):
-                restored = coupling.inverse(restored)
+            for block in reversed(couplings):
+                restored = undone(block, restored)
         torch.testing.assert_close(restored, stem, atol=1e-5, rtol=0)
 
     def test_both_streams_end_normalised(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,8 @@ class TestSharedModel:
         ({"format": "zip"}, "no manifest of f4s_export_model"), ({"format_version": 2}, "knows up to 1. Update it"),
         ({"format_version": 0}, "format version 0"), ({"format_version": True}, "format version True"),
         ({"models": 7}, "cannot be used"), ({"models": []}, "names no model"),
-        ({"models": [MODEL.to_plain()] * 2}, "or one twice"),
-        ({"models": [{**MODEL.to_plain(), "fingerprint": 1}]}, "cannot be used"), ({"checksums": 7}, "cannot be used")])
+        ({"models": [asdict(MODEL)] * 2}, "or one twice"),
+        ({"models": [{**asdict(MODEL), "fingerprint": 1}]}, "cannot be used"), ({"checksums": 7}, "cannot be used")])
     def test_other_manifests_are_refused(self, change: dict[str, Any], said: str) -> None:
         with pytest.raises(ValueError, match=said):
             from_manifest({**to_manifest([MODEL], {}, {}), **change})
