@@ -11,20 +11,8 @@ from scipy.ndimage import sobel
 
 from fuse4seg.evaluation.grey import grey_alike, mean_over_pairs
 
-
-class Sigmoid(NamedTuple):
-    """Gamma / (1 + exp(kappa (value - sigma)))."""
-
-    gamma: float
-    kappa: float
-    sigma: float
-
-    def __call__(self, value: np.ndarray) -> np.ndarray:
-        """From about 0 to ``gamma``."""
-        return self.gamma / (1 + np.exp(self.kappa * (value - self.sigma)))
-
-
-STRENGTH, ORIENTATION = Sigmoid(0.9994, -15, 0.5), Sigmoid(0.9879, -22, 0.8)
+#: Of the sigmoids, gamma / (1 + exp(kappa (value - sigma))), that the preservation of either goes through.
+STRENGTH, ORIENTATION = (0.9994, -15, 0.5), (0.9879, -22, 0.8)
 
 
 class Edges(NamedTuple):
@@ -80,4 +68,8 @@ def _preservation(source: Edges, fused: Edges) -> np.ndarray:
     weaker, stronger = np.minimum(source.strength, fused.strength), np.maximum(source.strength, fused.strength)
     relative = np.divide(weaker, stronger, where=stronger > 0, out=np.ones_like(weaker))
     aligned = 1 - np.abs(source.orientation - fused.orientation) / (np.pi / 2)
-    return STRENGTH(relative) * ORIENTATION(aligned)
+    return _sigmoid(relative, *STRENGTH) * _sigmoid(aligned, *ORIENTATION)
+
+
+def _sigmoid(value: np.ndarray, gamma: float, kappa: float, sigma: float) -> np.ndarray:
+    return gamma / (1 + np.exp(kappa * (value - sigma)))
