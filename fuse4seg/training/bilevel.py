@@ -15,7 +15,13 @@ from fuse4seg.losses.adversarial import discriminator_loss
 from fuse4seg.losses.fusion import FusionLossWeights, fusion_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen, mirrored
 from fuse4seg.training.auxiliary import AuxiliaryLoss
-from fuse4seg.training.hypergradients import DEFAULT_DAMPING, DETACHED, ESTIMATORS, NEEDS_HALVES, Hypergradient
+from fuse4seg.training.hypergradients import (
+    DEFAULT_DAMPING,
+    DETACHED,
+    ESTIMATORS,
+    NEEDS_HALVES,
+    Hypergradient,
+)
 from fuse4seg.training.viewing import CHANGES, as_viewed
 
 Targets = Tensor | list[Tensor]

@@ -16,7 +16,14 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from fuse4seg.comparison import scores as module
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.rows import Row
-from fuse4seg.comparison.scores import references_of, score_fusion, score_trial, score_trivial, seconds_per_iteration, with_margin
+from fuse4seg.comparison.scores import (
+    references_of,
+    score_fusion,
+    score_trial,
+    score_trivial,
+    seconds_per_iteration,
+    with_margin,
+)
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
 from fuse4seg.comparison.trainings import Budget, Trial
 from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
