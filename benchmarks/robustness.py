@@ -216,8 +216,7 @@ def _scored(segment: Callable[[str, str], np.ndarray], trial: Any, source: Path,
     import SimpleITK as sitk
 
     from fuse4seg.datasets.raw import foreground_classes
-    from fuse4seg.evaluation.confusion import confusion
-    from fuse4seg.evaluation.dice import dice
+    from fuse4seg.evaluation.overlap import confusion, dice
     from fuse4seg.progress import progress
 
     ending = dataset_json["file_ending"]

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from fuse4seg.errors import WorkerDiedError
+from fuse4seg.progress import progress
 
 #: Seconds between looks at processes that have not answered.
 LOOK_EVERY = 1.0
@@ -106,3 +107,23 @@ def in_background(function: Callable[[Any], Any], items: Iterable[Any], *, proce
         raise WorkerDiedError(doing) from error
     finally:
         pool.close()
+
+
+def results_of(function: Callable[[Any], Any], items: Iterable[Any], *, processes: int, doing: str) -> list[Any]:
+    """What a function gives for each item, in their order, under a bar that counts cases.
+
+    Args:
+        function: As for :func:`in_background`.
+        items: As there.
+        processes: At most so many at a time; with 1, in this process.
+        doing: What the bar says, and the message if a process dies.
+
+    Raises:
+        WorkerDiedError: A process ended without an answer.
+    """
+    items = list(items)
+    watched = partial(progress, doing=doing, unit="case", total=len(items))
+    if processes == 1:
+        return list(watched(map(function, items)))
+    with in_background(function, items, processes=processes, doing=doing) as found:
+        return [result() for result in watched(found)]

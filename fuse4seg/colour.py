@@ -1,8 +1,8 @@
-"""Levels, luma and chroma of fused images, the same for tensors and arrays."""
+"""Windows, levels, luma and chroma of images, the same for tensors and arrays."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,22 @@ WHITE = 255
 LUMA = (0.299, 0.587, 0.114)
 #: What B - Y and R - Y are multiplied by to lie within half the range (ITU-R BT.601, full range).
 BLUE_DIFFERENCE, RED_DIFFERENCE = 0.5 / (1 - LUMA[2]), 0.5 / (1 - LUMA[0])
+
+
+def windowed(image: Image, low: Any, high: Any) -> Image:
+    """Intensities between ``low`` and ``high`` as 0 to 1, and what lies beyond as 0 or 1.
+
+    Args:
+        image: Any shape.
+        low: What becomes black, a number or of a shape that goes with the image's.
+        high: What becomes white, above ``low``.
+
+    Example:
+        >>> import numpy as np
+        >>> windowed(np.array([-50.0, 0.0, 40.0, 300.0]), -20, 100)
+        array([0.        , 0.16666667, 0.5       , 1.        ])
+    """
+    return ((image - low) / (high - low)).clip(0, 1)
 
 
 def luma(image: Image) -> Image:

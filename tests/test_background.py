@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fuse4seg.background import WatchedPool, in_background
+from fuse4seg.background import WatchedPool, in_background, results_of
 from fuse4seg.errors import WorkerDiedError
 
 
@@ -126,3 +126,8 @@ def test_an_answer_from_a_process_that_has_died_since_counts() -> None:
         pool.result(pool.submit(os.getpid))
     pool.abandon()
     pool.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_are_the_same_in_this_process_and_in_others(processes: int) -> None:
+    assert results_of(abs, iter([-3, 1, -2]), processes=processes, doing="making positive") == [3, 1, 2]

@@ -27,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     processes = processes_of(options)
-    from fuse4seg.datasets.convert_brats import convert_brats
-    from fuse4seg.datasets.convert_harvard import convert_harvard
-    from fuse4seg.datasets.convert_msd import convert_msd
+    from fuse4seg.datasets.brats import convert_brats
+    from fuse4seg.datasets.harvard import convert_harvard
+    from fuse4seg.datasets.msd import convert_msd
     from fuse4seg.errors import FolderNotFoundError
 
     if not options.source.is_dir():

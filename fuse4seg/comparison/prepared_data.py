@@ -13,7 +13,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from fuse4seg.colour import WHITE
+from fuse4seg.colour import WHITE, windowed
 from fuse4seg.comparison.rows import Row
 from fuse4seg.datasets.images import find_reader, read_image
 from fuse4seg.datasets.raw import channel_names
@@ -77,7 +77,7 @@ def windows_of(plans: dict[str, Any], configuration: str) -> np.ndarray:
 def as_grey(channels: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Channels (N, ...) in 0..255, as the fusion network sees them in 0..1."""
     low, high = (windows[:, side].reshape(-1, *[1] * (channels.ndim - 1)) for side in range(2))
-    return np.clip((channels - low) / (high - low), 0, 1) * WHITE
+    return windowed(channels, low, high) * WHITE
 
 
 def channels_of(row: Row) -> int:

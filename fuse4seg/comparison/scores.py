@@ -23,9 +23,9 @@ from fuse4seg.datasets.raw import channel_names, foreground_classes
 from fuse4seg.errors import PlansNotFoundError
 from fuse4seg.evaluation.folders import evaluate_folders
 from fuse4seg.evaluation.fusion_metrics import fusion_metrics
-from fuse4seg.evaluation.structural_similarity import structural_similarity
+from fuse4seg.evaluation.ssim import ssim
+from fuse4seg.evaluation.vif import SMALLEST
 from fuse4seg.evaluation.visibility import visibility
-from fuse4seg.evaluation.visual_information_fidelity import SMALLEST
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.export_case import FUSED
 from fuse4seg.inference.fused_files import read_fused
@@ -208,7 +208,7 @@ def with_margin(images: np.ndarray) -> np.ndarray:
 
 def _similarities(fused: np.ndarray, sources: np.ndarray, names: list[str]) -> dict[str, float]:
     # The metric sums over two sources: the same one twice is twice its own.
-    return {f"SSIM to {name}": statistics.fmean(structural_similarity(image, [one, one]) / 2
+    return {f"SSIM to {name}": statistics.fmean(ssim(image, [one, one]) / 2
                                                 for image, one in zip(fused, source, strict=True))
             for name, source in zip(names, sources, strict=True)}
 

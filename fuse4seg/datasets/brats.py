@@ -1,15 +1,24 @@
-"""Cases of BraTS as released from 2018 to 2024, or in nnU-Net's layout."""
+"""BraTS, as released from 2018 to 2024 or in nnU-Net's layout: its cases, and all of them as a raw dataset."""
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from fuse4seg.datasets.images import NIFTI
+from fuse4seg.datasets.images import NIFTI, read_image
+from fuse4seg.datasets.raw import NO_LABELS
+from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
 from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FolderNotFoundError, MissingModalityError
+from fuse4seg.progress import progress
+
+log = logging.getLogger(__name__)
 
 MODALITIES = ("T1", "T1ce", "T2", "FLAIR")
 #: How the releases end a file's name.
@@ -17,6 +26,9 @@ RELEASED = {"t1": "T1", "t1n": "T1", "t1ce": "T1ce", "t1c": "T1ce", "t2": "T2", 
             "seg": "seg", "0000": "T1", "0001": "T1ce", "0002": "T2", "0003": "FLAIR"}
 NAME = re.compile(rf"(?P<case>.+)[_-](?P<kind>{'|'.join(sorted(RELEASED, key=len, reverse=True))})", re.IGNORECASE)
 LABEL_FOLDERS = ("labels", "labelsTr", "labelsTs")
+LABELS = {"background": 0, "necrotic core": 1, "oedema": 2, "enhancing tumour": 3}
+#: Of the releases of treated patients, which have a 3 as well.
+CAVITY = {"resection cavity": 4}
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ def find_brats_cases(folder: Path) -> list[BratsCase]:
         raise FolderNotFoundError(folder)
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.rglob("*.nii*")):
-        ending = next((ending for ending in sorted(NIFTI, key=len, reverse=True) if path.name.endswith(ending)), None)
+        ending = next((ending for ending in NIFTI if path.name.endswith(ending)), None)
         if ending is None or path.name.startswith(".") or not path.is_file():
             continue
         name = path.name.removesuffix(ending)
@@ -74,3 +86,56 @@ def find_brats_cases(folder: Path) -> list[BratsCase]:
 def enhancing_is_three(labels: np.ndarray) -> np.ndarray:
     """Labels with enhancing tumour as 3, which releases before 2023 call 4; beside a 3, 4 is something else, and stays."""
     return labels if (labels == 3).any() else np.where(labels == 4, 3, labels).astype(labels.dtype)
+
+def convert_brats(source: Path, dataset_id: int, *, name: str = "BraTS", copy: bool = False, processes: int = 1) -> None:
+    """Write a raw dataset of T1, T1ce, T2 and FLAIR; images and labels that need no change are linked.
+
+    Label 4 becomes 3, unless some case has both: then it is the resection cavity and stays. Cases without a segmentation go to
+    imagesTs; where no case has one, all become training cases of a dataset without labels.
+
+    Args:
+        source: A release, or part of it.
+        dataset_id: Of the new dataset.
+        name: Its name.
+        copy: Copy instead of linking.
+        processes: Cases examined at a time.
+
+    Raises:
+        FaultyCasesError: Cases lack modalities; one line each.
+        FaultyDatasetError: Cases cannot be trained on; one line each.
+        As :func:`~fuse4seg.datasets.brats.find_brats_cases` and :func:`~fuse4seg.datasets.raw_writer.new_raw_dataset`.
+    """
+    cases = find_brats_cases(source)
+    labelled = [case for case in cases if case.label]
+    training = labelled or cases
+    ending = ".nii" if all(path.suffix == ".nii" for case in cases for path in _files(case)) else ".nii.gz"
+    with new_raw_dataset(dataset_id, name) as folder:
+        for case in progress(cases, "converting images", unit="case"):
+            target = folder / ("imagesTr" if case in training else "imagesTs")
+            for number, path in enumerate(case.images):
+                place(path, target / f"{case.name}_{number:04d}{ending}", copy=copy)
+        labels = _convert_labels(labelled, folder / "labelsTr", ending, copy=copy) if labelled else NO_LABELS
+        describe(folder, channels=MODALITIES, labels=labels, training=len(training), ending=ending, processes=processes)
+
+
+def _files(case: BratsCase) -> tuple[Path, ...]:
+    return (*case.images, *([case.label] if case.label else []))
+
+
+def _convert_labels(cases: Sequence[BratsCase], folder: Path, ending: str, *, copy: bool) -> dict[str, int]:
+    """Write the labels; returns their names."""
+    values = {case.name: set(np.unique(read_image(case.label, SimpleITKIO).voxels).astype(int).tolist())
+              for case in progress(cases, "reading labels", unit="case")}
+    cavity = any({3, 4} <= found for found in values.values())
+    log.info("label 4 is the resection cavity here, and stays" if cavity else "enhancing tumour is label 3")
+    for case in progress(cases, "converting labels", unit="case"):
+        target = folder / f"{case.name}{ending}"
+        if cavity or 4 not in values[case.name]:
+            place(case.label, target, copy=copy)
+            continue
+        stored = sitk.ReadImage(str(case.label))
+        changed = sitk.GetImageFromArray(enhancing_is_three(sitk.GetArrayFromImage(stored)).astype(np.uint8))
+        changed.CopyInformation(stored)
+        target.parent.mkdir(exist_ok=True)
+        sitk.WriteImage(changed, str(target), useCompression=True)
+    return LABELS | CAVITY if cavity else LABELS

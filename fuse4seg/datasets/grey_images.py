@@ -1,24 +1,27 @@
-"""Image files as grey levels: what fusion by rule takes and fusion metrics score."""
+"""Image files as grey levels, and files of 8 bits a channel through nnU-Net's readers, which know the order of axes."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
-from fuse4seg.colour import WHITE
-from fuse4seg.datasets.colour_images import grey_levels, read_channels
-from fuse4seg.datasets.images import NIFTI, Geometry, geometry_of, read_image
+from fuse4seg.colour import WHITE, luma, windowed
+from fuse4seg.datasets.images import NIFTI, Geometry, geometry_of, read_image, require_whole
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
 
+TIFF = (".tif", ".tiff")
 PICTURES = (".png", ".bmp")
-#: Endings of the files that are read, the longer before the shorter.
-ENDINGS = (*PICTURES, *sorted(NIFTI, key=len, reverse=True))
+#: Endings of the files that are read.
+ENDINGS = (*PICTURES, *NIFTI)
 #: Sub-folder of a folder of fused images with grey copies of those in colour, for metrics are for grey.
 GREY = "grey"
 #: Chroma of grey.
@@ -161,8 +164,8 @@ def _read_volume(path: Path, levels: GreyRange | None) -> GreyImage:
     if not np.isfinite(voxels).all() or voxels.min() < levels.low or voxels.max() > levels.high:
         raise UnsuitableImageError(path, f"holds intensities from {voxels.min():g} to {voxels.max():g}, "
                                          f"outside {levels.low:g} to {levels.high:g}. Give black and white with --range.")
-    scaled = (voxels - levels.low) * (WHITE / (levels.high - levels.low))
-    return GreyImage(path, np.clip(scaled, 0, WHITE), geometry=image.geometry, properties=image.properties)
+    scaled = WHITE * windowed(voxels, levels.low, levels.high)
+    return GreyImage(path, scaled, geometry=image.geometry, properties=image.properties)
 
 
 def _read_colour_volume(path: Path) -> GreyImage:
@@ -179,3 +182,41 @@ def _stored_as(path: Path) -> int:
     except RuntimeError as error:
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
     return reader.GetPixelID()
+
+
+def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read an image of 8 bits a channel: red, green and blue, or grey.
+
+    Args:
+        path: The file; NIfTI, or what ITK reads.
+        reader: nnU-Net's, for grey images of the same ending.
+
+    Returns:
+        uint8, shape (3, Z, Y, X), or (1, Z, Y, X) of a grey one; and the reader's properties.
+
+    Raises:
+        UnreadableImageError: It is missing, truncated, or no image.
+    """
+    try:
+        require_whole(path)
+        image = sitk.ReadImage(str(path))
+    except (OSError, RuntimeError) as error:
+        raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
+    count = image.GetNumberOfComponentsPerPixel()
+    channels = [sitk.VectorIndexSelectionCast(image, index) for index in range(count)] if count > 1 else [image]
+    ending = next((end for end in NIFTI if path.name.endswith(end)), path.suffix)
+    with tempfile.TemporaryDirectory() as folder:
+        read = []
+        for index, channel in enumerate(channels):
+            # Named like the channel of a case: by that nnU-Net's reader of TIFF files finds the spacing beside it.
+            part = Path(folder, f"{index}_0000{ending}")
+            sitk.WriteImage(channel, str(part))
+            if ending in TIFF and (beside := path.with_suffix(".json")).is_file():
+                shutil.copyfile(beside, Path(folder, f"{index}.json"))
+            read.append(read_image(part, reader))
+    return np.concatenate([part.voxels for part in read]).astype(np.uint8), read[0].properties
+
+
+def grey_levels(channels: np.ndarray) -> np.ndarray:
+    """Luma, uint8, shape (*S), of levels (C, *S); of one channel, that channel."""
+    return np.rint(luma(channels[None].astype(np.float32))[0, 0]).astype(np.uint8)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from fuse4seg.background import in_background
+from fuse4seg.background import results_of
 from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, is_finite, read_image
 from fuse4seg.datasets.raw import (
     Case,
@@ -29,7 +29,6 @@ from fuse4seg.errors import (
     SurplusChannelError,
     UnreadableImageError,
 )
-from fuse4seg.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def find_faults(dataset_folder: Path, *, processes: int) -> list[str]:
     _require_count(dataset_folder, dataset_json, len(cases))
     examine = partial(find_fault, channels=channel_names(dataset_json), allowed=label_values(dataset_json),
                       reader=find_reader(dataset_json, (case.images[0] for case in cases.values() if case.images)))
-    found = _examine_all(examine, list(cases.values()), processes)
+    found = results_of(examine, cases.values(), processes=processes, doing="checking cases")
     return [fault for fault in found if fault] + _misnamed(dataset_folder, dataset_json)
 
 
@@ -96,14 +95,6 @@ def _require_count(dataset_folder: Path, dataset_json: dict[str, Any], found: in
     if stated != found:
         problem = f"numTraining is {stated}, but there are {found} training cases. Correct it, or add or remove cases."
         raise DatasetJsonError(dataset_folder / "dataset.json", problem)
-
-
-def _examine_all(examine: partial[str | None], cases: list[Case], processes: int) -> list[str | None]:
-    watched = partial(progress, doing="checking cases", unit="case", total=len(cases))
-    if processes == 1:
-        return list(watched(map(examine, cases)))
-    with in_background(examine, cases, processes=processes, doing="checking cases") as found:
-        return [result() for result in watched(found)]
 
 
 def read_sound_images(case: Case, reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:

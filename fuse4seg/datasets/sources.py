@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,13 +49,14 @@ def find_sources(folders: Sequence[Path]) -> Sources:
     return Sources(tuple(names), {name: tuple(files[name] for files in found) for name in found[0]})
 
 
-def require_equal_names(folder: Path, files: dict[str, Path], other: Path, others: dict[str, Path]) -> None:
+def require_equal_names(folder: Path, names: Iterable[str], other: Path, others: Iterable[str]) -> None:
     """Make sure that two folders hold images of the same names.
 
     Raises:
         UnpairedCasesError: One lacks some; the first few are named.
     """
-    for holds, lacks, missing in ((folder, other, files.keys() - others.keys()), (other, folder, others.keys() - files.keys())):
+    names, others = set(names), set(others)
+    for holds, lacks, missing in ((folder, other, names - others), (other, folder, others - names)):
         if missing:
             shown = ", ".join(sorted(missing)[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
             raise UnpairedCasesError(f"{lacks} lacks {len(missing)} image(s) that {holds} holds: {shown}. Add or remove them.")

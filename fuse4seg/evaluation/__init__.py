@@ -1,1 +1,1 @@
-"""Scores of segmentations."""
+"""Scores of segmentations and of fused images."""

@@ -1,9 +1,9 @@
-"""Confidence intervals of a mean over cases, and a paired test between two methods."""
+"""Means over cases where there is a value, their confidence intervals, and a paired test between two methods."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,27 @@ from scipy.stats import bootstrap, wilcoxon
 LEVEL, RESAMPLES = 0.95, 9999
 #: Fewer pairs cannot reach p < .05 in a two-sided signed-rank test.
 FEWEST_PAIRS = 6
+
+
+def defined(values: Iterable[float]) -> list[float]:
+    """Those that are not NaN.
+
+    Example:
+        >>> defined([0.5, math.nan, 1.0])
+        [0.5, 1.0]
+    """
+    return [value for value in values if not math.isnan(value)]
+
+
+def defined_mean(values: Iterable[float]) -> float:
+    """Mean of those that are not NaN; NaN where all are.
+
+    Example:
+        >>> defined_mean([0.5, math.nan, 1.0])
+        0.75
+    """
+    found = defined(values)
+    return float(np.mean(found)) if found else math.nan
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
@@ -25,13 +46,18 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, flo
         Lowest and highest; NaN for fewer than two values.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; scipy.stats.bootstrap.
+
+    Example:
+        >>> low, high = mean_interval([0.70, 0.75, 0.80, 0.85, 0.90])
+        >>> round(low, 2), round(high, 2)
+        (0.74, 0.86)
     """
-    defined = [value for value in values if not math.isnan(value)]
-    if len(defined) < 2:
+    found = defined(values)
+    if len(found) < 2:
         return math.nan, math.nan
-    found = bootstrap((np.array(defined),), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile",
-                      rng=np.random.default_rng(seed)).confidence_interval
-    return float(found.low), float(found.high)
+    interval = bootstrap((np.array(found),), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile",
+                         rng=np.random.default_rng(seed)).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
@@ -65,9 +91,13 @@ def paired_test(first: Sequence[float], second: Sequence[float], *, seed: int = 
         ValueError: The lengths differ.
 
     Source: scipy.stats.wilcoxon.
+
+    Example:
+        >>> found = paired_test([0.75, 0.75, 1.0], [0.5, 0.5, math.nan])
+        >>> found.pairs, found.left_out, found.difference
+        (2, 1, 0.25)
     """
     differences = [one - other for one, other in zip(first, second, strict=True)]
-    defined = np.array([value for value in differences if not math.isnan(value)])
-    p = float(wilcoxon(defined).pvalue) if defined.any() else math.nan
-    return PairedTest(len(defined), len(differences) - len(defined), float(defined.mean()) if len(defined) else math.nan,
-                      mean_interval(defined.tolist(), seed=seed), p)
+    found = defined(differences)
+    p = float(wilcoxon(found).pvalue) if any(found) else math.nan
+    return PairedTest(len(found), len(differences) - len(found), defined_mean(found), mean_interval(found, seed=seed), p)

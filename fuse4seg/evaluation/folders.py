@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.evaluation.evaluate_predictions import label_or_region_to_key
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 
 from fuse4seg.datasets.images import Image, find_reader, geometry_difference, read_image
 from fuse4seg.datasets.raw import IGNORE, foreground_classes, label_values
-from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError, Fuse4SegError, UnpairedCasesError
-from fuse4seg.evaluation.bootstrap import mean_interval
-from fuse4seg.evaluation.confusion import Confusion, confusion, mask_of
-from fuse4seg.evaluation.dice import dice
+from fuse4seg.datasets.sources import require_equal_names
+from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError, Fuse4SegError
+from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval
 from fuse4seg.evaluation.hausdorff import hausdorff_95
-from fuse4seg.evaluation.iou import iou
-from fuse4seg.evaluation.largest_component import keep_largest_component
-from fuse4seg.evaluation.precision import precision
-from fuse4seg.evaluation.sensitivity import sensitivity
+from fuse4seg.evaluation.overlap import Confusion, confusion, dice, iou, mask_of, precision, sensitivity
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.files import write_json, written_whole
 from fuse4seg.progress import progress
 
-SHOWN_NAMES = 5
 #: In the order of tables; HD95 in millimetres, and the only one where less is better.
 METRICS = ("Dice", "IoU", "HD95", "sensitivity", "precision")
 #: What becomes of a class that is nowhere or in one image alone; it stands in every result.
@@ -80,7 +78,7 @@ class Evaluation:
 
     def class_means(self, metric: str = "Dice") -> dict[str, float]:
         """Mean over the cases for each class, NaN left out; NaN for a class that no case has."""
-        return {name: _mean(value for value in self.column(name, metric) if not math.isnan(value)) for name in self.names}
+        return {name: defined_mean(self.column(name, metric)) for name in self.names}
 
     def left_out(self, metric: str = "Dice") -> dict[str, int]:
         """For each class, how many cases were NaN and so left out of its mean."""
@@ -89,7 +87,7 @@ class Evaluation:
     def foreground_mean(self, metric: str = "Dice") -> float:
         """Mean of the class means, as in nnU-Net's summary; NaN if one of them is NaN. Of IoU it is the mIoU."""
         means = self.class_means(metric)
-        return _mean(means[name] for name in self.classes)
+        return float(np.mean([means[name] for name in self.classes])) if self.classes else math.nan
 
     def format(self) -> str:
         """Table of Dice: a row per case and their mean, and a row that counts what was left out if anything was."""
@@ -161,9 +159,25 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
     Raises:
         FolderNotFoundError, EmptyFolderError: One of the folders is missing, or holds no image.
         UnpairedCasesError: An image is in one folder only.
+
+    Example:
+        >>> import SimpleITK
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     predicted, true = Path(folder, "predicted"), Path(folder, "true")
+        ...     for place, columns in ((predicted, 3), (true, 2)):
+        ...         labels = np.zeros((4, 4, 4), np.uint8)
+        ...         labels[..., :columns] = 1
+        ...         place.mkdir()
+        ...         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(labels), str(place / "a.nii.gz"))
+        ...     evaluation = evaluate_folders(predicted, true, dataset_json={"labels": {"background": 0, "core": 1},
+        ...                                                                  "file_ending": ".nii.gz"})
+        >>> evaluation.class_means("Dice"), evaluation.class_means("HD95")
+        ({'core': 0.8}, {'core': 1.0})
     """
     ending, regions = dataset_json["file_ending"], regions or {}
-    names = _paired_names(predictions, references, ending)
+    names, predicted_names = (_image_names(folder, ending) for folder in (references, predictions))
+    require_equal_names(references, names, predictions, predicted_names)
     reader = find_reader(dataset_json, (references / name for name in names))
     classes, ignored = foreground_classes(dataset_json), dataset_json["labels"].get(IGNORE)
     declared = label_values(dataset_json)
@@ -204,34 +218,68 @@ def _read_pair(case: str, prediction: Path, reference: Path, *, reader: type[Bas
     return predicted, wanted
 
 
-def _paired_names(predictions: Path, references: Path, ending: str) -> list[str]:
-    predicted, wanted = _image_names(predictions, ending), _image_names(references, ending)
-    _require_all(wanted, predicted, holds=references, lacks=predictions)
-    _require_all(predicted, wanted, holds=predictions, lacks=references)
-    return sorted(wanted)
-
-
-def _require_all(names: set[str], found: set[str], *, holds: Path, lacks: Path) -> None:
-    missing = sorted(names - found)
-    if missing:
-        shown = ", ".join(missing[:SHOWN_NAMES]) + (", ..." if len(missing) > SHOWN_NAMES else "")
-        problem = f"{lacks} lacks {len(missing)} file(s) that {holds} holds: {shown}. Add or remove them."
-        raise UnpairedCasesError(problem)
-
-
-def _image_names(folder: Path, ending: str) -> set[str]:
+def _image_names(folder: Path, ending: str) -> list[str]:
     if not folder.is_dir():
         raise FolderNotFoundError(folder)
-    names = {path.name for path in folder.glob(f"[!.]*{ending}") if path.is_file()}
+    names = sorted(path.name for path in folder.glob(f"[!.]*{ending}") if path.is_file())
     if not names:
         raise EmptyFolderError(folder, ending)
     return names
 
 
-def _mean(values: Iterable[float]) -> float:
-    collected = list(values)
-    return float(np.mean(collected)) if collected else math.nan
-
-
 def _none_for_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def nnunet_summary(evaluation: Evaluation, *, predictions: Path, references: Path, ending: str) -> dict[str, Any]:
+    """What nnU-Net's compute_metrics_on_folder would have written, for the classes without further regions.
+
+    Args:
+        evaluation: Of ``predictions`` against ``references``.
+        predictions: Its folder.
+        references: Its folder.
+        ending: Of the files.
+
+    Example:
+        >>> evaluation = Evaluation({"core": 1}, {"a": {"core": Scores(Confusion(tp=3, fp=1, fn=1, tn=7), hd95=2.0)}}, {})
+        >>> summary = nnunet_summary(evaluation, predictions=Path("predicted"), references=Path("true"), ending=".nii.gz")
+        >>> summary["foreground_mean"]["Dice"]
+        0.75
+    """
+    keys = {name: label_or_region_to_key(entry) for name, entry in evaluation.classes.items()}
+    per_case = [{"reference_file": str(references / f"{case}{ending}"), "prediction_file": str(predictions / f"{case}{ending}"),
+                 "metrics": {key: _entry(scores[name]) for name, key in keys.items()}}
+                for case, scores in evaluation.cases.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of a class that no case has is NaN
+        mean = {key: {metric: float(np.nanmean([case["metrics"][key][metric] for case in per_case]))
+                      for metric in per_case[0]["metrics"][key]} for key in keys.values()} if per_case else {}
+    first = next(iter(mean.values()), {})
+    return {"foreground_mean": {metric: float(np.mean([values[metric] for values in mean.values()])) for metric in first},
+            "mean": mean, "metric_per_case": per_case}
+
+
+def _entry(scores: Scores) -> dict[str, float]:
+    counts, values = scores.counts, scores.values
+    return {"Dice": values["Dice"], "FN": counts.fn, "FP": counts.fp, "IoU": values["IoU"], "TN": counts.tn, "TP": counts.tp,
+            "n_pred": counts.fp + counts.tp, "n_ref": counts.fn + counts.tp}
+
+
+def keep_largest_component(labels: np.ndarray, foreground: Iterable[int]) -> np.ndarray:
+    """Set all foreground but its largest component to background (0); voxels that touch by a corner are connected.
+
+    Args:
+        labels: Label values, shape (C, Z, Y, X); each channel by itself.
+        foreground: Label values that count as one region.
+
+    Returns:
+        A new array of the same shape. Components of equal size are all kept where they are the largest.
+
+    Source: nnU-Net's determine_postprocessing, first step.
+
+    Example:
+        >>> keep_largest_component(np.array([[[[1, 2, 0, 1]]]]), (1, 2)).tolist()
+        [[[[1, 2, 0, 0]]]]
+    """
+    region = tuple(foreground)
+    return np.stack([remove_all_but_largest_component_from_segmentation(channel, region) for channel in labels])

@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fuse4seg import __version__
-from fuse4seg.background import in_background
+from fuse4seg.background import results_of
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image, read_label_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.sources import Sources, find_sources, require_equal_names
 from fuse4seg.errors import Fuse4SegError, StaleImageError, UnsuitableImageError
+from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, Conventions, fusion_metrics
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.evaluation.visibility import visibility
 from fuse4seg.files import write_json, written_whole
-from fuse4seg.progress import progress
 
 FUSED, AVERAGE, MAXIMUM, TOGETHER = "fused", "average", "maximum", "all sources together"
 Values = dict[str, float]
@@ -55,7 +55,7 @@ class FusionEvaluation:
 
     def mean(self, row: str = FUSED) -> Values:
         """Mean of each metric over the cases where it is defined; NaN where it is nowhere."""
-        return {metric: _mean([case[row][metric] for case in self.cases.values()]) for metric in METRICS}
+        return {metric: defined_mean(case[row][metric] for case in self.cases.values()) for metric in METRICS}
 
     def left_out(self, row: str = FUSED) -> dict[str, int]:
         """For each metric, how many cases it is undefined for."""
@@ -68,8 +68,9 @@ class FusionEvaluation:
 
     def mean_visibility(self, row: str = FUSED) -> Values:
         """Mean of each boundary over the cases that have it and, first, of all boundaries."""
-        of_each = {name: _mean([case[row].get(name, math.nan) for case in self.visible.values()]) for name in self.boundaries}
-        return {"visibility": _mean(list(of_each.values())), **of_each}
+        of_each = {name: defined_mean(case[row].get(name, math.nan) for case in self.visible.values())
+                   for name in self.boundaries}
+        return {"visibility": defined_mean(of_each.values()), **of_each}
 
     def format(self) -> str:
         """Table with a row per case, their mean, and the means of the trivial rows; where there are labels, one of visibility."""
@@ -134,6 +135,20 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None
         MissingModalityError, UnpairedCasesError: Sources and fused images do not belong together.
         OptionError: ``folders`` are none of those.
         WorkerDiedError: A process ended without an answer.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> ct, mri = np.random.default_rng(0).integers(0, 256, (2, 48, 48), dtype=np.uint8)
+        >>> with TemporaryDirectory() as folder:
+        ...     for name, levels in (("CT", ct), ("MRI", mri), ("fused", np.maximum(ct, mri))):
+        ...         Path(folder, name).mkdir()
+        ...         Image.fromarray(levels).save(Path(folder, name, "a.png"))
+        ...     evaluation = evaluate_fusion([Path(folder, "CT"), Path(folder, "MRI")], Path(folder, "fused"))
+        >>> evaluation.rows
+        ('fused', 'copy of CT', 'copy of MRI', 'average', 'maximum')
+        >>> round(evaluation.mean("fused")["SCD"], 2), round(evaluation.mean("average")["SCD"], 2)
+        (1.24, 1.43)
     """
     sources, images = find_sources(folders), image_files(fused)
     require_equal_names(folders[0], sources.images, fused, images)
@@ -142,7 +157,8 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None
         require_equal_names(folders[0], sources.images, labels, truth)
     score = partial(_score, sources=sources, images=images, truth=truth, record=read_record(fused), conventions=conventions,
                     levels=levels)
-    results = dict(zip(sources.images, _score_all(score, list(sources.images), processes), strict=True))
+    found = results_of(score, sources.images, processes=processes, doing="scoring fused images")
+    results = dict(zip(sources.images, found, strict=True))
     scored = {name: result for name, result in results.items() if not isinstance(result, str)}
     _require_one_kind({images[name]: result.colours for name, result in scored.items()})
     return FusionEvaluation(sources.names, conventions, levels, {name: result.metrics for name, result in scored.items()},
@@ -170,14 +186,6 @@ class Scored(NamedTuple):
     colours: int
     metrics: dict[str, Values]
     visible: dict[str, Values]
-
-
-def _score_all(score: partial[Scored | str], cases: list[str], processes: int) -> list[Scored | str]:
-    watched = partial(progress, doing="scoring", unit="case", total=len(cases))
-    if processes == 1:
-        return list(watched(map(score, cases)))
-    with in_background(score, cases, processes=processes, doing="scoring fused images") as scored:
-        return [result() for result in watched(scored)]
 
 
 def _score(case: str, *, sources: Sources, images: dict[str, Path], truth: dict[str, Path], record: FusedRecord | None,
@@ -243,11 +251,6 @@ def _telling(levels: np.ndarray, sources: Sequence[GreyImage]) -> np.ndarray:
         return levels
     varies = [image.levels.max(axis=(1, 2)) > image.levels.min(axis=(1, 2)) for image in sources]
     return levels[np.any(varies, axis=0)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return float(np.mean(defined)) if defined else math.nan
 
 
 def _plain(values: Values) -> dict[str, float | None]:

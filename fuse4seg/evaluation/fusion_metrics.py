@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 
 from fuse4seg.colour import WHITE
-from fuse4seg.evaluation.correlation_of_differences import correlation_of_differences
-from fuse4seg.evaluation.edge_preservation import edge_preservation
-from fuse4seg.evaluation.entropy import entropy
+from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.grey import grey
-from fuse4seg.evaluation.mutual_information import UNITS, mutual_information
-from fuse4seg.evaluation.spatial_frequency import spatial_frequency
-from fuse4seg.evaluation.standard_deviation import standard_deviation
-from fuse4seg.evaluation.structural_similarity import structural_similarity
-from fuse4seg.evaluation.visual_information_fidelity import visual_information_fidelity
+from fuse4seg.evaluation.grey_statistics import UNITS, entropy, mutual_information, scd, spatial_frequency, standard_deviation
+from fuse4seg.evaluation.qabf import qabf
+from fuse4seg.evaluation.ssim import ssim
+from fuse4seg.evaluation.vif import vif
 
 #: By how they are named in tables, in their order there; larger is better in all.
 METRICS = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM")
@@ -37,6 +34,10 @@ class Conventions:
         ValueError: One is out of range.
 
     Source: fusion-metrics.md, "Fusion metrics".
+
+    Example:
+        >>> Conventions(mi_unit="bits")
+        Conventions(normalise=False, mi_unit='bits', ssim_range=255)
     """
 
     normalise: bool = False
@@ -71,30 +72,35 @@ def fusion_metrics(fused: np.ndarray, sources: Sequence[np.ndarray], conventions
 
     Raises:
         ValueError: Shapes, types or ranges do not fit.
+
+    Example:
+        >>> ct, mri = np.random.default_rng(0).integers(0, 256, (2, 48, 48), dtype=np.uint8)
+        >>> values = fusion_metrics(np.maximum(ct, mri), [ct, mri])
+        >>> {name: round(value, 2) for name, value in values.items()}
+        {'EN': 7.63, 'SD': 60.6, 'SF': 121.23, 'MI': 7.92, 'SCD': 1.24, 'VIF': 0.13, 'Qabf': 0.27, 'SSIM': 1.13}
     """
     if fused.ndim not in (2, 3) or any(source.shape != fused.shape for source in sources):
         shapes = ", ".join(str(source.shape) for source in sources)
         raise ValueError(f"images of shape (Y, X) or (Z, Y, X), all alike, are scored; got {fused.shape} and {shapes}")
     if fused.ndim == 3:
         slices = [fusion_metrics(image, parts, conventions) for image, *parts in zip(fused, *sources, strict=True)]
-        return {name: _defined_mean([values[name] for values in slices]) for name in METRICS}
+        return {name: defined_mean(values[name] for values in slices) for name in METRICS}
     image = stretch(fused) if conventions.normalise else fused
     of_image = {"EN": entropy, "SD": standard_deviation, "SF": spatial_frequency}
-    of_both = {"MI": partial(mutual_information, unit=conventions.mi_unit), "SCD": correlation_of_differences,
-               "VIF": visual_information_fidelity, "Qabf": edge_preservation,
-               "SSIM": partial(structural_similarity, data_range=conventions.ssim_range)}
+    of_both = {"MI": partial(mutual_information, unit=conventions.mi_unit), "SCD": scd, "VIF": vif, "Qabf": qabf,
+               "SSIM": partial(ssim, data_range=conventions.ssim_range)}
     values = {**{name: metric(image) for name, metric in of_image.items()},
               **{name: metric(image, sources) for name, metric in of_both.items()}}
     return {name: values[name] for name in METRICS}
 
 
 def stretch(image: np.ndarray) -> np.ndarray:
-    """A grey image whose darkest voxel becomes 0 and whose brightest 255; one of a single grey level stays as it is."""
+    """A grey image whose darkest voxel becomes 0 and whose brightest 255; one of a single grey level stays as it is.
+
+    Example:
+        >>> stretch(np.array([[10.0, 20.0, 60.0]]))
+        array([[  0.,  51., 255.]])
+    """
     values = grey(image)
     low, high = values.min(), values.max()
     return (values - low) * (WHITE / (high - low)) if high > low else values
-
-
-def _defined_mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")

@@ -24,6 +24,12 @@ def hausdorff_95(predicted: np.ndarray, wanted: np.ndarray, *, spacing: Sequence
         Millimetres, 0 or more. NaN where one of them is empty: there is no surface to measure to, and no distance is made up.
 
     Source: MONAI's compute_hausdorff_distance.
+
+    Example:
+        >>> predicted, wanted = np.zeros((2, 8, 8), bool)
+        >>> predicted[2:5, 2:5] = wanted[2:5, 3:6] = True
+        >>> hausdorff_95(predicted, wanted, spacing=(1.0, 2.0))  # one voxel of 2 mm aside
+        2.0
     """
     if not (predicted.any() and wanted.any()):
         return math.nan

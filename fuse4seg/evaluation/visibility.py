@@ -49,7 +49,12 @@ def visibility(image: np.ndarray, labels: np.ndarray, inside: np.ndarray, *, cla
 
 
 def as_seen(image: np.ndarray) -> np.ndarray:
-    """Levels (C, Z, Y, X) rounded to whole ones, and blurred by 1 2 1 along Y and X."""
+    """Levels (C, Z, Y, X) rounded to whole ones, and blurred by 1 2 1 along Y and X.
+
+    Example:
+        >>> as_seen(np.array([0.0, 0.0, 8.4, 0.0, 0.0]).reshape(1, 1, 1, 5)).ravel()
+        array([0., 2., 4., 2., 0.])
+    """
     seen = np.rint(image).astype(np.float64)
     for axis in (-1, -2):
         seen = convolve1d(seen, [0.25, 0.5, 0.25], axis=axis, mode="nearest")
@@ -62,6 +67,10 @@ def told_apart(first: np.ndarray, second: np.ndarray) -> float:
     Args:
         first: Shape (n, C).
         second: Shape (m, C).
+
+    Example:
+        >>> told_apart(np.array([[10.0], [20.0], [30.0]]), np.array([[40.0], [50.0]]))
+        1.0
     """
     scatter = np.atleast_2d(np.cov(first.T) + np.cov(second.T)) / 2 + FLOOR * np.eye(first.shape[1])
     weights = np.linalg.solve(scatter, first.mean(axis=0) - second.mean(axis=0))

@@ -11,8 +11,7 @@ import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from PIL import Image as Picture
 
-from fuse4seg.datasets.colour_images import TIFF, grey_levels, read_channels
-from fuse4seg.datasets.grey_images import GREY
+from fuse4seg.datasets.grey_images import GREY, TIFF, grey_levels, read_channels
 from fuse4seg.datasets.images import NIFTI, read_image
 from fuse4seg.errors import UnreadableImageError, UnsuitableImageError
 from fuse4seg.files import make_writable_folder, write_json

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgba
 
-from fuse4seg.datasets.colour_images import grey_levels
+from fuse4seg.datasets.grey_images import grey_levels
 from fuse4seg.files import written_whole
 
 #: One colour per label, in order; readable for colour-blind people (Okabe and Ito, 2008).

@@ -1,1 +1,1 @@
-"""Losses on images in [0, 1] and on features, one per file."""
+"""Losses on images in [0, 1] and on features."""

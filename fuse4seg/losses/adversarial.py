@@ -20,6 +20,10 @@ def generator_loss(logits: Sequence[Tensor]) -> Tensor:
         Scalar, at most 0. Finite for any finite logit, where the formula as written overflows.
 
     Source: paper Eq. 10.
+
+    Example:
+        >>> generator_loss([torch.zeros(1, 1, 4, 4)])  # the discriminator is undecided: log 1/2
+        tensor(-0.6931)
     """
     return sum(-softplus(made).mean() for made in logits)
 
@@ -40,6 +44,10 @@ def discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tens
         ValueError: There are not equally many of both.
 
     Source: paper Eq. 10, the discriminators' side.
+
+    Example:
+        >>> discriminator_loss([torch.zeros(1, 1, 4, 4)], [torch.zeros(1, 1, 4, 4)])  # undecided: log 4
+        tensor(1.3863)
     """
     pairs = zip(real_logits, fake_logits, strict=True)
     return sum(softplus(-real).mean() + softplus(fake).mean() for real, fake in pairs)

@@ -25,6 +25,11 @@ def chroma_loss(image: Tensor, tissue: Tensor) -> Tensor:
         Scalar, 0 for grey images and where there is no tissue; at most 0.535 (pure green or magenta).
 
     Source: ITU-R BT.601 (Cb and Cr).
+
+    Example:
+        >>> green = torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1)
+        >>> chroma_loss(green, torch.ones(1, 1, 1, 1)), chroma_loss(torch.full((1, 3, 1, 1), 0.5), torch.ones(1, 1, 1, 1))
+        (tensor(0.5329), tensor(0.))
     """
     if image.shape[1] == 1:
         return image.new_zeros(())

@@ -7,9 +7,11 @@ from torch import Tensor
 
 #: Added to every variance: a constant feature then correlates with nothing, and its gradient stays finite.
 VARIANCE_FLOOR = 1e-8
+#: Above 1, so that the loss's denominator stays positive for a correlation of -1.
+EPSILON = 1.01
 
 
-def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = None, epsilon: float = 1.01) -> Tensor:
+def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = None) -> Tensor:
     r"""Squared correlation of the high-frequency features over the correlation of the low-frequency ones.
 
     .. math:: \frac{CC(\mathrm{high})^2}{CC(\mathrm{low}) + \varepsilon}
@@ -18,14 +20,19 @@ def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = No
         low: Low-frequency features of each modality, shape (B, N, C, *S), S of two or three axes.
         high: High-frequency features of each modality, shape (B, N, C', *S'); channels and size may differ from low.
         present: True where a case has a modality, bool of shape (B, N); None for all.
-        epsilon: Above 1, so that the denominator stays positive for CC = -1.
 
     Returns:
         Scalar, at least 0; 0 where no case has two modalities to be correlated.
 
     Source: paper Eq. 11, average pairwise CC (method.md, "Where we leave the paper").
+
+    Example:
+        >>> features = torch.arange(8.0).view(1, 1, 1, 2, 4)
+        >>> alike, apart = torch.cat([features, features], dim=1), torch.cat([features, features * 0], dim=1)
+        >>> decomposition_loss(alike, apart), decomposition_loss(apart, alike)
+        (tensor(0.), tensor(0.9901))
     """
-    return average_correlation(high, present).square() / (average_correlation(low, present) + epsilon)
+    return average_correlation(high, present).square() / (average_correlation(low, present) + EPSILON)
 
 
 def average_correlation(features: Tensor, present: Tensor | None = None) -> Tensor:
@@ -40,6 +47,11 @@ def average_correlation(features: Tensor, present: Tensor | None = None) -> Tens
 
     Returns:
         Scalar in [-1, 1]; a constant channel counts as 0, and so does a batch without any pair (N = 1).
+
+    Example:
+        >>> features = torch.arange(8.0).view(1, 1, 1, 2, 4)
+        >>> average_correlation(torch.cat([features, -features], dim=1)).round(decimals=3)
+        tensor(-1.)
     """
     modalities = features.shape[1]
     voxels = features.flatten(3).to(torch.promote_types(features.dtype, torch.float32))

@@ -9,22 +9,18 @@ from torch import Tensor
 
 from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import generator_loss
-from fuse4seg.losses.balance import balance_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
-from fuse4seg.losses.edges import edge_loss
-from fuse4seg.losses.intensity import intensity_loss
 from fuse4seg.losses.scd import scd_loss
-from fuse4seg.losses.ssim import ssim_loss
-from fuse4seg.losses.texture import texture_loss
+from fuse4seg.losses.ssim import balance_loss, ssim_loss
+from fuse4seg.losses.strongest_source import edge_loss, intensity_loss, texture_loss
 from fuse4seg.losses.vif import vif_loss
 from fuse4seg.recipes.recipe import Losses
 
 #: Parts to which an absent modality, which is 0, is as good as none: neither its intensities nor its edges are the largest.
 OF_THE_STRONGEST = {"intensity": intensity_loss, "texture": texture_loss, "edges": edge_loss}
 #: Parts that are means over the modalities there are.
-OF_EACH = {"ssim": ssim_loss, "balance": balance_loss, "vif": vif_loss,
-           "scd": scd_loss}
+OF_EACH = {"ssim": ssim_loss, "balance": balance_loss, "vif": vif_loss, "scd": scd_loss}
 
 
 def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, present: Tensor | None = None) -> dict[str, Tensor]:
@@ -35,6 +31,11 @@ def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, presen
         sources: As in :func:`fusion_loss`.
         parts: Names in :class:`~fuse4seg.recipes.recipe.Losses`.
         present: As in :func:`fusion_loss`.
+
+    Example:
+        >>> ct, mri = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> image_losses(torch.maximum(ct, mri), torch.cat([ct, mri], dim=1), ["intensity"])
+        {'intensity': tensor(0.)}
     """
     wanted = set(parts)
     return {**{name: loss(fused, sources) for name, loss in OF_THE_STRONGEST.items() if name in wanted},
@@ -64,6 +65,16 @@ def fusion_loss(image: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
         :class:`~fuse4seg.recipes.recipe.Losses`.
 
     Source: method.md, "Two stages", stage 2; SSIM and VIF: "Fusion losses without labels".
+
+    Example:
+        >>> random = torch.Generator().manual_seed(0)
+        >>> sources, features = torch.rand(1, 2, 16, 16, generator=random), torch.rand(1, 2, 4, 8, 8, generator=random)
+        >>> total, parts = fusion_loss(sources.amax(dim=1, keepdim=True), sources, low=features, high=features, logits=None,
+        ...                            weights=Losses.only(edges=2, balance=6, scd=0.3), tissue=torch.ones(1, 1, 16, 16))
+        >>> list(parts)
+        ['edges', 'balance', 'scd']
+        >>> torch.isclose(total, 2 * parts["edges"] + 6 * parts["balance"] + 0.3 * parts["scd"])
+        tensor(True)
     """
     wanted = [name for name, weight in asdict(weights).items() if weight]
     parts = image_losses(luma(image), sources, wanted, present=present)

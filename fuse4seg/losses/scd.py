@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fuse4seg.losses.presence import mean_of_present
+from fuse4seg.losses.filters import mean_of_present
 
 #: Added to every product of variances: a constant image then correlates with nothing, and its gradient stays finite.
 VARIANCE_FLOOR = 1e-8
@@ -28,6 +28,12 @@ def scd_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) -
 
     Source: method.md, "Fusion losses without labels" (Aslantas and Bendes, A new image quality metric for image fusion,
     2015).
+
+    Example:
+        >>> ct, mri = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> sources = torch.cat([ct, mri], dim=1)
+        >>> scd_loss((ct + mri) / 2, sources / 2).abs().round(decimals=3), scd_loss(ct, sources).round(decimals=1)
+        (tensor(0.), tensor(0.6000))
     """
     modalities = sources.shape[1]
     pairs = ~torch.eye(modalities, dtype=torch.bool, device=sources.device).expand(len(sources), -1, -1)

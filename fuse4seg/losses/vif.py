@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fuse4seg.losses.presence import mean_of_present
-from fuse4seg.losses.window import gaussian_means
+from fuse4seg.losses.filters import gaussian_means, mean_of_present
 
 #: Widths of the windows, from the finest scale to the coarsest; a window's sigma is a fifth of its width.
 WINDOWS = (17, 9, 5, 3)
@@ -33,6 +32,13 @@ def vif_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = None) -
         Scalar, at most 1; 0 where all sources equal the fused image; a constant source counts 1.
 
     Source: method.md, "Fusion losses without labels" (Sheikh and Bovik, Image Information and Visual Quality, 2006).
+
+    Example:
+        >>> ct, mri = torch.rand(2, 1, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+        >>> vif_loss(ct, torch.cat([ct, ct], dim=1)).abs().round(decimals=2)
+        tensor(0.)
+        >>> vif_loss(ct, torch.cat([ct, mri], dim=1)).round(decimals=1)
+        tensor(0.5000)
     """
     precision = torch.promote_types(fused.dtype, torch.float32)
     # Grey levels around 0, where their squares lose the fewest digits.

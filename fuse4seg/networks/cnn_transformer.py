@@ -5,14 +5,141 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
+from torch.nn import functional
 
-from fuse4seg.networks.convolution import ChannelNorm
-from fuse4seg.networks.position import position_code
-from fuse4seg.networks.transformer_block import TransformerBlock
+from fuse4seg.networks.attention import from_tokens, to_tokens
+from fuse4seg.networks.convolution import ChannelNorm, axes_of, conv_block
+
+#: The longest wave is about this many times the shortest.
+LONGEST = 10_000.0
+
+
+def position_code(size: Sequence[int], channels: int, *, device: torch.device | str | None = None) -> Tensor:
+    r"""Fixed code of every place.
+
+    Each axis has its own channels: sines, then cosines, of :math:`p \cdot 10000^{-k/K}` for the place p and k = 0 ... K - 1,
+    where K = channels // (2 axes). Channels that are left over are 0. So a place has the same code in feature maps of all sizes,
+    and the inner product of two codes depends on the distance along each axis alone.
+
+    Args:
+        size: Extent of each axis.
+        channels: At least two per axis.
+        device: Where to make it.
+
+    Returns:
+        Shape (channels, *size), float32, in [-1, 1].
+
+    Source: Vaswani et al., Attention Is All You Need, 2017, section 3.5, axis by axis.
+    """
+    axes = len(size)
+    waves = channels // (2 * axes)
+    rates = LONGEST ** (-torch.arange(waves, device=device) / waves)
+    code = torch.zeros(channels, *size, device=device)
+    for axis, extent in enumerate(size):
+        angles = rates.unsqueeze(1) * torch.arange(extent, device=device)
+        along = [extent if other == axis else 1 for other in range(axes)]
+        code[2 * waves * axis:2 * waves * (axis + 1)] = torch.cat([angles.sin(), angles.cos()]).unflatten(1, along)
+    return code
+
+
+#: The gate squeezes the channels by this factor.
+SQUEEZE = 4
+
+
+class Adapter(nn.Module):
+    r"""Let each case weigh its channels, and tokens that lie beside each other mix.
+
+    .. math:: h = x + g \odot x, \quad g = \tanh(W_2 \, \sigma(W_1 \bar{x})), \qquad y = h + \mathrm{up}(\sigma(\mathrm{down}(h)))
+
+    with the mean :math:`\bar{x}` over space, a strided convolution down and a transposed convolution up. It starts as the
+    identity (:math:`W_2` and up are 0).
+
+    Args:
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        channels: Channels in and out.
+
+    Source: method.md, "The network", follower: a channel gate, then strided convolution and transposed convolution, each with a
+    skip connection. Ours: tanh in place of a sigmoid, so that the gate can start closed and still open either way.
+    """
+
+    def __init__(self, conv_op: type[nn.Module], channels: int) -> None:
+        super().__init__()
+        self.axes, self.channels, self.squeezed = axes_of(conv_op), channels, max(1, channels // SQUEEZE)
+        self.gate = nn.Sequential(conv_op(channels, self.squeezed, 1), nn.LeakyReLU(0.01, inplace=True),
+                                  conv_op(self.squeezed, channels, 1), nn.Tanh())
+        self.down = conv_block(conv_op, channels, channels, stride=2)
+        self.up = get_matching_convtransp(conv_op)(channels, channels, 2, 2)
+        self.reset()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Same shape as ``features``, (B, C, *S), S of any extents."""
+        size = tuple(slice(extent) for extent in features.shape[2:])
+        mean = features.mean(dim=tuple(range(2, features.ndim)), keepdim=True)
+        gated = features + self.gate(mean) * features
+        # An odd axis comes back longer by one.
+        return gated + self.up(self.down(gated))[(..., *size)]
+
+    def reset(self) -> None:
+        """Start as the identity."""
+        for layer in (self.gate[2], self.up):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+#: Channels of a head, at least.
+HEAD_WIDTH = 64
+#: The feed-forward layer widens the channels by this factor.
+WIDENING = 4
+
+
+def heads_for(channels: int) -> int:
+    """As many heads of HEAD_WIDTH channels as there can be, but at least one, such that all have equally many."""
+    return next(heads for heads in range(max(1, channels // HEAD_WIDTH), 0, -1) if channels % heads == 0)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention over all voxels, adapter, feed-forward layer, each with a skip connection.
+
+    It starts as the identity: the last layer of each branch is 0. (nnU-Net's optimiser has no warm-up.)
+
+    Args:
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        channels: Channels in and out.
+
+    Source: method.md, "The network", follower: an adapter in every transformer block.
+    """
+
+    def __init__(self, conv_op: type[nn.Module], channels: int) -> None:
+        super().__init__()
+        self.channels, self.heads = channels, heads_for(channels)
+        self.norm = ChannelNorm(channels)
+        # Without bias: softmax takes no notice of a key's.
+        self.query_key_value = conv_op(channels, 3 * channels, 1, bias=False)
+        self.mix = conv_op(channels, channels, 1)
+        self.adapter = Adapter(conv_op, channels)
+        self.feed_forward = nn.Sequential(ChannelNorm(channels), conv_op(channels, WIDENING * channels, 1), nn.GELU(),
+                                          conv_op(WIDENING * channels, channels, 1))
+        self.reset()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Same shape as ``features``, (B, C, *S)."""
+        tokens = (to_tokens(part, self.heads) for part in self.query_key_value(self.norm(features)).chunk(3, dim=1))
+        attended = from_tokens(functional.scaled_dot_product_attention(*tokens), list(features.shape[2:]))
+        features = self.adapter(features + self.mix(attended))
+        return features + self.feed_forward(features)
+
+    def reset(self) -> None:
+        """Start as the identity."""
+        self.adapter.reset()
+        for layer in (self.mix, self.feed_forward[-1]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
 
 class Transformer(nn.Module):

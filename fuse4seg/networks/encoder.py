@@ -1,4 +1,4 @@
-"""Dual-stream encoder, shared by all modalities."""
+"""Dual-stream encoder, shared by all modalities: invertible blocks for high frequencies, Lite-Transformer blocks for low ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,65 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from fuse4seg.networks.convolution import ChannelNorm, conv_block
-from fuse4seg.networks.coupling import AffineCoupling
-from fuse4seg.networks.lite_transformer import LiteTransformerBlock
-from fuse4seg.networks.rearrange import space_to_depth
+from fuse4seg.networks.attention import GridSelfAttention
+from fuse4seg.networks.convolution import ChannelNorm, conv_block, space_to_depth
+
+
+class AffineCoupling(nn.Module):
+    r"""Invertible block on a channel split (a, b); the halves change places, so that the next block moves the other.
+
+    .. math:: a' = a + \phi(b), \quad b' = b \odot e^{\tanh \rho(a')} + \eta(a'), \quad (a, b) \mapsto (b', a')
+
+    Args:
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        channels: Channels in and out, at least 2; a half of them is a, and b has one more where they are odd.
+
+    Source: method.md, "The network", high-frequency stream.
+    """
+
+    def __init__(self, conv_op: type[nn.Module], channels: int) -> None:
+        super().__init__()
+        self.split = channels // 2
+        rest = channels - self.split
+        self.shift = nn.Sequential(conv_block(conv_op, rest, rest), conv_op(rest, self.split, 1))
+        self.scale_and_shift = nn.Sequential(conv_block(conv_op, self.split, self.split),
+                                             conv_op(self.split, 2 * rest, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Same shape as ``features``, (B, C, *S)."""
+        first, second = features[:, :self.split], features[:, self.split:]
+        first = first + self.shift(second)
+        raw, offset = self.scale_and_shift(first).chunk(2, dim=1)
+        # Bounded, so that neither direction can overflow.
+        return torch.cat([second * torch.tanh(raw).exp() + offset, first], dim=1)
+
+
+class LiteTransformerBlock(nn.Module):
+    """Pre-norm block: (attention beside convolution), then a feed-forward layer, each with a skip connection.
+
+    Args:
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        channels: Channels in and out, a multiple of 2 * heads.
+        heads: Heads of the attention branch.
+
+    Source: method.md, "The network", low-frequency stream (long-short range attention).
+    """
+
+    def __init__(self, conv_op: type[nn.Module], channels: int, *, heads: int = 2) -> None:
+        super().__init__()
+        half = channels // 2
+        self.norm = ChannelNorm(channels)
+        self.attention = GridSelfAttention(conv_op, half, heads=heads)
+        self.convolution = conv_block(conv_op, half, half)
+        self.mix = conv_op(channels, channels, 1)
+        self.feed_forward = nn.Sequential(ChannelNorm(channels), conv_op(channels, 2 * channels, 1), nn.GELU(),
+                                          conv_op(2 * channels, channels, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Same shape as ``features``, (B, C, *S)."""
+        far, near = self.norm(features).chunk(2, dim=1)
+        features = features + self.mix(torch.cat([self.attention(far), self.convolution(near)], dim=1))
+        return features + self.feed_forward(features)
 
 
 class DualStreamEncoder(nn.Module):

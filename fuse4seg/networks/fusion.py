@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fuse4seg.networks.attention import CrossAttention
 from fuse4seg.networks.convolution import axes_of
-from fuse4seg.networks.cross_attention import CrossAttention
 from fuse4seg.networks.decoder import Decoder
 from fuse4seg.networks.encoder import DualStreamEncoder
 from fuse4seg.networks.gate import Gate

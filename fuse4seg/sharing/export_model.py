@@ -25,8 +25,7 @@ from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.inference.models import TrainedModel
 from fuse4seg.progress import progress
 from fuse4seg.sharing.archive import CHUNK
-from fuse4seg.sharing.layout import MANIFEST, PLANS, REST_ENDING, WEIGHTS_ENDING, SharedModel, to_manifest
-from fuse4seg.sharing.weights import split_checkpoint
+from fuse4seg.sharing.layout import MANIFEST, PLANS, REST_ENDING, WEIGHTS_ENDING, SharedModel, split_checkpoint, to_manifest
 
 #: The earliest that a zip archive can name; real times would make every archive another one.
 NO_TIME = (1980, 1, 1, 0, 0, 0)

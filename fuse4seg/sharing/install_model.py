@@ -33,8 +33,16 @@ from fuse4seg.paths import RESULTS, data_root
 from fuse4seg.plans import NETWORK
 from fuse4seg.progress import progress
 from fuse4seg.sharing.archive import opened, read_member, sound_members, unpack_member
-from fuse4seg.sharing.layout import FINGERPRINT, MANIFEST, PLANS, REST_ENDING, WEIGHTS_ENDING, SharedModel, from_manifest
-from fuse4seg.sharing.weights import join_checkpoint
+from fuse4seg.sharing.layout import (
+    FINGERPRINT,
+    MANIFEST,
+    PLANS,
+    REST_ENDING,
+    WEIGHTS_ENDING,
+    SharedModel,
+    from_manifest,
+    join_checkpoint,
+)
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ from torch.nn import functional
 from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import discriminator_loss
 from fuse4seg.losses.fusion import fusion_loss
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen
-from fuse4seg.networks.mirror import mirrored
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen, mirrored
 from fuse4seg.recipes.recipe import Bilevel, Losses
 from fuse4seg.steps.hypergradients import DETACHED, ESTIMATORS, NEEDS_HALVES, Hypergradient
 from fuse4seg.steps.viewing import as_viewed

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fuse4seg.networks.auxiliary_head import AuxiliaryHead
+from fuse4seg.networks.decoder import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.recipe import Recipe

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fuse4seg.losses.adversarial import generator_loss
-from fuse4seg.losses.content import content_loss
 from fuse4seg.losses.decomposition import decomposition_loss
+from fuse4seg.losses.ssim import content_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.recipe import Pretraining
 from fuse4seg.steps.bilevel import MAX_NORM, move_discriminators

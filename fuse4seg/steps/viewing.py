@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse4seg.losses.gradient import smoothed
+from fuse4seg.losses.filters import smoothed
 from fuse4seg.recipes.recipe import VIEWING
 
 #: Each is made of every other sample, chosen at random.

@@ -27,8 +27,8 @@ from fuse4seg.comparison.scores import (
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
 from fuse4seg.comparison.trainings import Budget, Trial
 from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
+from fuse4seg.evaluation.vif import SMALLEST
 from fuse4seg.evaluation.visibility import visibility
-from fuse4seg.evaluation.visual_information_fidelity import SMALLEST
 from fuse4seg.inference.fused_files import write_fused
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 

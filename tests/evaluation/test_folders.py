@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from scipy import ndimage
 
-from fuse4seg.errors import (
-    EmptyFolderError,
-    FolderNotFoundError,
-    UnpairedCasesError,
-)
-from fuse4seg.evaluation.confusion import Confusion
-from fuse4seg.evaluation.folders import METRICS, Evaluation, Scores, evaluate_folders
+from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError
+from fuse4seg.evaluation.folders import METRICS, Evaluation, Scores, evaluate_folders, keep_largest_component, nnunet_summary
+from fuse4seg.evaluation.overlap import Confusion
 
 LABELS = {"labels": {"background": 0, "core": 1, "oedema": 2}, "file_ending": ".nii.gz"}
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": 1, "ignore": 3}, "regions_class_order": [2, 1],
@@ -118,7 +118,7 @@ class TestEvaluateFolders:
     @pytest.mark.parametrize("lacking", [0, 1])
     def test_refuses_an_image_in_one_folder_only(self, folders: tuple[Path, Path], lacking: int) -> None:
         (folders[lacking] / "b.nii.gz").unlink()
-        with pytest.raises(UnpairedCasesError, match=rf"{folders[lacking].name} lacks 1 file.*: b\.nii\.gz"):
+        with pytest.raises(UnpairedCasesError, match=rf"{folders[lacking].name} lacks 1 image.*: b\.nii\.gz"):
             evaluate_folders(*folders, dataset_json=LABELS)
 
     def test_refuses_a_missing_and_an_empty_folder(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -190,3 +190,49 @@ class TestEvaluation:
         rows = list(csv.DictReader((tmp_path / "result.csv").open()))
         assert [(row["case"], row["class"]) for row in rows] == [("a", "core"), ("a", "oedema"), ("b", "core"), ("b", "oedema")]
         assert float(rows[2]["precision"]) == 1
+
+
+THREE = {"labels": {"background": 0, "core": 1, "oedema": 2, "rim": 3}, "file_ending": ".nii.gz"}
+
+
+def flat(content: Any, place: str = "") -> dict[str, Any]:
+    """Every number or text by its place."""
+    if isinstance(content, (dict, list)):
+        entries = content.items() if isinstance(content, dict) else enumerate(content)
+        return {key: value for name, entry in entries for key, value in flat(entry, f"{place}/{name}").items()}
+    return {place: content}
+
+
+class TestNnunetSummary:
+    @pytest.mark.parametrize(("description", "classes", "ignored"), [(THREE, [1, 2, 3], None), (REGIONS, [(1, 2), 1], 3)])
+    @pytest.mark.filterwarnings("ignore:Mean of empty slice")
+    def test_is_that_of_nnunet(self, tmp_path: Path, description: dict[str, Any], classes: list[Any],
+                               ignored: int | None) -> None:
+        random = np.random.default_rng(0)
+        for case in "ab":
+            for kind in ("predictions", "references"):
+                # Neither 1 nor 2 in case b, so that there is something to leave out.
+                labels = random.integers(0, 4, (3, 4, 5)) if case == "a" else random.choice([0, 3], (3, 4, 5))
+                write(tmp_path / kind / f"{case}.nii.gz", labels)
+        folders = tmp_path / "predictions", tmp_path / "references"
+        compute_metrics_on_folder(str(folders[1]), str(folders[0]), str(tmp_path / "stock.json"), SimpleITKIO(), ".nii.gz",
+                                  classes, ignored, num_processes=1)
+        ours = nnunet_summary(evaluate_folders(*folders, dataset_json=description), predictions=folders[0], references=folders[1],
+                              ending=".nii.gz")
+        stock = json.loads((tmp_path / "stock.json").read_text())
+        assert list(json.loads(json.dumps(ours, sort_keys=True))) == list(stock)
+        assert flat(ours) == pytest.approx(flat(stock), nan_ok=True)
+
+
+class TestKeepLargestComponent:
+    @settings(deadline=None)
+    @given(arrays(np.float32, (1, 4, 5, 6), elements=st.sampled_from([0, 0, 0, 0, 1, 2])))
+    def test_is_that_of_scipy(self, labels: np.ndarray) -> None:
+        found, components = ndimage.label(labels[0] > 0, np.ones((3, 3, 3)))
+        sizes = np.bincount(found.ravel(), minlength=components + 1)[1:]
+        largest = 1 + np.flatnonzero(sizes == sizes.max(initial=0))
+        assert np.array_equal(keep_largest_component(labels, (1, 2))[0], np.where(np.isin(found, largest), labels[0], 0))
+
+    def test_takes_all_classes_as_one_region_and_leaves_other_labels(self) -> None:
+        labels = np.array([[[[1, 2, 2, 0, 1, 1, 0, 3]]]], np.float32)
+        assert keep_largest_component(labels, (1, 2)).tolist() == [[[[1, 2, 2, 0, 0, 0, 0, 3]]]]

@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from fuse4seg.evaluation.entropy import entropy
 from fuse4seg.evaluation.fusion_metrics import METRICS, Conventions, fusion_metrics, stretch
-from fuse4seg.evaluation.mutual_information import mutual_information
-from fuse4seg.evaluation.structural_similarity import structural_similarity
+from fuse4seg.evaluation.grey_statistics import entropy, mutual_information
+from fuse4seg.evaluation.ssim import ssim
 
 
 def test_are_given_in_the_order_of_tables(fused: np.ndarray, sources: list[np.ndarray]) -> None:
@@ -25,7 +24,7 @@ def test_follow_the_conventions(fused: np.ndarray, sources: list[np.ndarray]) ->
     values = fusion_metrics(dim, sources, Conventions(normalise=True, mi_unit="bits", ssim_range=1.0))
     assert values["SD"] == pytest.approx(255 / np.ptp(dim) * dim.std())
     assert values["MI"] == mutual_information(stretch(dim), sources, unit="bits")
-    assert values["SSIM"] == structural_similarity(stretch(dim), sources, data_range=1.0)
+    assert values["SSIM"] == ssim(stretch(dim), sources, data_range=1.0)
 
 
 def test_of_a_volume_are_means_over_slices_where_defined(fused: np.ndarray, sources: list[np.ndarray]) -> None:

@@ -19,8 +19,7 @@ from fuse4seg.inference.fused_image import read_levels
 from fuse4seg.inference.model import Model
 from fuse4seg.inference.predict_case import fuse_case, predict_case, segment_fused
 from fuse4seg.inference.sliding_window import segment_windows
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment, as_read
-from fuse4seg.networks.mirror import mirrored
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, as_read, mirrored
 
 MakeNetwork = Callable[..., FuseThenSegment]
 MakeLoaded = Callable[..., Model]

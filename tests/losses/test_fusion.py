@@ -11,15 +11,12 @@ import torch
 from fuse4seg.colour import luma
 from fuse4seg.errors import RecipeError
 from fuse4seg.losses.adversarial import generator_loss
-from fuse4seg.losses.balance import balance_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
-from fuse4seg.losses.edges import edge_loss
 from fuse4seg.losses.fusion import fusion_loss, image_losses
-from fuse4seg.losses.intensity import intensity_loss
 from fuse4seg.losses.scd import scd_loss
-from fuse4seg.losses.ssim import ssim_loss
-from fuse4seg.losses.texture import texture_loss
+from fuse4seg.losses.ssim import balance_loss, ssim_loss
+from fuse4seg.losses.strongest_source import edge_loss, intensity_loss, texture_loss
 from fuse4seg.losses.vif import vif_loss
 from fuse4seg.recipes.reading import read_recipe
 from fuse4seg.recipes.recipe import Losses

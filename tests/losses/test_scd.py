@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fuse4seg.evaluation.correlation_of_differences import correlation_of_differences
+from fuse4seg.evaluation.grey_statistics import scd
 from fuse4seg.losses.scd import scd_loss
 
 Images = Callable[..., torch.Tensor]
@@ -24,7 +24,7 @@ class TestScdLoss:
         """The metric sums over two sources, and is the mean of that over all pairs of more."""
         sources = smooth_images(1, modalities, 64, 72)
         fused = (sources.amax(dim=1, keepdim=True) + smooth_images(1, 1, 64, 72, seed=1) / 3).clamp(0, 1)
-        metric = correlation_of_differences(grey(fused[0])[0], grey(sources[0]))
+        metric = scd(grey(fused[0])[0], grey(sources[0]))
         assert scd_loss(fused, sources).item() == pytest.approx(1 - metric / 2, abs=1e-3)
 
     def test_is_the_mean_over_cases_and_the_modalities_they_have(self, smooth_images: Images) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fuse4seg.evaluation.visual_information_fidelity import visual_information_fidelity
+from fuse4seg.evaluation.vif import vif
 from fuse4seg.losses.vif import vif_loss
 
 Images = Callable[..., torch.Tensor]
@@ -24,7 +24,7 @@ class TestVifLoss:
         """The metric sums over two sources, and is the mean of that over all pairs of more."""
         sources = smooth_images(1, modalities, 64, 72)
         fused = (sources.amax(dim=1, keepdim=True) + smooth_images(1, 1, 64, 72, seed=1) / 3).clamp(0, 1)
-        metric = visual_information_fidelity(grey(fused[0])[0], grey(sources[0]))
+        metric = vif(grey(fused[0])[0], grey(sources[0]))
         assert vif_loss(fused, sources).item() == pytest.approx(1 - metric / 2, abs=2e-3)
 
     def test_is_the_mean_over_cases_and_the_modalities_they_have(self, smooth_images: Images) -> None:

@@ -1,4 +1,4 @@
-"""The decoder: sizes it restores, the range of what it reconstructs, and what reaches that."""
+"""The decoder: sizes it restores, what reaches what it reconstructs, and the auxiliary head on its features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fuse4seg.networks.decoder import Decoder
+from fuse4seg.networks.decoder import AuxiliaryHead, Decoder
 
 
 def decoder(detail_stride: list[int], base_strides: list[list[int]]) -> Decoder:
@@ -66,3 +66,28 @@ class TestDecoder:
         image = decoder([2, 2], [[2, 2]])(torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8))
         corners = [image[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
         assert all((corner - corners[0]).abs().mean() > 1e-3 for corner in corners[1:])
+
+
+class TestAuxiliaryHead:
+    @pytest.mark.parametrize(("conv_op", "size"), [(nn.Conv2d, (6, 5)), (nn.Conv3d, (4, 6, 5))])
+    def test_gives_one_logit_per_class_at_the_resolution_of_the_features(self, conv_op: type[nn.Module],
+                                                                         size: tuple[int, ...]) -> None:
+        head = AuxiliaryHead(conv_op, 8, classes=3)
+        assert head(torch.randn(2, 8, *size)).shape == (2, 3, *size)
+
+    def test_learns_a_threshold_on_a_feature(self) -> None:
+        torch.manual_seed(0)
+        features = torch.randn(2, 4, 8, 8)
+        labels = (features[:, 0] > 0).long()
+        head = AuxiliaryHead(nn.Conv2d, 4, classes=2)
+        optimiser = torch.optim.Adam(head.parameters(), 0.05)
+        for _ in range(100):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(head(features), labels).backward()
+            optimiser.step()
+        assert (head(features).argmax(dim=1) == labels).float().mean() > 0.95
+
+    def test_sends_a_gradient_to_the_features(self) -> None:
+        features = torch.randn(1, 4, 8, 8, requires_grad=True)
+        AuxiliaryHead(nn.Conv2d, 4, classes=2)(features).square().mean().backward()
+        assert (features.grad != 0).all()

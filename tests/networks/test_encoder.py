@@ -1,4 +1,4 @@
-"""The dual-stream encoder: shapes, weights shared by modalities, and a high-frequency stream that loses nothing."""
+"""The dual-stream encoder: blocks that can be undone, blocks that look far and near, and weights that modalities share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,120 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from fuse4seg.networks.encoder import DualStreamEncoder
-from fuse4seg.networks.rearrange import space_to_depth
+from fuse4seg.networks.convolution import space_to_depth
+from fuse4seg.networks.encoder import AffineCoupling, DualStreamEncoder, LiteTransformerBlock
+
+
+def coupling(axes: int, channels: int, *, seed: int = 0) -> AffineCoupling:
+    torch.manual_seed(seed)
+    return AffineCoupling(nn.Conv2d if axes == 2 else nn.Conv3d, channels)
+
+
+def undone(block: AffineCoupling, features: torch.Tensor) -> torch.Tensor:
+    """The input that a block maps to ``features``."""
+    rest = features.shape[1] - block.split
+    moved, a = features[:, :rest], features[:, rest:]
+    rho, eta = block.scale_and_shift(a).chunk(2, dim=1)
+    b = (moved - eta) * torch.exp(-torch.tanh(rho))
+    return torch.cat([a - block.shift(b), b], dim=1)
+
+
+class TestAffineCoupling:
+    @given(st.sampled_from([2, 3]), st.integers(2, 7), st.integers(0, 9))
+    @settings(deadline=None, max_examples=30)
+    def test_can_be_undone(self, axes: int, channels: int, seed: int) -> None:
+        block = coupling(axes, channels, seed=seed)
+        features = torch.randn(2, channels, *[4] * axes)
+        with torch.no_grad():
+            torch.testing.assert_close(undone(block, block(features)), features, atol=1e-5, rtol=0)
+            torch.testing.assert_close(block(undone(block, features)), features, atol=1e-5, rtol=0)
+
+    def test_two_with_strong_weights_are_undone_in_reverse_order(self) -> None:
+        first, second = coupling(2, 6, seed=1), coupling(2, 6, seed=2)
+        for module in [*first.modules(), *second.modules()]:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=0.01)
+        features = torch.randn(1, 6, 8, 8)
+        with torch.no_grad():
+            restored = undone(first, undone(second, second(first(features))))
+        torch.testing.assert_close(restored, features, atol=1e-4, rtol=0)
+
+    def test_follows_its_formula(self) -> None:
+        block, features = coupling(2, 5), torch.randn(1, 5, 4, 4)
+        a, b = features[:, :2], features[:, 2:]
+        moved = a + block.shift(b)
+        rho, eta = block.scale_and_shift(moved)[:, :3], block.scale_and_shift(moved)[:, 3:]
+        expected = torch.cat([b * torch.exp(torch.tanh(rho)) + eta, moved], dim=1)
+        torch.testing.assert_close(block(features), expected)
+
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_changes_its_input(self, axes: int) -> None:
+        features = torch.randn(1, 4, *[6] * axes)
+        assert (coupling(axes, 4)(features) - features).abs().mean() > 0.1
+
+    @pytest.mark.parametrize("channels", [2, 4, 5])
+    def test_sends_a_gradient_to_every_parameter(self, channels: int) -> None:
+        block = coupling(2, channels)
+        block(torch.randn(2, channels, 6, 6)).pow(2).sum().backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in block.parameters())
+
+
+def block(axes: int = 2, channels: int = 8, *, heads: int = 2) -> LiteTransformerBlock:
+    torch.manual_seed(0)
+    return LiteTransformerBlock(nn.Conv2d if axes == 2 else nn.Conv3d, channels, heads=heads)
+
+
+def reach_of(layer: nn.Module, side: int = 21) -> torch.Tensor:
+    """Where in a square image a change of its centre shows."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 8, side, side, generator=generator, dtype=torch.float64)
+    changed = image.clone()
+    changed[0, :, side // 2, side // 2] = torch.randn(8, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        return (layer.double()(changed) - layer(image)).abs().amax(dim=1)[0] > 1e-12
+
+
+class TestLiteTransformerBlock:
+    @pytest.mark.parametrize("size", [(7, 9), (3, 4, 5)])
+    @pytest.mark.parametrize(("channels", "heads"), [(8, 2), (4, 1), (12, 3)])
+    def test_keeps_the_shape(self, size: tuple[int, ...], channels: int, heads: int) -> None:
+        features = torch.randn(2, channels, *size)
+        assert block(len(size), channels, heads=heads)(features).shape == features.shape
+
+    def test_sees_the_whole_image_at_once(self) -> None:
+        assert reach_of(block()).all()
+
+    def test_sees_three_voxels_wide_without_its_attention(self) -> None:
+        near = block()
+        nn.init.zeros_(near.mix.weight[:, :4])
+        reach = reach_of(near)
+        assert reach[9:12, 9:12].all()
+        assert reach.sum() == 9
+
+    def test_passes_its_input_on_when_both_branches_end_in_zero(self) -> None:
+        skipping = block()
+        for last in (skipping.mix, skipping.feed_forward[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        features = torch.randn(1, 8, 6, 6)
+        assert torch.equal(skipping(features), features)
+
+    def test_does_not_mind_how_strong_its_input_is(self) -> None:
+        # What the branches add comes from normalised features.
+        layer, features = block(), torch.randn(1, 8, 6, 6)
+        nn.init.zeros_(layer.feed_forward[-1].weight)
+        added, added_to_strong = (layer(strength * features) - strength * features for strength in (1, 50))
+        torch.testing.assert_close(added, added_to_strong, atol=1e-3, rtol=0)
+
+    @pytest.mark.parametrize("axes", [2, 3])
+    def test_sends_a_gradient_to_every_weight(self, axes: int) -> None:
+        layer = block(axes)
+        layer(torch.randn(2, 8, *[5] * axes)).pow(2).sum().backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in layer.parameters())
 
 
 def encoder(axes: int = 2, modalities: int = 2, **changed: Any) -> DualStreamEncoder:
@@ -64,8 +174,8 @@ class TestDualStreamEncoder:
             *couplings, norm = network.high
             restored = network.high[:-1](stem)
             torch.testing.assert_close(norm(restored), network(sources)[1].flatten(0, 1))
-            for coupling in reversed(couplings):
-                restored = coupling.inverse(restored)
+            for block in reversed(couplings):
+                restored = undone(block, restored)
         torch.testing.assert_close(restored, stem, atol=1e-5, rtol=0)
 
     def test_both_streams_end_normalised(self) -> None:

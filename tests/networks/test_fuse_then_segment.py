@@ -1,4 +1,4 @@
-"""The whole model: a fused image of whole levels, a follower that sees nothing else, and what nnU-Net builds and switches."""
+"""The whole model: windows, a fused image of whole levels, a follower that sees nothing else, and what nnU-Net builds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,76 @@ from hypothesis import strategies as st
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment, as_read, build_follower, whole_levels
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, IntensityWindow, as_read, build_follower, mirrored, whole_levels
+
+
+def column(*channels: list[float]) -> torch.Tensor:
+    """Channels of one case, each a row of voxels: shape (1, N, 1, voxels)."""
+    return torch.tensor(channels).view(1, len(channels), 1, -1)
+
+
+class TestIntensityWindow:
+    def test_maps_each_channel_linearly_through_its_own_window(self) -> None:
+        window = IntensityWindow([(-1, 3), (0, 10)])
+        sources, _ = window(column([-1.0, 1.0, 2.0, 3.0], [10.0, 5.0, 2.5, 1.0]))
+        torch.testing.assert_close(sources, column([0.0, 0.5, 0.75, 1.0], [1.0, 0.5, 0.25, 0.1]))
+
+    def test_clamps_what_lies_beyond_the_window(self) -> None:
+        sources, _ = IntensityWindow([(-1, 3)])(column([-7.0, 99.0]))
+        assert torch.equal(sources, column([0.0, 1.0]))
+
+    def test_is_zero_where_every_channel_is_zero_though_zero_lies_inside_the_window(self) -> None:
+        sources, inside = IntensityWindow([(-1, 1), (-3, 1)])(column([0.0, 0.5], [0.0, 0.0]))
+        torch.testing.assert_close(sources, column([0.0, 0.75], [0.0, 0.75]))
+        assert torch.equal(inside, column([0.0, 1.0]))
+
+    @pytest.mark.parametrize("value", [1e-6, -2.0])
+    def test_one_channel_that_is_not_zero_makes_a_voxel_part_of_the_image(self, value: float) -> None:
+        sources, inside = IntensityWindow([(-1, 1)] * 3)(column([0.0], [value], [0.0]))
+        assert inside.item() == 1
+        torch.testing.assert_close(sources[:, [0, 2]], torch.full((1, 2, 1, 1), 0.5))
+
+    def test_treats_every_slice_of_a_volume_alike(self) -> None:
+        volume = torch.randn(2, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+        volume[..., :2] = 0
+        window = IntensityWindow([(-1, 1), (-2, 0)])
+        sources, inside = window(volume)
+        slices = [window(volume[:, :, index]) for index in range(3)]
+        assert torch.equal(sources, torch.stack([part for part, _ in slices], dim=2))
+        assert torch.equal(inside, torch.stack([part for _, part in slices], dim=2))
+
+    def test_adds_nothing_to_a_checkpoint(self) -> None:
+        assert IntensityWindow([(0, 1)]).state_dict() == {}
+
+    @pytest.mark.parametrize("windows", [[(1, 1)], [(2, 1)], [(0, 1, 2)], [(float("nan"), 1)], [], [(0, 1), (3, 2)]])
+    def test_refuses_what_is_no_window(self, windows: list[tuple[float, ...]]) -> None:
+        with pytest.raises(ValueError, match="low below high"):
+            IntensityWindow(windows)
+
+
+class TestMirrored:
+    def test_flips_each_sample_along_its_own_axes(self) -> None:
+        images = torch.arange(2 * 2 * 3).view(2, 1, 2, 3)
+        found = mirrored(images, torch.tensor([[True, False], [False, True]]))
+        assert found[0, 0].tolist() == [[3, 4, 5], [0, 1, 2]]
+        assert found[1, 0].tolist() == [[8, 7, 6], [11, 10, 9]]
+
+    @pytest.mark.parametrize("size", [(4, 5), (3, 4, 5)])
+    def test_twice_is_the_same_again(self, size: tuple[int, ...]) -> None:
+        images = torch.rand(6, 2, *size)
+        flips = torch.rand(6, len(size)) < 0.5
+        assert torch.equal(mirrored(mirrored(images, flips), flips), images)
+
+    def test_nothing_to_flip_leaves_all_as_it_is(self) -> None:
+        images = torch.rand(2, 3, 4, 5)
+        assert torch.equal(mirrored(images, torch.zeros(2, 2, dtype=torch.bool)), images)
+
+    def test_gradients_come_back_mirrored(self) -> None:
+        images = torch.rand(1, 1, 3, 2, requires_grad=True)
+        weights = torch.arange(6.0).view(1, 1, 3, 2)
+        (mirrored(images, torch.tensor([[True, True]])) * weights).sum().backward()
+        assert torch.equal(images.grad, weights.flip(2, 3))
+
 
 Architecture = Callable[[int], dict[str, Any]]
 Images = Callable[..., torch.Tensor]

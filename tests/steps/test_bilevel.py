@@ -19,7 +19,7 @@ from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import discriminator_loss, generator_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.fusion import fusion_loss
-from fuse4seg.networks.auxiliary_head import AuxiliaryHead
+from fuse4seg.networks.decoder import AuxiliaryHead
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.reading import read_recipe

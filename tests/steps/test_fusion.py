@@ -13,8 +13,7 @@ from fuse4seg.colour import luma
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
-from fuse4seg.losses.intensity import intensity_loss
-from fuse4seg.losses.texture import texture_loss
+from fuse4seg.losses.strongest_source import intensity_loss, texture_loss
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.recipe import Losses

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fuse4seg.losses.adversarial import generator_loss
-from fuse4seg.losses.content import content_loss
 from fuse4seg.losses.decomposition import decomposition_loss
+from fuse4seg.losses.ssim import content_loss
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.reading import read_recipe
