@@ -26,7 +26,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["fuse4seg", "fuse4seg.*"]),
     # The folder that nnUNet_extTrainer points at is no package, and is installed as data.
-    package_data={"fuse4seg": ["**/*.py", "**/*.json", "py.typed"]},
+    package_data={"fuse4seg": ["**/*.py", "**/*.json", "**/*.toml", "py.typed"]},
     install_requires=[
         "torch>=2.4,!=2.9.*",
         "nnunetv2>=2.8.1,<2.9",
