@@ -31,8 +31,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType({
 #: Commands that share flags with an earlier one, where these are explained.
 LIKE: Mapping[str, str] = MappingProxyType({
     **dict.fromkeys(("f4s_extract_fingerprint", "f4s_plan_experiment", "f4s_preprocess"), "f4s_plan_and_preprocess"),
-    "f4s_pretrain": "f4s_train",
-    **dict.fromkeys(("f4s_fuse", "f4s_export_model"), "f4s_predict"),
+    **dict.fromkeys(("f4s_pretrain", "f4s_compare"), "f4s_train"),
+    **dict.fromkeys(("f4s_fuse", "f4s_export_model", "f4s_demo"), "f4s_predict"),
     "f4s_evaluate_fusion": "f4s_fuse",
     "f4s_build_brats_fuse": "f4s_fuse",
 })

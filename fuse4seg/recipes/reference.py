@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import inspect
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any, get_type_hints
 
-from fuse4seg.recipes.reading import read_recipe
-from fuse4seg.recipes.recipe import SECTIONS, Recipe, Section, described, in_range
+from fuse4seg.recipes.reading import read_recipe, recipe_names
+from fuse4seg.recipes.recipe import SECTIONS, WITH_LABELS, WITHOUT_LABELS, Recipe, Section, described, in_range
 
-#: In the order of the columns: the default, its one-channel form, and the one for datasets without labels.
-SHOWN = ("fuse4seg", "grey", "fusion_alone")
+#: Recipes with a column each: the usual ones, with labels and without.
+COLUMNS = (WITH_LABELS, WITHOUT_LABELS)
+WIDTH = 120
 HEAD = """\
 # Recipes
 
-A recipe is a whole method in one TOML file: the two networks, the losses, and how both are trained. Three come along:
+A recipe is a whole method in one TOML file: both networks, the losses, and how they are trained. These come along:
 
 {recipes}
 
-`f4s_plan_and_preprocess` and `f4s_plan_experiment` take a recipe by its name or its file, and write it whole into the
-plans. Training, prediction and comparison follow the plans. Without `--recipe`, a dataset with labels gets `{default}`,
-one without gets `{unlabelled}`.
+`f4s_plan_and_preprocess` and `f4s_plan_experiment` take `--recipe`, a name or a file, and write the recipe into the plans;
+training, prediction and comparison follow the plans. Without `--recipe`, a dataset with labels gets `{usual}`, one
+without gets `{unlabelled}`.
 
     f4s_plan_and_preprocess -d 501 --recipe grey
 
@@ -32,34 +34,45 @@ one without gets `{unlabelled}`.
     f4s_train 501 2d 0 -p Fuse4SegPlans-losses.edges=4-follower.features=16
     f4s_train 501 2d 0 --set training.epochs=50
 
-Write `SECTION.ENTRY=VALUE`; a list as `VALUE,VALUE`, an empty list as nothing (`bilevel.viewing=`). The plans' name says
-what differs, unless you choose one with `-overwrite_plans_name` (`-p`). `f4s_train --set` changes entries that planning
-did not decide. The trainer's folder is then named after them: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`.
-Give the same `--set` with `--c` and `--val`. `f4s_predict` finds the model with `-tr Fuse4SegTrainer-training.epochs=50`.
+Write `SECTION.ENTRY=VALUE`; a list as `VALUE,VALUE`, an empty one as nothing (`bilevel.viewing=`). The plans' name says
+what differs, unless you choose one with `-p`. `f4s_train --set` changes what planning did not decide, and names the
+trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`. Give the same `--set` with `--c` and
+`--val`, and `f4s_predict` the trainer: `-tr Fuse4SegTrainer-training.epochs=50`.
 
 ## Write your own
 
-    # sharp.toml
+    # sharp.toml, for --recipe sharp.toml
     about = "As fuse4seg, with sharper edges."
     like = "fuse4seg"
 
     [losses]
     edges = 4.0
 
-Use it with `--recipe sharp.toml`. `like` names a recipe that comes along; you then give only what differs. Without `like`,
-every entry must be there. A recipe without the section `bilevel` fuses images and segments nothing. Misspelt entries and
-values out of range are refused, and the message says what would do. In Python: `fuse4seg.recipes.reading.read_recipe`.
+`like` names a recipe that comes along; give only what differs. Without it, every entry must be there; without the section
+`bilevel`, nothing is segmented. What is misspelt or out of range is refused, with what would do. In Python:
+`fuse4seg.recipes.reading.read_recipe`.
 
-The tables give every entry with its values in the three recipes. **`Bold`** entries are decided in planning.
+Planning decides the entries in **`bold`**; to change these, plan anew.
 """
 
 
 def recipes_page() -> str:
     """The page, as it stands in documentation/reference/recipes.md."""
-    recipes = [read_recipe(name) for name in SHOWN]
-    head = HEAD.format(recipes="\n".join(f"- `{recipe.name}`: {recipe.about}" for recipe in recipes), default=SHOWN[0],
-                       unlabelled=SHOWN[-1])
+    recipes = [read_recipe(name) for name in COLUMNS]
+    others = [read_recipe(name) for name in recipe_names() if name not in COLUMNS]
+    told = [f"- `{recipe.name}`: {recipe.about}" for recipe in recipes] + [
+        f"- `{other.name}`: {other.about} ({', '.join(_differing(other, recipes[0]))})" for other in others]
+    listed = "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in told)
+    head = HEAD.format(recipes=listed, usual=WITH_LABELS, unlabelled=WITHOUT_LABELS)
     return head + "".join("\n" + "\n".join(_section(name, kind, recipes)) + "\n" for name, kind in SECTIONS.items())
+
+
+def _differing(recipe: Recipe, usual: Recipe) -> Iterator[str]:
+    for name in SECTIONS:
+        section, its = getattr(recipe, name), getattr(usual, name)
+        for own in fields(section) if section and its else ():
+            if (value := getattr(section, own.name)) != getattr(its, own.name):
+                yield f"`{name}.{own.name}={_shown(value)}`"
 
 
 def _section(name: str, kind: type[Section], recipes: list[Recipe]) -> Iterator[str]:
@@ -70,8 +83,7 @@ def _section(name: str, kind: type[Section], recipes: list[Recipe]) -> Iterator[
     for own in fields(kind):
         values = (_shown(getattr(getattr(recipe, name), own.name)) if getattr(recipe, name) else "-" for recipe in recipes)
         entry = f"**`{own.name}`**" if own.metadata["planned"] else f"`{own.name}`"
-        cells = (entry, _allowed(own, hints[own.name]), own.metadata["about"], *values)
-        yield f"| {' | '.join(cells)} |"
+        yield f"| {' | '.join((entry, _allowed(own, hints[own.name]), own.metadata['about'], *values))} |"
 
 
 def _allowed(own: Field, hint: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fuse4seg.recipes.reading import recipe_names
 from fuse4seg.recipes.recipe import SECTIONS
-from fuse4seg.recipes.reference import SHOWN, recipes_page
+from fuse4seg.recipes.reference import recipes_page
 
 PAGE = Path(__file__).parents[2] / "documentation" / "reference" / "recipes.md"
 
@@ -19,7 +19,7 @@ def test_the_committed_page_is_the_generated_one() -> None:
 
 
 def test_holds_every_recipe_and_every_entry_of_every_section() -> None:
-    assert sorted(SHOWN) == recipe_names()
+    assert [name for name in recipe_names() if f"\n- `{name}`: " not in recipes_page()] == []
     for name, kind in SECTIONS.items():
         table = recipes_page().split(f"\n## {name}\n")[1].split("\n## ")[0]
         entries = re.findall(r"^\| \**`(\w+)`", table, re.MULTILINE)
@@ -28,9 +28,10 @@ def test_holds_every_recipe_and_every_entry_of_every_section() -> None:
 
 def test_a_row_gives_type_range_meaning_and_values() -> None:
     page = recipes_page()
-    assert "| `momentum` | number, from 0 to below 1 | of SGD | 0.99 | 0.99 | 0.99 |" in page
-    assert "preferred before training | 0 | 1 | 10 |" in page
-    assert "| blur, gamma, window, noise | blur, gamma, window, noise | - |" in page
+    assert "| `momentum` | number, from 0 to below 1 | of SGD | 0.99 | 0.99 |" in page
+    assert "preferred before training | 0 | 10 |" in page
+    assert "learns to read the image | blur, gamma, window, noise | - |" in page
+    assert "(`leader.fused_image=grey`, `leader.brighter=1`)" in page
 
 
 def test_what_planning_decides_is_in_bold() -> None:
