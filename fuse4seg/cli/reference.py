@@ -39,9 +39,9 @@ LIKE: Mapping[str, str] = MappingProxyType({
 HEAD = """\
 # Commands
 
-Flags are spelt as in nnU-Net where it has them. Unknown and abbreviated flags are refused. Tables go to stdout, everything
-else to stderr; [exit statuses](errors.md). DATASET is an id (501) or a name (Dataset501_BraTS). `--set` and `--recipe` are
-explained with [recipes](recipes.md).
+Flags are spelt as in nnU-Net where it has them. Unknown and abbreviated flags are refused. Tables go to stdout,
+everything else to stderr; [exit statuses](errors.md). DATASET is an id (501) or a name (Dataset501_BraTS). `--set` and
+`--recipe` are explained with [recipes](recipes.md).
 
 Every command has `--help`, and takes
 

@@ -22,9 +22,9 @@ A recipe is a whole method in one TOML file: both networks, the losses, and how 
 
 {recipes}
 
-`f4s_plan_and_preprocess` and `f4s_plan_experiment` take `--recipe`, a name or a file, and write the recipe into the plans;
-training, prediction and comparison follow the plans. Without `--recipe`, a dataset with labels gets `{usual}`, one
-without gets `{unlabelled}`.
+`f4s_plan_and_preprocess` and `f4s_plan_experiment` take `--recipe`, a name or a file, and write the recipe into the
+plans; training, prediction and comparison follow the plans. Without `--recipe`, a dataset with labels gets `{usual}`,
+one without gets `{unlabelled}`.
 
     f4s_plan_and_preprocess -d 501 --recipe grey
 
@@ -48,8 +48,8 @@ trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2
     [losses]
     edges = 4.0
 
-`like` names a recipe that comes along; give only what differs. Without it, every entry must be there; without the section
-`bilevel`, nothing is segmented. What is misspelt or out of range is refused, with what would do. In Python:
+`like` names a recipe that comes along; give only what differs. Without it, every entry must be there; without the
+section `bilevel`, nothing is segmented. What is misspelt or out of range is refused, with what would do. In Python:
 `fuse4seg.recipes.reading.read_recipe`.
 
 Planning decides the entries in **`bold`**; to change these, plan anew.
