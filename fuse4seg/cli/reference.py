@@ -49,16 +49,6 @@ Every command has `--help`, and takes
 {shared}
 ```
 """
-ENVIRONMENT = """
-## Environment
-
-| variable | meaning |
-| --- | --- |
-| `F4S_ROOT` | as `--root` |
-| `nnUNet_raw`, `nnUNet_preprocessed`, `nnUNet_results` | nnU-Net's three folders |
-| `nnUNet_def_n_proc`, `nnUNet_n_proc_DA`, `OMP_NUM_THREADS` | [processes and threads](../how-to/small-machine.md) |
-| `nnUNet_extTrainer` | folders with trainers, joined by `:`; our commands put their own in front |
-"""
 SHARED = ("-h", "--help", "--root", "--verbose")
 WIDTH, COLUMN = 116, 34
 
@@ -72,7 +62,7 @@ def commands_page() -> str:
     shared = [line for action in parser_of("f4s_demo")._actions if {*action.option_strings} & {*SHARED[2:]}
               for line in _entry(action)]
     sections = ("\n" + "\n".join(_section(name, more)) + "\n" for name, more in COMMANDS.items())
-    return HEAD.format(shared="\n".join(shared)) + "".join(sections) + ENVIRONMENT
+    return HEAD.format(shared="\n".join(shared)) + "".join(sections)
 
 
 def own_actions(command: str) -> list[argparse.Action]:

@@ -77,13 +77,18 @@ def _differing(recipe: Recipe, usual: Recipe) -> Iterator[str]:
 
 def _section(name: str, kind: type[Section], recipes: list[Recipe]) -> Iterator[str]:
     yield from (f"## {name}", "", inspect.getdoc(kind).splitlines()[0], "")
-    yield "| entry | value | meaning | " + " | ".join(recipe.name for recipe in recipes) + " |"
-    yield "| --- " * (len(recipes) + 3) + "|"
     hints = get_type_hints(kind)
+    allowed = {own.name: _allowed(own, hints[own.name]) for own in fields(kind)}
+    alike = len(set(allowed.values())) == 1
+    if alike:
+        yield from (f"Each is a {next(iter(allowed.values()))}.", "")
+    header = ["entry", *["value"] * (not alike), "meaning", *(recipe.name for recipe in recipes)]
+    yield from (f"| {' | '.join(header)} |", "| --- " * len(header) + "|")
     for own in fields(kind):
         values = (_shown(getattr(getattr(recipe, name), own.name)) if getattr(recipe, name) else "-" for recipe in recipes)
         entry = f"**`{own.name}`**" if own.metadata["planned"] else f"`{own.name}`"
-        yield f"| {' | '.join((entry, _allowed(own, hints[own.name]), own.metadata['about'], *values))} |"
+        cells = (entry, *[allowed[own.name]] * (not alike), own.metadata["about"], *values)
+        yield f"| {' | '.join(cells)} |"
 
 
 def _allowed(own: Field, hint: Any) -> str:

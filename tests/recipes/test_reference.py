@@ -31,7 +31,11 @@ def test_a_row_gives_type_range_meaning_and_values() -> None:
     assert "| `momentum` | number, from 0 to below 1 | of SGD | 0.99 | 0.99 |" in page
     assert "preferred before training | 0 | 10 |" in page
     assert "learns to read the image | blur, gamma, window, noise | - |" in page
-    assert "(`leader.fused_image=grey`, `leader.brighter=1`)" in page
+    assert "(`leader.fused_image=grey`, `leader.brighter=1`)" in " ".join(page.split())
+
+
+def test_what_holds_for_a_whole_section_is_said_once() -> None:
+    assert "\n\nEach is a number, at least 0.\n\n| entry | meaning | fuse4seg | fusion_alone |\n" in recipes_page()
 
 
 def test_what_planning_decides_is_in_bold() -> None:
