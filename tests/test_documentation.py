@@ -1,14 +1,19 @@
-"""Pages: their links lead somewhere, their lines are of one width, the index names them all, and the site can be built."""
+"""Pages: links lead somewhere, commands are understood, lines are of one width, and the site can be built."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from fuse4seg.cli.reference import parser_of
+from fuse4seg.recipes.reading import changed, read_recipe
+from fuse4seg.recipes.recipe import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "documentation"
@@ -64,6 +69,40 @@ def test_the_index_and_the_site_name_every_page() -> None:
 def test_lines_are_of_one_width(page: Path) -> None:
     lines = FENCE.sub("", page.read_text()).splitlines()
     assert [line for line in lines if len(line) > WIDTH and not line.startswith(("|", "    ", "<!--"))] == []
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every command of ours in a page's blocks of code, in words, without what a shell adds."""
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^ {4}(?:\w+=\S+ )*(f4s_\w+ .+)$", text, re.MULTILINE):
+            words = shlex.split(line.partition("&")[0], comments=True)
+            yield words[0], words[1:]
+
+
+def test_every_command_that_a_page_shows_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, seen = [], 0
+    for name, words in commands():
+        seen += 1
+        try:
+            options = parser_of(name).parse_args(words)
+        except SystemExit:
+            wrong.append(f"{name} {shlex.join(words)}: {capsys.readouterr().err.splitlines()[-1]}")
+            continue
+        given = [*getattr(options, "changes", []), *(change for variant in getattr(options, "variant", [])
+                                                     for change in variant.partition("=")[2].split())]
+        recipe = "fusion_alone" if "510" in words else "fuse4seg"
+        changed(read_recipe(recipe), given, in_training=name in ("f4s_train", "f4s_pretrain"))
+    assert seen > 60
+    assert wrong == []
+
+
+def test_every_change_of_a_recipe_that_a_page_names_is_one() -> None:
+    named = re.findall(r"`((?:\w+\.\w+=[^\s`]* ?)+)`", "".join(page.read_text() for page in PAGES))
+    words = [word for changes in named for word in changes.split() if word.split(".")[0] in SECTIONS and not word.endswith("=N")]
+    assert len(words) > 15
+    for word in words:
+        changed(read_recipe("fuse4seg"), [word])
 
 
 def test_the_site_can_be_built(tmp_path: Path) -> None:
