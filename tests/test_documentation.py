@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 import shlex
 import subprocess
@@ -103,6 +104,12 @@ def test_every_change_of_a_recipe_that_a_page_names_is_one() -> None:
     assert len(words) > 15
     for word in words:
         changed(read_recipe("fuse4seg"), [word])
+
+
+def test_every_name_in_python_that_a_page_gives_is_there() -> None:
+    named = set(re.findall(r"\bfuse4seg(?:\.[A-Za-z]\w*)+", "".join(page.read_text() for page in PAGES)))
+    assert len(named) > 4
+    assert [name for name in sorted(named) if pydoc.locate(name) is None] == []
 
 
 def test_the_site_can_be_built(tmp_path: Path) -> None:
