@@ -18,12 +18,13 @@ endif
 # This checkout comes first, even where the environment holds another one.
 HERE := PYTHONPATH="$(CURDIR)" PATH="$(BIN):$$PATH"
 
-.PHONY: help demo test faults bench lint venv
+.PHONY: help demo test faults bench docs lint venv
 help:
 	@echo "make demo   phantom, planning, training, prediction and evaluation, into demo/"
 	@echo "make test   the whole test suite, but for the long forms of the fault tests"
 	@echo "make faults the long forms: kills, full disks, damaged and hostile files, and a table of what they show"
 	@echo "make bench  speed and memory beside nnU-Net's on a phantom, into bench/"
+	@echo "make docs   the documentation as a site, into build/site/"
 	@echo "make lint   ruff"
 	@echo "make venv   only set up the environment (here: $(BIN))"
 
@@ -45,6 +46,12 @@ bench: $(READY)
 	$(BENCH)/scaling.py -device cpu --rounds 5 -o bench/scaling.json
 	$(BENCH)/fusion_metrics.py -o bench/fusion_metrics.json
 	$(BENCH)/planning.py --root bench/data 998 --rounds 2 -o bench/planning.json
+
+# An environment that is active may lack what builds the site; .venv has it.
+SITE := $(shell sed -n '/^mkdocs-material==/p;/^latex2mathml==/p' constraints.txt)
+docs: $(READY)
+	@"$(BIN)/python" -c "import latex2mathml, material" 2>/dev/null || "$(BIN)/python" -m pip install -c constraints.txt $(SITE)
+	$(HERE) "$(BIN)/python" -m mkdocs build --strict
 
 lint: $(READY)
 	"$(BIN)/ruff" check .

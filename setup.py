@@ -10,6 +10,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py").read_text(), re.MULTILINE).group(1)
 README = ROOT / "README.md"
+# The site of the documentation; its pages and their links are tested without it, too.
+DOCS = ["latex2mathml>=3.76", "mkdocs-material>=9.5"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "predict", "fuse", "evaluate", "evaluate_fusion",
             "compare", "build_brats_fuse", "export_model", "install_model", "demo")
@@ -26,7 +28,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["fuse4seg", "fuse4seg.*"]),
     # The folder that nnUNet_extTrainer points at is no package, and is installed as data.
-    package_data={"fuse4seg": ["**/*.py", "**/*.json", "py.typed"]},
+    package_data={"fuse4seg": ["**/*.py", "**/*.json", "**/*.toml", "py.typed"]},
     install_requires=[
         "torch>=2.4,!=2.9.*",
         "nnunetv2>=2.8.1,<2.9",
@@ -47,6 +49,7 @@ setup(
     ],
     extras_require={
         "brats": ["hd-bet>=2"],
+        "docs": DOCS,
         "dev": [
             "hypothesis>=6.100",
             "pre-commit>=3.5",
@@ -56,6 +59,7 @@ setup(
             "scikit-image>=0.22",
             "scikit-learn>=1.3",
             "sewar>=0.4.5",
+            *DOCS,
         ],
     },
     entry_points={"console_scripts": [f"f4s_{command} = fuse4seg.cli.{command}:main" for command in COMMANDS]},
