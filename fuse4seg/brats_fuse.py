@@ -33,10 +33,10 @@ from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, fusion_metrics
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.files import make_writable_folder, write_json, written_whole
+from fuse4seg.inference.find_model import TrainedModel
 from fuse4seg.inference.model import Model, load_model
-from fuse4seg.inference.models import TrainedModel
 from fuse4seg.inference.predict_case import fuse_case
-from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
+from fuse4seg.inference.preprocess_case import preprocessed_images
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ def _fused(case: Case, like: Path, build: Build) -> Iterator[tuple[tuple[str, ..
         image = sitk.ReadImage(str(path))
         image.SetSpacing(spacing)
         sitk.WriteImage(image, str(path))
-    channels, properties = preprocessed_images(case, Recipe.of(model))
+    channels, properties = preprocessed_images(case, model.description)
     for chosen in COMBINATIONS:
         present = tuple(name in chosen for name in MODALITIES)
         yield chosen, fuse_case(model, torch.from_numpy(channels), properties, present=None if all(present) else present)
@@ -222,8 +222,8 @@ def _fused(case: Case, like: Path, build: Build) -> Iterator[tuple[tuple[str, ..
 def _model(build: Build) -> Model:
     model = load_model(build.model.folder, folds=build.model.folds[:1], checkpoint=build.checkpoint,
                        device=torch.device(build.device))
-    if len(channel_names(model.dataset_json)) != len(MODALITIES):
-        names = ", ".join(channel_names(model.dataset_json))
+    if len(channel_names(model.description.dataset_json)) != len(MODALITIES):
+        names = ", ".join(channel_names(model.description.dataset_json))
         raise OptionError("-m", f"this model fuses {names}. Give one of {', '.join(MODALITIES)}, in this order.")
     return model
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fuse4seg.colour import luma
-from fuse4seg.inference.fuse_image import fuse_whole_image
+from fuse4seg.inference.sliding_window import fuse_whole_image
 from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST, image_losses
 from fuse4seg.progress import progress
 from fuse4seg.training.pretraining import mean_of

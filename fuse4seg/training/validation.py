@@ -15,10 +15,8 @@ from fuse4seg.checkpoint import to_plain
 from fuse4seg.datasets.raw import Case
 from fuse4seg.files import write_json
 from fuse4seg.inference.export_case import NPZ, Export, Predicted, Wanted, export_case
-from fuse4seg.inference.model import Model
-from fuse4seg.inference.precision import AUTO, choose_precision
+from fuse4seg.inference.model import AUTO, Model, ModelDescription, choose_precision
 from fuse4seg.inference.predict_case import predict_case
-from fuse4seg.inference.preprocess_case import Recipe
 from fuse4seg.progress import progress
 
 if TYPE_CHECKING:
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
 
 def model_of(trainer: Fuse4SegTrainer) -> Model:
     """What a trainer has trained, on its device."""
-    return Model(trainer.network, trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json, trainer.device,
-                 mirror_axes=tuple(trainer.inference_allowed_mirroring_axes or ()),
+    description = ModelDescription(trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json)
+    return Model(trainer.network, description, trainer.device, mirror_axes=tuple(trainer.inference_allowed_mirroring_axes or ()),
                  precision=choose_precision(AUTO, trainer.device))
 
 
@@ -46,7 +44,7 @@ def validate_fold(trainer: Fuse4SegTrainer, *, save_probabilities: bool = False)
     folder = Path(trainer.output_folder) / "validation"
     folder.mkdir(exist_ok=True)
     model = model_of(trainer)
-    export = Export(Recipe.of(model), folder, (trainer.fold,), model.network.fusion.reference,
+    export = Export(model.description, folder, (trainer.fold,), model.network.fusion.reference,
                     Wanted(probabilities=(NPZ,) if save_probabilities else ()))
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
     for case in progress(list(dataset.identifiers), "validating", unit="case"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fuse4seg.inference.fuse_image import fuse_whole_image
+from fuse4seg.inference.sliding_window import fuse_whole_image
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.training.fusion_validation import fusion_losses_of_fold
 
