@@ -195,24 +195,21 @@ def _pictures(case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray 
         yield f"sources/{name}", volume
     if label is not None:
         yield "masks", label
+    spacing = sitk.DICOMOrient(sitk.ReadImage(str(case.images[0])), ORIENTATION).GetSpacing()
     with tempfile.TemporaryDirectory() as folder:
-        files = []
-        for number, volume in enumerate(volumes):
-            files.append(Path(folder, f"{case.name}_{number:04d}.nii.gz"))
-            sitk.WriteImage(sitk.GetImageFromArray(np.where(brain, volume, 0)), str(files[-1]))
-        for chosen, fused in _fused(Case(case.name, tuple(files)), case.images[0], build):
+        files = tuple(Path(folder, f"{case.name}_{number:04d}.nii.gz") for number in range(len(volumes)))
+        for path, volume in zip(files, volumes, strict=True):
+            image = sitk.GetImageFromArray(np.where(brain, volume, 0))
+            image.SetSpacing(spacing)
+            sitk.WriteImage(image, str(path))
+        for chosen, fused in _fused(Case(case.name, files), build):
             masked = np.where(brain, fused, 0)
             yield f"{FUSED}/{'+'.join(chosen)}", np.moveaxis(masked, 0, -1) if len(masked) > 1 else masked[0]
 
 
-def _fused(case: Case, like: Path, build: Build) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+def _fused(case: Case, build: Build) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Every combination, fused from the others left out."""
     model = _model(build)
-    spacing = sitk.DICOMOrient(sitk.ReadImage(str(like)), ORIENTATION).GetSpacing()
-    for path in case.images:
-        image = sitk.ReadImage(str(path))
-        image.SetSpacing(spacing)
-        sitk.WriteImage(image, str(path))
     channels, properties = preprocessed_images(case, model.description)
     for chosen in COMBINATIONS:
         present = tuple(name in chosen for name in MODALITIES)

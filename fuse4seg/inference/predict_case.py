@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def _segment(network: FuseThenSegment, model: Model, levels: np.ndarray, spacing
     for block in shown.split(_slices_at_once(shown, model), dim=1):
         part = segment_windows(network.segmentation, block, patch_size=model.patch_size, step_size=model.step_size,
                                device=model.device, precision=model.precision, mirror_axes=model.mirror_axes,
-                               read=lambda window: as_read(window, colours=model.colours))
+                               read=partial(as_read, colours=model.colours))
         if logits is None:
             logits = torch.empty(len(part), *shown.shape[1:], dtype=torch.half)
         logits[:, start:start + block.shape[1]] = part

@@ -117,8 +117,8 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
         faults, previous = run.faults, first.output
     export = Export(model.description, output, folds, model.network.fusion.reference, wanted)
     _run(model, shared, export, record=record, previous=previous, known=faults).raise_faults()
-    segments = model.description.segments
-    return [output / f"{case.name}{export.description.file_ending}" for case in shared.cases] if segments else []
+    ending = model.description.file_ending
+    return [output / f"{case.name}{ending}" for case in shared.cases] if model.description.segments else []
 
 
 def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list[Case]:

@@ -28,7 +28,7 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
     Args:
         model: Loaded.
         images: As f4s_predict wrote them: CASE or, of several sets of weights, fold_<n>/CASE.
-        output: Gets CASE, and probabilities if wanted; is created when the first sound image is segmented.
+        output: Gets CASE, and probabilities if wanted; is created when the first sound image is read.
         folds: Names of the model's sets of weights.
         wanted: Further outputs, of which probabilities are made.
 
@@ -38,7 +38,7 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
     Raises:
         FolderNotFoundError, EmptyFolderError, UnpairedCasesError: The input.
         FaultyCasesError: Some cases could not be segmented; the others were.
-        UnreadableImageError, UnsuitableImageError, CaseTooLargeError: The only case could not be segmented.
+        UnreadableImageError, UnsuitableImageError: The only case could not be segmented.
         OptionError: The model segments nothing, or not from the fused image alone.
         UnwritableFolderError: The output.
     """

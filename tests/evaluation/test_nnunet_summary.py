@@ -13,7 +13,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from fuse4seg.evaluation.folders import evaluate_folders
-from fuse4seg.evaluation.nnunet_summary import nnunet_summary
+from fuse4seg.evaluation.nnunet_summary import nnunet_summary, summarise_folder
 
 LABELS = {"labels": {"background": 0, "core": 1, "oedema": 2, "rim": 3}, "file_ending": ".nii.gz"}
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": 1, "ignore": 3}, "regions_class_order": [2, 1],
@@ -38,6 +38,8 @@ def test_is_that_of_nnunet(tmp_path: Path, description: dict[str, Any], classes:
     stock = json.loads((tmp_path / "stock.json").read_text())
     assert list(json.loads(json.dumps(ours, sort_keys=True))) == list(stock)
     assert flat(ours) == pytest.approx(flat(stock), nan_ok=True)
+    alone = summarise_folder(*folders, dataset_json=description, reader=SimpleITKIO)
+    assert flat(alone) == pytest.approx(flat(ours), nan_ok=True)
 
 
 def flat(content: Any, place: str = "") -> dict[str, Any]:

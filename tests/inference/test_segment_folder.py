@@ -15,7 +15,7 @@ import torch
 from PIL import Image as Picture
 
 from fuse4seg.cli.predict import main
-from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, OptionError
+from fuse4seg.errors import FaultyCasesError, OptionError
 from fuse4seg.inference import segment_folder as module
 from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.segment_folder import segment_folder
@@ -292,7 +292,7 @@ class TestSegmentFolder:
             raise torch.OutOfMemoryError
 
         monkeypatch.setattr(module, "segment_fused", too_much)
-        with pytest.raises(CaseTooLargeError, match="case phantom_005: there was not enough memory"):
+        with pytest.raises(FaultyCasesError, match="case phantom_005: there was not enough memory"):
             segment_folder(model, fused[3], tmp_path / "out", folds=(0,))
 
     def test_needs_a_model_that_was_trained_with_labels(self, model: Model, fused: dict[int, Path], tmp_path: Path) -> None:
