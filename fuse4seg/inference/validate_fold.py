@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from fuse4seg.inference.preprocess_case import with_one_hot
 from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST, image_losses
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.progress import progress
+
+log = logging.getLogger(__name__)
 
 #: Folders in the fold's, and beside the folds.
 VALIDATION, NEXT_STAGE = "validation", "predicted_next_stage"
@@ -84,6 +87,10 @@ def _hand_on(case: str, made: CasePrediction, description: ModelDescription, *, 
              folder: Path) -> None:
     """Leave a case's labels in the folder of a cascade's next stage, on the grid of that, which is trained on them."""
     there = preprocessed / description.plans.get_configuration(folder.name).data_identifier
+    if not (there / f"{case}.pkl").is_file():
+        log.warning("%s is not left for %s, of which it is not preprocessed: do that and validate again (--val)", case,
+                    folder.name)
+        return
     kind = infer_dataset_class(str(there))
     shape = kind(str(there), [case]).load_case(case)[0].shape[1:]
     with logged_prints():

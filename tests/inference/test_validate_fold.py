@@ -158,9 +158,7 @@ class TestCascade:
     def test_the_first_stage_leaves_its_labels_on_the_grid_of_the_next(self, make_network: MakeNetwork, make_loaded: MakeLoaded,
                                                                        preprocessed: Path, tmp_path: Path) -> None:
         model, dataset = make_loaded(make_network()), Dataset()
-        configurations = model.description.plans.plans["configurations"]
-        configurations["next"] = {**configurations["here"], "data_identifier": "finer"}
-        model.description.configuration.configuration["next_stage"] = "next"
+        self.add_stage(model)
         validate_segmentations(model, dataset, tmp_path / "fold_0", preprocessed=preprocessed)
         for case in dataset.identifiers:
             made = predict_case(model, torch.from_numpy(dataset.channels[case]), dataset.properties)
@@ -169,6 +167,23 @@ class TestCascade:
             found = segmented.load_case(case)[2][:]
             assert (found == finer.argmax(dim=0).numpy()).mean() > 0.999
             assert len(np.unique(found)) > 1
+
+    def test_the_first_stage_says_what_it_cannot_leave(self, make_network: MakeNetwork, make_loaded: MakeLoaded,
+                                                       preprocessed: Path, tmp_path: Path,
+                                                       caplog: pytest.LogCaptureFixture) -> None:
+        model = make_loaded(make_network())
+        self.add_stage(model)
+        (preprocessed / "finer" / "b.pkl").unlink()
+        validate_segmentations(model, Dataset(), tmp_path / "fold_0", preprocessed=preprocessed)
+        assert "b is not left for next, of which it is not preprocessed" in caplog.text
+        assert [path.stem for path in (tmp_path / "predicted_next_stage" / "next").iterdir()] == ["a"]
+        assert (tmp_path / "fold_0" / "validation" / "b.nii.gz").is_file()
+
+    @staticmethod
+    def add_stage(model: Model) -> None:
+        configurations = model.description.plans.plans["configurations"]
+        configurations["next"] = {**configurations["here"], "data_identifier": "finer"}
+        model.description.configuration.configuration["next_stage"] = "next"
 
 
 class TestValidateFusion:
