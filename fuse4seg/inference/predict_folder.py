@@ -108,17 +108,16 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
     if model.description.previous_stage is not None and previous is None:
         raise ValueError(f"the model sees what {model.description.previous_stage} segmented: give previous")
     every = _listed(images, model.description.dataset_json)
-    shared = _Shared(every, every[part[0]::part[1]], allow_missing, processes)
+    run = partial(_run, every=every, cases=every[part[0]::part[1]], allow_missing=allow_missing, processes=processes)
     faults: dict[str, Fuse4SegError] = {}
     if isinstance(previous, FirstStage):
         first = Export(previous.model.description, output / PREVIOUS_STAGE, previous.folds,
                        previous.model.network.fusion.reference, SEGMENTATIONS)
-        run = _run(previous.model, shared, first, record=previous.record)
-        faults, previous = run.faults, first.output
+        faults, previous = run(previous.model, first, record=previous.record).faults, first.output
     export = Export(model.description, output, folds, model.network.fusion.reference, wanted)
-    _run(model, shared, export, record=record, previous=previous, known=faults).raise_faults()
+    run(model, export, record=record, previous=previous, known=faults).raise_faults()
     ending = model.description.file_ending
-    return [output / f"{case.name}{ending}" for case in shared.cases] if model.description.segments else []
+    return [output / f"{case.name}{ending}" for case in every[part[0]::part[1]]] if model.description.segments else []
 
 
 def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list[Case]:
@@ -128,32 +127,16 @@ def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list
     return list(cases_of_files(images, channels=names, file_ending=ending).values())
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What the stages of a cascade share.
-
-    Attributes:
-        every: Cases of all parts.
-        cases: Those of this part.
-        allow_missing: Also predict cases that lack modalities.
-        processes: That prepare and export cases.
-    """
-
-    every: list[Case]
-    cases: list[Case]
-    allow_missing: bool
-    processes: tuple[int | None, int | None]
-
-
-def _run(model: Model, shared: _Shared, export: Export, *, record: RunRecord | None,
-         previous: Path | None = None, known: Mapping[str, Fuse4SegError] | None = None) -> FolderRun:
-    """Predict the sound cases; ``known`` is why some of them are already known not to be."""
-    names, cases, output = channel_names(model.description.dataset_json), shared.cases, export.output
+def _run(model: Model, export: Export, *, every: list[Case], cases: list[Case], allow_missing: bool,
+         processes: tuple[int | None, int | None], record: RunRecord | None, previous: Path | None = None,
+         known: Mapping[str, Fuse4SegError] | None = None) -> FolderRun:
+    """Predict the sound ones of this part's cases; ``known`` is why some of them are already known not to be."""
+    names, output = channel_names(model.description.dataset_json), export.output
     sources = partial(_sources, previous=previous, ending=export.description.file_ending)
     done = [case for case in cases if record and record.is_done(case.name, sources(case), output)]
     left = [case for case in cases if case not in done]
-    run = FolderRun(model, export, record, [case for case in shared.every if shared.allow_missing or all(case.found)], len(left))
-    required = [] if shared.allow_missing else [partial(require_channels, channels=names, mend=PREDICT_ANYWAY)]
+    run = FolderRun(model, export, record, [case for case in every if allow_missing or all(case.found)], len(left))
+    required = [] if allow_missing else [partial(require_channels, channels=names, mend=PREDICT_ANYWAY)]
     required += [] if previous is None else [lambda case: require_segmentation(sources(case)[-1], case.name)]
     run.faults = {case.name: fault for case in left if (fault := (known or {}).get(case.name) or _fault(case, required))}
     todo = [case for case in left if case.name not in run.faults]
@@ -161,7 +144,7 @@ def _run(model: Model, shared: _Shared, export: Export, *, record: RunRecord | N
         log.info("%d of %d cases are predicted already", len(done), len(cases))
         run.begin_output()
     preparing, exporting = (fitting_processes(sources(todo[0]), cases=len(todo), on_gpu=model.device.type == "cuda")
-                            if count is None and todo else count or 0 for count in shared.processes)
+                            if count is None and todo else count or 0 for count in processes)
     run.through(todo, partial(_prepared, description=export.description, previous=previous),
                 partial(_predict, model, wanted=export.wanted), processes=(preparing, exporting))
     return run
