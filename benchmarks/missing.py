@@ -70,8 +70,8 @@ def _run(options: argparse.Namespace) -> None:
 def _measure(options: argparse.Namespace, dropout: float, seed: int) -> dict[str, Any]:
     """Train once, and score every set of test images."""
     from fuse4seg.datasets.raw import channel_names, read_dataset_json
+    from fuse4seg.inference.find_model import find_model
     from fuse4seg.inference.model import load_model
-    from fuse4seg.inference.models import find_model
     from fuse4seg.paths import RAW, data_root, dataset_name
     from fuse4seg.training.run import Training, choose_device, make_trainer
 
@@ -98,12 +98,12 @@ def _score(model: Any, raw: Path, missing: int | None) -> float:
     with tempfile.TemporaryDirectory() as scratch:
         images, output = Path(scratch, "images"), Path(scratch, "output")
         images.mkdir()
-        ending = model.dataset_json["file_ending"]
+        ending = model.description.dataset_json["file_ending"]
         for path in (raw / "imagesTs").glob(f"*{ending}"):
             if missing is None or not path.name.endswith(f"_{missing:04d}{ending}"):
                 (images / path.name).symlink_to(path.absolute())
         predict_folder(model, images, output, folds=(0,), allow_missing=True)
-        return evaluate_folders(output, raw / "labelsTs", dataset_json=model.dataset_json).foreground_mean()
+        return evaluate_folders(output, raw / "labelsTs", dataset_json=model.description.dataset_json).foreground_mean()
 
 
 if __name__ == "__main__":

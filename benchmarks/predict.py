@@ -97,14 +97,15 @@ def _agreement(folder: Path, options: argparse.Namespace, precision: str) -> dic
     from fuse4seg.datasets.raw import channel_names, list_cases
     from fuse4seg.inference.model import load_model
     from fuse4seg.inference.predict_case import predict_case
-    from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
+    from fuse4seg.inference.preprocess_case import preprocessed_images
 
     fold = int(options.fold) if options.fold.isdecimal() else options.fold
     model = load_model(folder, folds=[fold], device=torch.device(options.device), precision=precision)
-    cases = list_cases(options.images, channels=channel_names(model.dataset_json), file_ending=model.dataset_json["file_ending"])
+    cases = list_cases(options.images, channels=channel_names(model.description.dataset_json),
+                       file_ending=model.description.file_ending)
     equal = voxels = held = 0
     for case in cases.values():
-        channels, properties = preprocessed_images(case, Recipe.of(model))
+        channels, properties = preprocessed_images(case, model.description)
         made = predict_case(model, torch.from_numpy(channels), properties)
         fast, plain = made.logits.argmax(axis=0), plain_logits(model, made.fused[0], properties["spacing"]).argmax(axis=0)
         equal, voxels = equal + int((fast == plain).sum()), voxels + fast.size
@@ -118,16 +119,15 @@ def plain_logits(model: Model, fused: np.ndarray, spacing: Sequence[float]) -> n
     import torch
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
-    from fuse4seg.inference.fused_image import read_levels
-    from fuse4seg.inference.sliding_window import mirrored_copies
-    from fuse4seg.inference.tiles import pad_to_tiles
+    from fuse4seg.inference.input_space import read_levels
+    from fuse4seg.inference.sliding_window import mirrored_copies, pad_to_tiles
     from fuse4seg.networks.fuse_then_segment import as_read
 
     (network,), patch = model.with_each_weights(), tuple(model.patch_size)
     copies = mirrored_copies(model.mirror_axes, first=2)
     follower = network.segmentation.to(memory_format=torch.contiguous_format)
     weight = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
-    image = torch.from_numpy(read_levels(fused, spacing, plans=model.plans, configuration=model.configuration)[0])
+    image = torch.from_numpy(read_levels(fused, spacing, description=model.description)[0])
     padded, inside = pad_to_tiles(image.transpose(0, 1) if len(patch) == 2 else image[None], tile=patch)
     total, weights = None, torch.zeros(padded.shape[2:])
     for corner in product(*compute_steps_for_sliding_window(padded.shape[2:], patch, model.step_size)):

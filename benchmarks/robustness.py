@@ -151,7 +151,7 @@ def _ours(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]]
     import torch
     from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 
-    from fuse4seg.inference.fused_files import read_fused
+    from fuse4seg.inference.image_files import read_fused
     from fuse4seg.inference.model import load_model
     from fuse4seg.inference.predict_case import segment_fused
 
@@ -159,15 +159,15 @@ def _ours(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]]
     exported = trial.fold_folder / "validation" / "fused"
 
     def segment(case: str, change: str) -> np.ndarray:
-        path = exported / f"{case}{model.dataset_json['file_ending']}"
-        levels, properties = read_fused(path, model.plans.image_reader_writer_class, colours=model.colours)
+        path = exported / f"{case}{model.description.file_ending}"
+        levels, properties = read_fused(path, model.description.reader, colours=model.colours)
         box = tuple(slice(*ends) for ends in get_bbox_from_mask(levels.any(axis=0)))
         made = segment_fused(model, [changed(levels[(slice(None), *box)], change)], properties["spacing"])
         labels = np.zeros(levels.shape[1:], dtype=np.uint8)
-        labels[box] = in_place(_labels(made.logits, made.space, model.plans, model.configuration, model.label_manager), change)
+        labels[box] = in_place(_labels(made.logits, made.space, model.description), change)
         return labels
 
-    return _scored(segment, trial, source, model.dataset_json, cases, doing=trial.row.name)
+    return _scored(segment, trial, source, model.description.dataset_json, cases, doing=trial.row.name)
 
 
 def _stock(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]]:
@@ -177,6 +177,7 @@ def _stock(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
     from fuse4seg.comparison.prepared_data import as_grey, windows_of
+    from fuse4seg.inference.model import ModelDescription
     from fuse4seg.nnunet_output import logged_prints
 
     # nnU-Net names no folder of its own where the variables are not set.
@@ -188,6 +189,7 @@ def _stock(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]
     with logged_prints():
         predictor.initialize_from_trained_model_folder(str(trial.model), [trial.fold], "checkpoint_final.pth")
     manager, configuration = predictor.plans_manager, predictor.configuration_manager
+    description = ModelDescription(manager, configuration, predictor.dataset_json)
     dataset = nnUNetDatasetBlosc2(str(source / configuration.data_identifier))
 
     def segment(case: str, change: str) -> np.ndarray:
@@ -199,15 +201,15 @@ def _stock(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]
         channels = np.where(made.any(axis=0), made / 255 * (high - low) + low, 0).astype(np.float32)
         with logged_prints():
             logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(channels)).numpy()
-        return in_place(_labels(logits, properties, manager, configuration, predictor.label_manager), change)
+        return in_place(_labels(logits, properties, description), change)
 
     return _scored(segment, trial, source, predictor.dataset_json, cases, doing=trial.row.name)
 
 
-def _labels(logits: np.ndarray, space: dict[str, Any], plans: Any, configuration: Any, label_manager: Any) -> np.ndarray:
-    from fuse4seg.inference.export import to_labels
+def _labels(logits: np.ndarray, space: dict[str, Any], description: Any) -> np.ndarray:
+    from fuse4seg.inference.input_space import to_labels
 
-    return to_labels(logits, space, plans=plans, configuration=configuration, label_manager=label_manager)[0]
+    return to_labels(logits, space, description=description)[0]
 
 
 def _scored(segment: Callable[[str, str], np.ndarray], trial: Any, source: Path, dataset_json: dict[str, Any],

@@ -32,10 +32,10 @@ from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, fusion_metrics
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.files import make_writable_folder, write_json, written_whole
+from fuse4seg.inference.find_model import TrainedModel
 from fuse4seg.inference.model import Model, load_model
-from fuse4seg.inference.models import TrainedModel
 from fuse4seg.inference.predict_case import fuse_case
-from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
+from fuse4seg.inference.preprocess_case import preprocessed_images
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -194,25 +194,22 @@ def _pictures(case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray 
         yield f"sources/{name}", volume
     if label is not None:
         yield "masks", label
+    spacing = sitk.DICOMOrient(sitk.ReadImage(str(case.images[0])), ORIENTATION).GetSpacing()
     with tempfile.TemporaryDirectory() as folder:
-        files = []
-        for number, volume in enumerate(volumes):
-            files.append(Path(folder, f"{case.name}_{number:04d}.nii.gz"))
-            sitk.WriteImage(sitk.GetImageFromArray(np.where(brain, volume, 0)), str(files[-1]))
-        for chosen, fused in _fused(Case(case.name, tuple(files)), case.images[0], build):
+        files = tuple(Path(folder, f"{case.name}_{number:04d}.nii.gz") for number in range(len(volumes)))
+        for path, volume in zip(files, volumes, strict=True):
+            image = sitk.GetImageFromArray(np.where(brain, volume, 0))
+            image.SetSpacing(spacing)
+            sitk.WriteImage(image, str(path))
+        for chosen, fused in _fused(Case(case.name, files), build):
             masked = np.where(brain, fused, 0)
             yield f"{FUSED}/{'+'.join(chosen)}", np.moveaxis(masked, 0, -1) if len(masked) > 1 else masked[0]
 
 
-def _fused(case: Case, like: Path, build: Build) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+def _fused(case: Case, build: Build) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Every combination, fused from the others left out."""
     model = _model(build)
-    spacing = sitk.DICOMOrient(sitk.ReadImage(str(like)), ORIENTATION).GetSpacing()
-    for path in case.images:
-        image = sitk.ReadImage(str(path))
-        image.SetSpacing(spacing)
-        sitk.WriteImage(image, str(path))
-    channels, properties = preprocessed_images(case, Recipe.of(model))
+    channels, properties = preprocessed_images(case, model.description)
     for chosen in COMBINATIONS:
         present = tuple(name in chosen for name in MODALITIES)
         yield chosen, fuse_case(model, torch.from_numpy(channels), properties, present=None if all(present) else present)
@@ -221,8 +218,8 @@ def _fused(case: Case, like: Path, build: Build) -> Iterator[tuple[tuple[str, ..
 def _model(build: Build) -> Model:
     model = load_model(build.model.folder, folds=build.model.folds[:1], checkpoint=build.checkpoint,
                        device=torch.device(build.device))
-    if len(channel_names(model.dataset_json)) != len(MODALITIES):
-        names = ", ".join(channel_names(model.dataset_json))
+    if len(channel_names(model.description.dataset_json)) != len(MODALITIES):
+        names = ", ".join(channel_names(model.description.dataset_json))
         raise OptionError("-m", f"this model fuses {names}. Give one of {', '.join(MODALITIES)}, in this order.")
     return model
 

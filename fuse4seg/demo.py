@@ -13,8 +13,8 @@ from fuse4seg.errors import FaultyCasesError, UnwritableFolderError
 from fuse4seg.evaluation.folders import Evaluation, evaluate_folders
 from fuse4seg.files import make_writable_folder
 from fuse4seg.inference.export_case import Wanted
+from fuse4seg.inference.find_model import find_model
 from fuse4seg.inference.model import load_model
-from fuse4seg.inference.models import find_model
 from fuse4seg.inference.predict_folder import predict_folder
 from fuse4seg.paths import RAW, data_root, set_roots
 from fuse4seg.planning.fingerprint import extract_fingerprint

@@ -344,7 +344,7 @@ def untrained_model(untrained_phantom: Path) -> Path:
 @pytest.fixture(scope="session")
 def exported_model(untrained_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Archive of ``untrained_model``."""
-    from fuse4seg.inference.models import model_in
+    from fuse4seg.inference.find_model import model_in
     from fuse4seg.sharing.export_model import export_models
 
     path = tmp_path_factory.mktemp("exported") / "model.zip"

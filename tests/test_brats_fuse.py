@@ -14,7 +14,7 @@ from fuse4seg.brats_fuse import COMBINATIONS, Build, build_brats_fuse, format_me
 from fuse4seg.datasets.brats import MODALITIES
 from fuse4seg.datasets.fused_record import checksum
 from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
-from fuse4seg.inference.models import model_in
+from fuse4seg.inference.find_model import model_in
 
 
 def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:

@@ -127,7 +127,8 @@ class TestTraining:
         assert "validation intensity loss: 0." in said
         assert "validation texture loss: 0." in said
         assert "Dice" not in said
-        assert not (trained / MODEL / "fold_0" / "validation").exists()
+        written = {path.name for path in (trained / MODEL / "fold_0" / "validation").iterdir()}
+        assert written == {"fused"}
 
     def test_interrupted_and_resumed_repeats_bit_for_bit(self, planned: Path, trained: Path, tmp_path: Path) -> None:
         shutil.copytree(planned, tmp_path / "roots")

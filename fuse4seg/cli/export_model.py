@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _find_models(options: argparse.Namespace) -> list[Any]:
-    from fuse4seg.inference.models import find_model, model_in
+    from fuse4seg.inference.find_model import find_model, model_in
 
     folds, first = options.folds and tuple(options.folds), options.checkpoints[0]
     if options.model:

@@ -15,8 +15,8 @@ from fuse4seg.cli.train import fold
 
 if TYPE_CHECKING:
     from fuse4seg.inference.export_case import Wanted
+    from fuse4seg.inference.find_model import TrainedModel
     from fuse4seg.inference.model import Model
-    from fuse4seg.inference.models import TrainedModel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,11 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.errors import OptionError
-    from fuse4seg.inference.cascade import find_previous_stage
     from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Wanted
-    from fuse4seg.inference.models import TrainedModel, find_model
+    from fuse4seg.inference.find_model import TrainedModel, find_model, find_previous_stage
     from fuse4seg.inference.predict_folder import FirstStage, predict_folder
-    from fuse4seg.inference.previous_stage import PREVIOUS_STAGE
+    from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE
     from fuse4seg.inference.run_record import open_record
 
     if not 0 < options.step_size <= 1:
@@ -83,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
         return
     part = options.part_id, options.num_parts
     open_part = partial(open_record, resume=options.continue_prediction, part=part)
-    previous, told = find_previous_stage(model, loaded, given=options.previous_stage, output=options.output), None
+    previous, told = find_previous_stage(model, loaded.description, given=options.previous_stage, output=options.output), None
     if isinstance(previous, TrainedModel):
         first = _load(previous, options)
         told = _described(previous, first, options, SEGMENTATIONS)

@@ -28,9 +28,10 @@ from fuse4seg.evaluation.vif import SMALLEST
 from fuse4seg.evaluation.visibility import visibility
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.export_case import FUSED
-from fuse4seg.inference.fused_files import read_fused
-from fuse4seg.inference.fused_image import read_levels
 from fuse4seg.inference.fusion_rules import fuse_by_rule
+from fuse4seg.inference.image_files import read_fused
+from fuse4seg.inference.input_space import read_levels
+from fuse4seg.inference.model import ModelDescription
 from fuse4seg.progress import progress
 
 FINAL = "checkpoint_final.pth"
@@ -220,12 +221,12 @@ def _fused_by(trial: Trial, plans: dict[str, Any], dataset_json: dict[str, Any])
     if not trial.row.ours:
         return None
     manager = PlansManager(copy.deepcopy(plans))
-    configuration = manager.get_configuration(trial.configuration)
+    description = ModelDescription(manager, manager.get_configuration(trial.configuration), dataset_json)
     folder, ending = trial.fold_folder / "validation" / FUSED, dataset_json["file_ending"]
 
     def fuse(case: str, _sources: np.ndarray) -> np.ndarray:
         levels, properties = read_fused(folder / f"{case}{ending}", manager.image_reader_writer_class)
-        image, _ = read_levels(levels, properties["spacing"], plans=manager, configuration=configuration)
+        image, _ = read_levels(levels, properties["spacing"], description=description)
         return image * WHITE
 
     return fuse

@@ -13,10 +13,12 @@ from batchgenerators.utilities.file_and_folder_operations import save_pickle
 
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.files import make_writable_folder, written_whole
-from fuse4seg.inference.export import image_written_whole, to_input_space, to_labels, write_image
-from fuse4seg.inference.fused_files import write_fused
+from fuse4seg.inference.image_files import image_written_whole, write_fused, write_image
+from fuse4seg.inference.input_space import to_input_space, to_labels
+from fuse4seg.inference.model import ModelDescription
+from fuse4seg.inference.panel import write_panel
 from fuse4seg.inference.predict_case import CasePrediction
-from fuse4seg.inference.preprocess_case import Recipe, found_files
+from fuse4seg.inference.preprocess_case import found_files
 from fuse4seg.nnunet_output import logged_prints
 
 #: Sub-folder of the fused images.
@@ -54,7 +56,7 @@ class Predicted:
         case: Its name and files.
         properties: nnU-Net's.
         made: What was made of it.
-        legend: How each modality colours the image, see :func:`~fuse4seg.inference.legend.measure_legend`; None for no panel.
+        legend: How each modality colours the image, see :func:`~fuse4seg.inference.panel.measure_legend`; None for no panel.
     """
 
     case: Case
@@ -77,28 +79,18 @@ class Export:
     """Where and how to write; can be sent to another process.
 
     Attributes:
-        recipe: The model's.
+        description: The model's.
         output: Folder, which exists.
         folds: Names of the sets of weights whose fused images are written; with several, each in fused/fold_<n>/.
         reference: Index of the modality that asks in the cross-attention.
         wanted: Further outputs.
     """
 
-    recipe: Recipe
+    description: ModelDescription
     output: Path
     folds: tuple[int | str, ...]
     reference: int
     wanted: Wanted
-
-    @property
-    def ending(self) -> str:
-        """Of the files."""
-        return self.recipe.dataset_json["file_ending"]
-
-    @property
-    def space(self) -> dict[str, Any]:
-        """What brings images back to the input's geometry."""
-        return {"plans": self.recipe.plans, "configuration": self.recipe.configuration}
 
 
 def export_case(predicted: Predicted, export: Export) -> Exported:
@@ -113,7 +105,7 @@ def export_case(predicted: Predicted, export: Export) -> Exported:
         predicted = replace(predicted, made=replace(predicted.made, logits=None))
         seen = [path for number in range(len(export.folds)) for path in _write_seen(predicted, number, labels, export)]
         segmented = [] if labels is None else _write_segmented(predicted, labels, probabilities, export)
-    volumes = {} if labels is None else _volumes(labels, export.recipe.dataset_json)
+    volumes = {} if labels is None else _volumes(labels, export.description.dataset_json)
     return Exported((*seen, *segmented), volumes, time.perf_counter() - begin)
 
 
@@ -125,8 +117,7 @@ def _write_segmented(predicted: Predicted, labels: np.ndarray, probabilities: np
 def _labels(predicted: Predicted, export: Export) -> tuple[np.ndarray | None, np.ndarray | None]:
     if predicted.made.logits is None:
         return None, None
-    return to_labels(predicted.made.logits, predicted.made.space, **export.space,
-                     label_manager=export.recipe.plans.get_label_manager(export.recipe.dataset_json),
+    return to_labels(predicted.made.logits, predicted.made.space, description=export.description,
                      want_probabilities=bool(export.wanted.probabilities))
 
 
@@ -135,13 +126,13 @@ def _write_seen(predicted: Predicted, number: int, labels: np.ndarray | None, ex
     case, properties, wanted = predicted.case, predicted.properties, export.wanted
     place = f"fold_{export.folds[number]}" if len(export.folds) > 1 else ""
     fused = predicted.made.fused[number]
-    written = write_fused(fused, make_writable_folder(export.output / FUSED / place), case.name, export.ending, properties)
+    names, ending = channel_names(export.description.dataset_json), export.description.file_ending
+    written = write_fused(fused, make_writable_folder(export.output / FUSED / place), case.name, ending, properties)
     attention = _attention(predicted, number, export)
-    names = channel_names(export.recipe.dataset_json)
     if wanted.attention:
         for index, heat in attention.items():
             folder = make_writable_folder(export.output / "attention" / place)
-            written.append(folder / f"{case.name}_{names[index]}{export.ending}")
+            written.append(folder / f"{case.name}_{names[index]}{ending}")
             write_image(heat, written[-1], properties)
     if wanted.panels:
         written.append(make_writable_folder(export.output / "panels" / place) / f"{case.name}.png")
@@ -155,18 +146,15 @@ def _attention(predicted: Predicted, number: int, export: Export) -> dict[int, n
     if maps is None:
         return {}
     others = [index for index in range(len(predicted.case.found)) if index != export.reference]
-    in_place = to_input_space(maps, predicted.properties, **export.space)
+    in_place = to_input_space(maps, predicted.properties, description=export.description)
     return {index: heat for index, heat in zip(others, in_place, strict=True) if predicted.case.found[index]}
 
 
 def _write_panel(path: Path, predicted: Predicted, fused: np.ndarray, labels: np.ndarray | None,
                  attention: Mapping[int, np.ndarray], export: Export) -> None:
-    # Matplotlib takes its time to be imported.
-    from fuse4seg.inference.panel import write_panel
-
     case = predicted.case
-    names, there = channel_names(export.recipe.dataset_json), [index for index, found in enumerate(case.found) if found]
-    sources, _ = export.recipe.plans.image_reader_writer_class().read_images([str(file) for file in found_files(case)])
+    names, there = channel_names(export.description.dataset_json), [index for index, found in enumerate(case.found) if found]
+    sources, _ = export.description.reader().read_images([str(file) for file in found_files(case)])
     write_panel(path, sources=sources, names=[names[index] for index in there], fused=fused, segmentation=labels,
                 legend=None if predicted.legend is None else predicted.legend[there],
                 attention={there.index(index): heat for index, heat in attention.items()},
@@ -184,16 +172,16 @@ def _write_probabilities(predicted: Predicted, probabilities: np.ndarray, export
             save_pickle(predicted.properties, str(temporary))
     if NIFTI in export.wanted.probabilities:
         folder = make_writable_folder(export.output / "probabilities")
-        for label, share in zip(class_names(export.recipe), probabilities, strict=True):
-            written.append(folder / f"{name}_{label}{export.ending}")
+        for label, share in zip(class_names(export.description), probabilities, strict=True):
+            written.append(folder / f"{name}_{label}{export.description.file_ending}")
             write_image(share, written[-1], predicted.properties)
     return written
 
 
-def class_names(recipe: Recipe) -> Sequence[str]:
+def class_names(description: ModelDescription) -> Sequence[str]:
     """Names of the network's outputs, in their order: labels, or regions."""
-    labels = recipe.dataset_json["labels"]
-    manager = recipe.plans.get_label_manager(recipe.dataset_json)
+    labels = description.dataset_json["labels"]
+    manager = description.label_manager
     if manager.has_regions:
         return [name for name, entry in labels.items() if name not in ("background", "ignore")]
     by_value = {int(np.atleast_1d(value)[0]): name for name, value in labels.items()}
@@ -201,11 +189,11 @@ def class_names(recipe: Recipe) -> Sequence[str]:
 
 
 def _write_labels(predicted: Predicted, labels: np.ndarray, export: Export) -> Path:
-    target = export.output / f"{predicted.case.name}{export.ending}"
+    target = export.output / f"{predicted.case.name}{export.description.file_ending}"
     with image_written_whole(target) as temporary:
-        export.recipe.plans.image_reader_writer_class().write_seg(labels, str(temporary), predicted.properties)
+        export.description.reader().write_seg(labels, str(temporary), predicted.properties)
     # nnU-Net puts the spacing of TIFF files beside them.
-    spacing = temporary.with_name(temporary.name.removesuffix(export.ending) + ".json")
+    spacing = temporary.with_name(temporary.name.removesuffix(export.description.file_ending) + ".json")
     if spacing.is_file():
         spacing.replace(export.output / f"{predicted.case.name}.json")
     return target

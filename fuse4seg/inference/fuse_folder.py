@@ -13,17 +13,17 @@ import torch
 from PIL import Image as Picture
 
 from fuse4seg.datasets.fused_record import RECORD, FusedRecord, checksum
-from fuse4seg.datasets.grey_images import GREY, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
+from fuse4seg.datasets.grey_images import GREY, NEUTRAL, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.datasets.sources import Sources
 from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError, UnsupportedFormatError, UnwritableFolderError
-from fuse4seg.files import make_writable_folder
-from fuse4seg.inference.fused_pictures import write_beside
+from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.inference.fusion_rules import fuse_by_rule
+from fuse4seg.inference.image_files import write_fused
 from fuse4seg.inference.model import Model
 from fuse4seg.inference.predict_case import fuse_case
-from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
+from fuse4seg.inference.preprocess_case import preprocessed_images
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ Fuse = Callable[[str, Sequence[GreyImage]], np.ndarray]
 
 def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[str, Any],
                 levels: GreyRange | None = UNIT_RANGE) -> list[str]:
-    """Fuse every case, write it (see :func:`~fuse4seg.inference.fused_pictures.write_beside`), and record what it was made from.
+    """Fuse every case, write it (see :func:`write_beside`), and record what it was made from.
 
     Args:
         sources: From ``find_sources``.
@@ -90,7 +90,7 @@ def by_model(model: Model, modalities: Sequence[str]) -> Fuse:
     Raises:
         OptionError: The model fuses another number of modalities.
     """
-    reader, names = model.plans.image_reader_writer_class, channel_names(model.dataset_json)
+    reader, names = model.description.reader, channel_names(model.description.dataset_json)
     if len(modalities) != len(names):
         raise OptionError("-i", f"the model fuses {', '.join(names)}, but there are {len(modalities)} modalities.")
     log.info("taken as %s: %s", ", ".join(names), ", ".join(modalities))
@@ -99,11 +99,66 @@ def by_model(model: Model, modalities: Sequence[str]) -> Fuse:
         with tempfile.TemporaryDirectory() as folder:
             case = Case(name, tuple(_plain_file(image, Path(folder) / str(index), reader.supported_file_endings)
                                     for index, image in enumerate(images)))
-            channels, properties = preprocessed_images(case, Recipe.of(model))
+            channels, properties = preprocessed_images(case, model.description)
         fused = fuse_case(model, torch.from_numpy(channels), properties)
         return fused.reshape(len(fused), *images[0].levels.shape)
 
     return fuse
+
+
+def write_beside(fused: np.ndarray, sources: Sequence[GreyImage], folder: Path, name: str) -> list[Path]:
+    """Write a fused image beside others, in the geometry of its first source.
+
+    Args:
+        fused: In 0..255, shape (C, *S of a source), C 1, or 3 in colour.
+        sources: What it was fused from.
+        folder: Exists.
+        name: Of the case.
+
+    Returns:
+        The files, 8 bits a channel: NIfTI of volumes, else PNG. A grey picture of sources in colour gets their colour back. The
+        luma of those in colour is in ``grey``.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write.
+    """
+    levels = np.rint(fused).astype(np.uint8)
+    if levels.ndim == 4:
+        return write_fused(levels, folder, name, ".nii.gz", sources[0].properties)
+    colours = [source.colour for source in sources if source.colour is not None]
+    if len(levels) == 1 and colours:
+        _write_picture(Picture.fromarray(levels[0]), make_writable_folder(folder / GREY) / f"{name}.png")
+        return [_write_picture(_coloured(levels[0], colours), folder / f"{name}.png"), folder / GREY / f"{name}.png"]
+    return write_fused(levels[:, None], folder, name, ".png", {})
+
+
+def blended_chroma(colours: Sequence[np.ndarray]) -> np.ndarray:
+    """Cb or Cr of several images, each weighted by how far from grey it is; that of one image as it is.
+
+    Args:
+        colours: uint8, shape (Y, X, 2) each.
+
+    Source: Prabhakar et al., DeepFuse, 2017, Eq. 5.
+    """
+    offsets = np.stack(colours).astype(np.float64) - NEUTRAL
+    weights = np.abs(offsets)
+    total = weights.sum(axis=0)
+    mean = np.divide((offsets * weights).sum(axis=0), total, where=total > 0, out=np.zeros_like(total))
+    return np.rint(mean + NEUTRAL).astype(np.uint8)
+
+
+def _coloured(grey: np.ndarray, colours: Sequence[np.ndarray]) -> Picture.Image:
+    """A grey picture (Y, X) with the chroma of sources (3, Y, X)."""
+    chroma = blended_chroma([np.asarray(Picture.fromarray(colour.transpose(1, 2, 0).copy()).convert("YCbCr"))[..., 1:]
+                             for colour in colours])
+    parts = [Picture.fromarray(np.ascontiguousarray(part)) for part in (grey, chroma[..., 0], chroma[..., 1])]
+    return Picture.merge("YCbCr", parts).convert("RGB")
+
+
+def _write_picture(picture: Picture.Image, path: Path) -> Path:
+    with written_whole(path) as temporary:
+        picture.save(temporary)
+    return path
 
 
 def _plain_file(image: GreyImage, place: Path, endings: Sequence[str]) -> Path:

@@ -1,22 +1,29 @@
-"""One picture per case: sources, fused image, attention and segmentation, side by side."""
+"""One picture per case: sources, fused image, attention and segmentation, side by side, and what each source colours."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import to_rgba
+import torch
+from torch import Tensor
 
 from fuse4seg.datasets.grey_images import grey_levels
 from fuse4seg.files import written_whole
+from fuse4seg.inference.model import Model
+from fuse4seg.inference.sliding_window import fuse_whole_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: One colour per label, in order; readable for colour-blind people (Okabe and Ito, 2008).
 LABEL_COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
 #: More tiles than these go into two rows.
 WIDEST_ROW = 5
+#: How far each modality is raised for the legend, as a part of its intensity window.
+RAISED = 0.1
 #: Of the legend: the grey that a modality is raised from, and the height of its bar as a part of the picture's.
 LEGEND_GREY, BAR = 0.35, 0.06
 
@@ -78,10 +85,40 @@ def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused:
               for source, heat in (attention or {}).items()]
     results = {"segmentation": segmentation, "reference": reference}
     tiles += [Tile(title, beneath, labels=found[index]) for title, found in results.items() if found is not None]
+    from matplotlib import pyplot as plt  # takes its time to be imported
+
     figure = _draw(tiles)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=100, facecolor="black")
     plt.close(figure)
+
+
+def measure_legend(model: Model, channels: Tensor, *, present: Sequence[bool] | None = None) -> np.ndarray:
+    """What each modality colours: fuse a case again with each modality raised a little everywhere inside.
+
+    Args:
+        model: Loaded; its first set of weights is measured.
+        channels: Preprocessed, shape (C, Z, Y, X).
+        present: Which modalities the case has; None for all.
+
+    Returns:
+        Mean change of each channel of the image over the change of each modality, shape (N, C); 0 of absent modalities.
+    """
+    network = next(model.with_each_weights())
+
+    def fused(of: Tensor) -> Tensor:
+        return fuse_whole_image(network, of, patch_size=model.patch_size, device=model.device, present=present).fused
+
+    before = fused(channels)
+    inside = (before > 0).any(dim=0)
+    steps = RAISED * (network.window.high - network.window.low).cpu()
+    changes = torch.zeros(network.modalities, model.colours)
+    for modality in range(network.modalities):
+        if present is None or present[modality]:
+            raised = channels.clone()
+            raised[modality][inside] += steps[modality]
+            changes[modality] = (fused(raised) - before)[:, inside].mean(dim=1) / RAISED
+    return changes.numpy()
 
 
 def legend_colours(legend: np.ndarray) -> np.ndarray:
@@ -95,7 +132,9 @@ def _stretched(source: np.ndarray) -> np.ndarray:
     return np.clip((source - low) / max(high - low, 1e-6), 0, 1)
 
 
-def _draw(tiles: Sequence[Tile]) -> plt.Figure:
+def _draw(tiles: Sequence[Tile]) -> Figure:
+    from matplotlib import pyplot as plt
+
     rows = 1 if len(tiles) <= WIDEST_ROW else 2
     columns = -(-len(tiles) // rows)
     height, width = tiles[0].image.shape[:2]
@@ -117,6 +156,8 @@ def _draw(tiles: Sequence[Tile]) -> plt.Figure:
 
 def _coloured(labels: np.ndarray) -> np.ndarray:
     """RGBA of a label slice (Y, X); background is clear."""
+    from matplotlib.colors import to_rgba
+
     picture = np.zeros((*labels.shape, 4))
     for value in np.unique(labels[labels > 0]):
         picture[labels == value] = to_rgba(LABEL_COLOURS[(int(value) - 1) % len(LABEL_COLOURS)], alpha=0.6)

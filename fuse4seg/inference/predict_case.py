@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fuse4seg.inference.fuse_image import fuse_whole_image
-from fuse4seg.inference.fused_image import read_levels, to_levels
+from fuse4seg.inference.input_space import read_levels, to_levels
 from fuse4seg.inference.model import Model
-from fuse4seg.inference.sliding_window import segment_windows
+from fuse4seg.inference.sliding_window import fuse_whole_image, segment_windows
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, as_read
 
 #: Voxels of slices that a 2D follower works on at a time.
@@ -50,21 +50,17 @@ def predict_case(model: Model, channels: Tensor, properties: dict[str, Any], *, 
     """
     fused, attention, total = [], [], _Mean()
     for network in model.with_each_weights():
-        whole = fuse_whole_image(network, channels, patch_size=model.patch_size, device=model.device, present=present,
-                                 want_attention=want_attention)
-        fused.append(to_levels(whole.fused.numpy(), properties, plans=model.plans, configuration=model.configuration))
-        attention.append(None if whole.attention is None else whole.attention.numpy())
-        del whole
-        if model.segments:
+        levels, maps = _fuse(network, model, channels, properties, present=present, want_attention=want_attention)
+        fused.append(levels)
+        attention.append(maps)
+        if model.description.segments:
             total.add(*_segment(network, model, fused[-1], properties["spacing"], channels[network.modalities:]))
     return CasePrediction(total.mean, {**properties, **total.space}, tuple(fused), tuple(attention))
 
 
 def fuse_case(model: Model, channels: Tensor, properties: dict[str, Any], *, present: Sequence[bool] | None = None) -> np.ndarray:
     """The fused image of a model's first set of weights, as exported, uint8, shape (C, *input shape); arguments as above."""
-    network = next(model.with_each_weights())
-    whole = fuse_whole_image(network, channels, patch_size=model.patch_size, device=model.device, present=present)
-    return to_levels(whole.fused.numpy(), properties, plans=model.plans, configuration=model.configuration)
+    return _fuse(next(model.with_each_weights()), model, channels, properties, present=present)[0]
 
 
 def segment_fused(model: Model, fused: Sequence[np.ndarray], spacing: Sequence[float]) -> CasePrediction:
@@ -98,11 +94,20 @@ class _Mean:
         return None if self._sum is None else (self._sum / self._count).numpy()
 
 
+def _fuse(network: FuseThenSegment, model: Model, channels: Tensor, properties: dict[str, Any], *,
+          present: Sequence[bool] | None = None, want_attention: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """The exported image, and the attention maps if wanted."""
+    whole = fuse_whole_image(network, channels, patch_size=model.patch_size, device=model.device, present=present,
+                             want_attention=want_attention)
+    maps = None if whole.attention is None else whole.attention.numpy()
+    return to_levels(whole.fused.numpy(), properties, description=model.description), maps
+
+
 @torch.inference_mode()
 def _segment(network: FuseThenSegment, model: Model, levels: np.ndarray, spacing: Sequence[float],
              extra: Tensor) -> tuple[Tensor, dict[str, Any]]:
     """Logits (K, Z', Y', X') in half precision, and their space, of an exported image and a cascade's labels."""
-    image, space = read_levels(levels, spacing, plans=model.plans, configuration=model.configuration)
+    image, space = read_levels(levels, spacing, description=model.description)
     shown = torch.from_numpy(image)
     if len(extra):
         shown = torch.cat([shown, extra])
@@ -110,7 +115,7 @@ def _segment(network: FuseThenSegment, model: Model, levels: np.ndarray, spacing
     for block in shown.split(_slices_at_once(shown, model), dim=1):
         part = segment_windows(network.segmentation, block, patch_size=model.patch_size, step_size=model.step_size,
                                device=model.device, precision=model.precision, mirror_axes=model.mirror_axes,
-                               read=lambda window: as_read(window, colours=model.colours))
+                               read=partial(as_read, colours=model.colours))
         if logits is None:
             logits = torch.empty(len(part), *shown.shape[1:], dtype=torch.half)
         logits[:, start:start + block.shape[1]] = part

@@ -26,14 +26,12 @@ from fuse4seg.datasets.raw import (
 from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
 from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case
-from fuse4seg.inference.legend import measure_legend
-from fuse4seg.inference.model import Model, write_description
+from fuse4seg.inference.model import Model, ModelDescription
+from fuse4seg.inference.panel import measure_legend
 from fuse4seg.inference.predict_case import predict_case
-from fuse4seg.inference.preprocess_case import Recipe, found_files, preprocessed_images
-from fuse4seg.inference.previous_stage import PREVIOUS_STAGE, require_segmentation
-from fuse4seg.inference.process_counts import fitting_processes
+from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE, found_files, preprocessed_images, require_segmentation
 from fuse4seg.inference.run_record import RunRecord, checksums
-from fuse4seg.inference.workers import Outcome, Workers
+from fuse4seg.inference.workers import Outcome, Workers, fitting_processes
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -48,7 +46,7 @@ class Prepared:
 
     Attributes:
         case: Its name and files.
-        channels: Shape (C, Z, Y, X).
+        channels: Shape (C, Z, Y, X); of fused images (folds, C, Z, Y, X).
         properties: nnU-Net's.
         sources: Checksums of the files, by name.
         seconds: That it took.
@@ -107,20 +105,19 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
         UnwritableFolderError: The output.
         ValueError: The model is the second stage of a cascade, and there is no ``previous``.
     """
-    if model.previous_stage is not None and previous is None:
-        raise ValueError(f"the model sees what {model.previous_stage} segmented: give previous")
-    every = _listed(images, model.dataset_json)
-    shared = _Shared(every, every[part[0]::part[1]], allow_missing, processes)
+    if model.description.previous_stage is not None and previous is None:
+        raise ValueError(f"the model sees what {model.description.previous_stage} segmented: give previous")
+    every = _listed(images, model.description.dataset_json)
+    run = partial(_run, every=every, cases=every[part[0]::part[1]], allow_missing=allow_missing, processes=processes)
     faults: dict[str, Fuse4SegError] = {}
     if isinstance(previous, FirstStage):
-        first = Export(Recipe.of(previous.model), output / PREVIOUS_STAGE, previous.folds,
+        first = Export(previous.model.description, output / PREVIOUS_STAGE, previous.folds,
                        previous.model.network.fusion.reference, SEGMENTATIONS)
-        run = _run(previous.model, shared, first, record=previous.record)
-        faults, previous = run.faults, first.output
-    export = Export(Recipe.of(model), output, folds, model.network.fusion.reference, wanted)
-    _run(model, shared, export, record=record, previous=previous, known=faults).raise_faults()
-    segments = model.segments
-    return [output / f"{case.name}{export.ending}" for case in shared.cases] if segments else []
+        faults, previous = run(previous.model, first, record=previous.record).faults, first.output
+    export = Export(model.description, output, folds, model.network.fusion.reference, wanted)
+    run(model, export, record=record, previous=previous, known=faults).raise_faults()
+    ending = model.description.file_ending
+    return [output / f"{case.name}{ending}" for case in every[part[0]::part[1]]] if model.description.segments else []
 
 
 def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list[Case]:
@@ -130,32 +127,16 @@ def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list
     return list(cases_of_files(images, channels=names, file_ending=ending).values())
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What the stages of a cascade share.
-
-    Attributes:
-        every: Cases of all parts.
-        cases: Those of this part.
-        allow_missing: Also predict cases that lack modalities.
-        processes: That prepare and export cases.
-    """
-
-    every: list[Case]
-    cases: list[Case]
-    allow_missing: bool
-    processes: tuple[int | None, int | None]
-
-
-def _run(model: Model, shared: _Shared, export: Export, *, record: RunRecord | None,
-         previous: Path | None = None, known: Mapping[str, Fuse4SegError] | None = None) -> _Run:
-    """Predict the sound cases; ``known`` is why some of them are already known not to be."""
-    names, cases, output = channel_names(model.dataset_json), shared.cases, export.output
-    sources = partial(_sources, previous=previous, ending=export.ending)
+def _run(model: Model, export: Export, *, every: list[Case], cases: list[Case], allow_missing: bool,
+         processes: tuple[int | None, int | None], record: RunRecord | None, previous: Path | None = None,
+         known: Mapping[str, Fuse4SegError] | None = None) -> FolderRun:
+    """Predict the sound ones of this part's cases; ``known`` is why some of them are already known not to be."""
+    names, output = channel_names(model.description.dataset_json), export.output
+    sources = partial(_sources, previous=previous, ending=export.description.file_ending)
     done = [case for case in cases if record and record.is_done(case.name, sources(case), output)]
     left = [case for case in cases if case not in done]
-    run = _Run(model, export, record, [case for case in shared.every if shared.allow_missing or all(case.found)], len(left))
-    required = [] if shared.allow_missing else [partial(require_channels, channels=names, mend=PREDICT_ANYWAY)]
+    run = FolderRun(model, export, record, [case for case in every if allow_missing or all(case.found)], len(left))
+    required = [] if allow_missing else [partial(require_channels, channels=names, mend=PREDICT_ANYWAY)]
     required += [] if previous is None else [lambda case: require_segmentation(sources(case)[-1], case.name)]
     run.faults = {case.name: fault for case in left if (fault := (known or {}).get(case.name) or _fault(case, required))}
     todo = [case for case in left if case.name not in run.faults]
@@ -163,15 +144,9 @@ def _run(model: Model, shared: _Shared, export: Export, *, record: RunRecord | N
         log.info("%d of %d cases are predicted already", len(done), len(cases))
         run.begin_output()
     preparing, exporting = (fitting_processes(sources(todo[0]), cases=len(todo), on_gpu=model.device.type == "cuda")
-                            if count is None and todo else count or 0 for count in shared.processes)
-    with Workers("preparing", preparing, flag="-npp") as preparers, Workers("exporting", exporting, flag="-nps") as exporters:
-        prepared = preparers.map(partial(_prepared, recipe=export.recipe, previous=previous), todo, name=lambda case: case.name)
-        exported = exporters.map(partial(export_case, export=export), run.predicted(prepared),
-                                 name=lambda predicted: predicted.case.name)
-        with closing(run):
-            for outcome in exported:
-                run.note(outcome)
-    run.settle()
+                            if count is None and todo else count or 0 for count in processes)
+    run.through(todo, partial(_prepared, description=export.description, previous=previous),
+                partial(_predict, model, wanted=export.wanted), processes=(preparing, exporting))
     return run
 
 
@@ -190,16 +165,16 @@ def _sources(case: Case, previous: Path | None, ending: str) -> tuple[Path, ...]
     return (*found_files(case), *([] if previous is None else [previous / f"{case.name}{ending}"]))
 
 
-def _prepared(case: Case, recipe: Recipe, previous: Path | None) -> Prepared:
+def _prepared(case: Case, description: ModelDescription, previous: Path | None) -> Prepared:
     begin = time.perf_counter()
-    files = _sources(case, previous, recipe.dataset_json["file_ending"])
+    files = _sources(case, previous, description.file_ending)
     sources = checksums(files)
-    channels, properties = preprocessed_images(case, recipe, previous=None if previous is None else files[-1])
+    channels, properties = preprocessed_images(case, description, previous=None if previous is None else files[-1])
     return Prepared(case, channels, properties, sources, time.perf_counter() - begin)
 
 
 @dataclass
-class _Run:
+class FolderRun:
     """What the cases of a folder have in common, and what becomes of them.
 
     Attributes:
@@ -208,6 +183,7 @@ class _Run:
         record: Is told of every case; None to keep none.
         expected: Cases of all parts that are not known to be faulty.
         cases: How many there are to predict.
+        doing: For the progress bar.
         faults: What kept cases from being predicted, by their names.
     """
 
@@ -216,9 +192,23 @@ class _Run:
     record: RunRecord | None
     expected: list[Case]
     cases: int
+    doing: str = "predicting"
     faults: dict[str, Fuse4SegError] = field(default_factory=dict)
     _bar: tqdm | None = None
     _underway: dict[str, Prepared] = field(default_factory=dict)
+
+    def through(self, cases: Sequence[Case], prepare: Callable[[Case], Prepared], predict: Callable[[Prepared], Predicted], *,
+                processes: tuple[int, int] = (0, 0)) -> None:
+        """Read cases, predict and write them, all three at the same time where there are processes for it."""
+        preparing, exporting = processes
+        with Workers("preparing", preparing, flag="-npp") as preparers, Workers("exporting", exporting, flag="-nps") as exporters:
+            prepared = preparers.map(prepare, cases, name=lambda case: case.name)
+            exported = exporters.map(partial(export_case, export=self.export), self._predicted(prepared, predict),
+                                     name=lambda predicted: predicted.case.name)
+            with closing(self):
+                for outcome in exported:
+                    self._note(outcome)
+        self._settle()
 
     def begin_output(self) -> None:
         """Make the output folder, once it is known that there is something to write."""
@@ -227,21 +217,21 @@ class _Run:
         output = make_writable_folder(self.export.output)
         remove_stale(output)
         _report_missing(self.model, self._missing(), output)
-        write_description(self.model, output)
-        if not self.model.segments:
+        self.model.description.write(output)
+        if not self.model.description.segments:
             log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
         if self.export.wanted.attention and self.model.network.fusion.cross_attention is None:
             log.warning("this model has no cross-attention: there are no attention maps to write. For them, plan with "
                         "--cross_attention and train anew")
         # Not earlier: an error that says why there is nothing to predict stands alone.
-        self._bar = progress((), "predicting", unit="case", total=self.cases)
+        self._bar = progress((), self.doing, unit="case", total=self.cases)
 
     def close(self) -> None:
         """End the progress bar."""
         if self._bar is not None:
             self._bar.close()
 
-    def predicted(self, prepared: Iterator[Outcome]) -> Iterator[Predicted]:
+    def _predicted(self, prepared: Iterator[Outcome], predict: Callable[[Prepared], Predicted]) -> Iterator[Predicted]:
         """What the network makes of prepared cases, of which none is held here when the next is taken: they are large."""
         for case, result, failure in prepared:
             if failure is not None:
@@ -250,14 +240,14 @@ class _Run:
             self.begin_output()
             given = [result]
             del result
-            found = self._try_predict(case, given)
+            found = self._try_predict(case, given, predict)
             if found:
                 yield found.pop()
 
-    def _try_predict(self, case: str, given: list[Prepared]) -> list[Predicted]:
+    def _try_predict(self, case: str, given: list[Prepared], predict: Callable[[Prepared], Predicted]) -> list[Predicted]:
         begin = time.perf_counter()
         try:
-            found = [_predict(self.model, given[0], self.export.wanted)]
+            found = [predict(given[0])]
         except (MemoryError, torch.OutOfMemoryError):
             self.faults[case] = CaseTooLargeError(case)
             return []
@@ -265,7 +255,7 @@ class _Run:
         self._underway[case] = replace(given.pop(), channels=None, seconds=seconds)
         return found
 
-    def note(self, outcome: Outcome) -> None:
+    def _note(self, outcome: Outcome) -> None:
         """Tell the record what became of a case; raises what is wrong with the place that it is written to."""
         if isinstance(outcome.failure, UnwritableFolderError):
             raise outcome.failure
@@ -282,7 +272,7 @@ class _Run:
             self.record.note_done(outcome.case, prepared.sources, exported.files, output=self.export.output,
                                   seconds=prepared.seconds + exported.seconds, absent=absent)
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Write down what kept cases from being predicted, if anything did and anything else was written."""
         if not self.faults or self._bar is None:
             return
@@ -304,7 +294,7 @@ class _Run:
         return {case: names for case, names in absent.items() if names}
 
 
-def _predict(model: Model, prepared: Prepared, wanted: Wanted) -> Predicted:
+def _predict(model: Model, prepared: Prepared, *, wanted: Wanted) -> Predicted:
     present = None if all(prepared.case.found) else prepared.case.found
     channels = torch.from_numpy(prepared.channels)
     made = predict_case(model, channels, prepared.properties, present=present, want_attention=wanted.attention or wanted.panels)
@@ -313,12 +303,12 @@ def _predict(model: Model, prepared: Prepared, wanted: Wanted) -> Predicted:
 
 
 def _absent(case: Case, model: Model) -> list[str]:
-    return [name for name, there in zip(channel_names(model.dataset_json), case.found, strict=True) if not there]
+    return [name for name, there in zip(channel_names(model.description.dataset_json), case.found, strict=True) if not there]
 
 
 def _report_missing(model: Model, missing: Mapping[str, Sequence[str]], output: Path) -> None:
     """Say in the log and beside the output which cases lack what."""
-    names = channel_names(model.dataset_json)
+    names = channel_names(model.description.dataset_json)
     for case, absent in missing.items():
         log.warning("%s lacks %s and is predicted from %s", case, ", ".join(absent),
                     ", ".join(name for name in names if name not in absent))

@@ -1,39 +1,29 @@
-"""A case as the network takes it: read once, checked, and preprocessed by nnU-Net."""
+"""A case as the network takes it: read once, checked, and preprocessed by nnU-Net, a cascade's previous labels with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from fuse4seg.datasets.images import geometry_of
+from fuse4seg.datasets.images import Geometry, geometry_difference, geometry_of, read_image
 from fuse4seg.datasets.integrity import read_sound_images
-from fuse4seg.datasets.raw import Case
-from fuse4seg.errors import FaultyImageError
-from fuse4seg.inference.model import Model
-from fuse4seg.inference.previous_stage import previous_labels
-from fuse4seg.inference.resampling import resampled
+from fuse4seg.datasets.raw import Case, label_values
+from fuse4seg.errors import FaultyImageError, PreviousStageError, UnreadableImageError
+from fuse4seg.inference.input_space import resampled
+from fuse4seg.inference.model import ModelDescription
 from fuse4seg.nnunet_output import logged_prints
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """What decides how cases are preprocessed and brought back; can be sent to another process."""
-
-    plans: PlansManager
-    configuration: ConfigurationManager
-    dataset_json: dict[str, Any]
-
-    @classmethod
-    def of(cls, model: Model) -> Recipe:
-        """That of a loaded model."""
-        return cls(model.plans, model.configuration, model.dataset_json)
+#: Folder beside the output, where the previous stage was predicted first.
+PREVIOUS_STAGE = "previous_stage"
+SHOWN_VALUES = 5
 
 
 def found_files(case: Case) -> tuple[Path, ...]:
@@ -41,13 +31,13 @@ def found_files(case: Case) -> tuple[Path, ...]:
     return tuple(compress(case.images, case.found))
 
 
-def preprocessed_images(case: Case, recipe: Recipe, *,
+def preprocessed_images(case: Case, description: ModelDescription, *,
                         previous: Path | np.ndarray | None = None) -> tuple[np.ndarray, dict[str, Any]]:
     """Channels (C, Z, Y, X) and nnU-Net's properties of a case with one existing image at least.
 
     Args:
         case: The case.
-        recipe: The model's.
+        description: The model's.
         previous: Segmentation of a cascade's previous stage on the case's grid, a file or label values (Z, Y, X). Its one-hot
             channels lie behind the modalities; without it there are none, which is enough to fuse.
 
@@ -57,18 +47,18 @@ def preprocessed_images(case: Case, recipe: Recipe, *,
         PreviousStageError: The segmentation cannot be used.
     """
     found = case.found
-    voxels, properties = read_sound_images(replace(case, images=found_files(case)), recipe.plans.image_reader_writer_class)
-    if voxels.shape[1] == 1 and len(recipe.configuration.patch_size) == 3:
+    voxels, properties = read_sound_images(replace(case, images=found_files(case)), description.reader)
+    if voxels.shape[1] == 1 and len(description.configuration.patch_size) == 3:
         raise FaultyImageError(case.name, f"{found_files(case)[0]} is 2D, but the model segments volumes. Predict it with a 2D "
                                           f"configuration (-c 2d).")
     labels = None
     if previous is not None:
         labels = previous_labels(previous, case.name, expected=geometry_of(voxels.shape[1:], properties),
-                                 reader=recipe.plans.image_reader_writer_class, dataset_json=recipe.dataset_json)
+                                 reader=description.reader, dataset_json=description.dataset_json)
     # What stands in the channel of an absent modality does not matter; the first one's voxels leave the crop as it is.
     given = [with_absent(voxels, found)]
     del voxels
-    return preprocess(given, properties, recipe, labels=labels)
+    return preprocess(given, properties, description, labels=labels)
 
 
 def with_absent(voxels: np.ndarray, present: Sequence[bool]) -> np.ndarray:
@@ -79,30 +69,85 @@ def with_absent(voxels: np.ndarray, present: Sequence[bool]) -> np.ndarray:
     return voxels[[int(place) if there else 0 for place, there in zip(places, present, strict=True)]]
 
 
-def preprocess(given: list[np.ndarray], properties: dict[str, Any], recipe: Recipe, *,
+def preprocess(given: list[np.ndarray], properties: dict[str, Any], description: ModelDescription, *,
                labels: np.ndarray | None = None) -> tuple[np.ndarray, dict[str, Any]]:
     """nnU-Net's preprocessing of images.
 
     Args:
         given: Holds one array (C, Z, Y, X), which is taken out: it is large, and only nnU-Net's copy of it is needed.
         properties: With the spacing, from nnU-Net's reader.
-        recipe: The model's.
+        description: The model's.
         labels: Of a cascade's previous stage, shape (1, Z, Y, X); they are cropped and resampled with the images.
 
     Returns:
         Channels in float32, shape (C, Z', Y', X'), behind them a cascade's labels, one-hot; and further properties.
     """
-    preprocessor = recipe.configuration.preprocessor_class(verbose=False)
-    sparing = (_WithoutMask if labels is None else _WithSparingResampling)(recipe.configuration)
+    preprocessor = description.configuration.preprocessor_class(verbose=False)
+    sparing = (_WithoutMask if labels is None else _WithSparingResampling)(description.configuration)
     with logged_prints():
-        channels, segmentation, properties = preprocessor.run_case_npy(given.pop(), labels, properties, recipe.plans, sparing,
-                                                                       recipe.dataset_json)
+        channels, segmentation, properties = preprocessor.run_case_npy(given.pop(), labels, properties, description.plans,
+                                                                       sparing, description.dataset_json)
     if labels is not None:
         # Large, and of use in training alone.
         properties.pop("class_locations")
-        foreground = recipe.plans.get_label_manager(recipe.dataset_json).foreground_labels
-        channels = np.concatenate([channels, convert_labelmap_to_one_hot(segmentation[0], foreground, channels.dtype)])
+        channels = with_one_hot(channels, segmentation[0], description)
     return np.ascontiguousarray(channels), properties
+
+
+def with_one_hot(channels: np.ndarray, labels: np.ndarray, description: ModelDescription) -> np.ndarray:
+    """Channels (C, Z, Y, X), and behind them those of a cascade's labels (Z, Y, X) on the same grid, one per label."""
+    foreground = description.label_manager.foreground_labels
+    return np.concatenate([channels, convert_labelmap_to_one_hot(labels, foreground, channels.dtype)])
+
+
+def require_segmentation(path: Path, case: str) -> None:
+    """Make sure that a case has a segmentation of the previous stage.
+
+    Raises:
+        PreviousStageError: There is no such file.
+    """
+    if not path.is_file():
+        raise PreviousStageError(case, f"there is no segmentation of the previous stage: expected {path}. Add it, or leave out "
+                                       f"-prev_stage_predictions, and it is made.")
+
+
+def previous_labels(given: Path | np.ndarray, case: str, *, expected: Geometry, reader: type[BaseReaderWriter],
+                    dataset_json: dict[str, Any]) -> np.ndarray:
+    """Labels of the previous stage, once it is sure that they can be used.
+
+    Args:
+        given: A file, or label values of shape (Z, Y, X).
+        case: Its name.
+        expected: Geometry of the case's images.
+        reader: nnU-Net's reader of the dataset's files.
+        dataset_json: The model's.
+
+    Returns:
+        Label values, int16, shape (1, Z, Y, X).
+
+    Raises:
+        PreviousStageError: They are missing, unreadable, on another grid, or not among the dataset's labels.
+    """
+    if isinstance(given, np.ndarray):
+        name, labels, difference = "the segmentation of the previous stage", given[None], None
+        if given.shape != tuple(expected.shape):
+            difference = f"shape {given.shape} instead of {tuple(expected.shape)}"
+    else:
+        require_segmentation(given, case)
+        try:
+            image = read_image(given, reader)
+        except UnreadableImageError as error:
+            raise PreviousStageError(case, str(error)) from error
+        name, labels, difference = str(given), image.voxels, geometry_difference(image.geometry, expected)
+    if difference:
+        raise PreviousStageError(case, f"{name} has {difference} in the case's first channel. Resample it to that grid.")
+    known = label_values(dataset_json)
+    unknown = [f"{value:g}" for value in np.unique(labels) if value not in known]
+    if unknown:
+        values = ", ".join(unknown[:SHOWN_VALUES]) + (", ..." if len(unknown) > SHOWN_VALUES else "")
+        raise PreviousStageError(case, f"{name} holds the value {values}, which the model's dataset.json does not name. Give "
+                                       f"what the previous stage of this model predicted.")
+    return labels.astype(np.int16)
 
 
 class _WithSparingResampling:

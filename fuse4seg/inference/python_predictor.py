@@ -14,14 +14,11 @@ import torch
 from fuse4seg.datasets.images import Geometry
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.errors import FaultyImageError, MissingModalityError
-from fuse4seg.inference.cascade import trained_previous_stage
-from fuse4seg.inference.export import to_labels
-from fuse4seg.inference.model import load_model
-from fuse4seg.inference.models import model_in
-from fuse4seg.inference.precision import AUTO
+from fuse4seg.inference.find_model import model_in, trained_previous_stage
+from fuse4seg.inference.input_space import to_labels
+from fuse4seg.inference.model import AUTO, load_model
 from fuse4seg.inference.predict_case import CasePrediction, predict_case, segment_fused
-from fuse4seg.inference.preprocess_case import Recipe, preprocess, preprocessed_images, with_absent
-from fuse4seg.inference.previous_stage import previous_labels
+from fuse4seg.inference.preprocess_case import preprocess, preprocessed_images, previous_labels, with_absent
 from fuse4seg.nnunet_output import logged_prints
 
 #: What a case of arrays is called in messages.
@@ -57,7 +54,7 @@ class Predictor:
         device: Where to compute; None for a GPU where there is one.
         mirroring: Average over mirrored copies.
         step_size: Of the windows, as a part of the patch.
-        precision: Of the segmentation network, see :func:`~fuse4seg.inference.precision.choose_precision`.
+        precision: Of the segmentation network, see :func:`~fuse4seg.inference.model.choose_precision`.
 
     Raises:
         ModelNotFoundError, CheckpointError: There is no such model, or it cannot be read.
@@ -79,7 +76,7 @@ class Predictor:
     @property
     def modalities(self) -> list[str]:
         """Names of the channels, in the order that :meth:`predict` takes them."""
-        return channel_names(self._loaded.dataset_json)
+        return channel_names(self._loaded.description.dataset_json)
 
     def predict(self, images: Sequence[Path | str | np.ndarray | None], *, spacing: Sequence[float] | None = None,
                 probabilities: bool = False, previous_stage: Path | str | np.ndarray | None = None) -> Prediction:
@@ -127,7 +124,7 @@ class Predictor:
             ValueError: It has another shape or type, or the model segments nothing, or also needs a previous stage's labels.
         """
         model = self._loaded
-        if not model.segments or model.previous_stage is not None:
+        if not model.description.segments or model.description.previous_stage is not None:
             raise ValueError("the model segments no fused image by itself: it has no labels, or is the second stage of a cascade")
         shape = (max(1, len(model.weights)), model.colours)
         if fused.dtype != np.uint8 or fused.ndim != 5 or fused.shape[:2] != shape:
@@ -143,13 +140,13 @@ class Predictor:
 
     @cached_property
     def _first_stage(self) -> Predictor:
-        found = trained_previous_stage(self._model, self._loaded)
+        found = trained_previous_stage(self._model, self._loaded.description)
         return Predictor(found.folder, folds=found.folds, checkpoint=found.checkpoint, **self._settings)
 
     def _previous(self, images: Sequence[Path | str | np.ndarray | None], spacing: Sequence[float] | None,
                   given: Path | str | np.ndarray | None) -> Path | np.ndarray | None:
         """What a cascade's first stage segmented; None from a model that has none."""
-        if self._loaded.previous_stage is None:
+        if self._loaded.description.previous_stage is None:
             if given is not None:
                 raise ValueError("the model is no second stage of a cascade: leave previous_stage out")
             return None
@@ -166,7 +163,7 @@ class Predictor:
         there = [image for image in images if image is not None]
         # A file that is not there stands for an absent modality.
         case = Case(there[0].name, tuple(image or there[0].with_name(f".absent_{number}") for number, image in enumerate(images)))
-        channels, properties = preprocessed_images(case, Recipe.of(self._loaded), previous=previous)
+        channels, properties = preprocessed_images(case, self._loaded.description, previous=previous)
         return torch.from_numpy(channels), properties
 
     def _of_arrays(self, images: Sequence[np.ndarray | None], present: tuple[bool, ...],
@@ -181,17 +178,16 @@ class Predictor:
                 raise FaultyImageError(UNNAMED, f"{name} has shape {image.shape}, not (Z, Y, X) as the others. Resample it.")
             if not np.isfinite(image).all() or image.min() == image.max():
                 raise FaultyImageError(UNNAMED, f"{name} is constant, or holds NaN or infinite intensities. Replace them.")
-        labels, recipe = None, Recipe.of(self._loaded)
+        labels, description = None, self._loaded.description
         if previous is not None:
             labels = previous_labels(previous, UNNAMED, expected=Geometry(there[0].shape, tuple(spacing)),
-                                     reader=recipe.plans.image_reader_writer_class, dataset_json=recipe.dataset_json)
+                                     reader=description.reader, dataset_json=description.dataset_json)
         stacked = with_absent(np.stack(there).astype(np.float32), present)
-        channels, properties = preprocess([stacked], {"spacing": [float(step) for step in spacing]}, recipe, labels=labels)
+        channels, properties = preprocess([stacked], {"spacing": [float(step) for step in spacing]}, description, labels=labels)
         return torch.from_numpy(channels), properties
 
     def _finished(self, made: CasePrediction, *, probabilities: bool) -> Prediction:
         model, labels, shares = self._loaded, None, None
         if made.logits is not None:
-            labels, shares = to_labels(made.logits, made.space, plans=model.plans, configuration=model.configuration,
-                                       label_manager=model.label_manager, want_probabilities=probabilities)
+            labels, shares = to_labels(made.logits, made.space, description=model.description, want_probabilities=probabilities)
         return Prediction(labels, np.stack(made.fused), shares, tuple(made.space["spacing"]), made.space)

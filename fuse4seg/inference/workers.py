@@ -1,21 +1,33 @@
-"""Background processes that work on one case each, in turn, so that one that dies is known by its case."""
+"""Background processes that work on one case each, in turn, so that one that dies is known by its case; and how many of them."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from functools import partial
+from math import prod
 from multiprocessing import connection, parent_process
+from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
+import SimpleITK as sitk
+
 from fuse4seg.background import WatchedPool
 from fuse4seg.errors import CaseTooLargeError, Fuse4SegError, WorkerDiedError
+from fuse4seg.machine import free_memory, usable_cores
+
+#: At most so many processes beside a GPU, which waits for them; a CPU does the network's work itself.
+MOST, MOST_ON_CPU = 3, 1
+#: Cores below which a CPU has none to spare for them.
+CORES_ON_CPU = 4
+#: Bytes that a process takes for each voxel of all channels at the worst moment, and for itself.
+BYTES_PER_VOXEL, BYTES_PER_PROCESS = 24, 500_000_000
 
 
 class Outcome(NamedTuple):
@@ -87,6 +99,26 @@ class Workers(AbstractContextManager):
             return Outcome(case, None, WorkerDiedError(f"{self.doing} case {case}", mend=f"Use fewer processes ({self.flag} 0)."))
 
 
+def fitting_processes(images: Sequence[Path], *, cases: int, on_gpu: bool, cores: int | None = None,
+                      free: int | None = None) -> int:
+    """What cores, memory and cases allow: processes for preparing, and as many for exporting.
+
+    Args:
+        images: Of one of the cases.
+        cases: How many there are to predict; a single one has nothing to overlap with.
+        on_gpu: Where the network computes.
+        cores: To use; None to look.
+        free: Bytes of memory; None to look. Where that cannot be known there are no processes beside this one.
+    """
+    cores = usable_cores() if cores is None else cores
+    free = free_memory() or 0 if free is None else free
+    if cases < 2 or cores < (2 if on_gpu else CORES_ON_CPU):
+        return 0
+    # The network's own process holds a case, too.
+    of_memory = free // (BYTES_PER_PROCESS + BYTES_PER_VOXEL * _voxels(images)) - 1
+    return max(0, min(MOST if on_gpu else MOST_ON_CPU, cores // 2, of_memory // 2, cases - 1))
+
+
 def _outcome(case: str, ask: Callable[[], Any]) -> Outcome:
     try:
         return Outcome(case, ask(), None)
@@ -105,3 +137,14 @@ def _start_worker() -> None:
 def _die_with_parent() -> None:
     connection.wait([parent_process().sentinel])
     os._exit(1)
+
+
+def _voxels(images: Sequence[Path]) -> int:
+    """Of all channels, by the first one's header; 0 where none can be read, as of pictures, which are small."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(images[0]))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return 0
+    return prod(reader.GetSize()) * len(images)

@@ -27,7 +27,7 @@ from fuse4seg.errors import (
     first_line,
 )
 from fuse4seg.files import make_writable_folder, read_json
-from fuse4seg.inference.model_network import build_fitting, require_predictive
+from fuse4seg.inference.model import build_fitting, require_predictive
 from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.paths import RESULTS, data_root
 from fuse4seg.plans import NETWORK

@@ -22,6 +22,8 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
 from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, TrainingStoppedError
 from fuse4seg.files import remove_stale, write_json, written_whole
+from fuse4seg.inference.model import AUTO, Model, ModelDescription, choose_precision
+from fuse4seg.inference.validate_fold import validate_fusion, validate_segmentations
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.plans import planned_recipe
@@ -41,13 +43,11 @@ from fuse4seg.training.data import (
 )
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.fold_lock import locked
-from fuse4seg.training.fusion_validation import fusion_losses_of_fold
 from fuse4seg.training.history import History, log_epoch
 from fuse4seg.training.recipe import require_fit, trained_with, validation_iterations
 from fuse4seg.training.saving import MidEpoch, SaveEvery, StopRequest, stop_requests
 from fuse4seg.training.stage_1 import PRETRAINED, Stage1, difference_in_stage_1, take_up_leader
 from fuse4seg.training.state import require_finite_weights, seed_all, set_random_states, take_up_training, training_state
-from fuse4seg.training.validation import validate_fold
 
 log = logging.getLogger(__name__)
 
@@ -334,17 +334,19 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.dataloader_train = self.dataloader_val = None
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's validation of the fold, through the two passes that prediction makes; without labels its fusion losses."""
+        """nnU-Net's validation of the fold, predicted as f4s_predict predicts; without labels its fusion losses."""
+        model = Model(self.network, ModelDescription(self.plans_manager, self.configuration_manager, self.dataset_json),
+                      self.device, mirror_axes=tuple(self.inference_allowed_mirroring_axes or ()),
+                      precision=choose_precision(AUTO, self.device))
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, self.do_split()[1],
+                                     folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage)
         if not self.segments:
-            for name, loss in fusion_losses_of_fold(self).items():
+            for name, loss in validate_fusion(model, dataset, Path(self.output_folder)).items():
                 self.say(f"validation {name} loss: {loss:.4f}")
             return
-        if self.is_cascaded or self.configuration_manager.next_stage_names:
-            # nnU-Net also has to hand this stage's labels to the next one, and does it window by window.
-            super().perform_actual_validation(save_probabilities)
-            return
         self.set_deep_supervision_enabled(False)
-        summary = validate_fold(self, save_probabilities=save_probabilities)
+        summary = validate_segmentations(model, dataset, Path(self.output_folder), save_probabilities=save_probabilities,
+                                         preprocessed=Path(self.preprocessed_dataset_folder_base))
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         for label, scores in summary["mean"].items():
             self.say(f"validation Dice of {label}: {scores['Dice']:.4f}")

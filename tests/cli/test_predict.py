@@ -386,8 +386,9 @@ class TestCascade:
         assert predict(images, "-prev_stage_predictions", str(given), "--save_probabilities") == 0
         ours = load_model(untrained_cascade / "nnUNet_results" / DATASET / self.NAME, folds=[0], device=torch.device("cpu"))
         stock = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-        stock.manual_initialization(ours.network, ours.plans, ours.configuration, list(ours.weights), ours.dataset_json,
-                                    "Fuse4SegTrainer", None)
+        described = ours.description
+        stock.manual_initialization(ours.network, described.plans, described.configuration, list(ours.weights),
+                                    described.dataset_json, "Fuse4SegTrainer", None)
         (tmp_path / "stock").mkdir()
         stock.predict_from_files_sequential([[str(path) for path in sorted(images.glob("a_*"))]], [str(tmp_path / "stock" / "a")],
                                             save_probabilities=True, folder_with_segs_from_prev_stage=str(given))

@@ -29,8 +29,8 @@ from fuse4seg.comparison.trainings import Budget, Trial
 from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
 from fuse4seg.evaluation.vif import SMALLEST
 from fuse4seg.evaluation.visibility import visibility
-from fuse4seg.inference.fused_files import write_fused
 from fuse4seg.inference.fusion_rules import fuse_by_rule
+from fuse4seg.inference.image_files import write_fused
 
 
 @pytest.fixture

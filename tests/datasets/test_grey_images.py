@@ -18,7 +18,7 @@ from PIL import Image as Picture
 from fuse4seg.datasets.grey_images import GreyRange, grey_levels, image_files, read_channels, read_grey_image, read_label_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
-from fuse4seg.inference.fused_files import write_fused
+from fuse4seg.inference.image_files import write_fused
 
 LEVELS = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 

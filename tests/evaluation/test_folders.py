@@ -20,7 +20,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import ndimage
 
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError
-from fuse4seg.evaluation.folders import METRICS, Evaluation, Scores, evaluate_folders, keep_largest_component, nnunet_summary
+from fuse4seg.evaluation.folders import METRICS, Evaluation, Scores, evaluate_folders, keep_largest_component
 from fuse4seg.evaluation.overlap import Confusion
 
 LABELS = {"labels": {"background": 0, "core": 1, "oedema": 2}, "file_ending": ".nii.gz"}
@@ -193,35 +193,6 @@ class TestEvaluation:
 
 
 THREE = {"labels": {"background": 0, "core": 1, "oedema": 2, "rim": 3}, "file_ending": ".nii.gz"}
-
-
-def flat(content: Any, place: str = "") -> dict[str, Any]:
-    """Every number or text by its place."""
-    if isinstance(content, (dict, list)):
-        entries = content.items() if isinstance(content, dict) else enumerate(content)
-        return {key: value for name, entry in entries for key, value in flat(entry, f"{place}/{name}").items()}
-    return {place: content}
-
-
-class TestNnunetSummary:
-    @pytest.mark.parametrize(("description", "classes", "ignored"), [(THREE, [1, 2, 3], None), (REGIONS, [(1, 2), 1], 3)])
-    @pytest.mark.filterwarnings("ignore:Mean of empty slice")
-    def test_is_that_of_nnunet(self, tmp_path: Path, description: dict[str, Any], classes: list[Any],
-                               ignored: int | None) -> None:
-        random = np.random.default_rng(0)
-        for case in "ab":
-            for kind in ("predictions", "references"):
-                # Neither 1 nor 2 in case b, so that there is something to leave out.
-                labels = random.integers(0, 4, (3, 4, 5)) if case == "a" else random.choice([0, 3], (3, 4, 5))
-                write(tmp_path / kind / f"{case}.nii.gz", labels)
-        folders = tmp_path / "predictions", tmp_path / "references"
-        compute_metrics_on_folder(str(folders[1]), str(folders[0]), str(tmp_path / "stock.json"), SimpleITKIO(), ".nii.gz",
-                                  classes, ignored, num_processes=1)
-        ours = nnunet_summary(evaluate_folders(*folders, dataset_json=description), predictions=folders[0], references=folders[1],
-                              ending=".nii.gz")
-        stock = json.loads((tmp_path / "stock.json").read_text())
-        assert list(json.loads(json.dumps(ours, sort_keys=True))) == list(stock)
-        assert flat(ours) == pytest.approx(flat(stock), nan_ok=True)
 
 
 class TestKeepLargestComponent:

@@ -36,7 +36,7 @@ from fuse4seg.datasets.grey_images import read_grey_image
 from fuse4seg.datasets.images import is_finite, read_image
 from fuse4seg.datasets.raw import channel_names, foreground_classes, label_values, read_dataset_description
 from fuse4seg.errors import Fuse4SegError
-from fuse4seg.inference.fused_files import RGB24, read_fused
+from fuse4seg.inference.image_files import RGB24, read_fused
 from fuse4seg.inference.model import load_model
 from fuse4seg.inference.run_record import RunRecord, open_record
 from fuse4seg.planning.fingerprint import read_fingerprint

@@ -13,8 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from fuse4seg.datasets.raw import Case
-from fuse4seg.inference.model import Model
-from fuse4seg.inference.preprocess_case import Recipe
+from fuse4seg.inference.model import Model, ModelDescription
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 MakeNetwork = Callable[..., FuseThenSegment]
@@ -81,7 +80,8 @@ def make_loaded(make_plans: MakePlans) -> MakeLoaded:
         dataset_json = {"channel_names": names, "file_ending": ".nii.gz",
                         "labels": {"background": 0, **({"a": 1, "b": 2, "c": 3} if labels else {})}}
         weights = [{name: value.clone() for name, value in each.state_dict().items()} for each in (network, *others)]
-        return Model(network, plans, plans.get_configuration("here"), dataset_json, torch.device("cpu"), weights,
+        description = ModelDescription(plans, plans.get_configuration("here"), dataset_json)
+        return Model(network, description, torch.device("cpu"), weights,
                      mirror_axes=tuple(range(axes)) if mirror else ())
 
     return make
@@ -95,12 +95,12 @@ def case(planned_phantom: Path) -> Case:
 
 
 @pytest.fixture
-def make_recipe(planned_phantom: Path) -> Callable[..., Recipe]:
-    """Recipe of a configuration, by the plans of the phantoms or of a model's folder."""
+def make_description(planned_phantom: Path) -> Callable[..., ModelDescription]:
+    """Description of a configuration, by the plans of the phantoms or of a model's folder."""
 
-    def make(configuration: str, model: Path | None = None) -> Recipe:
+    def make(configuration: str, model: Path | None = None) -> ModelDescription:
         folder = model or planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
         plans = PlansManager(json.loads((folder / ("plans.json" if model else "Fuse4SegPlans.json")).read_text()))
-        return Recipe(plans, plans.get_configuration(configuration), json.loads((folder / "dataset.json").read_text()))
+        return ModelDescription(plans, plans.get_configuration(configuration), json.loads((folder / "dataset.json").read_text()))
 
     return make

@@ -13,25 +13,26 @@ from scipy.special import softmax
 
 from fuse4seg.datasets.raw import Case
 from fuse4seg.inference.export_case import NIFTI, NPZ, Export, Predicted, Wanted, class_names, export_case
+from fuse4seg.inference.model import ModelDescription
 from fuse4seg.inference.predict_case import CasePrediction
-from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images
+from fuse4seg.inference.preprocess_case import preprocessed_images
 
 LABELS = ("necrotic core", "oedema", "enhancing tumour")
 
 
 @pytest.fixture
-def recipe(make_recipe: Callable[..., Recipe]) -> Recipe:
-    recipe = make_recipe("2d")
-    recipe.dataset_json["labels"] = {"background": 0, **{name: value for value, name in enumerate(LABELS, start=1)}}
-    return recipe
+def description(make_description: Callable[..., ModelDescription]) -> ModelDescription:
+    description = make_description("2d")
+    description.dataset_json["labels"] = {"background": 0, **{name: value for value, name in enumerate(LABELS, start=1)}}
+    return description
 
 
 @pytest.fixture
-def predicted(case: Case, recipe: Recipe) -> Predicted:
+def predicted(case: Case, description: ModelDescription) -> Predicted:
     """As from two folds, of noise; the case's second modality is absent."""
     first, second, *others = case.images
     case = replace(case, images=(first, second.with_name("absent.nii.gz"), *others))
-    channels, properties = preprocessed_images(case, recipe)
+    channels, properties = preprocessed_images(case, description)
     assert channels.shape[1:] == tuple(properties["shape_after_cropping_and_before_resampling"])  # nothing is resampled
     draw = np.random.default_rng(0)
     whole = properties["shape_before_cropping"]
@@ -42,9 +43,9 @@ def predicted(case: Case, recipe: Recipe) -> Predicted:
 
 
 @pytest.fixture
-def export(recipe: Recipe, tmp_path: Path) -> Export:
+def export(description: ModelDescription, tmp_path: Path) -> Export:
     """Of two folds; the first modality asks."""
-    return Export(recipe, tmp_path, (0, "all"), reference=0, wanted=Wanted())
+    return Export(description, tmp_path, (0, "all"), reference=0, wanted=Wanted())
 
 
 def voxels(path: Path) -> np.ndarray:
@@ -94,7 +95,7 @@ class TestExportCase:
     def test_writes_attention_to_the_others_that_are_there(self, predicted: Predicted, export: Export) -> None:
         export_case(predicted, replace(export, wanted=Wanted(attention=True)))
         names = sorted(path.name for path in (export.output / "attention" / "fold_all").iterdir())
-        channels = list(export.recipe.dataset_json["channel_names"].values())
+        channels = list(export.description.dataset_json["channel_names"].values())
         assert names == sorted(f"phantom_005_{channels[index]}.nii.gz" for index in (2, 3))
         heat = voxels(export.output / "attention" / "fold_all" / f"phantom_005_{channels[3]}.nii.gz")
         np.testing.assert_array_equal(heat, in_place(predicted.made.attention[1][2], predicted))
@@ -137,11 +138,11 @@ class TestOfNoFold:
 
 
 class TestClassNames:
-    def test_follow_the_labels_values(self, recipe: Recipe) -> None:
-        recipe.dataset_json["labels"] = {"b": 2, "background": 0, "a": 1}
-        assert class_names(recipe) == ["background", "a", "b"]
+    def test_follow_the_labels_values(self, description: ModelDescription) -> None:
+        description.dataset_json["labels"] = {"b": 2, "background": 0, "a": 1}
+        assert class_names(description) == ["background", "a", "b"]
 
-    def test_of_regions_follow_the_file(self, recipe: Recipe) -> None:
-        recipe.dataset_json.update(labels={"background": 0, "whole tumour": [1, 2, 3], "core": [1, 3], "ignore": 4},
+    def test_of_regions_follow_the_file(self, description: ModelDescription) -> None:
+        description.dataset_json.update(labels={"background": 0, "whole tumour": [1, 2, 3], "core": [1, 3], "ignore": 4},
                                    regions_class_order=[2, 1])
-        assert class_names(recipe) == ["whole tumour", "core"]
+        assert class_names(description) == ["whole tumour", "core"]

@@ -1,4 +1,4 @@
-"""Loading a trained model: weights, plans and settings of the training, and everything that keeps it from being used."""
+"""Loading a trained model: weights, plans, settings, number formats, and everything that keeps it from being used."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, ModelPlansError
-from fuse4seg.inference.model import Model, load_model
+from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, ModelPlansError, OptionError
+from fuse4seg.inference.model import Model, choose_precision, load_model, require_predictive
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 CHECKPOINT = Path("fold_0", "checkpoint_final.pth")
@@ -42,7 +42,7 @@ class TestLoadModel:
         assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())
         assert model.mirror_axes == (0, 1)
         assert model.modality_dropout == 0
-        assert (model.colours, model.segments, model.previous_stage) == (3, True, None)
+        assert (model.colours, model.description.segments, model.description.previous_stage) == (3, True, None)
         assert load(trained_model, mirroring=False).mirror_axes == ()
 
     @pytest.mark.parametrize(("rates", "least"), [((0.25,), 0.25), ((0.5, 0.1), 0.1), ((0.5, None), 0)])
@@ -112,4 +112,63 @@ class TestModel:
     @pytest.mark.parametrize("colours", [1, 3])
     def test_knows_its_image(self, make_network: MakeNetwork, make_loaded: MakeLoaded, colours: int) -> None:
         assert make_loaded(make_network(colours=colours)).colours == colours
-        assert not make_loaded(make_network(colours=colours), labels=False).segments
+        assert not make_loaded(make_network(colours=colours), labels=False).description.segments
+
+
+SOUND = {"network_weights": {"a": torch.zeros(1)}, "trainer_name": "Fuse4SegTrainer", "inference_allowed_mirroring_axes": (0, 1),
+         "options": {"modality_dropout": 0.25}}
+FILE = Path("fold_0", "checkpoint_final.pth")
+
+
+@pytest.mark.parametrize("change", [{}, {"inference_allowed_mirroring_axes": None}, {"inference_allowed_mirroring_axes": [1]},
+                                    {"options": {}}])
+def test_sound_checkpoints_pass(change: dict[str, Any]) -> None:
+    require_predictive({**SOUND, **change}, FILE, dimensions=2)
+
+
+@pytest.mark.parametrize(("entry", "value"), [
+    ("network_weights", None), ("network_weights", {"a": 1.0}), ("trainer_name", 3), ("trainer_name", "../x"),
+    ("inference_allowed_mirroring_axes", (2,)), ("inference_allowed_mirroring_axes", (-1,)),
+    ("inference_allowed_mirroring_axes", "01"), ("inference_allowed_mirroring_axes", [[0]]),
+    ("inference_allowed_mirroring_axes", [0.5]), ("inference_allowed_mirroring_axes", 1), ("options", 3),
+    ("options", {"modality_dropout": "x"}), ("options", {"modality_dropout": 1.5})])
+def test_others_are_refused_by_the_entry_s_name(entry: str, value: object) -> None:
+    with pytest.raises(CheckpointError, match=f"checkpoint_final.pth.* has no usable {entry}. "):
+        require_predictive({**SOUND, entry: value}, FILE, dimensions=2)
+
+
+def test_all_faulty_entries_are_named_at_once() -> None:
+    with pytest.raises(CheckpointError, match="no usable network_weights, trainer_name, inference_allowed_mirroring_axes"):
+        require_predictive({"inference_allowed_mirroring_axes": 7}, FILE, dimensions=3)
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(params=[True, False])
+def bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr("fuse4seg.inference.model.has_bfloat16", lambda: request.param)
+    return request.param
+
+
+class TestChoosePrecision:
+    def test_is_the_fastest_of_the_device_by_default(self, bfloat16: bool) -> None:
+        assert choose_precision("auto", CPU) == (torch.bfloat16 if bfloat16 else torch.float32)
+        assert choose_precision("auto", GPU) == torch.float16
+        assert choose_precision("auto", torch.device("mps")) == torch.float32
+
+    def test_is_what_was_asked_for(self) -> None:
+        assert choose_precision("float32", CPU) == choose_precision("float32", GPU) == torch.float32
+        assert choose_precision("bfloat16", GPU) == torch.bfloat16
+
+    def test_refuses_what_the_processor_would_imitate(self, bfloat16: bool) -> None:
+        if bfloat16:
+            assert choose_precision("bfloat16", CPU) == torch.bfloat16
+        else:
+            with pytest.raises(OptionError, match=r"^--precision: bfloat16 .* Choose one of: auto, float32\.$"):
+                choose_precision("bfloat16", CPU)
+
+    @pytest.mark.parametrize("wanted", ["float16", "half", ""])
+    def test_refuses_what_the_device_has_not(self, wanted: str) -> None:
+        with pytest.raises(OptionError, match="Choose one of: auto, float32"):
+            choose_precision(wanted, CPU)

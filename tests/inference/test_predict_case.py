@@ -15,7 +15,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from fuse4seg.inference.fused_image import read_levels
+from fuse4seg.inference.input_space import read_levels
 from fuse4seg.inference.model import Model
 from fuse4seg.inference.predict_case import fuse_case, predict_case, segment_fused
 from fuse4seg.inference.sliding_window import segment_windows
@@ -39,8 +39,9 @@ def preprocessed(model: Model, shape: Sequence[int], spacing: Sequence[float]) -
     images = np.stack([3 * gaussian_filter(one, 1.5) / gaussian_filter(one, 1.5).std() for one in noise]).astype(np.float32)
     images[:, :2], images[:, :, -3:], images[..., :4] = 0, 0, 0
     given = {"spacing": list(spacing)}
-    data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(images, None, given, model.plans, model.configuration,
-                                                                          model.dataset_json)
+    description = model.description
+    data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(images, None, given, description.plans,
+                                                                          description.configuration, description.dataset_json)
     return torch.from_numpy(np.ascontiguousarray(data)), properties
 
 
@@ -59,14 +60,14 @@ def stock_logits(model: Model, image: torch.Tensor) -> np.ndarray:
     """nnU-Net's own sliding window, with the settings of ``model``, over an image."""
     stock = nnUNetPredictor(use_mirroring=bool(model.mirror_axes), tile_step_size=model.step_size, device=model.device,
                             allow_tqdm=False)
-    stock.network, stock.configuration_manager = Reading(model), model.configuration
-    stock.label_manager, stock.allowed_mirroring_axes = model.label_manager, model.mirror_axes
+    stock.network, stock.configuration_manager = Reading(model), model.description.configuration
+    stock.label_manager, stock.allowed_mirroring_axes = model.description.label_manager, model.mirror_axes
     return stock.predict_sliding_window_return_logits(image).numpy()
 
 
 def image_of(model: Model, levels: np.ndarray, spacing: Sequence[float] = (1, 1, 1)) -> torch.Tensor:
     """What is read of an exported image."""
-    return torch.from_numpy(read_levels(levels, spacing, plans=model.plans, configuration=model.configuration)[0])
+    return torch.from_numpy(read_levels(levels, spacing, description=model.description)[0])
 
 
 class TestPredictCase:

@@ -138,8 +138,8 @@ class TestPredictFolder:
         for case in ("first", "second"):
             (images / f"{case}.json").write_text('{"spacing": [1, 1, 1]}')
         model = load(0)
-        model.dataset_json["file_ending"] = ".tif"
-        model.plans.plans["image_reader_writer"] = "Tiff3DIO"
+        model.description.dataset_json["file_ending"] = ".tif"
+        model.description.plans.plans["image_reader_writer"] = "Tiff3DIO"
 
         written = predict_folder(model, images, tmp_path / "out", folds=(0,))
         np.testing.assert_array_equal(tifffile.imread(written[0]), voxels(tmp_path / "nifti" / "first.nii.gz"))

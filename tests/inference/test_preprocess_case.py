@@ -1,4 +1,4 @@
-"""Preprocessing for prediction: nnU-Net's numbers, and images that do not fit the model are refused."""
+"""Preprocessing for prediction: nnU-Net's numbers, and images and previous labels that do not fit are refused."""
 
 from __future__ import annotations
 
@@ -6,53 +6,57 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.data_iterators import preprocess_fromfiles_save_to_queue
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
+from fuse4seg.datasets.images import Geometry, read_image
 from fuse4seg.datasets.raw import Case
-from fuse4seg.errors import FaultyImageError
-from fuse4seg.inference.preprocess_case import Recipe, preprocessed_images, with_absent
+from fuse4seg.errors import FaultyImageError, PreviousStageError
+from fuse4seg.inference.model import ModelDescription
+from fuse4seg.inference.preprocess_case import preprocessed_images, previous_labels, with_absent
 
 
 @pytest.fixture
-def recipe(make_recipe: Callable[..., Recipe], request: pytest.FixtureRequest) -> Recipe:
-    return make_recipe(request.param)
+def description(make_description: Callable[..., ModelDescription], request: pytest.FixtureRequest) -> ModelDescription:
+    return make_description(request.param)
 
 
 class TestPreprocessedImages:
-    @pytest.mark.parametrize("recipe", ["2d", "3d_fullres"], indirect=True)
+    @pytest.mark.parametrize("description", ["2d", "3d_fullres"], indirect=True)
     @pytest.mark.parametrize("scale", [1.0, 1.3])
-    def test_are_nnunets(self, case: Case, recipe: Recipe, scale: float, tmp_path: Path) -> None:
+    def test_are_nnunets(self, case: Case, description: ModelDescription, scale: float, tmp_path: Path) -> None:
         files = tuple(tmp_path / path.name for path in case.images)
         for path, file in zip(case.images, files, strict=True):
             image = sitk.ReadImage(str(path))
             image.SetSpacing([scale * step for step in image.GetSpacing()])
             sitk.WriteImage(image, str(file))
-        channels, properties = preprocessed_images(Case(case.name, files), recipe)
+        channels, properties = preprocessed_images(Case(case.name, files), description)
         expected, _, wanted = DefaultPreprocessor(verbose=False).run_case(
-            [str(path) for path in files], None, recipe.plans, recipe.configuration, recipe.dataset_json)
+            [str(path) for path in files], None, description.plans, description.configuration, description.dataset_json)
         np.testing.assert_allclose(channels, expected, atol=1e-4)
         assert channels.dtype == np.float32
         assert str(properties) == str(wanted)
 
-    @pytest.mark.parametrize("recipe", ["3d_fullres"], indirect=True)
-    def test_refuse_a_2d_image_for_a_3d_model(self, case: Case, recipe: Recipe, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("description", ["3d_fullres"], indirect=True)
+    def test_refuse_a_2d_image_for_a_3d_model(self, case: Case, description: ModelDescription, tmp_path: Path) -> None:
         files = tuple(tmp_path / path.name for path in case.images)
         for path, file in zip(case.images, files, strict=True):
             sitk.WriteImage(sitk.ReadImage(str(path))[:, :, 16], str(file))
         with pytest.raises(FaultyImageError, match=f"case flat: {files[0]} is 2D, but the model segments volumes"):
-            preprocessed_images(Case("flat", files), recipe)
+            preprocessed_images(Case("flat", files), description)
 
 
 class TestCascade:
     @pytest.fixture
-    def second_stage(self, make_recipe: Callable[..., Recipe], untrained_cascade: Path) -> Recipe:
+    def second_stage(self, make_description: Callable[..., ModelDescription], untrained_cascade: Path) -> ModelDescription:
         model = untrained_cascade / "nnUNet_results/Dataset990_Phantom/Fuse4SegTrainer__Fuse4SegPlans__3d_cascade_fullres"
-        return make_recipe("3d_cascade_fullres", model)
+        return make_description("3d_cascade_fullres", model)
 
     @pytest.fixture
     def labels(self, case: Case, tmp_path: Path) -> Path:
@@ -65,7 +69,7 @@ class TestCascade:
         return tmp_path / "phantom_005.nii.gz"
 
     @pytest.mark.parametrize("transposed", [False, True])
-    def test_channels_are_those_of_nnunets_data_iterator(self, case: Case, second_stage: Recipe, labels: Path,
+    def test_channels_are_those_of_nnunets_data_iterator(self, case: Case, second_stage: ModelDescription, labels: Path,
                                                          transposed: bool) -> None:
         if transposed:
             second_stage.plans.plans.update(transpose_forward=[2, 0, 1], transpose_backward=[1, 2, 0])
@@ -83,7 +87,7 @@ class TestCascade:
         del item["data_properties"]["class_locations"]
         assert str(properties) == str(item["data_properties"])
 
-    def test_channels_of_nothing_found_are_zero(self, case: Case, second_stage: Recipe) -> None:
+    def test_channels_of_nothing_found_are_zero(self, case: Case, second_stage: ModelDescription) -> None:
         size = sitk.ReadImage(str(case.images[0])).GetSize()
         channels, _ = preprocessed_images(case, second_stage, previous=np.zeros(size[::-1], dtype=np.uint8))
         alone, _ = preprocessed_images(case, second_stage)
@@ -91,7 +95,8 @@ class TestCascade:
         assert channels.shape == (7, *alone.shape[1:])
         assert not channels[4:].any()
 
-    def test_labels_stay_where_a_modality_is_absent(self, case: Case, second_stage: Recipe, labels: Path, tmp_path: Path) -> None:
+    def test_labels_stay_where_a_modality_is_absent(self, case: Case, second_stage: ModelDescription, labels: Path,
+                                                    tmp_path: Path) -> None:
         whole, _ = preprocessed_images(case, second_stage, previous=labels)
         absent = Case(case.name, (tmp_path / "absent", *case.images[1:]))
         channels, _ = preprocessed_images(absent, second_stage, previous=labels)
@@ -102,3 +107,56 @@ def test_absent_channels_get_the_first_one_that_is_there() -> None:
     voxels = np.arange(2, dtype=np.float32).reshape(2, 1, 1, 1)
     assert with_absent(voxels, (True, True)) is voxels
     assert with_absent(voxels, (False, True, False, True)).ravel().tolist() == [0, 0, 0, 1]
+
+
+LABELS = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3
+DESCRIPTION = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(LABELS, tmp_path / "a.nii.gz")
+
+
+@pytest.fixture
+def given(path: Path) -> dict[str, Any]:
+    return {"expected": read_image(path, SimpleITKIO).geometry, "reader": SimpleITKIO, "dataset_json": DESCRIPTION}
+
+
+def write(labels: np.ndarray, path: Path, *, spacing: float = 1.5) -> Path:
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing((1, 1, spacing))
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+class TestPreviousLabels:
+    def test_are_the_same_of_a_file_and_of_an_array(self, path: Path, given: dict[str, Any]) -> None:
+        for source in (path, LABELS, LABELS.astype(np.float32)):
+            labels = previous_labels(source, "a", **given)
+            np.testing.assert_array_equal(labels, LABELS[None])
+            assert labels.dtype == np.int16
+
+    def test_are_missed(self, tmp_path: Path, given: dict[str, Any]) -> None:
+        with pytest.raises(PreviousStageError, match=f"case b: there is no segmentation of the previous stage: expected "
+                                                     f"{tmp_path / 'b.nii.gz'}. Add it, or"):
+            previous_labels(tmp_path / "b.nii.gz", "b", **given)
+
+    def test_are_unreadable(self, path: Path, given: dict[str, Any]) -> None:
+        path.write_bytes(b"no image")
+        with pytest.raises(PreviousStageError, match=f"case a: {path} cannot be read as an image"):
+            previous_labels(path, "a", **given)
+
+    def test_lie_on_another_grid(self, path: Path, given: dict[str, Any]) -> None:
+        write(LABELS, path, spacing=2)
+        with pytest.raises(PreviousStageError, match=rf"{path} has spacing \(2, 1, 1\) instead of \(1.5, 1, 1\)"):
+            previous_labels(path, "a", **given)
+        with pytest.raises(PreviousStageError, match=r"shape \(1, 3, 4\) instead of \(2, 3, 4\)"):
+            previous_labels(LABELS[:1], "a", **{**given, "expected": Geometry((2, 3, 4), (1, 1, 1))})
+
+    @pytest.mark.parametrize(("value", "named"), [(3, "3"), (0.5, "0.5"), (np.nan, "nan"), (-1, "-1")])
+    def test_are_not_the_datasets(self, path: Path, given: dict[str, Any], value: float, named: str) -> None:
+        labels = LABELS.astype(np.float32)
+        labels[0, 0, 0] = value
+        with pytest.raises(PreviousStageError, match=f"holds the value {named}, which the model's dataset.json does not name"):
+            previous_labels(labels, "a", **given)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image as Picture
 
 from fuse4seg.cli.predict import main
-from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, OptionError
+from fuse4seg.errors import FaultyCasesError, OptionError
 from fuse4seg.inference import segment_folder as module
 from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.segment_folder import segment_folder
@@ -280,10 +280,10 @@ class TestSegmentFolder:
                                                                     caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level("INFO"):
             (path,) = segment_folder(model, fused[3], tmp_path / "out", folds=(0,))
-        assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == model.dataset_json
-        assert json.loads((tmp_path / "out" / "plans.json").read_text()) == model.plans.plans
+        assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == model.description.dataset_json
+        assert json.loads((tmp_path / "out" / "plans.json").read_text()) == model.description.plans.plans
         counts = ", ".join(f"{name} {int((voxels(path) == value).sum())} voxels"
-                           for name, value in model.dataset_json["labels"].items() if name != "background")
+                           for name, value in model.description.dataset_json["labels"].items() if name != "background")
         assert f"phantom_005: {counts}" in caplog.text
 
     def test_names_a_case_that_memory_does_not_hold(self, model: Model, fused: dict[int, Path], tmp_path: Path,
@@ -292,10 +292,10 @@ class TestSegmentFolder:
             raise torch.OutOfMemoryError
 
         monkeypatch.setattr(module, "segment_fused", too_much)
-        with pytest.raises(CaseTooLargeError, match="case phantom_005: there was not enough memory"):
+        with pytest.raises(FaultyCasesError, match="case phantom_005: there was not enough memory"):
             segment_folder(model, fused[3], tmp_path / "out", folds=(0,))
 
     def test_needs_a_model_that_was_trained_with_labels(self, model: Model, fused: dict[int, Path], tmp_path: Path) -> None:
-        model.dataset_json["labels"] = {"background": 0}
+        model.description.dataset_json["labels"] = {"background": 0}
         with pytest.raises(OptionError, match="--from_fused: this model was trained without labels"):
             segment_folder(model, fused[3], tmp_path / "out", folds=(0,))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load
 
 from fuse4seg.cli.export_model import main
-from fuse4seg.inference.models import model_in
+from fuse4seg.inference.find_model import model_in
 from fuse4seg.sharing.export_model import export_models
 
 FOLDER = "Dataset990_Phantom/Fuse4SegTrainer__Fuse4SegPlans__2d"

@@ -1,7 +1,10 @@
-"""Files of fused images: what the follower read, to the bit."""
+"""Files of what prediction makes: images in the input's geometry, and fused images as the follower read them, to the bit."""
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,82 @@ from PIL import Image as Picture
 
 from fuse4seg.datasets.grey_images import GREY, TIFF, grey_levels, read_channels
 from fuse4seg.datasets.images import NIFTI, read_image
-from fuse4seg.errors import UnreadableImageError, UnsuitableImageError
-from fuse4seg.files import make_writable_folder, write_json
-from fuse4seg.inference.export import image_written_whole, placed
+from fuse4seg.errors import UnreadableImageError, UnsuitableImageError, UnwritableFolderError
+from fuse4seg.files import make_writable_folder, write_json, written_whole
 
+#: Of nnU-Net's properties, those that say where an image lies; PNG, BMP and TIFF have none.
+PLACED = {"sitk_stuff", "nibabel_stuff"}
 #: What nibabel writes as RGB24, which viewers show in colour.
 RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 KINDS = {1: "grey", 3: "colour"}
 #: Of nnU-Net's formats, that which has no colours.
 COLOURLESS = ".gipl"
+
+
+def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> None:
+    """Write a grey image in [0, 1] in the input's geometry: float32, or 8 bit for formats without a place in space.
+
+    PNG, BMP and TIFF are such formats; a TIFF of several pages keeps them all.
+
+    Args:
+        voxels: Shape (Z, Y, X), float32.
+        path: Its ending chooses the format.
+        properties: The case's, from nnU-Net's reader.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write.
+    """
+    if not properties.keys() & PLACED:
+        voxels = np.rint(np.clip(voxels, 0, 1) * 255).astype(np.uint8)
+    image = placed(voxels, properties)
+    with image_written_whole(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+@contextmanager
+def image_written_whole(path: Path) -> Iterator[Path]:
+    """:func:`~fuse4seg.files.written_whole` for what ITK writes: on a full disk it cuts NIfTI files off and says nothing.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write, or the image is not whole.
+    """
+    with written_whole(path) as temporary:
+        try:
+            yield temporary
+            if path.name.endswith(NIFTI):
+                np.asanyarray(nibabel.load(temporary).dataobj)
+        # What ITK raises when it notices, and what nibabel raises when the end is missing.
+        except (RuntimeError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError, zlib.error) as error:
+            raise UnwritableFolderError(path.parent, "the disk may be full") from error
+
+
+def placed(voxels: np.ndarray, properties: dict[str, Any]) -> sitk.Image:
+    """Voxels (Z, Y, X) where the input lay, turned back to its order of axes if nnU-Net's reader turned them."""
+    if not properties.keys() & PLACED:
+        return sitk.GetImageFromArray(voxels if len(voxels) > 1 else voxels[0])
+    if "nibabel_stuff" in properties:
+        affines = properties["nibabel_stuff"]
+        image = _with_affine(voxels, np.asarray(affines.get("reoriented_affine", affines["original_affine"])))
+        order = "".join(nibabel.aff2axcodes(affines["original_affine"])) if "reoriented_affine" in affines else None
+    else:
+        placed = properties["sitk_stuff"]
+        image = sitk.GetImageFromArray(voxels if len(placed["spacing"]) == 3 else voxels[0])
+        image.SetSpacing(placed["spacing"])
+        image.SetOrigin(placed["origin"])
+        image.SetDirection(placed["direction"])
+        order = placed.get("original_orientation")
+    return sitk.DICOMOrient(image, order) if order else image
+
+
+def _with_affine(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """Image with nibabel's affine, which is RAS in voxel order (x, y, z); ITK's physical space is LPS."""
+    turned = np.diag([-1, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(turned[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(turned[:3, 3].tolist())
+    image.SetDirection((turned[:3, :3] / spacing).ravel().tolist())
+    return image
 
 
 def write_fused(levels: np.ndarray, folder: Path, name: str, ending: str, properties: dict[str, Any]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Files of fused images: every level comes back from every format, where the input lay, and viewers see colours."""
+"""Files of images: every level comes back from every format, where the input lay, and viewers see colours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image as Picture
 
 from fuse4seg.errors import UnreadableImageError, UnsuitableImageError, UnwritableFolderError
-from fuse4seg.inference.fused_files import read_fused, write_fused
+from fuse4seg.inference.image_files import read_fused, write_fused, write_image
 
 SHAPE = (5, 6, 7)
 AFFINES = {"RAS": np.diag([0.9, 1.1, 2.5, 1]), "LPS": np.diag([-0.9, -1.1, 2.5, 1]),
@@ -227,3 +227,83 @@ def test_leaves_nothing_on_a_full_disk(ending: str, colours: int, tmp_path: Path
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.rglob("*.*"))
+
+
+class TestWriteImage:
+    AFFINES = {"RAS": np.diag([0.9, 1.1, 2.5, 1]), "LPS": np.diag([-0.9, -1.1, 2.5, 1]),
+               "PSR": np.array([[0, 0, 2.5, -30], [-0.9, 0, 0, 12], [0, 1.1, 0, 7], [0, 0, 0, 1]])}
+
+    @pytest.fixture
+    def voxels(self) -> np.ndarray:
+        return np.random.default_rng(1).random((5, 6, 7), dtype=np.float32)
+
+    @pytest.mark.parametrize("reader", [SimpleITKIO, SimpleITKIOWithReorient, NibabelIO, NibabelIOWithReorient])
+    @pytest.mark.parametrize("order", AFFINES)
+    def test_gives_back_what_was_read_where_it_was(self, voxels: np.ndarray, order: str, reader: type[BaseReaderWriter],
+                                                   tmp_path: Path) -> None:
+        affine = self.AFFINES[order].copy()
+        affine[:3, 3] += [10, -20, 30]
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "in.nii.gz")
+        read, properties = reader().read_images([str(tmp_path / "in.nii.gz")])
+        write_image(read[0], tmp_path / "out.nii.gz", properties)
+        written = nibabel.load(tmp_path / "out.nii.gz")
+        np.testing.assert_allclose(written.affine, affine, atol=1e-5)
+        np.testing.assert_array_equal(np.asanyarray(written.dataobj), voxels)
+
+    @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+    def test_keeps_origin_spacing_and_direction(self, voxels: np.ndarray, ending: str, tmp_path: Path) -> None:
+        tilted = sitk.Euler3DTransform((0, 0, 0), 0.1, -0.2, 0.3).GetMatrix()
+        image = sitk.GetImageFromArray(voxels)
+        image.SetOrigin((-12.5, 40, 3))
+        image.SetSpacing((0.7, 1.2, 3))
+        image.SetDirection(tilted)
+        sitk.WriteImage(image, str(tmp_path / f"in{ending}"))
+        read, properties = SimpleITKIO().read_images([str(tmp_path / f"in{ending}")])
+        write_image(read[0], tmp_path / f"out{ending}", properties)
+        written = sitk.ReadImage(str(tmp_path / f"out{ending}"))
+        assert written.GetPixelID() == sitk.sitkFloat32
+        assert written.GetOrigin() == pytest.approx(image.GetOrigin(), abs=1e-4)
+        assert written.GetSpacing() == pytest.approx(image.GetSpacing(), abs=1e-6)
+        assert written.GetDirection() == pytest.approx(tilted, abs=1e-6)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(written), voxels)
+
+    def test_keeps_a_2d_nifti_2d(self, tmp_path: Path) -> None:
+        image = sitk.GetImageFromArray(np.random.default_rng(2).random((6, 7), dtype=np.float32))
+        image.SetSpacing((0.5, 0.25))
+        sitk.WriteImage(image, str(tmp_path / "in.nii.gz"))
+        read, properties = SimpleITKIO().read_images([str(tmp_path / "in.nii.gz")])
+        write_image(read[0], tmp_path / "out.nii.gz", properties)
+        written = sitk.ReadImage(str(tmp_path / "out.nii.gz"))
+        assert written.GetSize() == (7, 6)
+        assert written.GetSpacing() == (0.5, 0.25)
+
+    def test_writes_8_bit_png(self, tmp_path: Path) -> None:
+        voxels = np.array([[[0, 0.5, 1], [-0.1, 0.2, 1.2]]], np.float32)
+        write_image(voxels, tmp_path / "out.png", {"spacing": (999, 1, 1)})
+        read, _ = NaturalImage2DIO().read_images([str(tmp_path / "out.png")])
+        np.testing.assert_array_equal(read[0, 0], [[0, 128, 255], [0, 51, 255]])
+
+    def test_keeps_all_pages_of_a_tiff(self, voxels: np.ndarray, tmp_path: Path) -> None:
+        write_image(voxels, tmp_path / "out.tif", {"spacing": (1, 1, 1)})
+        read, _ = Tiff3DIO().read_images([str(tmp_path / "out.tif")])
+        np.testing.assert_array_equal(read[0], np.rint(voxels * 255))
+
+    @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd", ".png", ".tif"])
+    def test_leaves_nothing_on_a_full_disk(self, ending: str, tmp_path: Path) -> None:
+        properties: dict[str, Any] = {"spacing": (1, 1, 1)}
+        if ending not in (".png", ".tif"):
+            identity = np.eye(3).ravel().tolist()
+            properties["sitk_stuff"] = {"spacing": (1, 1, 1), "origin": (0, 0, 0), "direction": identity}
+        voxels = np.random.default_rng(3).random((1, 300, 300), dtype=np.float32)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            with pytest.raises(UnwritableFolderError, match=str(tmp_path)):
+                write_image(voxels, tmp_path / f"out{ending}", properties)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list(tmp_path.iterdir())
+
+    def test_leaves_no_temporary_file(self, voxels: np.ndarray, tmp_path: Path) -> None:
+        write_image(voxels, tmp_path / "out.tif", {"spacing": (1, 1, 1)})
+        assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]

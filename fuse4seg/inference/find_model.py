@@ -1,13 +1,26 @@
-"""Find a trained model in the results folder by what the user said about it."""
+"""Find a trained model by what the user said about it, and the stage before it where it is a later stage of a cascade."""
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fuse4seg.errors import AmbiguousModelError, ModelNotFoundError
+from fuse4seg.errors import (
+    AmbiguousModelError,
+    FolderNotFoundError,
+    ModelNotFoundError,
+    OptionError,
+    PreviousStageNotFoundError,
+)
 from fuse4seg.paths import RESULTS, data_root, dataset_name
+
+if TYPE_CHECKING:
+    from fuse4seg.inference.model import ModelDescription
+
+log = logging.getLogger(__name__)
 
 NETWORK = "FuseThenSegment"
 FINAL = "checkpoint_final.pth"
@@ -76,6 +89,72 @@ def model_in(folder: Path, *, folds: tuple[int | str, ...] | None = None,
     if not trained:
         raise ModelNotFoundError(folder, folds and "-f " + " ".join(map(str, folds)) or "")
     return TrainedModel(folder, trained, checkpoint)
+
+
+def find_previous_stage(model: TrainedModel, description: ModelDescription, *, given: Path | None,
+                        output: Path) -> TrainedModel | Path | None:
+    """Where a model's previous stage comes from; None where it has none.
+
+    Args:
+        model: The chosen one.
+        description: Of the same.
+        given: Folder of segmentations that the user named; if None, the trained model of the previous stage is taken.
+        output: Folder of predictions.
+
+    Raises:
+        OptionError: A folder was given to a model that is not a later stage, or is the output folder; or the previous stage has
+            a previous one itself.
+        FolderNotFoundError: There is no such folder.
+        PreviousStageNotFoundError: The previous stage is not trained.
+    """
+    if description.previous_stage is None:
+        if given is not None:
+            raise OptionError("-prev_stage_predictions", f"{model.folder} is no later stage of a cascade. Leave it out, or "
+                                                         f"choose one with -c, such as 3d_cascade_fullres.")
+        return None
+    if given is None:
+        return trained_previous_stage(model, description)
+    if not given.is_dir():
+        raise FolderNotFoundError(given)
+    if given.resolve() == output.resolve():
+        raise OptionError("-prev_stage_predictions", f"{given} is the output folder, where they would be replaced. Give another "
+                                                     f"folder with -o.")
+    return given
+
+
+def trained_previous_stage(model: TrainedModel, description: ModelDescription) -> TrainedModel:
+    """The trained model of the previous stage, beside that of the stage after: same trainer and plans.
+
+    Args:
+        model: The stage after.
+        description: Of the same.
+
+    Returns:
+        The model with those of the same folds that are trained, or all of its own where none is; with the same checkpoint, or
+        the final one, since a stage is finished before the next is trained.
+
+    Raises:
+        OptionError: The previous stage has a previous one itself.
+        PreviousStageNotFoundError: It is not trained.
+    """
+    name = description.previous_stage
+    if description.plans.get_configuration(name).previous_stage_name is not None:
+        raise OptionError("-c", f"{name}, the stage before, is itself a later stage. Predict it first, and give its "
+                                f"segmentations with -prev_stage_predictions.")
+    prefix, separator, _ = model.folder.name.rpartition("__")
+    folder = model.folder.with_name(f"{prefix}{separator}{name}")
+    for checkpoint in dict.fromkeys((model.checkpoint, FINAL)):
+        try:
+            trained = model_in(folder, checkpoint=checkpoint)
+        except ModelNotFoundError:
+            continue
+        both = tuple(fold for fold in model.folds if (folder / f"fold_{fold}" / checkpoint).is_file())
+        found = TrainedModel(folder, both or trained.folds, checkpoint)
+        log.info("previous stage: %s, fold %s", name, ", ".join(map(str, found.folds)))
+        if found.folds != model.folds:
+            log.warning("%s is not trained on the same folds as the stage after it (%s)", name, ", ".join(map(str, model.folds)))
+        return found
+    raise PreviousStageNotFoundError(model.folder, folder)
 
 
 def _is_ours(folder: Path) -> bool:

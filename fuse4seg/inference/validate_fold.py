@@ -1,0 +1,110 @@
+"""Validation of a fold: its cases predicted as f4s_predict predicts them, written, and scored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.inference.export_prediction import resample_and_save
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
+from torch import Tensor
+
+from fuse4seg.colour import luma
+from fuse4seg.datasets.raw import Case
+from fuse4seg.evaluation.nnunet_summary import summarise_folder
+from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Export, Predicted, Wanted, export_case
+from fuse4seg.inference.input_space import read_levels
+from fuse4seg.inference.model import Model, ModelDescription
+from fuse4seg.inference.predict_case import CasePrediction, predict_case
+from fuse4seg.inference.preprocess_case import with_one_hot
+from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST, image_losses
+from fuse4seg.nnunet_output import logged_prints
+from fuse4seg.progress import progress
+
+log = logging.getLogger(__name__)
+
+#: Folders in the fold's, and beside the folds.
+VALIDATION, NEXT_STAGE = "validation", "predicted_next_stage"
+
+
+def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path, *, preprocessed: Path,
+                           save_probabilities: bool = False) -> dict[str, Any]:
+    """Write segmentations, fused images and nnU-Net's summary.json; and what the next stage of a cascade is trained on.
+
+    Args:
+        model: With labels, as trained.
+        dataset: The fold's validation cases, preprocessed.
+        fold: The fold's folder; what its validation folder holds of other cases is deleted.
+        preprocessed: The dataset's folder of preprocessed data.
+        save_probabilities: Also write nnU-Net's npz files.
+
+    Returns:
+        nnU-Net's summary: metric_per_case, mean per label or region, foreground_mean.
+    """
+    wanted = Wanted(probabilities=(NPZ,)) if save_probabilities else SEGMENTATIONS
+    for case, _, made in _predicted(model, dataset, fold, wanted):
+        for stage in model.description.configuration.next_stage_names or ():
+            _hand_on(case, made, model.description, preprocessed=preprocessed, folder=fold.parent / NEXT_STAGE / stage)
+    summary = summarise_folder(fold / VALIDATION, preprocessed / "gt_segmentations", dataset_json=model.description.dataset_json,
+                               reader=model.description.reader)
+    write_json(summary, fold / VALIDATION / "summary.json")
+    return summary
+
+
+def validate_fusion(model: Model, dataset: nnUNetBaseDataset, fold: Path) -> dict[str, float]:
+    """Write fused images, and score them against their sources, where no labels say more; arguments as above.
+
+    Returns:
+        Mean over the cases of each loss between images, trained or not, on the grid that the network works on.
+    """
+    reports = [_fusion_losses(model, channels, made) for _, channels, made in _predicted(model, dataset, fold, SEGMENTATIONS)]
+    return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+
+
+def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path,
+               wanted: Wanted) -> Iterator[tuple[str, Tensor, CasePrediction]]:
+    """Names, preprocessed channels and predictions of the cases, each after it is written."""
+    description, cases, folder = model.description, list(dataset.identifiers), make_writable_folder(fold / VALIDATION)
+    for path in folder.rglob(f"*{description.file_ending}"):
+        if path.name.removesuffix(description.file_ending) not in cases:
+            path.unlink()  # left over from another split: it would be scored with this one
+    export = Export(description, folder, ("",), model.network.fusion.reference, wanted)
+    for case in progress(cases, "validating", unit="case"):
+        images, _, previous, properties = dataset.load_case(case)
+        # nnU-Net opens them as files that only read.
+        channels = images[:].copy() if previous is None else with_one_hot(images[:], previous[:], description)
+        made = predict_case(model, torch.from_numpy(channels), properties)
+        export_case(Predicted(Case(case, ()), properties, made), export)
+        yield case, torch.from_numpy(channels), made
+
+
+def _hand_on(case: str, made: CasePrediction, description: ModelDescription, *, preprocessed: Path,
+             folder: Path) -> None:
+    """Leave a case's labels in the folder of a cascade's next stage, on the grid of that, which is trained on them."""
+    there = preprocessed / description.plans.get_configuration(folder.name).data_identifier
+    if not (there / f"{case}.pkl").is_file():
+        log.warning("%s is not left for %s, of which it is not preprocessed: do that and validate again (--val)", case,
+                    folder.name)
+        return
+    kind = infer_dataset_class(str(there))
+    shape = kind(str(there), [case]).load_case(case)[0].shape[1:]
+    with logged_prints():
+        resample_and_save(torch.from_numpy(made.logits).float(), shape, str(make_writable_folder(folder) / case),
+                          description.plans, description.configuration, made.space, description.dataset_json,
+                          default_num_processes, kind)
+
+
+@torch.no_grad()
+def _fusion_losses(model: Model, channels: Tensor, made: CasePrediction) -> dict[str, float]:
+    """Of the exported image against its sources (C, Z, Y, X), whose slices count one by one in 2D."""
+    fused, _ = read_levels(made.fused[0], made.space["spacing"], description=model.description)
+    flat = len(model.patch_size) == 2
+    image, whole = (part.transpose(0, 1) if flat else part.unsqueeze(0) for part in (torch.from_numpy(fused), channels))
+    sources, _ = model.network.window(whole.to(model.device))
+    parts = image_losses(luma(image.to(model.device)), sources, [*OF_THE_STRONGEST, *OF_EACH])
+    return {name: float(part) for name, part in parts.items()}
