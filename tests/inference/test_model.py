@@ -48,13 +48,12 @@ class TestLoadModel:
     @pytest.mark.parametrize(("rates", "least"), [((0.25,), 0.25), ((0.5, 0.1), 0.1), ((0.5, None), 0)])
     def test_knows_how_often_its_trainings_left_modalities_out(self, folder: Path, rates: tuple[float | None, ...],
                                                                least: float) -> None:
-        """None stands for a checkpoint from before there was modality dropout."""
+        """None stands for a checkpoint by nnU-Net's own trainer, which follows no recipe."""
         state = trained(folder)
         for fold, rate in enumerate(rates):
-            state["options"].pop("modality_dropout", None)
-            state["options"].update({} if rate is None else {"modality_dropout": rate})
+            recipe = {**state["recipe"], "training": {**state["recipe"]["training"], "modality_dropout": rate}}
             (folder / f"fold_{fold}").mkdir(exist_ok=True)
-            torch.save(state, folder / f"fold_{fold}" / CHECKPOINT.name)
+            torch.save({**state, "recipe": None if rate is None else recipe}, folder / f"fold_{fold}" / CHECKPOINT.name)
         assert load(folder, folds=list(range(len(rates)))).modality_dropout == least
 
     def test_needs_no_results_root(self, trained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,12 +115,12 @@ class TestModel:
 
 
 SOUND = {"network_weights": {"a": torch.zeros(1)}, "trainer_name": "Fuse4SegTrainer", "inference_allowed_mirroring_axes": (0, 1),
-         "options": {"modality_dropout": 0.25}}
+         "recipe": {"training": {"modality_dropout": 0.25}}}
 FILE = Path("fold_0", "checkpoint_final.pth")
 
 
 @pytest.mark.parametrize("change", [{}, {"inference_allowed_mirroring_axes": None}, {"inference_allowed_mirroring_axes": [1]},
-                                    {"options": {}}])
+                                    {"recipe": None}, {"recipe": {}}])
 def test_sound_checkpoints_pass(change: dict[str, Any]) -> None:
     require_predictive({**SOUND, **change}, FILE, dimensions=2)
 
@@ -130,8 +129,9 @@ def test_sound_checkpoints_pass(change: dict[str, Any]) -> None:
     ("network_weights", None), ("network_weights", {"a": 1.0}), ("trainer_name", 3), ("trainer_name", "../x"),
     ("inference_allowed_mirroring_axes", (2,)), ("inference_allowed_mirroring_axes", (-1,)),
     ("inference_allowed_mirroring_axes", "01"), ("inference_allowed_mirroring_axes", [[0]]),
-    ("inference_allowed_mirroring_axes", [0.5]), ("inference_allowed_mirroring_axes", 1), ("options", 3),
-    ("options", {"modality_dropout": "x"}), ("options", {"modality_dropout": 1.5})])
+    ("inference_allowed_mirroring_axes", [0.5]), ("inference_allowed_mirroring_axes", 1), ("recipe", 3),
+    ("recipe", {"losses": {}}),
+    ("recipe", {"training": {"modality_dropout": "x"}}), ("recipe", {"training": {"modality_dropout": 1.5}})])
 def test_others_are_refused_by_the_entry_s_name(entry: str, value: object) -> None:
     with pytest.raises(CheckpointError, match=f"checkpoint_final.pth.* has no usable {entry}. "):
         require_predictive({**SOUND, entry: value}, FILE, dimensions=2)
