@@ -72,8 +72,9 @@ def _measure(options: argparse.Namespace, dropout: float, seed: int) -> dict[str
     from fuse4seg.datasets.raw import channel_names, read_dataset_json
     from fuse4seg.inference.find_model import find_model
     from fuse4seg.inference.model import load_model
+    from fuse4seg.machine import choose_device
     from fuse4seg.paths import RAW, data_root, dataset_name
-    from fuse4seg.training.run import Training, choose_device, make_trainer
+    from fuse4seg.training.run import Training, make_trainer
 
     changes = (f"training.epochs={options.epochs}", f"training.iterations={options.iterations}",
                f"pretraining.epochs={options.pretrain_epochs}", f"training.modality_dropout={dropout}")

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from fuse4seg.training.run import choose_device
+    from fuse4seg.machine import choose_device
 
     device = choose_device(options.device)
     first, side = MODALITIES[0], SIDES[0]

@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.comparison.stock_nnunet import stock_plans
+    from fuse4seg.machine import choose_device
     from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
-    from fuse4seg.training.run import choose_device
 
     device = choose_device(options.device)
     folder = data_root(PREPROCESSED) / dataset_name(options.dataset)

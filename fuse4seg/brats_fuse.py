@@ -24,14 +24,13 @@ from fuse4seg import __version__
 from fuse4seg.background import in_background
 from fuse4seg.datasets.brain import AXES, RULE, extract_brain, is_skull_stripped, telling_slices, to_8_bit
 from fuse4seg.datasets.brats import MODALITIES, BratsCase, enhancing_is_three, find_brats_cases
-from fuse4seg.datasets.fused_record import checksum
 from fuse4seg.datasets.grey_images import grey_levels
 from fuse4seg.datasets.images import geometry_difference, read_image
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, fusion_metrics
 from fuse4seg.evaluation.table import format_table
-from fuse4seg.files import make_writable_folder, write_json, written_whole
+from fuse4seg.files import checksum, make_writable_folder, write_json, written_whole
 from fuse4seg.inference.find_model import TrainedModel
 from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.predict_case import fuse_case

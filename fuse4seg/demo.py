@@ -16,13 +16,14 @@ from fuse4seg.inference.export_case import Wanted
 from fuse4seg.inference.find_model import find_model
 from fuse4seg.inference.model import load_model
 from fuse4seg.inference.predict_folder import predict_folder
+from fuse4seg.machine import choose_device
 from fuse4seg.paths import RAW, data_root, set_roots
 from fuse4seg.planning.fingerprint import extract_fingerprint
 from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import plan_experiment
 from fuse4seg.planning.preprocess import preprocess
 from fuse4seg.plans import PLANS_NAME
-from fuse4seg.training.run import Training, choose_device, train
+from fuse4seg.training.run import Training, train
 
 log = logging.getLogger(__name__)
 

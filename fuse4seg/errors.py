@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from signal import Signals
 
@@ -27,8 +27,18 @@ def first_line(error: Exception, *, kind: bool = False) -> str:
     return said.splitlines()[0][:160]
 
 
-class Terminated(BaseException):
-    """SIGTERM, as KeyboardInterrupt is SIGINT."""
+class _FileError(Fuse4SegError):
+    """Something is wrong with a file."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+
+
+class _CaseError(Fuse4SegError):
+    """Something is wrong with a case."""
+
+    def __init__(self, case: str, problem: str) -> None:
+        super().__init__(f"case {case}: {problem}")
 
 
 class RootNotSetError(Fuse4SegError):
@@ -53,11 +63,8 @@ class AmbiguousDatasetError(Fuse4SegError):
         super().__init__(f"dataset id {dataset} is not unique: {', '.join(names)}. Rename one, or give the full name.")
 
 
-class DatasetJsonError(Fuse4SegError):
+class DatasetJsonError(_FileError):
     """dataset.json is missing, cannot be read, or lacks something."""
-
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path}: {problem}")
 
 
 class MissingModalityError(Fuse4SegError):
@@ -188,11 +195,8 @@ class FaultyTrainingsError(Fuse4SegError):
                                             "command again: it goes on where these ended."]))
 
 
-class FaultyImageError(Fuse4SegError):
+class FaultyImageError(_CaseError):
     """A case whose images cannot be used: geometry, NaN or constant intensities."""
-
-    def __init__(self, case: str, problem: str) -> None:
-        super().__init__(f"case {case}: {problem}")
 
 
 class UnwritableFolderError(Fuse4SegError):
@@ -248,9 +252,6 @@ class NotPreprocessedError(Fuse4SegError):
 class FoldError(Fuse4SegError):
     """A fold that the dataset cannot provide."""
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-
 
 class OptionError(Fuse4SegError):
     """An option whose value is out of range or does not fit the others."""
@@ -260,18 +261,11 @@ class OptionError(Fuse4SegError):
 
 
 class RecipeError(Fuse4SegError):
-    """An entry of a recipe that is unknown, missing, of another type, or out of range."""
+    """A recipe that is not there, or an entry of one that is unknown, missing, of another type, or out of range."""
 
     def __init__(self, entry: str, problem: str, *, source: str = "recipe") -> None:
         super().__init__(f"{source}: {entry}: {problem}")
         self.entry, self.problem = entry, problem
-
-
-class RecipeNotFoundError(Fuse4SegError):
-    """A recipe that does not come along, and is no file."""
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"--recipe: there is no recipe {name}. Choose from: {', '.join(known)}; or give a file, NAME.toml.")
 
 
 class DeviceUnavailableError(Fuse4SegError):
@@ -297,11 +291,8 @@ class PreviousStageNotFoundError(Fuse4SegError):
                          f"Train it with f4s_train, or give its segmentations with -prev_stage_predictions.")
 
 
-class PreviousStageError(Fuse4SegError):
+class PreviousStageError(_CaseError):
     """A case has no usable segmentation of a cascade's previous stage."""
-
-    def __init__(self, case: str, problem: str) -> None:
-        super().__init__(f"case {case}: {problem}")
 
 
 class AmbiguousModelError(Fuse4SegError):
@@ -318,18 +309,12 @@ class CheckpointNotFoundError(Fuse4SegError):
         super().__init__(f"{path} does not exist. {mend}")
 
 
-class CheckpointError(Fuse4SegError):
+class CheckpointError(_FileError):
     """A checkpoint that cannot be read or does not belong to this model."""
-
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path}: {problem}")
 
 
 class UnpairedCasesError(Fuse4SegError):
     """Predictions and references do not name the same cases."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
 
 
 class TrainingRunningError(Fuse4SegError):
@@ -388,9 +373,6 @@ class TrainingExistsError(Fuse4SegError):
         super().__init__(f"{folder} already holds a training. Go on with --c, validate it with --val, or move it away.")
 
 
-# ------------------------------------------------------------------ models of others
-
-
 class ModelPlansError(Fuse4SegError):
     """plans.json of a trained model is missing, damaged, or describes no network that can be built."""
 
@@ -407,11 +389,8 @@ class UntrustedModelError(Fuse4SegError):
         super().__init__(f"{path}: {self.problem}. If you know who made it, give --trust where the command has it.")
 
 
-class ModelArchiveError(Fuse4SegError):
+class ModelArchiveError(_FileError):
     """An archive that cannot be installed: not one of ours, damaged, or hostile."""
-
-    def __init__(self, archive: Path, problem: str) -> None:
-        super().__init__(f"{archive}: {problem}")
 
 
 class ModelExistsError(Fuse4SegError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -127,3 +128,9 @@ def make_writable_folder(folder: Path) -> Path:
     except OSError as error:
         raise UnwritableFolderError(folder, error.strerror or str(error)) from error
     return folder
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

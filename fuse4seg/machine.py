@@ -1,4 +1,4 @@
-"""What this process may take of the machine, which a container or a cluster's job may limit: memory and cores."""
+"""What this process may take of the machine, which a container or a cluster's job may limit: memory, cores, and devices."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fuse4seg.errors import NotEnoughMemoryError
+from fuse4seg.errors import DeviceUnavailableError, NotEnoughMemoryError
+
+if TYPE_CHECKING:
+    import torch
 
 #: Where Linux keeps what processes share; 64 MB in a Docker container that was not given more.
 SHARED = Path("/dev/shm")
@@ -104,3 +108,20 @@ def _left(group: Path, limit: str, used: str, cache: str) -> int | None:
         return None if most >= NO_LIMIT else most - int((group / used).read_text()) + int(statistics.get(cache, 0))
     except (OSError, ValueError):  # not there, or "max"
         return None
+
+
+def choose_device(wanted: str | None) -> torch.device:
+    """The device a user named, or the best one here; CPU threads are set to fit, unless OMP_NUM_THREADS says how many.
+
+    Raises:
+        DeviceUnavailableError: It is not on this machine.
+    """
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = wanted or next(kind for kind, here in available.items() if here)
+    if not available.get(name, False):
+        raise DeviceUnavailableError(name)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores() if name == "cpu" else 1)
+    return torch.device(name)

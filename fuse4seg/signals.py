@@ -15,6 +15,10 @@ _ours: list[Handler] = []
 _masks = threading.local()
 
 
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT."""
+
+
 @contextmanager
 def handled(handler: Handler, numbers: Sequence[signal.Signals]) -> Iterator[Callable[[], None]]:
     """Within the block, handle signals in this process; gives a function that restores what was before, also before the end.

@@ -12,8 +12,8 @@ from PIL import Image as Picture
 
 from fuse4seg.brats_fuse import COMBINATIONS, Build, build_brats_fuse, format_metrics
 from fuse4seg.datasets.brats import MODALITIES
-from fuse4seg.datasets.fused_record import checksum
 from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
+from fuse4seg.files import checksum
 from fuse4seg.inference.find_model import model_in
 
 

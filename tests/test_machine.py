@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from fuse4seg import machine as module
-from fuse4seg.errors import NotEnoughMemoryError
-from fuse4seg.machine import free_memory, free_shared_memory, require_memory, require_shared_memory, usable_cores
+from fuse4seg.errors import DeviceUnavailableError, NotEnoughMemoryError
+from fuse4seg.machine import choose_device, free_memory, free_shared_memory, require_memory, require_shared_memory, usable_cores
 
 GB = 10**9
 
@@ -114,3 +115,34 @@ class TestSharedMemory:
             require_shared_memory(2 * free + 10**9, task="batches", mend="Give more.")
         monkeypatch.setattr(module, "SHARED", tmp_path / "nowhere")
         require_shared_memory(10**18, task="batches", mend="Give more.")
+
+
+class TestDevice:
+    def test_that_was_named_is_taken(self) -> None:
+        assert choose_device("cpu") == torch.device("cpu")
+
+    def test_is_the_cpu_where_there_is_nothing_better(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        assert choose_device(None) == torch.device("cpu")
+
+    def test_is_a_gpu_where_there_is_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert choose_device(None) == torch.device("cuda")
+        assert choose_device("cpu") == torch.device("cpu")
+
+    def test_that_is_not_there_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(DeviceUnavailableError, match="-device cuda .* -device cpu"):
+            choose_device("cuda")
+
+    @pytest.mark.parametrize(("wanted", "threads"), [(None, usable_cores()), ("1", None)])
+    def test_gets_the_machines_threads_unless_the_user_gave_a_number(self, wanted: str | None, threads: int | None,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if wanted:
+            monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+        chosen: list[int] = []
+        monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+        choose_device("cpu")
+        assert chosen == ([threads] if threads else [])

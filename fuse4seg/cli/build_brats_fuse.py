@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.brats_fuse import TABLE, Build, build_brats_fuse, format_metrics
     from fuse4seg.errors import FaultyCasesError
     from fuse4seg.inference.find_model import model_in
-    from fuse4seg.training.run import choose_device
+    from fuse4seg.machine import choose_device
 
     model = model_in(options.model, folds=None if options.fold is None else (options.fold,), checkpoint=options.checkpoint)
     device = choose_device(options.device).type

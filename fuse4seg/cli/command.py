@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from fuse4seg.errors import Fuse4SegError, OptionError, Terminated, TrainingStoppedError, UnwritableFolderError
+from fuse4seg.errors import Fuse4SegError, OptionError, TrainingStoppedError, UnwritableFolderError
 from fuse4seg.paths import prepare_environment, set_roots
-from fuse4seg.signals import handled
+from fuse4seg.signals import Terminated, handled
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 #: What a full disk, a quota or a limit of file sizes answers; nnU-Net writes some files for us.

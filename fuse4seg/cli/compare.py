@@ -73,8 +73,8 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.datasets.raw import channel_names, read_dataset_json
     from fuse4seg.errors import FaultyTrainingsError
     from fuse4seg.files import make_writable_folder, written_whole
+    from fuse4seg.machine import choose_device
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
-    from fuse4seg.training.run import choose_device
 
     name = dataset_name(options.dataset, variables=(PREPROCESSED,))
     modalities = channel_names(read_dataset_json(data_root(PREPROCESSED) / name))

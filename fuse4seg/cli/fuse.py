@@ -54,11 +54,11 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _fuse_by_model(options: argparse.Namespace, sources: Any) -> list[str]:
-    from fuse4seg.datasets.fused_record import checksum
+    from fuse4seg.files import checksum
     from fuse4seg.inference.find_model import find_model, model_in
     from fuse4seg.inference.fuse_folder import by_model, fuse_folder
     from fuse4seg.inference.model import load_model
-    from fuse4seg.training.run import choose_device
+    from fuse4seg.machine import choose_device
 
     folds = None if options.fold is None else (options.fold,)
     model = model_in(options.model, folds=folds, checkpoint=options.checkpoint) if options.model else find_model(

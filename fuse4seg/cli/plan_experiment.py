@@ -44,7 +44,7 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
     """The flags of :func:`add_plan_flags`.
 
     Raises:
-        OptionError, RecipeError, RecipeNotFoundError: One is out of range.
+        OptionError, RecipeError: One is out of range.
     """
     from fuse4seg.planning.options import PlanOptions
 

@@ -114,7 +114,7 @@ def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wa
 
 def _load(model: TrainedModel, options: argparse.Namespace) -> Model:
     from fuse4seg.inference.model import load_model
-    from fuse4seg.training.run import choose_device
+    from fuse4seg.machine import choose_device
 
     return load_model(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=choose_device(options.device),
                       mirroring=not options.disable_tta, step_size=options.step_size, precision=options.precision,

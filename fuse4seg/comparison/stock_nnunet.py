@@ -71,9 +71,9 @@ def train_stock_nnunet(training: Training, *, epochs: int, iterations: int, seed
     """
     import torch
 
+    from fuse4seg.machine import choose_device
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
     from fuse4seg.training.recipe import validation_iterations
-    from fuse4seg.training.run import choose_device
 
     device = choose_device(training.device)
     folder = data_root(PREPROCESSED) / dataset_name(training.dataset)

@@ -15,9 +15,9 @@ from typing import Any
 from fuse4seg.comparison.prepared_data import environment_of
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
-from fuse4seg.errors import Terminated
 from fuse4seg.progress import progress
 from fuse4seg.recipes.reading import name_after
+from fuse4seg.signals import Terminated
 
 TRAIN_OURS = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
 #: Names of our trainer and of nnU-Net's.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 
 from fuse4seg import __version__
 from fuse4seg.errors import UnreadableRecordError
-from fuse4seg.files import read_json, write_json
+from fuse4seg.files import checksum, read_json, write_json
 
 #: In a folder of fused images.
 RECORD = "fused.json"
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,3 @@ def read_record(folder: Path) -> FusedRecord | None:
                            {case: tuple(sums) for case, sums in content["checksums"].items()})
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableRecordError(path) from error
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

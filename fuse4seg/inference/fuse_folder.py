@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from PIL import Image as Picture
 
-from fuse4seg.datasets.fused_record import RECORD, FusedRecord, checksum
+from fuse4seg.datasets.fused_record import RECORD, FusedRecord
 from fuse4seg.datasets.grey_images import GREY, NEUTRAL, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.datasets.sources import Sources
 from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError, UnsupportedFormatError, UnwritableFolderError
-from fuse4seg.files import make_writable_folder, written_whole
+from fuse4seg.files import checksum, make_writable_folder, written_whole
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.inference.image_files import write_fused
 from fuse4seg.inference.model import Model

@@ -8,9 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fuse4seg.datasets.fused_record import checksum
 from fuse4seg.errors import Fuse4SegError, OptionError, UnreadableRecordError
-from fuse4seg.files import read_json, write_json
+from fuse4seg.files import checksum, read_json, write_json
 
 RUN = "run.json"
 #: What must be the same for outputs of two runs to lie in one folder; device and library versions are only told.

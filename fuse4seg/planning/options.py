@@ -29,7 +29,7 @@ class PlanOptions:
 
     Raises:
         OptionError: One is out of range; the message names the command's flag.
-        RecipeError, RecipeNotFoundError: There is no such recipe, or a change fits none of those that could be meant.
+        RecipeError: There is no such recipe, or a change fits none of those that could be meant.
     """
 
     recipe: str | Path | None = None
@@ -58,7 +58,7 @@ class PlanOptions:
         """The method for a dataset with or without labels.
 
         Raises:
-            RecipeError, RecipeNotFoundError: There is no such recipe, or a change does not fit it.
+            RecipeError: There is no such recipe, or a change does not fit it.
         """
         return changed(read_recipe(self.recipe or (WITH_LABELS if labelled else WITHOUT_LABELS)), self.changes)
 

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import tomllib
 
-from fuse4seg.errors import RecipeError, RecipeNotFoundError, first_line
+from fuse4seg.errors import RecipeError, first_line
 from fuse4seg.recipes.recipe import SECTIONS, VERSION, Recipe, Section, described
 
 FOLDER = Path(__file__).parent
@@ -31,8 +31,7 @@ def read_recipe(which: str | Path) -> Recipe:
     """A recipe that comes along, by its name, or one in a user's file.
 
     Raises:
-        RecipeNotFoundError: There is none.
-        RecipeError: An entry is unknown, missing, of another type, or out of range.
+        RecipeError: There is none, or an entry of it is unknown, missing, of another type, or out of range.
 
     Example:
         >>> read_recipe("fuse4seg").bilevel.hypergradient
@@ -42,9 +41,15 @@ def read_recipe(which: str | Path) -> Recipe:
     if path.suffix != ".toml":
         path = FOLDER / f"{which}.toml"
         if str(which) not in recipe_names():
-            raise RecipeNotFoundError(str(which), recipe_names())
+            raise _not_found(which)
     tables = _tables(path)
     return from_tables({**tables, "name": path.stem}, source=path.name)
+
+
+def _not_found(which: str | Path) -> RecipeError:
+    known = ", ".join(recipe_names())
+    problem = f"there is no such recipe. Choose from: {known}; or give a file, NAME.toml."
+    return RecipeError(str(which), problem, source="--recipe")
 
 
 def _tables(path: Path, *, known: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -52,7 +57,7 @@ def _tables(path: Path, *, known: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         own = tomllib.loads(path.read_text())
     except OSError as error:
-        raise RecipeNotFoundError(str(path), recipe_names()) from error
+        raise _not_found(path) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError("its text", f"cannot be read ({first_line(error)})", source=path.name) from error
     if LIKE not in own:

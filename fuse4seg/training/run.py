@@ -20,7 +20,6 @@ from fuse4seg.datasets.splits import SPLITS_FILE, USUAL, read_splits, require_fo
 from fuse4seg.errors import (
     CheckpointError,
     ConfigurationNotFoundError,
-    DeviceUnavailableError,
     FoldError,
     ForeignPlansError,
     NotPreprocessedError,
@@ -31,7 +30,7 @@ from fuse4seg.errors import (
     first_line,
 )
 from fuse4seg.files import make_writable_folder, write_json
-from fuse4seg.machine import usable_cores
+from fuse4seg.machine import choose_device
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, PLANS_NAME, planned_recipe, read_plans
@@ -198,21 +197,6 @@ def _warn_of_unplanned_memory(plans: dict[str, Any], recipe: Recipe) -> None:
     if BY_MEMORY.index(wanted) > BY_MEMORY.index(was):
         log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with --set "
                     "bilevel.hypergradient=%s.", wanted, was, wanted)
-
-
-def choose_device(wanted: str | None) -> torch.device:
-    """The device a user named, or the best one here; CPU threads are set to fit, unless OMP_NUM_THREADS says how many.
-
-    Raises:
-        DeviceUnavailableError: It is not on this machine.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = wanted or next(kind for kind, here in available.items() if here)
-    if not available.get(name, False):
-        raise DeviceUnavailableError(name)
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_cores() if name == "cpu" else 1)
-    return torch.device(name)
 
 
 def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:

@@ -97,8 +97,6 @@ class Fuse4SegTrainer(nnUNetTrainer):
         """Whether the recipe segments what is fused. Else the fusion losses alone are trained."""
         return self.recipe.segments
 
-    # ---------------------------------------------------------------- set-up
-
     def initialize(self) -> None:
         """Build both levels, their optimisers and the discriminators, seeded."""
         if self.is_ddp:
@@ -151,8 +149,6 @@ class Fuse4SegTrainer(nnUNetTrainer):
         with contextlib.suppress(OSError), Path(self.log_file).open("a") as stream:
             print(*[f"{datetime.now()}:"] * add_timestamp, *words, file=stream)
 
-    # ------------------------------------------------------------------ data
-
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
         """nnU-Net's augmentation, made repeatable."""
@@ -165,8 +161,6 @@ class Fuse4SegTrainer(nnUNetTrainer):
         return (batch_stream(self, train, stream=TRAIN_STREAM, start=done),
                 batch_stream(self, validation, stream=VALIDATION_STREAM,
                              start=self.current_epoch * self.num_val_iterations_per_epoch))
-
-    # --------------------------------------------------------------- stage 1
 
     @property
     def pretrained_file(self) -> Path:
@@ -198,8 +192,6 @@ class Fuse4SegTrainer(nnUNetTrainer):
                 yield
             finally:
                 self.stop = None
-
-    # --------------------------------------------------------------- stage 2
 
     def run_training(self) -> None:
         """Both stages, checkpoints and pictures; stage 1 only if it is not there yet.
@@ -351,8 +343,6 @@ class Fuse4SegTrainer(nnUNetTrainer):
         for label, scores in summary["mean"].items():
             self.say(f"validation Dice of {label}: {scores['Dice']:.4f}")
         self.say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")
-
-    # ----------------------------------------------------------- checkpoints
 
     def save_checkpoint(self, filename: str) -> None:
         """Write everything a resume needs once the current epoch is done, and what nnU-Net needs to predict, as plain data."""

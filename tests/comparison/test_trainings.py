@@ -15,7 +15,7 @@ import pytest
 from fuse4seg.comparison import trainings
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.trainings import Budget, Trial, last_line, run_trials
-from fuse4seg.errors import Terminated
+from fuse4seg.signals import Terminated
 from fuse4seg.training.run import Training
 
 

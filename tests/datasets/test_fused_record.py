@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fuse4seg.datasets.fused_record import RECORD, FusedRecord, checksum, read_record
+from fuse4seg.datasets.fused_record import RECORD, FusedRecord, read_record
 from fuse4seg.errors import UnreadableRecordError
+from fuse4seg.files import checksum
 
 
 def test_is_read_as_it_was_written(tmp_path: Path) -> None:

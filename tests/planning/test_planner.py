@@ -24,7 +24,6 @@ from fuse4seg.errors import (
     FingerprintNotFoundError,
     OptionError,
     RecipeError,
-    RecipeNotFoundError,
 )
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.planning import memory_target
@@ -394,7 +393,7 @@ class TestRefusals:
         assert not list(folder.glob("*Plans*.json"))
 
     def test_of_an_unknown_recipe_name_those_that_there_are(self) -> None:
-        with pytest.raises(RecipeNotFoundError, match="^--recipe: there is no recipe sepia. Choose from: fuse4seg, fusion_alone"):
+        with pytest.raises(RecipeError, match="^--recipe: sepia: there is no such recipe. Choose from: fuse4seg, fusion_alone"):
             PlanOptions(recipe="sepia")
 
     def test_of_a_change_that_no_usual_recipe_takes_name_the_choices(self) -> None:

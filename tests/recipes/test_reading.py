@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse4seg.checkpoint import load_checkpoint, save_checkpoint
-from fuse4seg.errors import RecipeError, RecipeNotFoundError
+from fuse4seg.errors import RecipeError
 from fuse4seg.recipes.reading import (
     LONGEST_NAME,
     changed,
@@ -73,7 +73,7 @@ class TestReadRecipe:
 
     def test_that_is_not_there_names_those_that_are(self, tmp_path: Path) -> None:
         for name in ("best", tmp_path / "best.toml", "../recipes/grey", ""):
-            with pytest.raises(RecipeNotFoundError, match="--recipe: there is no recipe .*Choose from: fuse4seg, fusion_alone"):
+            with pytest.raises(RecipeError, match="^--recipe: .*: there is no such recipe. Choose from: fuse4seg, fusion_alone"):
                 read_recipe(name)
 
     @pytest.mark.parametrize("section", SECTIONS)

@@ -18,7 +18,6 @@ from fuse4seg.errors import (
     CheckpointNotFoundError,
     ConfigurationNotFoundError,
     DatasetJsonError,
-    DeviceUnavailableError,
     FoldError,
     ForeignPlansError,
     NotPreprocessedError,
@@ -28,9 +27,8 @@ from fuse4seg.errors import (
     TrainingExistsError,
     UnwritableFolderError,
 )
-from fuse4seg.machine import usable_cores
 from fuse4seg.paths import TRAINER_FOLDER
-from fuse4seg.training.run import Training, choose_device, make_trainer, train
+from fuse4seg.training.run import Training, make_trainer, train
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 DATASET = "Dataset990_Phantom"
@@ -52,37 +50,6 @@ def trained(own_results: Path, trained_model: Path) -> Path:
     """This test's own copy of the trained fold."""
     shutil.copytree(trained_model, own_results / MODEL)
     return own_results / MODEL / "fold_0"
-
-
-class TestDevice:
-    def test_that_was_named_is_taken(self) -> None:
-        assert choose_device("cpu") == torch.device("cpu")
-
-    def test_is_the_cpu_where_there_is_nothing_better(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-        assert choose_device(None) == torch.device("cpu")
-
-    def test_is_a_gpu_where_there_is_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        assert choose_device(None) == torch.device("cuda")
-        assert choose_device("cpu") == torch.device("cpu")
-
-    def test_that_is_not_there_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(DeviceUnavailableError, match="-device cuda .* -device cpu"):
-            choose_device("cuda")
-
-    @pytest.mark.parametrize(("wanted", "threads"), [(None, usable_cores()), ("1", None)])
-    def test_gets_the_machines_threads_unless_the_user_gave_a_number(self, wanted: str | None, threads: int | None,
-                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        if wanted:
-            monkeypatch.setenv("OMP_NUM_THREADS", wanted)
-        chosen: list[int] = []
-        monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-        choose_device("cpu")
-        assert chosen == ([threads] if threads else [])
 
 
 class TestRefusedTrainings:
