@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
 
-FORMATS = ("brats", "harvard", "msd")
+#: Where the converters are; each is called (source, id, *, copy, processes, name) and writes through datasets/raw_writer.py.
+FORMATS = {"brats": "fuse4seg.datasets.brats.convert_brats", "harvard": "fuse4seg.datasets.harvard.convert_harvard",
+           "msd": "fuse4seg.datasets.msd.convert_msd"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,13 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     processes = processes_of(options)
-    from fuse4seg.datasets.brats import convert_brats
-    from fuse4seg.datasets.harvard import convert_harvard
-    from fuse4seg.datasets.msd import convert_msd
     from fuse4seg.errors import FolderNotFoundError
 
     if not options.source.is_dir():
         raise FolderNotFoundError(options.source)
-    convert = {"brats": convert_brats, "harvard": convert_harvard, "msd": convert_msd}[options.format]
+    module, _, function = FORMATS[options.format].rpartition(".")
+    convert = getattr(import_module(module), function)
     named = {"name": options.name} if options.name else {}
     convert(options.source, options.dataset, copy=options.copy, processes=processes, **named)

@@ -59,7 +59,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _report(evaluations: list[Any], options: argparse.Namespace, dataset_json: dict[str, Any]) -> None:
-    from fuse4seg.evaluation.comparison import compare_evaluations, comparison_to_plain, format_comparison
+    from fuse4seg.evaluation.against import compare_evaluations, comparison_to_plain, format_comparison
     from fuse4seg.evaluation.nnunet_summary import nnunet_summary
     from fuse4seg.files import write_json
 

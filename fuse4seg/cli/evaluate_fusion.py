@@ -1,4 +1,4 @@
-"""f4s_evaluate_fusion: the eight fusion metrics of a folder of fused images, beside the trivial rows."""
+"""f4s_evaluate_fusion: fusion metrics of a folder of fused images, beside the trivial rows."""
 
 from __future__ import annotations
 

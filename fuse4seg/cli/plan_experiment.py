@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_dataset_flags
 from fuse4seg.errors import OptionError
+from fuse4seg.recipes.reading import recipe_names
+from fuse4seg.recipes.recipe import WITH_LABELS, WITHOUT_LABELS
 
 if TYPE_CHECKING:
     from fuse4seg.planning.options import PlanOptions
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """What the user may decide about the plans."""
     parser.add_argument("--recipe", metavar="NAME|FILE",
-                        help="the method: fuse4seg, grey, fusion_alone, or a file NAME.toml (default: fuse4seg; without labels "
-                             "fusion_alone)")
+                        help=f"the method: {', '.join(recipe_names())}, or a file NAME.toml (default: {WITH_LABELS}; without "
+                             f"labels {WITHOUT_LABELS})")
     add_set_flag(parser, example="follower.features=16 patches.largest_batch=8")
     parser.add_argument("-gpu_memory_target", type=memory_target, metavar="GB",
                         help="memory that training should fill, or auto: that of the visible GPU less a reserve, without one "

@@ -152,7 +152,7 @@ def score_fusion(fuse: Fuse, cases: list[str], source: Path, *, plans: dict[str,
     """Fusion metrics of the slices that hold foreground, sources and fused image in 0..255 as the network sees them.
 
     Returns:
-        Per case, and as ``mean`` over the cases where each is defined: of the luma of images of one or three channels the eight
+        Per case, and as ``mean`` over the cases where each is defined: of the luma of images of one or three channels the fusion
         metrics and the SSIM to each source by its name ("SSIM to T1"); of three channels the mean chroma of background and of
         foreground, in grey levels; of all, the visibility of each boundary ("visibility
         core|oedema"); in ``mean`` also that of all boundaries, "visibility".
@@ -196,7 +196,7 @@ def _single_labels(dataset_json: dict[str, Any]) -> dict[str, int]:
 
 
 def _likeness(fused: np.ndarray, sources: np.ndarray, names: list[str], held: np.ndarray) -> dict[str, float]:
-    """The eight metrics, and the SSIM to each source, of a grey image (Z, Y, X) in the slices where ``held`` is True."""
+    """The fusion metrics, and the SSIM to each source, of a grey image (Z, Y, X) in the slices where ``held`` is True."""
     fused, sources = with_margin(fused[held]), with_margin(sources[:, held])
     return {**(fusion_metrics(fused, list(sources)) if len(names) > 1 else {}), **_similarities(fused, sources, names)}
 

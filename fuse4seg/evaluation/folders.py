@@ -27,7 +27,7 @@ from fuse4seg.progress import progress
 #: In the order of tables; HD95 in millimetres, and the only one where less is better.
 METRICS = ("Dice", "IoU", "HD95", "sensitivity", "precision")
 #: What becomes of a class that is nowhere or in one image alone; it stands in every result.
-RULES = {"Dice": "NaN in neither image, 0 in one alone", "IoU": "NaN in neither image, 0 in one alone",
+UNDEFINED = {"Dice": "NaN in neither image, 0 in one alone", "IoU": "NaN in neither image, 0 in one alone",
          "HD95": "millimetres; NaN in neither image or in one alone", "sensitivity": "NaN without reference",
          "precision": "NaN without prediction", "mean": "over the cases that are not NaN; left_out counts the others"}
 Classes = Mapping[str, int | tuple[int, ...]]
@@ -116,7 +116,7 @@ class Evaluation:
             "interval": self._by_class(lambda name, metric: list(map(_none_for_nan, mean_interval(self.column(name, metric),
                                                                                                   seed=seed)))),
             "left_out": self._by_class(lambda name, metric: self.left_out(metric)[name]),
-            "rules": RULES, "largest_component": self.largest_component,
+            "rules": UNDEFINED, "largest_component": self.largest_component,
             "interval_of": "the mean, 95 %, percentile bootstrap over cases", "seed": seed,
             "cases": {case: {name: {metric: _none_for_nan(value) for metric, value in scores[name].values.items()}
                              for name in self.names} for case, scores in self.cases.items()},

@@ -1,4 +1,4 @@
-"""The eight fusion metrics together, under stated conventions."""
+"""The fusion metrics together, under stated conventions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ STANDARD = Conventions()
 
 
 def fusion_metrics(fused: np.ndarray, sources: Sequence[np.ndarray], conventions: Conventions = STANDARD) -> dict[str, float]:
-    """All eight metrics of one fused image or volume.
+    """All METRICS of one fused image or volume.
 
     Args:
         fused: Shape (Y, X) or (Z, Y, X), uint8 or float in 0..255, at least 41 voxels along Y and X.

@@ -113,7 +113,7 @@ def write_fused(levels: np.ndarray, folder: Path, name: str, ending: str, proper
     """
     if len(levels) > 1 and ending == COLOURLESS:
         raise UnsuitableImageError(folder / f"{name}{ending}", "cannot be written: its format has no colours. Convert the "
-                                                               "dataset to .nii.gz, or plan it with --fused_image grey.")
+                                                               "dataset to .nii.gz, or plan it with --recipe grey.")
     written = _write([placed(channel, properties) for channel in levels], folder / f"{name}{ending}", properties)
     if len(levels) > 1:
         grey = make_writable_folder(folder / GREY) / f"{name}{ending}"

@@ -194,6 +194,7 @@ class FolderRun:
     cases: int
     doing: str = "predicting"
     faults: dict[str, Fuse4SegError] = field(default_factory=dict)
+    _begun: bool = False
     _bar: tqdm | None = None
     _underway: dict[str, Prepared] = field(default_factory=dict)
 
@@ -212,8 +213,9 @@ class FolderRun:
 
     def begin_output(self) -> None:
         """Make the output folder, once it is known that there is something to write."""
-        if self._bar is not None:
+        if self._begun:
             return
+        self._begun = True
         output = make_writable_folder(self.export.output)
         remove_stale(output)
         _report_missing(self.model, self._missing(), output)
@@ -222,7 +224,7 @@ class FolderRun:
             log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
         if self.export.wanted.attention and self.model.network.fusion.cross_attention is None:
             log.warning("this model has no cross-attention: there are no attention maps to write. For them, plan with "
-                        "--cross_attention and train anew")
+                        "--set leader.cross_attention=true and train anew")
         # Not earlier: an error that says why there is nothing to predict stands alone.
         self._bar = progress((), self.doing, unit="case", total=self.cases)
 
@@ -274,7 +276,7 @@ class FolderRun:
 
     def _settle(self) -> None:
         """Write down what kept cases from being predicted, if anything did and anything else was written."""
-        if not self.faults or self._bar is None:
+        if not self.faults or not self._begun:
             return
         _write_missing(self._missing(), self.export.output)
         if self.record is not None:
@@ -283,7 +285,7 @@ class FolderRun:
 
     def raise_faults(self) -> None:
         """Raise what kept cases from being predicted, if anything did."""
-        if self._bar is None and len(self.faults) == 1:
+        if not self._begun and len(self.faults) == 1:
             raise next(iter(self.faults.values()))
         if self.faults:
             raise FaultyCasesError(map(str, self.faults.values()))
@@ -314,7 +316,7 @@ def _report_missing(model: Model, missing: Mapping[str, Sequence[str]], output: 
                     ", ".join(name for name in names if name not in absent))
     if missing and not model.modality_dropout:
         log.warning("this model never saw a case without a modality: expect worse results than from one trained with "
-                    "f4s_train --modality_dropout")
+                    "f4s_train --set training.modality_dropout=0.25")
     _write_missing(missing, output)
 
 

@@ -17,7 +17,7 @@ from fuse4seg.losses.strongest_source import edge_loss, intensity_loss, texture_
 from fuse4seg.losses.vif import vif_loss
 from fuse4seg.recipes.recipe import Losses
 
-#: Parts to which an absent modality, which is 0, is as good as none: neither its intensities nor its edges are the largest.
+#: Parts that look at the strongest source. An absent modality is 0 and never the strongest, so they need not know of it.
 OF_THE_STRONGEST = {"intensity": intensity_loss, "texture": texture_loss, "edges": edge_loss}
 #: Parts that are means over the modalities there are.
 OF_EACH = {"ssim": ssim_loss, "balance": balance_loss, "vif": vif_loss, "scd": scd_loss}

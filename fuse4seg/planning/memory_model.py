@@ -10,7 +10,7 @@ from math import inf, prod
 from typing import Any
 
 from fuse4seg.planning.options import SMALLEST_BATCH
-from fuse4seg.planning.step_memory import StepMemory, Training, count_memory
+from fuse4seg.planning.step_memory import CountedTraining, StepMemory, count_memory
 
 #: Bounds this close to what they are compared with, as a share of it, do not tell.
 CLOSE = 0.03
@@ -53,7 +53,7 @@ class MemoryModel:
         training: What does not change during the search.
     """
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: CountedTraining) -> None:
         self.training = training
         self._counts: dict[str, Counts] = {}
         self._latest: dict[int, Counts] = {}
@@ -99,5 +99,5 @@ def _key(architecture: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _count(architecture: str, patch_size: tuple[int, ...], batch_size: int, training: Training) -> StepMemory:
+def _count(architecture: str, patch_size: tuple[int, ...], batch_size: int, training: CountedTraining) -> StepMemory:
     return count_memory(json.loads(architecture), patch_size, batch_size, training)

@@ -26,7 +26,7 @@ from fuse4seg.planning.followers import FOLLOWERS
 from fuse4seg.planning.memory_model import MemoryModel
 from fuse4seg.planning.memory_target import FLAG, GIGABYTE, MemoryTarget, find_target
 from fuse4seg.planning.options import SMALLEST_BATCH, PlanOptions
-from fuse4seg.planning.step_memory import Training
+from fuse4seg.planning.step_memory import CountedTraining
 from fuse4seg.planning.windows import normalisation_names
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, RECIPE, read_plans
 from fuse4seg.recipes.reading import to_plain
@@ -157,7 +157,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         return find_target(self.options.gpu_memory_target, otherwise=usual)
 
     def _memory_model(self) -> MemoryModel:
-        return MemoryModel(Training(len(self.channels), len(self.dataset_json["labels"]), self.recipe))
+        return MemoryModel(CountedTraining(len(self.channels), len(self.dataset_json["labels"]), self.recipe))
 
     def _let_nnunet_count_bytes(self) -> None:
         """nnU-Net compares its estimate with reference values; make these the bytes of the target, for two samples."""
@@ -305,7 +305,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         return old
 
     def _fit_batches(self, configurations: dict[str, Any]) -> dict[str, dict[str, float]]:
-        """Make every batch the largest that fits, and even: most estimators give the levels disjoint halves.
+        """Make every batch the largest that fits, and even: gauss_newton gives the levels disjoint halves.
 
         Returns:
             Predicted memory of each configuration that was planned by itself.

@@ -64,7 +64,7 @@ class StepMemory:
 
 
 @dataclass(frozen=True)
-class Training:
+class CountedTraining:
     """What a training's memory depends on beside its plan.
 
     Attributes:
@@ -80,7 +80,8 @@ class Training:
     mixed_precision: bool = True
 
 
-def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int, training: Training) -> StepMemory:
+def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int,
+                 training: CountedTraining) -> StepMemory:
     """Count a training's memory without allocating it.
 
     A step of each stage runs on the meta device, with the optimisers' states in place.
@@ -115,7 +116,7 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
                       stage_1=stage_1.peak, stage_2=stage_2.peak - stage_2.live)
 
 
-def _build(architecture: Mapping[str, Any], training: Training) -> Levels:
+def _build(architecture: Mapping[str, Any], training: CountedTraining) -> Levels:
     with torch.device("meta"):
         network = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
                                          architecture["_kw_requires_import"], training.channels, training.classes,
@@ -131,7 +132,7 @@ def _output_sizes(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -
             for steps in np.cumprod(strides, axis=0)[:-1]]
 
 
-def _bilevel_step(levels: Levels, training: Training, *, outputs: int) -> Move:
+def _bilevel_step(levels: Levels, training: CountedTraining, *, outputs: int) -> Move:
     """Step under nnU-Net's loss, which weighs its outputs 1, 1/2, 1/4, ... and the coarsest 0."""
     loss = DC_and_CE_loss({"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
                           dice_class=MemoryEfficientSoftDiceLoss)
@@ -142,12 +143,12 @@ def _bilevel_step(levels: Levels, training: Training, *, outputs: int) -> Move:
     return lambda batch, targets, flips, viewing: step.move(batch, targets, flips=flips, viewing=viewing)
 
 
-def _fusion_step(levels: Levels, training: Training) -> Move:
+def _fusion_step(levels: Levels, training: CountedTraining) -> Move:
     step = levels.fusion_step(autocast=_precision(training))
     return lambda batch, *_drawn: step.move(batch)
 
 
-def _precision(training: Training) -> Callable[[], object]:
+def _precision(training: CountedTraining) -> Callable[[], object]:
     return HalfPrecision if training.mixed_precision else nullcontext
 
 

@@ -8,11 +8,13 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from fuse4seg.errors import RecipeError
 
-#: Of recipes as they stand in plans and checkpoints; another one means to plan and train again.
+#: Of recipes as they stand in plans and checkpoints; another one means to plan and train again. Raise it with every entry that
+#: is added, renamed or removed, as every entry must be there.
 VERSION = 1
 #: What a dataset is planned with unless the user says otherwise: with labels, and without.
 WITH_LABELS, WITHOUT_LABELS = "fuse4seg", "fusion_alone"
-#: Choices of entries. What each name stands for is registered where it is computed; tests hold the two together.
+#: Choices of entries; what each stands for is in planning/followers.py, ESTIMATORS of steps/hypergradients.py, steps/schedule.py,
+#: COLOURS of planning/planner.py, and, in the order of its draws, steps/viewing.py. Tests hold these together.
 LEADERS = ("gate",)
 FUSED_IMAGES = ("colour", "grey")
 FOLLOWERS = ("unet", "resenc_m", "resenc_l", "resenc_xl", "cnn_transformer")
@@ -24,6 +26,9 @@ SCHEDULES = ("polynomial", "halved", "constant")
 def entry(about: str, *, least: float | None = None, below: float = math.inf, choices: tuple[str, ...] = (),
           planned: bool = False) -> Any:
     """A field of a section.
+
+    A new one needs a value in every recipe that is like no other, and a new page (recipes/reference.py). How a training is
+    carried out (device, saving) is no entry of a method but a flag of its command.
 
     Args:
         about: What it means; the documentation's words.
@@ -46,7 +51,7 @@ class Section:
     def __post_init__(self) -> None:
         for own in fields(self):
             if own.metadata:
-                require_fit(f"{section_name(type(self))}.{own.name}", getattr(self, own.name),
+                require_value(f"{section_name(type(self))}.{own.name}", getattr(self, own.name),
                             get_type_hints(type(self))[own.name], **own.metadata)
 
 
@@ -213,7 +218,7 @@ def section_name(section: type[Section]) -> str:
     return section.__name__.lower()
 
 
-def require_fit(path: str, value: Any, kind: Any, *, choices: tuple[str, ...], least: float | None, below: float,
+def require_value(path: str, value: Any, kind: Any, *, choices: tuple[str, ...], least: float | None, below: float,
                 **_: object) -> None:
     """Make sure that a value is of a type, and in a range; arguments of :func:`entry`.
 

@@ -21,7 +21,11 @@ BILEVEL_ENTRIES = ("upper", "lower", "auxiliary", "fusion", *FUSION_LOSSES, "dis
 
 
 def log_epoch(logger: MetaLogger, report: dict[str, float], epoch: int) -> None:
-    """Log an epoch's mean of every bi-level entry; loggers beside the History (Weights & Biases) get those that there are."""
+    """Log an epoch's means; stage 1 is not logged.
+
+    The History gets every entry, NaN where there is none; further loggers (``trainer.logger.loggers``, as nnU-Net's of Weights &
+    Biases) get those that there are.
+    """
     for entry in BILEVEL_ENTRIES:
         to = logger if entry in report else logger.local_logger
         to.log(entry, report.get(entry, math.nan), epoch)

@@ -8,11 +8,11 @@ import pytest
 
 from fuse4seg.planning import memory_model
 from fuse4seg.planning.memory_model import FAR, Counts, MemoryModel
-from fuse4seg.planning.step_memory import StepMemory, Training, count_memory
+from fuse4seg.planning.step_memory import CountedTraining, StepMemory, count_memory
 from fuse4seg.plans import NETWORK
 from fuse4seg.recipes.reading import read_recipe
 
-TRAINING = Training(2, 3, read_recipe("fuse4seg"))
+TRAINING = CountedTraining(2, 3, read_recipe("fuse4seg"))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from fuse4seg.planning import memory_target
 from fuse4seg.planning.memory_target import GPU
 from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import Fuse4SegPlanner, describe_plans, plan_experiment
-from fuse4seg.planning.step_memory import Training, count_memory
+from fuse4seg.planning.step_memory import CountedTraining, count_memory
 from fuse4seg.plans import planned_recipe, read_plans
 from fuse4seg.recipes.reading import changed, read_recipe, to_plain
 
@@ -53,8 +53,8 @@ def plan(shape: tuple[int, int, int], make: MakeFingerprinted, *, channels: tupl
     return json.loads((folder / f"{chosen.name}.json").read_text())
 
 
-def training_of(plans: dict[str, Any]) -> Training:
-    return Training(2, 2, planned_recipe(plans, "plans"))
+def training_of(plans: dict[str, Any]) -> CountedTraining:
+    return CountedTraining(2, 2, planned_recipe(plans, "plans"))
 
 
 def follower(configuration: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from fuse4seg.planning.live_bytes import LiveBytes
-from fuse4seg.planning.step_memory import ALLOWANCE, StepMemory, Training, count_memory
+from fuse4seg.planning.step_memory import ALLOWANCE, CountedTraining, StepMemory, count_memory
 from fuse4seg.plans import NETWORK
 from fuse4seg.recipes.reading import changed, read_recipe
 from fuse4seg.recipes.recipe import Recipe
@@ -25,7 +25,7 @@ from fuse4seg.steps.viewing import draw_viewing
 PATCH, BATCH, CLASSES = (32, 48), 4, 3
 #: As on a CPU.
 USUAL = read_recipe("fuse4seg")
-FULL = Training(2, CLASSES, USUAL, mixed_precision=False)
+FULL = CountedTraining(2, CLASSES, USUAL, mixed_precision=False)
 
 
 def architecture(follower: dict[str, Any], **arguments: Any) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class TestCountMemory:
             levels.discriminator_optimiser.zero_grad(set_to_none=True)
             step.move(batch, targets, flips=flips, viewing=viewing)
             step.move(batch, targets, flips=flips, viewing=viewing)
-        counted = count_memory(planned, PATCH, BATCH, Training(2, CLASSES, recipe, mixed_precision=False))
+        counted = count_memory(planned, PATCH, BATCH, CountedTraining(2, CLASSES, recipe, mixed_precision=False))
         assert (counted.optimisers, counted.optimisers + counted.stage_2) == (real.live, real.peak)
 
     def test_grows_with_the_batch_in_a_straight_line(self, planned: dict[str, Any]) -> None:
@@ -94,19 +94,19 @@ class TestCountMemory:
         assert (two.parameters, two.optimisers) == (eight.parameters, eight.optimisers)
 
     def test_of_mixed_precision_is_less_in_stage_2_alone(self, planned: dict[str, Any]) -> None:
-        full, mixed = (count_memory(planned, (64, 96), 8, Training(2, CLASSES, USUAL, mixed_precision=half))
+        full, mixed = (count_memory(planned, (64, 96), 8, CountedTraining(2, CLASSES, USUAL, mixed_precision=half))
                        for half in (False, True))
         assert 0.4 * full.stage_2 < mixed.stage_2 < 0.8 * full.stage_2
         assert mixed.stage_1 == full.stage_1
 
     def test_covers_every_estimator(self, planned: dict[str, Any]) -> None:
-        counted = {name: count_memory(planned, PATCH, BATCH, Training(2, CLASSES, changed(USUAL, [
+        counted = {name: count_memory(planned, PATCH, BATCH, CountedTraining(2, CLASSES, changed(USUAL, [
             f"bilevel.hypergradient={name}"]))).stage_2 for name in ESTIMATORS}
         # No activation of the leader waits for the task's gradient, but all of the follower's do.
         assert counted["gauss_newton"] < counted["none"] <= counted["joint"]
 
     def test_leaves_the_follower_s_optimiser_out_where_there_is_nothing_to_segment(self, planned: dict[str, Any]) -> None:
-        labelled, unlabelled = (count_memory(planned, PATCH, BATCH, Training(2, 1, recipe))
+        labelled, unlabelled = (count_memory(planned, PATCH, BATCH, CountedTraining(2, 1, recipe))
                                 for recipe in (USUAL, read_recipe("fusion_alone")))
         assert labelled.optimisers - unlabelled.optimisers == sizes(levels_on_cpu(planned, classes=1).follower.parameters)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy.stats import wilcoxon
 
-from fuse4seg.evaluation.comparison import compare_evaluations, comparison_to_plain, format_comparison
+from fuse4seg.evaluation.against import compare_evaluations, comparison_to_plain, format_comparison
 from fuse4seg.evaluation.folders import METRICS, Evaluation, Scores
 from fuse4seg.evaluation.overlap import Confusion
 
