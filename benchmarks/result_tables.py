@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--add", nargs=2, type=Path, metavar=("COMPARISON", "FIGURES"),
                         help="first add what a comparison.json holds to a file of figures")
     parser.add_argument("--page", nargs=2, type=Path, metavar=("FIGURES", "PAGE"),
-                        help="write the page that f4s_compare --report would write of these figures")
+                        help="write the page that f4s_compare would write of these figures")
     return run_command(_run, parser, arguments)
 
 

@@ -13,18 +13,18 @@ from fuse4seg.comparison.rows import GROUPS, USUAL
 from fuse4seg.errors import FolderNotFoundError, OptionError
 from fuse4seg.plans import PLANS_NAME
 
-#: Per epoch, unless the user says otherwise.
-ITERATIONS = 100
+#: In the folder of a comparison: its tables, and what they say.
+REPORT = "report.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser("Train and score several ways to segment a dataset under equal splits, plan, width and budget. "
                          "A second run trains and scores only what is missing.",
-                         example="f4s_compare 502 2d -o comparison --rows stacked fixed fuse4seg --seeds 0 1 2")
+                         example="f4s_compare 502 2d -o comparison --rows stacked fixed fuse4seg --seed 0 1 2")
     parser.add_argument("dataset", help="dataset id or name; planned and preprocessed")
     parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
-    parser.add_argument("-o", dest="output", type=Path, required=True, help="folder of trainings, scores and comparison.json")
+    parser.add_argument("-o", dest="output", type=Path, required=True, help="folder of all that is made; report.md has the tables")
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("--rows", nargs="*", default=list(USUAL), metavar="ROW",
                         help="stacked, a modality's name, max, mean, wavelet, colour, fuse4seg, one with another teacher or in "
@@ -34,16 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=CHANGES",
                         help='further row: fuse4seg with changed entries of its recipe, as '
                              '"lambda0.5=bilevel.fusion_weight=0.5"; may be repeated')
-    parser.add_argument("--folds", nargs="+", type=int, default=[0], help="default: 0")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
-    parser.add_argument("--epochs", type=int, default=10, help="of each training (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, help=f"per epoch (default: {ITERATIONS})")
-    parser.add_argument("--minutes", type=float, help="of each training, in place of --iterations: every row is timed first")
-    parser.add_argument("--pretrain_epochs", type=int, default=0, help="of ours (default: %(default)s)")
+    parser.add_argument("-f", dest="folds", nargs="+", type=int, default=[0], help="folds (default: 0)")
+    parser.add_argument("--seed", dest="seeds", nargs="+", type=int, default=[0], help="one or several (default: 0)")
+    parser.add_argument("--minutes", type=float,
+                        help="of each training, in place of the iterations that the plans say: every row is timed first")
     parser.add_argument("--devices", nargs="+", metavar="DEVICE",
                         help="cpu, cuda, cuda:1, ...: one training at a time on each; name one twice for two at a time "
                              "(default: a GPU where there is one)")
-    parser.add_argument("--report", type=Path, help="also write the tables and their reading as a Markdown page")
     return run_command(_run, parser, arguments)
 
 
@@ -69,10 +66,9 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.comparison.compare import Comparison, compare
     from fuse4seg.comparison.report import format_markdown, format_text, fusion_table, reading, segmentation_table
     from fuse4seg.comparison.rows import choose_rows
-    from fuse4seg.comparison.trainings import Budget
     from fuse4seg.datasets.raw import channel_names, read_dataset_json
     from fuse4seg.errors import FaultyTrainingsError
-    from fuse4seg.files import make_writable_folder, written_whole
+    from fuse4seg.files import written_whole
     from fuse4seg.machine import choose_device
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
 
@@ -86,23 +82,15 @@ def _run(options: argparse.Namespace) -> None:
     devices = options.devices or [choose_device(None).type]
     for device in devices:
         choose_device(device.partition(":")[0])
-    if options.minutes is not None and options.iterations is not None:
-        raise OptionError("--minutes", "goes in place of --iterations. Give one of them.")
     if options.minutes is not None and not options.minutes > 0:
         raise OptionError("--minutes", f"must be above 0, got {options.minutes:g}.")
-    iterations = ITERATIONS if options.iterations is None else options.iterations
-    for flag, least, values in (("--epochs", 1, [options.epochs]), ("--iterations", 1, [iterations]),
-                                ("--pretrain_epochs", 0, [options.pretrain_epochs]), ("--seeds", 0, options.seeds)):
-        require_at_least(least, *values, flag=flag)
-    budget = Budget(options.epochs, iterations, options.pretrain_epochs)
+    require_at_least(0, *options.seeds, flag="--seed")
     command = shlex.join(["f4s_compare", *sys.argv[1:]])
     result, faults = compare(Comparison(name, options.configuration, options.plans, options.output, rows, options.folds,
-                                        options.seeds, budget, options.minutes, devices, command))
+                                        options.seeds, options.minutes, devices, command))
     print(format_text([segmentation_table(result["results"]), fusion_table(result["results"], result["trivial"])]))
     print("\n" + "\n".join(reading(result)))
-    if options.report:
-        make_writable_folder(options.report.absolute().parent)
-        with written_whole(options.report) as temporary:
-            temporary.write_text(format_markdown(result))
+    with written_whole(options.output / REPORT) as temporary:
+        temporary.write_text(format_markdown(result))
     if faults:
         raise FaultyTrainingsError(faults)

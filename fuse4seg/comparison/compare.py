@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,7 @@ class Comparison:
         rows: See :func:`~fuse4seg.comparison.rows.choose_rows`.
         folds: Of nnU-Net's splits.
         seeds: Each row is trained with each, in each fold.
-        budget: Of each training.
-        minutes: In place of the budget's iterations: as many per epoch as a row gets done in this time.
+        minutes: In place of the iterations that the plans' recipe says: as many per epoch as a row gets done in this time.
         devices: See :func:`~fuse4seg.comparison.trainings.run_trials`.
         command: How to repeat it, for the report.
     """
@@ -54,7 +53,6 @@ class Comparison:
     rows: Sequence[Row]
     folds: Sequence[int] = (0,)
     seeds: Sequence[int] = (0,)
-    budget: Budget = field(default_factory=Budget)
     minutes: float | None = None
     devices: Sequence[str] = ("cpu",)
     command: str = "f4s_compare"
@@ -84,11 +82,12 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
         raise OptionError("dataset", f"{wanted.dataset} has no labels, so there is no segmentation to compare.")
     for fold in wanted.folds:
         require_fold(source, fold)
-    for row in wanted.rows:
-        changed(planned_recipe(plans, source / f"{wanted.plans}.json"), row.changes)
-    _require_same_conditions(make_writable_folder(wanted.output), _conditions(wanted))
-    trials = [Trial(row, fold, seed, wanted.dataset, wanted.configuration, wanted.plans, wanted.output.absolute(), wanted.budget)
-              for seed in wanted.seeds for fold in wanted.folds for row in wanted.rows]
+    recipe = planned_recipe(plans, source / f"{wanted.plans}.json")
+    budgets = {row.name: Budget.of(changed(recipe, row.changes)) for row in wanted.rows}
+    conditions = _conditions(wanted, Budget.of(recipe))
+    _require_same_conditions(make_writable_folder(wanted.output), conditions)
+    trials = [Trial(row, fold, seed, wanted.dataset, wanted.configuration, wanted.plans, wanted.output.absolute(),
+                    budgets[row.name]) for seed in wanted.seeds for fold in wanted.folds for row in wanted.rows]
     earlier = _earlier(wanted.output)
     _require_same_rows(wanted.rows, earlier["results"])
     for row in wanted.rows:
@@ -102,7 +101,7 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     results = list({**{_key(found): found for found in earlier["results"]}, **{_key(found): found for found in scored}}.values())
     call = {"command": wanted.command, "machine": _machine(wanted.devices),
             "versions": ", ".join(f"{name} {version(name)}" for name in ("fuse4seg", "torch", "nnunetv2"))}
-    result = {**_conditions(wanted), "patch_size": list(configuration.patch_size), "batch_size": configuration.batch_size,
+    result = {**conditions, "patch_size": list(configuration.patch_size), "batch_size": configuration.batch_size,
               "folds": sorted({found["fold"] for found in results}), "seeds": sorted({found["seed"] for found in results}),
               "calls": [*(known for known in earlier["calls"] if known != call), call],
               "results": results, "trivial": _trivial(results, source, plans, wanted)}
@@ -110,8 +109,8 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     return result, faults
 
 
-def _conditions(wanted: Comparison) -> dict[str, Any]:
-    budget = wanted.budget.to_plain()
+def _conditions(wanted: Comparison, of_plans: Budget) -> dict[str, Any]:
+    budget = of_plans.to_plain()
     if wanted.minutes is not None:
         budget["iterations"] = None
         budget["minutes"] = wanted.minutes

@@ -35,14 +35,13 @@ def with_equal_minutes(trials: Sequence[Trial], minutes: float, *, devices: Sequ
     firsts = {trial.row.name: _timed(trial) for trial in reversed(trials)}
     if faults := run_trials([trial for trial in firsts.values() if not _record(trial).is_file()], devices=devices):
         raise FaultyTrainingsError(faults)
-    return [replace(trial, budget=_within(minutes, _pace(firsts[trial.row.name]), trial)) for trial in trials]
+    return [_within(minutes, _pace(firsts[trial.row.name]), trial) for trial in trials]
 
 
 def _timed(trial: Trial) -> Trial:
     """A short training of the same row, in a place of its own beside the trainings."""
-    # What its own plans say of stage 1 goes back to the budget, which has none.
-    changes = tuple(change for change in trial.row.changes if not change.startswith("pretraining.epochs="))
-    return replace(trial, row=replace(trial.row, changes=changes), purpose="pace", budget=TIMED)
+    changes = (f"training.epochs={TIMED.epochs}", f"training.iterations={TIMED.iterations}", "pretraining.epochs=0")
+    return replace(trial, purpose="pace", budget=TIMED, changes=changes if trial.row.ours else ())
 
 
 def _record(trial: Trial) -> Path:
@@ -60,11 +59,12 @@ def _pace(trial: Trial) -> float:
     return kept["seconds_per_iteration"]
 
 
-def _within(minutes: float, pace: float, trial: Trial) -> Budget:
+def _within(minutes: float, pace: float, trial: Trial) -> Trial:
     budget = trial.budget
     epochs = budget.epochs + (budget.pretrain_epochs if trial.row.ours else 0)
     iterations = math.floor(60 * minutes / (pace * epochs))
     if not iterations:
         raise OptionError("--minutes", f"{minutes:g} are too few for an iteration in each of the {epochs} epochs of "
-                                       f"{trial.row.name}. Give at least {pace * epochs / 60:.2g}, or fewer --epochs.")
-    return replace(budget, iterations=iterations)
+                                       f"{trial.row.name}. Give at least {pace * epochs / 60:.2g}, or plan fewer epochs.")
+    changes = (f"training.iterations={iterations}",) if trial.row.ours else ()
+    return replace(trial, budget=replace(budget, iterations=iterations), changes=changes)

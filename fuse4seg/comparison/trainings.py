@@ -17,20 +17,24 @@ from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
 from fuse4seg.progress import progress
 from fuse4seg.recipes.reading import name_after
+from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.signals import Terminated
 
 TRAIN_OURS = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
-#: Names of our trainer and of nnU-Net's.
-TRAINERS = {True: "Fuse4SegTrainer", False: "nnUNetTrainer"}
 
 
 @dataclass(frozen=True)
 class Budget:
     """What every training gets; ours spends ``pretrain_epochs`` on stage 1 besides, which is part of its cost and is reported."""
 
-    epochs: int = 10
-    iterations: int = 100
+    epochs: int
+    iterations: int
     pretrain_epochs: int = 0
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Budget:
+        """What a recipe says, whatever it trains."""
+        return cls(recipe.training.epochs, recipe.training.iterations, recipe.pretraining.epochs)
 
     def to_plain(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -50,6 +54,7 @@ class Trial:
         plans: Their name.
         output: Folder of the comparison.
         budget: What it gets.
+        changes: Entries of its plans' recipe that differ, where the budget is not that of the plans; of ours alone.
         purpose: Folder of the output that it lies in.
     """
 
@@ -61,6 +66,7 @@ class Trial:
     plans: str
     output: Path
     budget: Budget
+    changes: tuple[str, ...] = ()
     purpose: str = "trainings"
 
     @property
@@ -76,8 +82,9 @@ class Trial:
     @property
     def model(self) -> Path:
         """Folder Trainer__Plans__configuration."""
-        plans = self.plans if self.row.ours else STOCK_PLANS
-        return self.place / self.dataset / f"{name_after(TRAINERS[self.row.ours], self.changes)}__{plans}__{self.configuration}"
+        if not self.row.ours:
+            return self.place / self.dataset / f"nnUNetTrainer__{STOCK_PLANS}__{self.configuration}"
+        return self.place / self.dataset / f"{name_after('Fuse4SegTrainer', self.changes)}__{self.plans}__{self.configuration}"
 
     @property
     def fold_folder(self) -> Path:
@@ -89,21 +96,11 @@ class Trial:
         """Whether it is trained and validated."""
         return (self.fold_folder / "validation" / "summary.json").is_file()
 
-    @property
-    def changes(self) -> tuple[str, ...]:
-        """The budget as entries of the recipe, but for those that the row's own plans change; none of stock nnU-Net."""
-        if not self.row.ours:
-            return ()
-        own = {change.partition("=")[0] for change in self.row.changes}
-        budget = {"training.epochs": self.budget.epochs, "training.iterations": self.budget.iterations,
-                  "pretraining.epochs": self.budget.pretrain_epochs}
-        return tuple(f"{entry}={value}" for entry, value in budget.items() if entry not in own)
-
     def command(self, device: str) -> list[str]:
         """Words of the training's process."""
         words = [self.dataset, self.configuration, self.fold, "--seed", self.seed, "-p", self.plans, "-device", device, "--c"]
         if self.row.ours:
-            program, budget = ["-c", TRAIN_OURS], ["--set", *self.changes]
+            program, budget = ["-c", TRAIN_OURS], ["--set", *self.changes] if self.changes else []
         else:
             program = ["-m", "fuse4seg.cli.train_stock_nnunet"]
             budget = ["--epochs", self.budget.epochs, "--iterations", self.budget.iterations]

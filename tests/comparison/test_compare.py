@@ -19,7 +19,7 @@ from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
 from fuse4seg.evaluation.visibility import visibility
 
 DATASET = "Dataset990_Phantom"
-HARDLY = ["--epochs", "2", "--iterations", "2", "--pretrain_epochs", "1", "--devices", "cpu"]
+HARDLY = ["--devices", "cpu"]
 ROWS = ["--rows", "stacked", "max", "colour", "fuse4seg"]
 
 
@@ -31,7 +31,7 @@ def run(root: Path, output: Path, *words: str) -> int:
 def compared(planned_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished comparison."""
     output = tmp_path_factory.mktemp("compared") / "comparison"
-    assert run(planned_phantom, output, *ROWS, "--report", str(output / "report.md")) == 0
+    assert run(planned_phantom, output, *ROWS) == 0
     return output
 
 
@@ -131,7 +131,7 @@ class TestCompare:
 
     def test_refuses_other_conditions_in_the_same_folder(self, planned_phantom: Path, compared: Path,
                                                          capsys: pytest.CaptureFixture[str]) -> None:
-        assert run(planned_phantom, compared, *ROWS, "--epochs", "3") == 1
+        assert run(planned_phantom, compared, *ROWS, "--minutes", "3") == 1
         assert "holds a comparison with budget" in capsys.readouterr().err
 
     def test_writes_a_page_with_its_command(self, compared: Path) -> None:
@@ -149,12 +149,12 @@ class TestCompare:
         assert len(json.loads((compared / "comparison.json").read_text())["results"]) == len(result["results"])
 
     def test_spends_minutes_where_it_is_told_to(self, planned_phantom: Path, tmp_path: Path) -> None:
-        assert main(["990", "2d", "--root", str(planned_phantom), "-o", str(tmp_path), "--epochs", "1", "--minutes", "0.05",
+        assert main(["990", "2d", "--root", str(planned_phantom), "-o", str(tmp_path), "--minutes", "0.05",
                      "--devices", "cpu", "--rows", "max"]) == 0
         result = json.loads((tmp_path / "comparison.json").read_text())
         seconds = json.loads((tmp_path / "pace" / "max" / "fold0_seed0" / "pace.json").read_text())["seconds_per_iteration"]
-        assert result["budget"] == {"epochs": 1, "iterations": None, "minutes": 0.05, "pretrain_epochs": 0}
-        assert result["results"][0]["iterations"] == int(3 / seconds)
+        assert result["budget"] == {"epochs": 2, "iterations": None, "minutes": 0.05, "pretrain_epochs": 2}
+        assert result["results"][0]["iterations"] == int(3 / (2 * seconds))
 
 
 class TestMistakes:
@@ -164,7 +164,7 @@ class TestMistakes:
         (["--variant", "a=losses.edges=1", "--variant", "a=losses.edges=2"], "--variant: a is there twice"),
         (["--variant", "a=losses.edges=-1"], "--set: losses.edges: must be at least 0"),
         (["-p", "NoPlans"], "NoPlans"),
-        (["--minutes", "1"], "--minutes: goes in place of --iterations"),
+        (["--minutes", "0"], "--minutes: must be above 0, got 0"),
         (["--devices", "cuda:0"], "-device cuda is not available")])
     def test_are_told_in_one_line_before_anything_is_written(self, planned_phantom: Path, tmp_path: Path, words: list[str],
                                                              said: str, capsys: pytest.CaptureFixture[str]) -> None:

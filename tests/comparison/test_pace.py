@@ -67,7 +67,7 @@ def test_each_row_is_timed_once_in_a_short_training_of_stage_2(tmp_path: Path, t
 
 
 def test_too_little_time_is_told_with_what_would_do(tmp_path: Path, timed: Timed) -> None:
-    with pytest.raises(OptionError, match=r"--minutes: 2 are too few .* 6 epochs of slow. Give at least 3, or fewer --epochs"):
+    with pytest.raises(OptionError, match=r"--minutes: 2 are too few .* 6 epochs of slow. Give at least 3, or plan fewer epochs"):
         with_equal_minutes(trials(tmp_path, "slow"), 2, devices=["cpu"])
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,13 +32,13 @@ def finish(done: Trial) -> None:
 
 
 class TestTrial:
-    def test_of_ours_sets_the_budget_but_for_what_the_row_s_plans_say(self, tmp_path: Path) -> None:
+    def test_of_ours_follows_its_plans_but_for_what_is_changed(self, tmp_path: Path) -> None:
         words = trial(tmp_path).command("cpu")
-        assert words[-4:] == ["--set", "training.epochs=3", "training.iterations=4", "pretraining.epochs=2"]
         assert words[3:6] == ["Dataset990_Phantom", "2d", "1"]
         assert {"--c", "--seed", "-p"} <= set(words)
-        own = trial(tmp_path, changes=("pretraining.epochs=5", "losses.edges=3"))
-        assert own.command("cpu")[-3:] == ["--set", "training.epochs=3", "training.iterations=4"]
+        assert "--set" not in words
+        hurried = replace(trial(tmp_path), changes=("training.iterations=9",))
+        assert hurried.command("cpu")[-2:] == ["--set", "training.iterations=9"]
 
     def test_of_stock_nnunet_has_no_recipe(self, tmp_path: Path) -> None:
         words = trial(tmp_path, "stacked", ours=False).command("cpu")
@@ -46,9 +47,9 @@ class TestTrial:
         assert "--set" not in words
 
     def test_finds_the_model_where_its_training_leaves_it(self, tmp_path: Path) -> None:
-        peer, own = trial(tmp_path, "stacked", ours=False), trial(tmp_path)
-        assert peer.model.name == "nnUNetTrainer__StockPlans__2d"
-        assert own.model.name == Training("990", "2d", 1, changes=own.changes).folder_name
+        assert trial(tmp_path, "stacked", ours=False).model.name == "nnUNetTrainer__StockPlans__2d"
+        for changes in ((), ("training.iterations=9",)):
+            assert replace(trial(tmp_path), changes=changes).model.name == Training("990", "2d", 1, changes=changes).folder_name
 
     def test_is_finished_when_it_is_validated(self, tmp_path: Path) -> None:
         one = trial(tmp_path)
