@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,12 @@ class PlanOptions:
             raise OptionError("-overwrite_target_spacing", problem)
         try:
             self.recipe_for(labelled=True)
-        except RecipeError:
-            self.recipe_for(labelled=False)
+        except RecipeError as error:
+            # Only the dataset knows whether it has labels.
+            with suppress(RecipeError):
+                self.recipe_for(labelled=False)
+                return
+            raise error
 
     def recipe_for(self, *, labelled: bool) -> Recipe:
         """The method for a dataset with or without labels.

@@ -180,7 +180,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
             OptionError: The patch became too small to be worth planning for; the message says what would fit.
         """
         if len(patch_size) == len(self.recipe.patches.size):
-            return 0
+            return 1  # so that nnU-Net leaves the patch as it is; it divides by this
         if len(arch_kwargs["strides"]) < SMALLEST_STAGES or min(patch_size) < 1:
             raise OptionError(FLAG, self._what_would_fit())
         follower = {"network_class_name": arch_class_name, "arch_kwargs": arch_kwargs,

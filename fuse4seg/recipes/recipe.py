@@ -181,6 +181,9 @@ class Recipe:
     bilevel: Bilevel | None
 
     def __post_init__(self) -> None:
+        for entry_name in ("batch", "largest_batch"):
+            if getattr(self.patches, entry_name) == 1:
+                raise RecipeError(f"patches.{entry_name}", "1 is too few: each level needs a part of a batch. Give at least 2.")
         still = not self.leader.rate
         if still and self.pretraining.epochs:
             raise RecipeError("leader.rate", "0 leaves nothing to train in pre-training. Set pretraining.epochs=0, too.")

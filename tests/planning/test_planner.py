@@ -264,7 +264,7 @@ class TestMemory:
 class TestBatchSize:
     @pytest.mark.parametrize(("cap", "batch"), [(6, 6), (5, 4), (3, 2), (2, 2)])
     def test_is_even_and_within_the_cap(self, make_fingerprinted: MakeFingerprinted, cap: int, batch: int) -> None:
-        configurations = plan(SMALL, make_fingerprinted, cases=100, max_batch_size=cap)["configurations"]
+        configurations = plan(SMALL, make_fingerprinted, cases=100, changes=(f"patches.largest_batch={cap}",))["configurations"]
 
         assert configurations["2d"]["batch_size"] == batch
 
@@ -348,7 +348,7 @@ class TestPatches:
 
     def test_that_cannot_be_halved_often_enough_are_refused_with_what_can(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted((24, 96, 80))
-        with pytest.raises(RecipeError, match="patches.size: 50 x 48 cannot be halved .* Give 52 x 48"):
+        with pytest.raises(RecipeError, match="patches.size: 50 x 48 cannot be halved .* Give 56 x 48"):
             plan_experiment(991, options("patches.size=50,48", "follower.features=4"))
 
     def test_beyond_the_memory_have_a_smaller_batch(self, make_fingerprinted: MakeFingerprinted) -> None:

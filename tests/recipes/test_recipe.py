@@ -63,6 +63,11 @@ class TestRecipe:
         with pytest.raises(RecipeError, match="leader.rate: 0 leaves nothing to train in pre-training"):
             replace(USUAL, leader=still, pretraining=replace(USUAL.pretraining, epochs=3))
 
+    @pytest.mark.parametrize("entry", ["batch", "largest_batch"])
+    def test_refuses_a_batch_of_one(self, entry: str) -> None:
+        with pytest.raises(RecipeError, match=f"patches.{entry}: 1 is too few.*at least 2"):
+            replace(USUAL, patches=replace(USUAL.patches, **{entry: 1}))
+
     @pytest.mark.parametrize("change", [{"leader": replace(USUAL.leader, rate=0)}, {"losses": Losses.only()}])
     def test_refuses_to_train_nothing(self, change: dict[str, Section]) -> None:
         with pytest.raises(RecipeError, match="nothing to train where nothing is segmented"):
