@@ -159,13 +159,11 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
         UnpairedCasesError: An image is in one folder only.
 
     Example:
-        >>> import SimpleITK
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
+        >>> import SimpleITK, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
         ...     predicted, true = Path(folder, "predicted"), Path(folder, "true")
         ...     for place, columns in ((predicted, 3), (true, 2)):
-        ...         labels = np.zeros((4, 4, 4), np.uint8)
-        ...         labels[..., :columns] = 1
+        ...         labels = np.uint8(np.arange(4) < columns) * np.ones((4, 4, 1), np.uint8)
         ...         place.mkdir()
         ...         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(labels), str(place / "a.nii.gz"))
         ...     evaluation = evaluate_folders(predicted, true, dataset_json={"labels": {"background": 0, "core": 1},
