@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.plan_experiment import add_set_flag
+from fuse4seg.plans import PLANS_NAME
 
 if TYPE_CHECKING:
     from fuse4seg.training.run import Training
@@ -18,7 +19,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="dataset id or name")
     parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
     parser.add_argument("fold", type=fold, help="fold: 0, 1, ... or all")
-    parser.add_argument("-p", dest="plans", default="Fuse4SegPlans", help="plans (default: %(default)s)")
+    parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("-tr", dest="trainer", default="Fuse4SegTrainer", help="trainer (default: %(default)s)")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from fuse4seg.comparison.pace import with_equal_minutes
-from fuse4seg.comparison.prepared_data import prepare_row
+from fuse4seg.comparison.prepared_data import prepare_row, recipe_of
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.scores import SCORES, score_trial, score_trivial
 from fuse4seg.comparison.trainings import Budget, Trial, place_of, run_trials
@@ -24,7 +24,8 @@ from fuse4seg.errors import ConfigurationNotFoundError, NotPreprocessedError, Op
 from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, data_root
 from fuse4seg.plans import planned_recipe, read_plans
-from fuse4seg.recipes.reading import changed
+from fuse4seg.recipes.reading import to_plain
+from fuse4seg.recipes.recipe import Recipe
 
 RESULT = "comparison.json"
 
@@ -83,8 +84,8 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     for fold in wanted.folds:
         require_fold(source, fold)
     recipe = planned_recipe(plans, source / f"{wanted.plans}.json")
-    budgets = {row.name: Budget.of(changed(recipe, row.changes)) for row in wanted.rows}
-    conditions = _conditions(wanted, Budget.of(recipe))
+    budgets = {row.name: Budget.of(recipe_of(row, plans) if row.ours else recipe) for row in wanted.rows}
+    conditions = _conditions(wanted, recipe, configuration)
     _require_same_conditions(make_writable_folder(wanted.output), conditions)
     trials = [Trial(row, fold, seed, wanted.dataset, wanted.configuration, wanted.plans, wanted.output.absolute(),
                     budgets[row.name]) for seed in wanted.seeds for fold in wanted.folds for row in wanted.rows]
@@ -101,20 +102,23 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     results = list({**{_key(found): found for found in earlier["results"]}, **{_key(found): found for found in scored}}.values())
     call = {"command": wanted.command, "machine": _machine(wanted.devices),
             "versions": ", ".join(f"{name} {version(name)}" for name in ("fuse4seg", "torch", "nnunetv2"))}
-    result = {**conditions, "patch_size": list(configuration.patch_size), "batch_size": configuration.batch_size,
-              "folds": sorted({found["fold"] for found in results}), "seeds": sorted({found["seed"] for found in results}),
+    result = {**conditions, "folds": sorted({found["fold"] for found in results}),
+              "seeds": sorted({found["seed"] for found in results}),
               "calls": [*(known for known in earlier["calls"] if known != call), call],
               "results": results, "trivial": _trivial(results, source, plans, wanted)}
     write_json(result, wanted.output / RESULT)
     return result, faults
 
 
-def _conditions(wanted: Comparison, of_plans: Budget) -> dict[str, Any]:
-    budget = of_plans.to_plain()
+def _conditions(wanted: Comparison, recipe: Recipe, configuration: ConfigurationManager) -> dict[str, Any]:
+    budget = Budget.of(recipe).to_plain()
     if wanted.minutes is not None:
         budget["iterations"] = None
         budget["minutes"] = wanted.minutes
-    return {"dataset": wanted.dataset, "configuration": wanted.configuration, "plans": wanted.plans, "budget": budget}
+    method = {name: value for name, value in to_plain(recipe).items() if name not in ("name", "about")}
+    return json.loads(json.dumps({
+        "dataset": wanted.dataset, "configuration": wanted.configuration, "plans": wanted.plans, "budget": budget,
+        "patch_size": list(configuration.patch_size), "batch_size": configuration.batch_size, "recipe": method}, default=int))
 
 
 def _require_same_conditions(output: Path, conditions: dict[str, Any]) -> None:
@@ -130,8 +134,8 @@ def _require_same_conditions(output: Path, conditions: dict[str, Any]) -> None:
             raise UnreadableRecordError(path, "is no record of a comparison")
         for name, value in conditions.items():
             if known.get(name) != value:
-                raise OptionError("-o", f"{output} holds a comparison with {name} {known.get(name)}, not {value}. "
-                                        "Give another folder.")
+                other = "another recipe in the plans" if name == "recipe" else f"{name} {known.get(name)}, not {value}"
+                raise OptionError("-o", f"{output} holds a comparison with {other}. Give another folder.")
     write_json(conditions, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,13 +18,14 @@ from fuse4seg.colour import WHITE, windowed
 from fuse4seg.comparison.rows import Row
 from fuse4seg.datasets.images import find_reader, read_image
 from fuse4seg.datasets.raw import channel_names
-from fuse4seg.errors import FaultyImageError, UnpairedCasesError
+from fuse4seg.errors import FaultyImageError, OptionError, RecipeError, UnpairedCasesError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.planning.planner import fusion_arguments
 from fuse4seg.plans import OURS, RECIPE, planned_recipe
 from fuse4seg.progress import progress
 from fuse4seg.recipes.reading import changed, to_plain
+from fuse4seg.recipes.recipe import Recipe
 
 DONE = "complete.json"
 #: Makes the normalised channels (K, Z, Y, X) of a case from its name, its preprocessed channels (C, Z, Y, X), its properties, and
@@ -45,7 +47,12 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
         RecipeError: A change of the row fits no recipe.
         UnpairedCasesError, FaultyImageError: A folder of fused images does not fit the dataset.
     """
+    recipe = recipe_of(row, plans) if row.ours else None
+    made_as = json.loads(json.dumps({**row.to_plain(), "recipe": None if recipe is None else to_plain(recipe)}))
     if (target / DONE).is_file():
+        if read_json(target / DONE, UnreadableRecordError) != made_as:
+            raise OptionError("--rows", f"{target} was made for another row named {row.name}, or by another recipe. Give "
+                                        f"this one another name, or another folder.")
         return
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -64,8 +71,8 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
         write_json({**dataset_json, "channel_names": channels}, target / "dataset.json")
         make = _maker(row.source, dataset_json, manager, plans["transpose_forward"])
         write_channels(data, target / manager.data_identifier, make, manager, doing=f"preparing {row.name}")
-    write_json(_plans_of(row, plans), target / f"{plans['plans_name']}.json")
-    write_json(row.to_plain(), target / DONE)
+    write_json(_plans_of(row, plans, recipe), target / f"{plans['plans_name']}.json")
+    write_json(made_as, target / DONE)
 
 
 def windows_of(plans: dict[str, Any], configuration: str) -> np.ndarray:
@@ -141,18 +148,33 @@ def _of_folder(folder: Path, dataset_json: dict[str, Any], manager: Configuratio
     return make
 
 
-def _plans_of(row: Row, plans: dict[str, Any]) -> dict[str, Any]:
+def recipe_of(row: Row, plans: dict[str, Any]) -> Recipe:
+    """What a row trains.
+
+    Raises:
+        RecipeError: A change fits no recipe, or is of what all rows have alike.
+    """
+    for path in (change.partition("=")[0] for change in row.changes):
+        if path.startswith("patches.") or path in ("follower.network", "follower.features"):
+            raise RecipeError(path, "is the same for all rows. Plan with it under another name, and compare in another folder.",
+                              source=row.name)
+    return changed(planned_recipe(plans, plans["plans_name"]), row.changes)
+
+
+def _plans_of(row: Row, plans: dict[str, Any], recipe: Recipe | None) -> dict[str, Any]:
     """With the row's recipe; patch and batch stay."""
-    made, recipe = copy.deepcopy(plans), changed(planned_recipe(plans, plans["plans_name"]), row.changes)
+    made = copy.deepcopy(plans)
     for configuration in made["configurations"].values():
         if row.source is not None:
             for entry in ("normalization_schemes", "use_mask_for_norm"):
                 if entry in configuration:
                     configuration[entry] = configuration[entry][:1] * channels_of(row)
-        if row.ours and "architecture" in configuration:
+        if recipe is not None and "architecture" in configuration:
             arguments = configuration["architecture"]["arch_kwargs"]
-            arguments["fusion"] = fusion_arguments(recipe, arguments["fusion"]["reference"])
-    if row.ours:
+            asks = recipe.leader.reference
+            arguments["fusion"] = fusion_arguments(recipe, made[OURS]["channel_names"].index(asks) if asks
+                                                   else arguments["fusion"]["reference"])
+    if recipe is not None:
         made[OURS] = {**made[OURS], RECIPE: to_plain(recipe)}
     return made
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from fuse4seg.errors import OptionError
+from fuse4seg.recipes.recipe import Losses
 
 #: Rules of f4s_fuse that stand for fusion without learning.
 FIXED = ("max", "mean", "wavelet", "colour")
@@ -41,20 +42,24 @@ class Row:
                 "changes": list(self.changes)}
 
 
+def _losses(**weights: float) -> tuple[str, ...]:
+    """Changes that leave these weights alone, whatever the plans' recipe has."""
+    return tuple(f"losses.{part.name}={weights.get(part.name, 0):g}" for part in fields(Losses))
+
+
 STAGE_1 = "pretraining.epochs=2"
 #: The paper's Table 3, and what is ours, left out one at a time; pre-training and the cross-attention, out by default, put in.
 ABLATIONS: Mapping[str, Row] = MappingProxyType({name: Row(name, ours=True, changes=changes) for name, changes in {
     "pretraining": (STAGE_1,),
     "no_adversarial_pretraining": (STAGE_1, "pretraining.adversarial=0"),
-    "paper_losses": ("losses.intensity=1", "losses.texture=5", "losses.decomposition=0.1", "losses.adversarial=0.01",
-                     "losses.edges=0", "losses.balance=0", "losses.scd=0", "losses.chroma=0"),
+    "paper_losses": _losses(intensity=1, texture=5, decomposition=0.1, adversarial=0.01),
     "cross_attention": ("leader.cross_attention=true",),
     "no_viewing": ("bilevel.viewing=",),
-    "balance_alone": ("losses.edges=0", "losses.scd=0", "losses.chroma=0"),
+    "balance_alone": _losses(balance=6),
     "no_auxiliary_head": ("bilevel.auxiliary_weight=0",),
 }.items()})
 #: What teaches the leader, by the ends of the rows' names.
-TEACHERS = {"frozen": ("leader.rate=0",), "fusion_losses_alone": ("bilevel.hypergradient=none",),
+TEACHERS = {"frozen": ("leader.rate=0", "pretraining.epochs=0"), "fusion_losses_alone": ("bilevel.hypergradient=none",),
             "joint": ("bilevel.hypergradient=joint",)}
 #: Whether learning to fuse helps, in colour and in grey.
 LEARNING: Mapping[str, Row] = MappingProxyType({row.name: row for row in (

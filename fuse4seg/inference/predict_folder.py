@@ -316,7 +316,7 @@ def _report_missing(model: Model, missing: Mapping[str, Sequence[str]], output: 
                     ", ".join(name for name in names if name not in absent))
     if missing and not model.modality_dropout:
         log.warning("this model never saw a case without a modality: expect worse results than from one trained with "
-                    "f4s_train --set training.modality_dropout=0.25")
+                    "f4s_train --set training.modality_dropout=0.1")
     _write_missing(missing, output)
 
 

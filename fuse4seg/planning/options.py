@@ -73,4 +73,4 @@ class PlanOptions:
         if self.plans_name is not None:
             return self.plans_name
         stem = Path(self.recipe).stem if self.recipe else WITH_LABELS
-        return name_after(PLANS_NAME, ([] if stem in (WITH_LABELS, WITHOUT_LABELS) else [stem]) + list(self.changes))
+        return name_after(PLANS_NAME if stem in (WITH_LABELS, WITHOUT_LABELS) else name_after(PLANS_NAME, [stem]), self.changes)

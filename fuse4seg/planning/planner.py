@@ -212,8 +212,11 @@ class Fuse4SegPlanner(ExperimentPlanner):
                                                    approximate_n_voxels_dataset, _cache)
         plan["median_image_size_in_voxels"] = np.array(given)
         if fixed and list(plan["patch_size"]) != list(fixed):
-            raise RecipeError("patches.size", f"{_crossed(fixed)} cannot be halved as often as the network has stages. Give "
+            raise RecipeError("patches.size", f"{_crossed(fixed)} cannot be had with this network and spacing. Give "
                                               f"{_crossed(plan['patch_size'])}.", source=self.recipe.name)
+        if fixed and len(plan["architecture"]["arch_kwargs"]["strides"]) < SMALLEST_STAGES:
+            raise RecipeError("patches.size", f"{_crossed(fixed)} cannot be halved once. Give a larger one.",
+                              source=self.recipe.name)
         share = round(approximate_n_voxels_dataset * self.max_dataset_covered / prod(map(int, plan["patch_size"])))
         plan["batch_size"] = wanted.batch or max(SMALLEST_BATCH, min(share, wanted.largest_batch or share))
         plan["architecture"] = self._fuse_then_segment(plan["architecture"])
@@ -316,7 +319,12 @@ class Fuse4SegPlanner(ExperimentPlanner):
                 continue
             network = plan["architecture"], plan["patch_size"]
             plan["batch_size"] = self.memory.largest_batch(*network, limit=self.limit, cap=plan["batch_size"])
-            predicted[name] = self.memory.count(*network, plan["batch_size"]).to_plain()
+            memory = self.memory.count(*network, plan["batch_size"])
+            if len(plan["patch_size"]) == len(self.recipe.patches.size) and memory.total > self.limit:
+                raise OptionError(FLAG, f"{self.target.gigabytes:g} GB do not hold the recipe's patch, "
+                                        f"{_crossed(plan['patch_size'])} in a batch of {plan['batch_size']}: "
+                                        f"{memory.total / GIGABYTE:.3g} GB would.")
+            predicted[name] = memory.to_plain()
         return predicted
 
     def _fuse_then_segment(self, follower: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,9 @@ def read_recipe(which: str | Path) -> Recipe:
         path = FOLDER / f"{which}.toml"
         if str(which) not in recipe_names():
             raise _not_found(which)
+    elif path.stem in recipe_names() and path.parent.resolve() != FOLDER:
+        raise RecipeError(str(path), "has the name of a recipe that comes along, as which its plans would pass. Rename it.",
+                          source="--recipe")
     tables = _tables(path)
     return from_tables({**tables, "name": path.stem}, source=path.name)
 
@@ -55,17 +58,19 @@ def _not_found(which: str | Path) -> RecipeError:
 def _tables(path: Path, *, known: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Content of a file, over what it is like."""
     try:
-        own = tomllib.loads(path.read_text())
-    except OSError as error:
+        text = path.read_bytes()
+    except (OSError, ValueError) as error:
         raise _not_found(path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    try:
+        own = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError("its text", f"cannot be read ({first_line(error)})", source=path.name) from error
     if LIKE not in own:
         return own
     if own[LIKE] not in recipe_names() or path in known:
         raise RecipeError(LIKE, f"there is no recipe {own[LIKE]!r}. Choose from: {', '.join(recipe_names())}.", source=path.name)
     basis = _tables(FOLDER / f"{own.pop(LIKE)}.toml", known=(*known, path))
-    return {**basis, **{name: {**basis.get(name, {}), **given} if isinstance(given, dict) else given
+    return {**basis, **{name: {**basis[name], **given} if isinstance(given, dict) and isinstance(basis.get(name), dict) else given
                         for name, given in own.items()}}
 
 
@@ -188,13 +193,13 @@ def _value(path: str, text: str, kind: Any) -> Any:
 
 
 def name_after(name: str, changes: Iterable[str]) -> str:
-    """A name for a file or a folder that says what was changed; of very many changes a number that stands for them.
+    """A name for a file or a folder that says what was changed, in any order; of very many changes a number stands for them.
 
     Example:
         >>> name_after("Fuse4SegPlans", ["losses.edges=2", "bilevel.viewing="])
-        'Fuse4SegPlans-losses.edges=2-bilevel.viewing='
+        'Fuse4SegPlans-bilevel.viewing=-losses.edges=2'
     """
-    words = [re.sub(r"_{2,}", "_", re.sub(r"[^\w.=+-]", "_", word.replace(",", "+"))) for word in changes]
+    words = sorted(re.sub(r"_{2,}", "_", re.sub(r"[^\w.=+-]", "_", word.replace(",", "+"), flags=re.ASCII)) for word in changes)
     whole = "-".join([name, *words])
     if len(whole) <= LONGEST_NAME:
         return whole

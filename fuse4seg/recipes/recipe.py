@@ -11,8 +11,12 @@ from fuse4seg.errors import RecipeError
 #: Of recipes as they stand in plans and checkpoints; another one means to plan and train again. Raise it with every entry that
 #: is added, renamed or removed, as every entry must be there.
 VERSION = 1
+#: Of the leader's attention, which share its features.
+HEADS = 4
 #: What a dataset is planned with unless the user says otherwise: with labels, and without.
 WITH_LABELS, WITHOUT_LABELS = "fuse4seg", "fusion_alone"
+#: Of numbers that networks compute with in single precision.
+LARGEST = 3e38
 #: Choices of entries; what each stands for is in planning/followers.py, ESTIMATORS of steps/hypergradients.py, steps/schedule.py,
 #: COLOURS of planning/planner.py, and, in the order of its draws, steps/viewing.py. Tests hold these together.
 LEADERS = ("gate",)
@@ -184,12 +188,20 @@ class Recipe:
         for entry_name in ("batch", "largest_batch"):
             if getattr(self.patches, entry_name) == 1:
                 raise RecipeError(f"patches.{entry_name}", "1 is too few: each level needs a part of a batch. Give at least 2.")
+        if len(self.patches.size) not in (0, 2, 3):
+            raise RecipeError("patches.size", f"has {len(self.patches.size)} axes. Give two or three, or none.")
+        if self.leader.base_features % HEADS:
+            raise RecipeError("leader.base_features", f"must be a multiple of {HEADS}, got {self.leader.base_features}.")
+        if self.follower.nesterov and not self.follower.momentum:
+            raise RecipeError("follower.nesterov", "needs a momentum above 0. Set it to false, or give one.")
         still = not self.leader.rate
         if still and self.pretraining.epochs:
             raise RecipeError("leader.rate", "0 leaves nothing to train in pre-training. Set pretraining.epochs=0, too.")
         if self.bilevel is None and still:
             raise RecipeError("leader.rate", "0 leaves nothing to train where nothing is segmented. Give a rate above 0.")
-        if self.bilevel is None and not any(getattr(self.losses, part.name) for part in fields(Losses)):
+        grey = self.leader.fused_image == "grey"
+        if self.bilevel is None and not any(getattr(self.losses, part.name) for part in fields(Losses)
+                                            if not (grey and part.name == "chroma")):
             raise RecipeError("losses", "all weights are 0, which leaves nothing to train where nothing is segmented.")
 
     @property
@@ -240,7 +252,9 @@ def require_value(path: str, value: Any, kind: Any, *, choices: tuple[str, ...],
         if choices and one not in choices:
             raise RecipeError(path, f"there is no {one!r}. Choose from: {', '.join(choices)}.")
         if least is not None and not (least <= one < below):
-            raise RecipeError(path, f"must be {in_range(least, below)}, got {one:g}.")
+            raise RecipeError(path, f"must be {in_range(least, below)}, got {one!r:.20}.")
+        if least is not None and one > LARGEST:
+            raise RecipeError(path, f"{one!r:.20} is too large to compute with.")
 
 
 def described(kind: Any) -> str:

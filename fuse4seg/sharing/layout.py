@@ -16,7 +16,7 @@ PLANS, DATASET, FINGERPRINT = "plans.json", "dataset.json", "dataset_fingerprint
 WEIGHTS_ENDING, REST_ENDING = ".safetensors", ".json"
 
 #: Names of folders and files, the same on every system: nothing hidden, no separators, nothing that a shell would mind.
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+=-]*"
 _DATASET = re.compile(rf"Dataset\d{{3,}}_{_NAME}", re.ASCII)
 _PART = re.compile(_NAME, re.ASCII)
 _FOLD = re.compile(r"\d{1,6}|all", re.ASCII)

@@ -178,9 +178,12 @@ class BilevelStep:
 
     def _through_leader(self, shown: Tensor, of_image: Tensor, own: Tensor) -> Sequence[Tensor]:
         """Gradient of the leader's parameters, from that of the image it shows the follower and from its own objective."""
-        outputs, gradients = [own], [torch.ones_like(own)]
+        # Without any loss of its own the leader's objective is a constant.
+        outputs, gradients = ([own], [torch.ones_like(own)]) if own.requires_grad else ([], [])
         if self.settings.hypergradient not in DETACHED:
             outputs, gradients = [shown, *outputs], [of_image, *gradients]
+        if not outputs:
+            return [torch.zeros_like(parameter) for parameter in self.leader.parameters]
         return torch.autograd.grad(outputs, self.leader.parameters, gradients, allow_unused=True, materialize_grads=True)
 
     def _own_objective(self, seen: Seen, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:

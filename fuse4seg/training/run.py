@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,6 +140,7 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     require_fit(recipe, dataset_json)
     _require_network(training, name, plans, dataset_json)
+    _require_previous_stage(training, name, plans)
     trainer_class = _trainer_class(training.trainer)
     if checkpoint is not None:
         seed = _require_same(checkpoint, trainer_class, recipe, seed=seed)
@@ -238,6 +239,22 @@ def _require_network(training: Training, name: str, plans: dict[str, Any], datas
         path = data_root(PREPROCESSED) / name / f"{training.plans}.json"
         raise PlansNotFoundError(path, f"describes no network that can be built ({first_line(error, kind=True)})",
                                  mend="Plan again with f4s_plan_and_preprocess, or name other plans with -p.") from error
+
+
+def _require_previous_stage(training: Training, name: str, plans: dict[str, Any]) -> None:
+    """Make sure that a cascade's first stage has left its labels.
+
+    Raises:
+        OptionError: It has not, or not a training with the same changes.
+    """
+    previous = PlansManager(dict(plans)).get_configuration(training.configuration).previous_stage_name
+    if previous is None:
+        return
+    labels = data_root(RESULTS) / name / replace(training, configuration=previous).folder_name / "predicted_next_stage"
+    if not (labels / training.configuration).is_dir():
+        raise OptionError("configuration", f"{training.configuration} is the second stage of a cascade, which sees what "
+                                           f"{previous} left in {labels}. Train {previous} first, all folds, by the same "
+                                           f"trainer with the same --set.")
 
 
 def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:

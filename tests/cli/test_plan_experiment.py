@@ -70,7 +70,7 @@ class TestRecipe:
         chosen = plan_experiment.plan_options(parser.parse_args(words))
         assert chosen.recipe == "grey"
         assert chosen.changes == ("losses.edges=4", "follower.features=8", "training.epochs=3")
-        assert chosen.name == "Fuse4SegPlans-grey-losses.edges=4-follower.features=8-training.epochs=3"
+        assert chosen.name == "Fuse4SegPlans-grey-follower.features=8-losses.edges=4-training.epochs=3"
 
     def test_in_a_file_of_the_users_own_is_written_into_the_plans(self, planned_phantom: Path, tmp_path: Path) -> None:
         root = shutil.copytree(planned_phantom, tmp_path / "root")
@@ -87,6 +87,7 @@ class TestRecipe:
         ('about = "Mine."\nlike = "grey"\n[losses]\nedge = 1', "mine.toml: losses.edge: there is no such entry. Ent"),
         ('about = "Mine."\nlike = "grey"\n[losses]\nedges = "x"', "mine.toml: losses.edges: 'x' is not a number"),
         ('about = "Mine."\nlike = "grey"\n[leader]\nnetwork = "unet"', "leader.network: there is no 'unet'. Choose from: gate"),
+        ('about = "Mine."\nlike = "grey"\n[about]\nwhat = "no text"', "mine.toml: about: "),
         ('about = "Mine."\nlike = "gray"', "mine.toml: like: there is no recipe 'gray'. Choose from: fuse4seg, fus"),
         ("about = ", "mine.toml: its text: cannot be read")])
     def test_that_does_not_do_is_one_line(self, content: str, said: str, tmp_path: Path,

@@ -11,9 +11,9 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from fuse4seg.comparison.prepared_data import as_grey, environment_of, prepare_row, standardised, windows_of
+from fuse4seg.comparison.prepared_data import as_grey, environment_of, prepare_row, recipe_of, standardised, windows_of
 from fuse4seg.comparison.rows import Row
-from fuse4seg.errors import FaultyImageError, UnpairedCasesError
+from fuse4seg.errors import FaultyImageError, OptionError, RecipeError, UnpairedCasesError
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 
 DATASET = "Dataset990_Phantom"
@@ -98,6 +98,25 @@ class TestPrepareRow:
         (target / "complete.json").unlink()
         prepare_row(row, source, target, plans=plans, configuration="2d")
         assert (target / "dataset.json").is_file()
+
+    def test_refuses_what_was_made_for_another_row_of_its_name(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
+        one, other = (Row("mine", ours=True, changes=(f"losses.edges={weight}",)) for weight in (3, 4))
+        prepare_row(one, source, tmp_path / "mine", plans=plans, configuration="2d")
+        prepare_row(one, source, tmp_path / "mine", plans=plans, configuration="2d")
+        with pytest.raises(OptionError, match="^--rows: .*mine was made for another row named mine"):
+            prepare_row(other, source, tmp_path / "mine", plans=plans, configuration="2d")
+
+    @pytest.mark.parametrize("change", ["patches.batch=4", "follower.features=8", "follower.network=resenc_m"])
+    def test_refuses_what_all_rows_have_alike(self, change: str, plans: dict[str, Any]) -> None:
+        with pytest.raises(RecipeError, match=f"^mine: {change.partition('=')[0]}: is the same for all rows"):
+            recipe_of(Row("mine", ours=True, changes=(change,)), plans)
+
+    def test_of_another_reference_shows_it(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
+        reference = plans["fuse4seg"]["channel_names"][-1]
+        row = Row("mine", ours=True, changes=(f"leader.reference={reference}",))
+        prepare_row(row, source, tmp_path / "mine", plans=plans, configuration="2d")
+        found = json.loads((tmp_path / "mine" / "Fuse4SegPlans.json").read_text())["configurations"]["2d"]
+        assert found["architecture"]["arch_kwargs"]["fusion"]["reference"] == len(plans["fuse4seg"]["channel_names"]) - 1
 
     def test_of_a_folder_crops_and_resamples_as_the_cases_were(self, planned_phantom: Path, source: Path,
                                                                plans: dict[str, Any], tmp_path: Path) -> None:

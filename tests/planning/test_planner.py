@@ -348,7 +348,7 @@ class TestPatches:
 
     def test_that_cannot_be_halved_often_enough_are_refused_with_what_can(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted((24, 96, 80))
-        with pytest.raises(RecipeError, match="patches.size: 50 x 48 cannot be halved .* Give 56 x 48"):
+        with pytest.raises(RecipeError, match="patches.size: 50 x 48 cannot be had with .* Give 56 x 48"):
             plan_experiment(991, options("patches.size=50,48", "follower.features=4"))
 
     def test_beyond_the_memory_have_a_smaller_batch(self, make_fingerprinted: MakeFingerprinted) -> None:
@@ -356,6 +356,14 @@ class TestPatches:
                      changes=("patches.size=96,80", "patches.batch=64", "follower.features=4"))
         assert plans["configurations"]["2d"]["patch_size"] == [96, 80]
         assert 2 <= plans["configurations"]["2d"]["batch_size"] < 64
+
+    def test_that_no_batch_of_two_fits_are_refused_with_what_would_do(self, make_fingerprinted: MakeFingerprinted) -> None:
+        make_fingerprinted((24, 384, 384))
+        changes = "patches.size=384,384", "follower.features=4"
+        with pytest.raises(OptionError, match="-gpu_memory_target: 0.05 GB do not hold the recipe's patch, 384 x") as refused:
+            plan_experiment(991, options(*changes, gpu_memory_target=0.05))
+        enough = float(re.search(r"of 2: ([\d.]+) GB would", str(refused.value))[1]) * 1.01
+        plan_experiment(991, options(*changes, gpu_memory_target=enough))
 
 
 class TestDescribePlans:

@@ -76,6 +76,19 @@ class TestReadRecipe:
             with pytest.raises(RecipeError, match="^--recipe: .*: there is no such recipe. Choose from: fuse4seg, fusion_alone"):
                 read_recipe(name)
 
+    def test_of_a_user_does_not_pass_as_one_that_comes_along(self, tmp_path: Path) -> None:
+        (tmp_path / "grey.toml").write_text('about = "Mine."\nlike = "grey"\n[losses]\nedges = 5\n')
+        with pytest.raises(RecipeError, match="has the name of a recipe that comes along"):
+            read_recipe(tmp_path / "grey.toml")
+        assert read_recipe(Path(read_recipe.__globals__["FOLDER"]) / "grey.toml") == read_recipe("grey")
+
+    @pytest.mark.parametrize("content", [b'about = "\xe4"', b"x = " + b"[" * 5000, b'about = "Mine."\nlike = ["grey"]',
+                                         b'about = "Mine."\nlike = "grey"\nlosses = 3'])
+    def test_of_hostile_content_is_refused(self, content: bytes, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_bytes(content)
+        with pytest.raises(RecipeError, match=r"^mine\.toml: "):
+            read_recipe(tmp_path / "mine.toml")
+
     @pytest.mark.parametrize("section", SECTIONS)
     def test_misses_no_entry(self, section: str, tmp_path: Path) -> None:
         """Of a file that is like no other, each line is needed but for the whole of bilevel."""

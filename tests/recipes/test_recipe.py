@@ -68,7 +68,18 @@ class TestRecipe:
         with pytest.raises(RecipeError, match=f"patches.{entry}: 1 is too few.*at least 2"):
             replace(USUAL, patches=replace(USUAL.patches, **{entry: 1}))
 
-    @pytest.mark.parametrize("change", [{"leader": replace(USUAL.leader, rate=0)}, {"losses": Losses.only()}])
+    @pytest.mark.parametrize(("section", "entry", "value", "said"), [
+        ("patches", "size", (64,), "has 1 axes. Give two or three"), ("patches", "size", (8, 8, 8, 8), "has 4 axes"),
+        ("leader", "base_features", 10, "must be a multiple of 4, got 10"),
+        ("follower", "momentum", 0, "needs a momentum above 0"), ("follower", "rate", 10**400, "0000000000 is too large"),
+        ("losses", "edges", 1e39, r"1e\+39 is too large to compute with")])
+    def test_refuses_what_no_network_takes(self, section: str, entry: str, value: Any, said: str) -> None:
+        with pytest.raises(RecipeError, match=said):
+            replace(USUAL, **{section: replace(getattr(USUAL, section), **{entry: value})})
+
+    @pytest.mark.parametrize("change", [
+        {"leader": replace(USUAL.leader, rate=0)}, {"losses": Losses.only()},
+        {"losses": Losses.only(chroma=1), "leader": replace(USUAL.leader, fused_image="grey")}])
     def test_refuses_to_train_nothing(self, change: dict[str, Section]) -> None:
         with pytest.raises(RecipeError, match="nothing to train where nothing is segmented"):
             replace(USUAL, bilevel=None, **change)

@@ -42,6 +42,7 @@ class TestSharedModel:
         {"trainer": 3}])
     def test_names_that_may_lead_elsewhere_are_refused(self, change: dict[str, Any]) -> None:
         MODEL.require_safe_names()
+        replace(MODEL, trainer="Fuse4SegTrainer-losses.edges=4", plans="Fuse4SegPlans-grey-bilevel.viewing=").require_safe_names()
         with pytest.raises(ValueError, match="is no name that every system takes|is empty or names something twice"):
             replace(MODEL, **change).require_safe_names()
 

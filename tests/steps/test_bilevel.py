@@ -369,6 +369,15 @@ class TestGradients:
         assert all(torch.equal(weight, before[name]) for name, weight in model.fusion.state_dict().items())
 
     @every_estimator
+    def test_without_any_fusion_loss_are_those_of_weight_0(self, hypergradient: str, tiny_model: MakeModel, batch: torch.Tensor,
+                                                           targets: torch.Tensor) -> None:
+        without, weightless = (step_of(tiny_model(), hypergradient=hypergradient, **chosen)
+                               for chosen in ({"losses": Losses.only()}, {"fusion_weight": 0.0}))
+        without(batch, targets), weightless(batch, targets)
+        for given, wanted in zip(without.leader.optimiser.given, weightless.leader.optimiser.given, strict=True):
+            torch.testing.assert_close(given, wanted)
+
+    @every_estimator
     @pytest.mark.parametrize("offset", [0, 1])
     def test_every_sample_moves_the_leader(self, offset: int, hypergradient: str, tiny_model: MakeModel, batch: torch.Tensor,
                                            targets: torch.Tensor) -> None:

@@ -229,7 +229,7 @@ class TestFinishedTraining:
 
     def test_with_changes_is_another_training(self, trained: Path) -> None:
         trainer = make_trainer(replace(FOLD_0, changes=("losses.edges=4", "bilevel.viewing=blur,noise")))
-        folder = "Fuse4SegTrainer-losses.edges=4-bilevel.viewing=blur+noise__Fuse4SegPlans__2d"
+        folder = "Fuse4SegTrainer-bilevel.viewing=blur+noise-losses.edges=4__Fuse4SegPlans__2d"
         assert Path(trainer.output_folder) == trained.parents[1] / folder / "fold_0"
         assert (trainer.recipe.losses.edges, trainer.recipe.bilevel.viewing) == (4, ("blur", "noise"))
         assert trainer.base_name == "Fuse4SegTrainer"
