@@ -89,9 +89,12 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in (*FULL, errno.ENAMETOOLONG):
             raise
-        last_words, status = f"error: {UnwritableFolderError(_place(error), error.strerror)}", FAILED
+        said = f"{error.filename}: the name is too long. Give a shorter one."
+        if error.errno in FULL:
+            said = str(UnwritableFolderError(_place(error), error.strerror))
+        last_words, status = f"error: {said}", FAILED
     # Not before: a progress bar lives as long as the error that ended it, and draws itself once more when it goes.
     print(last_words, file=sys.stderr)
     return status

@@ -13,7 +13,7 @@ from fuse4seg.cli.extract_fingerprint import (
     extract,
     processes_of,
 )
-from fuse4seg.cli.plan_experiment import add_plan_flags, plan, plan_options
+from fuse4seg.cli.plan_experiment import add_plan_flags, plan, plan_options, require_recipe
 from fuse4seg.cli.preprocess import add_configuration_flags, preprocess_datasets
 
 
@@ -21,6 +21,7 @@ def plan_and_preprocess(options: argparse.Namespace) -> None:
     """Check, fingerprint, plan and preprocess every dataset; options are refused before the first case is read."""
     processes_of(options)
     chosen = plan_options(options)
+    require_recipe(options)
     extract(options)
     plan(options)
     if not options.no_pp:

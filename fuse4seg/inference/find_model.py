@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ def find_model(*, dataset: str | None = None, configuration: str | None = None, 
     """
     results = data_root(RESULTS)
     wanted_dataset = dataset_name(dataset, variables=(RESULTS,)) if dataset is not None else "Dataset*"
-    pattern = f"{wanted_dataset}/{trainer or '*'}__{plans or '*'}__{configuration or '*'}"
+    words = ("*" if word is None else glob.escape(word) for word in (trainer, plans, configuration))
+    pattern = f"{wanted_dataset}/{'__'.join(words)}"
     candidates = [TrainedModel(folder, trained, checkpoint) for folder in sorted(results.glob(pattern))
                   if folder.name.count("__") == 2 and _is_ours(folder) and (trained := _folds(folder, folds, checkpoint))]
     if not candidates:

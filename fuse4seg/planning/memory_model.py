@@ -14,8 +14,8 @@ from fuse4seg.planning.step_memory import CountedTraining, StepMemory, count_mem
 
 #: Bounds this close to what they are compared with, as a share of it, do not tell.
 CLOSE = 0.03
-#: The bounds of another network of the search tell where they are further than this from it. They share their first stages,
-#: which take most of the memory.
+#: The bounds of another network of the search, of as many stages, tell where they are further than this from it: their weights
+#: and first stages are the same, which take most of the memory.
 FAR = 0.3
 
 
@@ -56,20 +56,21 @@ class MemoryModel:
     def __init__(self, training: CountedTraining) -> None:
         self.training = training
         self._counts: dict[str, Counts] = {}
-        self._latest: dict[int, Counts] = {}
+        self._latest: dict[tuple[int, int], Counts] = {}
 
     def count(self, architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int) -> StepMemory:
         """Counted memory (:func:`count_memory`), remembered by the process."""
         key = _key(architecture)
         memory = _count(key, tuple(map(int, patch_size)), batch_size, self.training)
-        known = self._latest[len(patch_size)] = self._counts.setdefault(key, Counts())
+        known = self._latest[_kind(architecture, patch_size)] = self._counts.setdefault(key, Counts())
         known.add(batch_size * prod(map(int, patch_size)), memory)
         return memory
 
     def estimate(self, architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int, *, limit: float) -> int:
         """Bytes that lie on the right side of ``limit``: a bound that tells, else counted."""
         voxels = batch_size * prod(map(int, patch_size))
-        for known, margin in ((self._counts.get(_key(architecture)), CLOSE), (self._latest.get(len(patch_size)), FAR)):
+        for known, margin in ((self._counts.get(_key(architecture)), CLOSE),
+                              (self._latest.get(_kind(architecture, patch_size)), FAR)):
             low, high = known.bounds(voxels) if known else (0.0, inf)
             if low > (1 + margin) * limit:
                 return round(low)
@@ -89,6 +90,10 @@ class MemoryModel:
         while batch > SMALLEST_BATCH and self.count(architecture, patch_size, batch).total > limit:
             batch -= 2
         return batch
+
+
+def _kind(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> tuple[int, int]:
+    return len(patch_size), len(architecture["arch_kwargs"]["strides"])
 
 
 def _key(architecture: Mapping[str, Any]) -> str:

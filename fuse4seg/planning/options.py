@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from pathlib import Path
 
 from fuse4seg.errors import OptionError, RecipeError
 from fuse4seg.plans import PLANS_NAME
-from fuse4seg.recipes.reading import changed, name_after, read_recipe
+from fuse4seg.recipes.reading import LONGEST_NAME, changed, name_after, read_recipe
 from fuse4seg.recipes.recipe import WITH_LABELS, WITHOUT_LABELS, Recipe
 
 SMALLEST_BATCH = 2
+_NAME = re.compile(r"[A-Za-z0-9]([\w.=+-]*[A-Za-z0-9=])?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ class PlanOptions:
             problem = f"{self.gpu_memory_target:g} GB is no memory. Give a number above 0."
             raise OptionError("-gpu_memory_target", problem)
         name = self.plans_name
-        if name is not None and (not name or "__" in name or Path(name).name != name):
-            raise OptionError("-overwrite_plans_name", f"{name!r} is no name for plans. Use letters, digits and single _.")
+        if name is not None and (not _NAME.fullmatch(name) or "__" in name or len(name) > LONGEST_NAME):
+            raise OptionError("-overwrite_plans_name", f"{name!r} is no name for plans. Use up to {LONGEST_NAME} of letters, "
+                                                       f"digits, single _ and . + - =; begin and end with a letter or digit.")
+        if self.recipe == "":
+            raise OptionError("--recipe", "is empty. Leave it out for the usual one.")
         spacing = self.overwrite_target_spacing
         if spacing is not None and (len(spacing) != 3 or not all(0 < step < math.inf for step in spacing)):
             problem = f"{' '.join(map(str, spacing))} is no spacing. Give three numbers above 0."

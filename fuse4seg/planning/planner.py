@@ -68,6 +68,9 @@ def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> d
         plans = planner.plan_experiment()
     for line in describe_plans(plans):
         logger.info("%s", line)
+    which = "" if plans["plans_name"] == PLANS_NAME else f" -p {plans['plans_name']}"
+    logger.info("recipe %s, plans %s. Train with: f4s_train %s %s 0%s", planner.recipe.name, plans["plans_name"], dataset,
+                next(iter(plans["configurations"])), which)
     return plans
 
 
@@ -78,9 +81,21 @@ def planner_for(dataset: str | int, options: PlanOptions, planner: type[Fuse4Seg
         RecipeError: The recipe segments, and the dataset has no labels; or the reverse.
         OptionError, DatasetJsonError, FingerprintNotFoundError: As :class:`Fuse4SegPlanner` raises them.
     """
+    return planner_of(recipe_of(dataset, options).follower.network, planner)(dataset, options=options)
+
+
+def recipe_of(dataset: str | int, options: PlanOptions) -> Recipe:
+    """What a dataset would be planned by.
+
+    Raises:
+        RecipeError: The recipe segments, and the dataset has no labels; or the reverse.
+        DatasetNotFoundError, DatasetJsonError: There is no such dataset, or it does not say what it is.
+    """
     folder = data_root(RAW) / dataset_name(dataset, variables=(RAW,))
-    recipe = options.recipe_for(labelled=is_labelled(folder, read_raw_dataset_json(folder)))
-    return planner_of(recipe.follower.network, planner)(dataset, options=options)
+    labelled = is_labelled(folder, read_raw_dataset_json(folder))
+    recipe = options.recipe_for(labelled=labelled)
+    recipe.require_labels(labelled=labelled)
+    return recipe
 
 
 def planner_of(follower: str, planner: type[Fuse4SegPlanner] | None = None) -> type[Fuse4SegPlanner]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -19,7 +20,7 @@ SET = "--set"
 #: A recipe may be the same as another but for the entries that it gives.
 LIKE = "like"
 #: Longest name of a plans file or a folder that says what was changed.
-LONGEST_NAME = 150
+LONGEST_NAME = 100
 
 
 def recipe_names() -> list[str]:
@@ -193,14 +194,33 @@ def _value(path: str, text: str, kind: Any) -> Any:
 
 
 def name_after(name: str, changes: Iterable[str]) -> str:
-    """A name for a file or a folder that says what was changed, in any order; of very many changes a number stands for them.
+    """A name for a file or a folder that says what was changed, whatever the order and spelling of the words.
+
+    Of very many changes a number stands for them.
 
     Example:
         >>> name_after("Fuse4SegPlans", ["losses.edges=2", "bilevel.viewing="])
         'Fuse4SegPlans-bilevel.viewing=-losses.edges=2'
     """
-    words = sorted(re.sub(r"_{2,}", "_", re.sub(r"[^\w.=+-]", "_", word.replace(",", "+"), flags=re.ASCII)) for word in changes)
+    last = dict(_spelt(change) for change in changes)
+    # nnU-Net parts names at two underlines.
+    words = sorted(re.sub(r"_{2,}", "_", re.sub(r"[^\w.=+-]", "+", f"{path}{value}", flags=re.ASCII)).rstrip("_")
+                   for path, value in last.items())
     whole = "-".join([name, *words])
     if len(whole) <= LONGEST_NAME:
         return whole
     return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+
+def _spelt(change: str) -> tuple[str, str]:
+    """Path of an entry, and its value with the sign before it, in one spelling of several: 4, 4.0."""
+    path, equals, text = change.partition("=")
+    section, _, entry = path.partition(".")
+    kind = get_type_hints(SECTIONS[section]).get(entry) if section in SECTIONS else None
+    with suppress(RecipeError):
+        value = text if kind is None else _value(path, text, kind)
+        if isinstance(value, float):
+            text = repr(value).removesuffix(".0")
+        elif isinstance(value, tuple):
+            text = ",".join(map(str, value))
+    return path, f"{equals}{text}"

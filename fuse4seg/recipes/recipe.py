@@ -248,6 +248,8 @@ def require_value(path: str, value: Any, kind: Any, *, choices: tuple[str, ...],
     if several != isinstance(value, tuple) or any(not isinstance(one, sound) or isinstance(one, bool) != (single is bool)
                                                   for one in values):
         raise RecipeError(path, f"{value!r} is not {described(kind)}.")
+    if choices and len(set(values)) < len(values):
+        raise RecipeError(path, "says something twice.")
     for one in values:
         if choices and one not in choices:
             raise RecipeError(path, f"there is no {one!r}. Choose from: {', '.join(choices)}.")

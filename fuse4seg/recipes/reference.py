@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any, get_type_hints
 
-from fuse4seg.recipes.reading import read_recipe, recipe_names
+from fuse4seg.recipes.reading import LONGEST_NAME, read_recipe, recipe_names
 from fuse4seg.recipes.recipe import SECTIONS, WITH_LABELS, WITHOUT_LABELS, Recipe, Section, described, in_range
 
 #: Recipes with a column each: the usual ones, with labels and without.
@@ -27,17 +27,19 @@ plans; training, prediction and comparison follow the plans. Without `--recipe`,
 one without gets `{unlabelled}`.
 
     f4s_plan_and_preprocess -d 501 --recipe grey
+    f4s_train 501 2d 0 -p Fuse4SegPlans-grey
 
 ## Change single entries
 
     f4s_plan_and_preprocess -d 501 --set losses.edges=4 follower.features=16
-    f4s_train 501 2d 0 -p Fuse4SegPlans-losses.edges=4-follower.features=16
+    f4s_train 501 2d 0 -p Fuse4SegPlans-follower.features=16-losses.edges=4
     f4s_train 501 2d 0 --set training.epochs=50
 
 Write `SECTION.ENTRY=VALUE`; a list as `VALUE,VALUE`, an empty one as nothing (`bilevel.viewing=`). The plans' name says
-what differs, unless you choose one with `-p`. `f4s_train --set` changes what planning did not decide, and names the
-trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`. Give the same `--set` with `--c` and
-`--val`, and `f4s_predict` the trainer: `-tr Fuse4SegTrainer-training.epochs=50`.
+what differs, in order of the alphabet (beyond {longest} characters, a number that stands for it), unless you choose one
+with `-p`; planning ends with the command that trains by it. `f4s_train --set` changes what planning did not decide, and
+names the trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`. Give the same `--set` with
+`--c` and `--val`, and `f4s_predict` the trainer: `-tr Fuse4SegTrainer-training.epochs=50`.
 
 ## Write your own
 
@@ -48,7 +50,8 @@ trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2
     [losses]
     edges = 4.0
 
-`like` names a recipe that comes along; give only what differs. Without it, every entry must be there; without the
+Its plans are `Fuse4SegPlans-sharp`. `like` names a recipe that comes along; give only what differs. Without it, every
+entry must be there; without the
 section `bilevel`, nothing is segmented. What is misspelt or out of range is refused, with what would do. In Python:
 `fuse4seg.recipes.reading.read_recipe`.
 
@@ -63,7 +66,7 @@ def recipes_page() -> str:
     told = [f"- `{recipe.name}`: {recipe.about}" for recipe in recipes] + [
         f"- `{other.name}`: {other.about} ({', '.join(_differing(other, recipes[0]))})" for other in others]
     listed = "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in told)
-    head = HEAD.format(recipes=listed, usual=WITH_LABELS, unlabelled=WITHOUT_LABELS)
+    head = HEAD.format(recipes=listed, usual=WITH_LABELS, unlabelled=WITHOUT_LABELS, longest=LONGEST_NAME)
     return head + "".join("\n" + "\n".join(_section(name, kind, recipes)) + "\n" for name, kind in SECTIONS.items())
 
 

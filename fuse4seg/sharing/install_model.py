@@ -172,7 +172,8 @@ def _joined(target: Path, model: SharedModel, plans: dict[str, Any], dataset_jso
         state = join_checkpoint(tensors, rest, plans=plans, dataset_json=dataset_json)
     except (ValueError, TypeError) as error:
         raise ModelArchiveError(rest_file, f"{first_line(error)}.") from error
-    if (state["trainer_name"], state["init_args"]["configuration"]) != (model.trainer, model.configuration):
+    # A folder says what f4s_train --set changed, too; - is in no class's name.
+    if (state["trainer_name"], state["init_args"]["configuration"]) != (model.trainer.partition("-")[0], model.configuration):
         raise ModelArchiveError(rest_file, "is of another trainer or configuration than its folder.")
     return state
 

@@ -140,6 +140,7 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     require_fit(recipe, dataset_json)
     _require_network(training, name, plans, dataset_json)
+    _require_recipe_of_other_folds(training, fold, plans)
     _require_previous_stage(training, name, plans)
     trainer_class = _trainer_class(training.trainer)
     if checkpoint is not None:
@@ -241,6 +242,21 @@ def _require_network(training: Training, name: str, plans: dict[str, Any], datas
                                  mend="Plan again with f4s_plan_and_preprocess, or name other plans with -p.") from error
 
 
+def _require_recipe_of_other_folds(training: Training, fold: Path, plans: dict[str, Any]) -> None:
+    """Make sure that all folds of a model are trained by the same recipe.
+
+    Raises:
+        OptionError: The plans were made anew with another one in between.
+    """
+    path = fold.parent / "plans.json"
+    if not path.is_file() or not any(place.parent != fold for place in fold.parent.glob("fold_*/*.pth")):
+        return
+    begun = planned_recipe(read_plans(path), path)
+    if difference := difference_of(begun, planned_recipe(plans, training.plans)):
+        raise OptionError("-p", f"{training.plans} says another {difference} than {path}, which other folds were trained by. "
+                                f"Plan under another name, or remove {fold.parent}.")
+
+
 def _require_previous_stage(training: Training, name: str, plans: dict[str, Any]) -> None:
     """Make sure that a cascade's first stage has left its labels.
 
@@ -312,6 +328,8 @@ def _trainer_class(name: str) -> type[Fuse4SegTrainer]:
     folders = filter(os.path.isdir, os.environ.get("nnUNet_extTrainer", "").split(os.pathsep))
     found = next(filter(None, (recursive_find_python_class(folder, name, None, cleanup_imports_from_base_folder=True)
                                for folder in folders)), None)
+    if found is None and "-" in name:
+        raise OptionError("-tr", f"{name} is a folder's name. Give the trainer alone, and what was changed with --set.")
     if found is None:
         raise OptionError("-tr", f"no trainer {name} in nnUNet_extTrainer. Put its folder there, or use Fuse4SegTrainer; "
                                  f"nnU-Net's own are for nnUNetv2_train.")

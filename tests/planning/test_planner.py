@@ -248,6 +248,11 @@ class TestMemory:
         enough = float(re.search(r"into ([\d.]+) GB", str(refused.value))[1])
         assert "3d_fullres" in plan_experiment(991, options("follower.features=4", gpu_memory_target=enough))["configurations"]
 
+    @pytest.mark.parametrize("channels", [("T1",), ("T1", "FLAIR")])
+    def test_that_holds_a_small_patch_is_found_to(self, channels: tuple[str, ...], make_fingerprinted: MakeFingerprinted) -> None:
+        plans = plan((32, 48, 40), make_fingerprinted, channels=channels, gpu_memory_target=0.1)
+        assert plans["fuse4seg"]["memory"]["3d_fullres"]["total"] <= 0.1
+
     def test_of_images_that_cannot_be_halved_is_refused(self, make_fingerprinted: MakeFingerprinted) -> None:
         make_fingerprinted((1, 6, 6))
         with pytest.raises(OptionError, match="no patch can be halved once"):

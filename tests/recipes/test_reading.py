@@ -195,6 +195,23 @@ class TestNameAfter:
         assert "__" not in name
         assert not set(name) & set("/\\:*?\"<>| \n")
 
+    @pytest.mark.parametrize(("words", "same"), [
+        (["losses.edges=4.0", "training.epochs=9"], ["training.epochs=9", "losses.edges=4"]),
+        (["leader.rate=1e-4"], ["leader.rate=0.0001"]), (["losses.edges=4 "], ["losses.edges=4"]),
+        (["losses.edges=3", "losses.edges=4"], ["losses.edges=4"])])
+    def test_is_the_same_for_the_same_recipe(self, words: list[str], same: list[str]) -> None:
+        assert changed(USUAL, words) == changed(USUAL, same)
+        assert name_after("Plans", words) == name_after("Plans", same)
+
+    @pytest.mark.parametrize(("change", "name"), [
+        ("bilevel.viewing=blur,noise", "Plans-bilevel.viewing=blur+noise"), ("bilevel.viewing=", "Plans-bilevel.viewing="),
+        ("leader.cross_attention=true", "Plans-leader.cross_attention=true"),
+        ("leader.reference=T1 c_", "Plans-leader.reference=T1+c"),
+        ("training.modality_dropout=.25", "Plans-training.modality_dropout=0.25")])
+    def test_says_what_was_changed(self, change: str, name: str) -> None:
+        assert name_after("Plans", [change]) == name
+
     def test_of_very_many_changes_still_tells_them_apart(self) -> None:
-        names = {name_after("Plans", [f"losses.edges={number}"] * 20) for number in range(50)}
+        names = {name_after("Plans", [f"losses.edges={number}", *(f"losses.{part.name}=0.1" for part in fields(Losses)
+                                                                          if part.name != "edges")]) for number in range(50)}
         assert len(names) == 50

@@ -12,7 +12,9 @@ import torch
 from fuse4seg.cli import predict
 from fuse4seg.cli.install_model import main
 from fuse4seg.errors import ModelArchiveError, ModelExistsError, UnwritableFolderError
+from fuse4seg.inference.find_model import model_in
 from fuse4seg.sharing import install_model
+from fuse4seg.sharing.export_model import export_models
 from fuse4seg.sharing.install_model import install_models
 
 MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
@@ -52,6 +54,12 @@ class TestInstalledModel:
         # The encoder is there twice, and stored once.
         stored = (results / MODEL / "fold_0" / "checkpoint_final.pth").stat().st_size
         assert stored < 1.5 * exported_model.stat().st_size
+
+    def test_may_say_in_its_name_what_was_changed(self, untrained_model: Path, results: Path, tmp_path: Path) -> None:
+        name = "Fuse4SegTrainer-losses.edges=4__Fuse4SegPlans-grey-bilevel.viewing=__2d"
+        folder = shutil.copytree(untrained_model, tmp_path / MODEL.parent / name)
+        export_models([model_in(folder)], tmp_path / "model.zip")
+        assert install_models(tmp_path / "model.zip") == [results / MODEL.parent / name]
 
     def test_comes_out_of_a_compressed_archive_as_well(self, exported_model: Path, results: Path, tmp_path: Path) -> None:
         with ZipFile(exported_model) as archive, ZipFile(tmp_path / "packed.zip", "w", ZIP_DEFLATED) as packed:

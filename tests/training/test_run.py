@@ -227,6 +227,20 @@ class TestFinishedTraining:
         with pytest.raises(CheckpointError, match="was trained with another losses.edges than the plans say. Plan under another"):
             make_trainer(FOLD_0, resume=True)
 
+    def test_is_not_joined_by_a_fold_of_another_recipe(self, trained: Path) -> None:
+        plans = trained.parent / "plans.json"
+        other = json.loads(plans.read_text())
+        other["fuse4seg"]["recipe"]["losses"]["edges"] = 9.0
+        plans.write_text(json.dumps(other))
+        with pytest.raises(OptionError, match="^-p: Fuse4SegPlans says another losses.edges than .*plans.json, which other"):
+            make_trainer(Training("990", "2d", 1, device="cpu"))
+        shutil.rmtree(trained)
+        assert make_trainer(Training("990", "2d", 1, device="cpu")).current_epoch == 0
+
+    def test_of_a_name_that_says_what_was_changed_names_the_flag(self, trained: Path) -> None:
+        with pytest.raises(OptionError, match="^-tr: Fuse4SegTrainer-losses.edges=4 is a folder's name.*--set"):
+            make_trainer(replace(FOLD_0, trainer="Fuse4SegTrainer-losses.edges=4"))
+
     def test_with_changes_is_another_training(self, trained: Path) -> None:
         trainer = make_trainer(replace(FOLD_0, changes=("losses.edges=4", "bilevel.viewing=blur,noise")))
         folder = "Fuse4SegTrainer-bilevel.viewing=blur+noise-losses.edges=4__Fuse4SegPlans__2d"
