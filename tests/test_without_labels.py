@@ -149,7 +149,7 @@ class TestTraining:
         assert found["logging"]["val_losses"] == wanted["logging"]["val_losses"]
 
     @pytest.mark.parametrize(("change", "problem"), [
-        ("bilevel.hypergradient=none", "bilevel.hypergradient: fusion_alone-f"), ("leader.rate=0", "leader.rate: 0 leaves"),
+        ("bilevel.hypergradient=none", "bilevel.hypergradient: fusion_alone-"), ("leader.rate=0", "leader.rate: 0 leaves"),
         ("losses.edges=-1", "losses.edges: must be at least 0")])
     def test_refuses_changes_of_the_segmentation_and_those_that_leave_nothing_to_train(
             self, planned: Path, change: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,7 +142,7 @@ class TestCompare:
 
     def test_names_what_failed_and_does_the_rest(self, planned_phantom: Path, compared: Path, result: dict[str, Any],
                                                  capsys: pytest.CaptureFixture[str]) -> None:
-        assert run(planned_phantom, compared, *ROWS, "--variant", "bad=losses.edges=1e39") == 1
+        assert run(planned_phantom, compared, *ROWS, "--variant", "bad=losses.edges=1e38 bilevel.fusion_weight=1e38") == 1
         said = capsys.readouterr().err
         assert "bad, fold 0, seed 0: error: the loss became NaN or infinite" in said
         assert "Traceback" not in said
