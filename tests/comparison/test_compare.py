@@ -98,7 +98,7 @@ class TestCompare:
         before = {path: path.stat().st_mtime_ns for path in compared.rglob("*") if path.is_file()}
         assert run(planned_phantom, compared, *ROWS) == 0
         changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
-        assert changed <= {"comparison.json", "conditions.json"}
+        assert changed <= {"comparison.json", "conditions.json", "report.md"}
         assert json.loads((compared / "comparison.json").read_text())["results"] == result["results"]
 
     def test_keeps_what_earlier_calls_left(self, planned_phantom: Path, compared: Path, result: dict[str, Any]) -> None:
