@@ -13,15 +13,18 @@ from fuse4seg.cli.extract_fingerprint import (
     extract,
     processes_of,
 )
-from fuse4seg.cli.plan_experiment import add_plan_flags, plan, plan_options, require_recipe
+from fuse4seg.cli.plan_experiment import add_plan_flags, plan, plan_options
 from fuse4seg.cli.preprocess import add_configuration_flags, preprocess_datasets
 
 
 def plan_and_preprocess(options: argparse.Namespace) -> None:
     """Check, fingerprint, plan and preprocess every dataset; options are refused before the first case is read."""
+    from fuse4seg.planning.planner import recipe_of
+
     processes_of(options)
     chosen = plan_options(options)
-    require_recipe(options)
+    for dataset in options.d:
+        recipe_of(dataset, chosen)
     extract(options)
     plan(options)
     if not options.no_pp:

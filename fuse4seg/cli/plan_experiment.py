@@ -54,18 +54,6 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
                        options.overwrite_target_spacing)
 
 
-def require_recipe(options: argparse.Namespace) -> None:
-    """Make sure that the recipe is one for every dataset, before long work.
-
-    Raises:
-        RecipeError: It is not.
-    """
-    from fuse4seg.planning.planner import recipe_of
-
-    for dataset in options.d:
-        recipe_of(dataset, plan_options(options))
-
-
 def plan(options: argparse.Namespace) -> None:
     """Plan every dataset."""
     from fuse4seg.planning.planner import plan_experiment

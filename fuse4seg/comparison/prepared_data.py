@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from fuse4seg.datasets.raw import channel_names
 from fuse4seg.errors import FaultyImageError, OptionError, RecipeError, UnpairedCasesError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule
-from fuse4seg.planning.planner import fusion_arguments
+from fuse4seg.planning.planner import chosen_reference, fusion_arguments
 from fuse4seg.plans import OURS, RECIPE, planned_recipe
 from fuse4seg.progress import progress
 from fuse4seg.recipes.reading import changed, to_plain
-from fuse4seg.recipes.recipe import Recipe
+from fuse4seg.recipes.recipe import SECTIONS, Recipe
 
 DONE = "complete.json"
+#: What planning decides, but for the leader, which each row of ours may have its own way.
+ALIKE = {f"{name}.{own.name}" for name, kind in SECTIONS.items() if name != "leader" for own in fields(kind)
+         if own.metadata["planned"]}
 #: Makes the normalised channels (K, Z, Y, X) of a case from its name, its preprocessed channels (C, Z, Y, X), its properties, and
 #: a mask (1, Z, Y, X) of what counts for normalisation, None for all.
 Make = Callable[[str, np.ndarray, dict[str, Any], np.ndarray | None], np.ndarray]
@@ -155,10 +159,12 @@ def recipe_of(row: Row, plans: dict[str, Any]) -> Recipe:
         RecipeError: A change fits no recipe, or is of what all rows have alike.
     """
     for path in (change.partition("=")[0] for change in row.changes):
-        if path.startswith("patches.") or path in ("follower.network", "follower.features"):
+        if path in ALIKE:
             raise RecipeError(path, "is the same for all rows. Plan with it under another name, and compare in another folder.",
                               source=row.name)
-    return changed(planned_recipe(plans, plans["plans_name"]), row.changes)
+    recipe = changed(planned_recipe(plans, plans["plans_name"]), row.changes)
+    chosen_reference(recipe, plans[OURS]["channel_names"])  # refused before anything is written
+    return recipe
 
 
 def _plans_of(row: Row, plans: dict[str, Any], recipe: Recipe | None) -> dict[str, Any]:
@@ -171,9 +177,8 @@ def _plans_of(row: Row, plans: dict[str, Any], recipe: Recipe | None) -> dict[st
                     configuration[entry] = configuration[entry][:1] * channels_of(row)
         if recipe is not None and "architecture" in configuration:
             arguments = configuration["architecture"]["arch_kwargs"]
-            asks = recipe.leader.reference
-            arguments["fusion"] = fusion_arguments(recipe, made[OURS]["channel_names"].index(asks) if asks
-                                                   else arguments["fusion"]["reference"])
+            asks = chosen_reference(recipe, made[OURS]["channel_names"])
+            arguments["fusion"] = fusion_arguments(recipe, arguments["fusion"]["reference"] if asks is None else asks)
     if recipe is not None:
         made[OURS] = {**made[OURS], RECIPE: to_plain(recipe)}
     return made

@@ -111,6 +111,22 @@ def fusion_arguments(recipe: Recipe, reference: int) -> dict[str, Any]:
             "couplings": leader.couplings, "transformers": leader.transformers}
 
 
+def chosen_reference(recipe: Recipe, channels: Sequence[str]) -> int | None:
+    """Index of the modality that a recipe names to ask the others; None where it names none.
+
+    Raises:
+        RecipeError: The dataset has no such modality.
+    """
+    chosen = recipe.leader.reference
+    if chosen and chosen not in channels:
+        raise RecipeError("leader.reference", _no_modality(chosen, channels), source=recipe.name)
+    return channels.index(chosen) if chosen else None
+
+
+def _no_modality(wanted: str, channels: Sequence[str]) -> str:
+    return f"the dataset has no modality {wanted!r}. Name one of: {', '.join(channels)}."
+
+
 def describe_plans(plans: dict[str, Any]) -> list[str]:
     """One line per configuration: patch, batch, spacing in mm, features per stage and, where predicted, memory in GB."""
     manager, memory = PlansManager(plans), plans.get(OURS, {}).get(MEMORY, {})
@@ -294,13 +310,13 @@ class Fuse4SegPlanner(ExperimentPlanner):
         if chosen and not self.recipe.leader.cross_attention:
             raise RecipeError("leader.reference", f"{chosen} would ask the others in the cross-attention, which is left out. Set "
                                                   "leader.cross_attention=true, or leave it out.", source=self.recipe.name)
-        wanted = chosen or description.get(REFERENCE, self.channels[0])
-        if wanted in self.channels:
-            return self.channels.index(wanted)
-        problem = f"the dataset has no modality {wanted!r}. Name one of: {', '.join(self.channels)}."
-        if chosen:
-            raise RecipeError("leader.reference", problem, source=self.recipe.name)
-        raise DatasetJsonError(path, f"{REFERENCE}: {problem}")
+        index = chosen_reference(self.recipe, self.channels)
+        if index is not None:
+            return index
+        wanted = description.get(REFERENCE, self.channels[0])
+        if wanted not in self.channels:
+            raise DatasetJsonError(path, f"{REFERENCE}: {_no_modality(wanted, self.channels)}")
+        return self.channels.index(wanted)
 
     def _read_windows(self) -> list[list[float]]:
         path = self.folder / FINGERPRINT_FILE

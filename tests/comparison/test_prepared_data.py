@@ -111,6 +111,10 @@ class TestPrepareRow:
         with pytest.raises(RecipeError, match=f"^mine: {change.partition('=')[0]}: is the same for all rows"):
             recipe_of(Row("mine", ours=True, changes=(change,)), plans)
 
+    def test_refuses_a_reference_that_the_dataset_lacks(self, plans: dict[str, Any]) -> None:
+        with pytest.raises(RecipeError, match="leader.reference: the dataset has no modality 'PET'. Name one of: "):
+            recipe_of(Row("mine", ours=True, changes=("leader.reference=PET",)), plans)
+
     def test_of_another_reference_shows_it(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
         reference = plans["fuse4seg"]["channel_names"][-1]
         row = Row("mine", ours=True, changes=(f"leader.reference={reference}",))
