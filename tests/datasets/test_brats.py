@@ -70,13 +70,6 @@ SHAPE = (3, 4, 5)
 
 
 @pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The raw root."""
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    return tmp_path / "raw"
-
-
-@pytest.fixture
 def make(tmp_path: Path) -> Make:
     """Function that writes a case of 2021 with some label values, or without labels."""
     random = np.random.default_rng(0)

@@ -14,13 +14,6 @@ from fuse4seg.errors import FaultyCasesError, PairsNotFoundError, UnpairedCasesE
 
 
 @pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The raw root."""
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    return tmp_path / "raw"
-
-
-@pytest.fixture
 def harvard(tmp_path: Path) -> Path:
     """Two sets, divided: CT in grey, PET in colour."""
     random = np.random.default_rng(0)

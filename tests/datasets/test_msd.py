@@ -17,13 +17,6 @@ TASK = {"name": "BRATS", "modality": {"0": "FLAIR", "1": "T1w"}, "labels": {"0":
         "training": [{"image": "./imagesTr/B_1.nii.gz", "label": "./labelsTr/B_1.nii.gz"}], "test": ["./imagesTs/B_2.nii.gz"]}
 
 
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The raw root."""
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    return tmp_path / "raw"
-
-
 def write_task(folder: Path, channels: int = 2, **changes: Any) -> Path:
     random = np.random.default_rng(0)
     for place, name, kind in (("imagesTr", "B_1", "image"), ("labelsTr", "B_1", "label"), ("imagesTs", "B_2", "image")):

@@ -12,13 +12,6 @@ from fuse4seg.datasets.raw_writer import new_raw_dataset, place
 from fuse4seg.errors import DatasetExistsError, OptionError
 
 
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The raw root."""
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    return tmp_path / "raw"
-
-
 def test_appears_when_it_is_whole(raw: Path) -> None:
     with new_raw_dataset(7, "Heads") as folder:
         (folder / "dataset.json").write_text("{}")
