@@ -332,16 +332,6 @@ class TestPlansFile:
         assert "2d" in read_plans(folder / "Fuse4SegPlans.json")["configurations"]
 
 
-class TestName:
-    @pytest.mark.parametrize(("chosen", "name"), [
-        ({}, "Fuse4SegPlans"), ({"recipe": "fuse4seg"}, "Fuse4SegPlans"), ({"recipe": "grey"}, "Fuse4SegPlans-grey"),
-        ({"changes": ("losses.edges=4",)}, "Fuse4SegPlans-losses.edges=4"),
-        ({"recipe": "grey", "changes": ("bilevel.viewing=blur,noise",)}, "Fuse4SegPlans-grey-bilevel.viewing=blur+noise"),
-        ({"recipe": "grey", "plans_name": "Mine"}, "Mine")])
-    def test_says_recipe_and_changes_unless_there_is_another(self, chosen: dict[str, Any], name: str) -> None:
-        assert PlanOptions(**chosen).name == name
-
-
 class TestPatches:
     def test_of_a_recipe_are_taken_as_they_are(self, make_fingerprinted: MakeFingerprinted) -> None:
         plans = plan((24, 96, 80), make_fingerprinted, cases=1000, changes=("patches.size=64,48", "patches.batch=6",
@@ -384,15 +374,6 @@ class TestDescribePlans:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(("chosen", "flag"), [
-        ({"gpu_memory_target": 0}, "-gpu_memory_target"), ({"gpu_memory_target": float("nan")}, "-gpu_memory_target"),
-        ({"plans_name": "../Mine"}, "-overwrite_plans_name"), ({"plans_name": "My__Plans"}, "-overwrite_plans_name"),
-        ({"overwrite_target_spacing": (1.0, 1.0)}, "-overwrite_target_spacing"),
-        ({"overwrite_target_spacing": (1.0, 1.0, -1.0)}, "-overwrite_target_spacing")])
-    def test_name_the_flag(self, chosen: dict[str, Any], flag: str) -> None:
-        with pytest.raises(OptionError, match=f"^{flag}: "):
-            plan_experiment(991, PlanOptions(**chosen))
-
     @pytest.mark.parametrize(("labelled", "recipe", "said"), [
         (True, "fusion_alone", "fusion_alone: bilevel: is missing, but the dataset has labels. Plan it with --recipe fuse4seg"),
         (False, "fuse4seg", "fuse4seg: bilevel: the dataset has no labels to segment. Plan it with --recipe fusion_alone")])
@@ -404,14 +385,6 @@ class TestRefusals:
         with pytest.raises(RecipeError, match=f"^{said}"):
             plan_experiment(991, PlanOptions(recipe=recipe))
         assert not list(folder.glob("*Plans*.json"))
-
-    def test_of_an_unknown_recipe_name_those_that_there_are(self) -> None:
-        with pytest.raises(RecipeError, match="^--recipe: sepia: there is no such recipe. Choose from: fuse4seg, fusion_alone"):
-            PlanOptions(recipe="sepia")
-
-    def test_of_a_change_that_no_usual_recipe_takes_name_the_choices(self) -> None:
-        with pytest.raises(RecipeError, match="^--set: leader.fused_image: there is no 'sepia'. Choose from: colour, grey"):
-            PlanOptions(changes=("leader.fused_image=sepia",))
 
     def test_of_a_reference_that_asks_nobody_name_what_would(self, make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)
