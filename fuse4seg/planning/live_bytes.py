@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class LiveBytes(TorchDispatchMode):
         """Run ``operation`` and count what it gives."""
         if _changes_nothing(operation, args):
             return args[0]
-        result = operation(*args, **(kwargs or {}))
+        result = _result(operation, args, kwargs or {})
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf)
@@ -71,6 +72,75 @@ def _changes_nothing(operation: Any, args: Sequence[Any]) -> bool:
     name = operation._schema.name
     return (name.endswith("_") and name not in ("aten::resize_", "aten::set_") and torch.Tag.inplace_view not in operation.tags
             and bool(args) and isinstance(args[0], Tensor) and args[0].is_meta)
+
+
+class _Layout(NamedTuple):
+    """All that a meta tensor is."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def make(self) -> Tensor:
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device="meta")
+
+
+#: Stands for an argument that a layout does not say all of.
+_OTHER = object()
+
+
+def _result(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """What ``operation`` gives; on the meta device as remembered, since PyTorch's own shapes take most of a count's time."""
+    if not _gives_new_tensors(operation):
+        return operation(*args, **kwargs)
+    described = _describe([*args, *kwargs.values()])
+    found = None if described is _OTHER else _layouts(operation, described, tuple(kwargs))
+    if found is None:
+        return operation(*args, **kwargs)
+    made = tuple(None if layout is None else layout.make() for layout in found)
+    return made if len(operation._schema.returns) > 1 else made[0]
+
+
+@cache
+def _gives_new_tensors(operation: Any) -> bool:
+    """Whether it takes something, writes into no argument, gives no view of one, and gives tensors one by one."""
+    schema = operation._schema
+    return (bool(schema.arguments) and all(entry.alias_info is None for entry in (*schema.arguments, *schema.returns))
+            and all(str(entry.type) == "Tensor" for entry in schema.returns))
+
+
+def _describe(value: Any) -> Any:
+    """An argument as what can be looked up: layouts for meta tensors, numbers with their types."""
+    if isinstance(value, Tensor):
+        whole = value.is_meta and not value.storage_offset()
+        return _Layout(tuple(value.shape), value.stride(), value.dtype) if whole else _OTHER
+    if isinstance(value, (list, tuple)):
+        entries = [_describe(entry) for entry in value]
+        return _OTHER if _OTHER in entries else tuple(entries)
+    return (value, type(value)) if isinstance(value, Hashable) else _OTHER
+
+
+def _make(described: Any) -> Any:
+    if isinstance(described, _Layout):
+        return described.make()
+    if len(described) == 2 and isinstance(described[1], type):
+        return described[0]
+    return [_make(entry) for entry in described]
+
+
+@lru_cache(maxsize=100_000)
+def _layouts(operation: Any, described: tuple[Any, ...], names: tuple[str, ...]) -> list[_Layout | None] | None:
+    """Layouts of the tensors that an operation gives; None where these do not say it all."""
+    values = [_make(entry) for entry in described]
+    first = len(values) - len(names)
+    result = operation(*values[:first], **dict(zip(names, values[first:], strict=True)))
+    given = list(result) if isinstance(result, tuple) else [result]
+    layouts = [None if tensor is None else _describe(tensor) for tensor in given]
+    if _OTHER in layouts or len({tensor.untyped_storage()._cdata for tensor in given if tensor is not None}) < sum(
+            tensor is not None for tensor in given):
+        return None
+    return layouts if all(tensor is None or tensor.untyped_storage().nbytes() == layout.make().untyped_storage().nbytes()
+                          for tensor, layout in zip(given, layouts, strict=True)) else None
 
 
 class FlashAttention(TorchFunctionMode):

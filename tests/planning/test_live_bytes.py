@@ -73,6 +73,27 @@ class TestLiveBytes:
             before.add_(1)
         assert count.peak == 0
 
+    def test_remembers_no_type_stride_or_order_that_differs(self) -> None:
+        """What operations give on the meta device is looked up; each of these is a call of its own, and all come twice."""
+        for _ in range(2):
+            with LiveBytes():
+                image = torch.empty(2, 3, 4, dtype=torch.int32, device="meta")
+                turned = torch.empty(4, 3, 2, dtype=torch.int32, device="meta").permute(2, 1, 0)
+                assert [(image * factor).dtype for factor in (2, 2.0, True)] == [torch.int32, torch.float32, torch.int32]
+                assert (image + 1).stride() == (12, 4, 1)
+                assert (turned + 1).stride() == (1, 2, 6)
+                assert (turned[:, 1:] + 1).shape == (2, 2, 4)
+                assert [part.shape for part in (image.sum(1), image.sum((0, 2)))] == [(2, 4), (3,)]
+                assert [found.dtype for found in image.max(2)] == [torch.int32, torch.int64]
+                assert torch.cat([image, turned], 1).shape == (2, 6, 4)
+
+    def test_does_not_give_one_tensor_twice(self) -> None:
+        image = torch.empty(8, device="meta")
+        with LiveBytes([image]) as count:
+            kept = [image + 1, image + 1]
+            assert kept[0] is not kept[1]
+            assert count.live == 64
+
     def test_counts_what_is_kept_for_the_backward_pass(self) -> None:
         weight = torch.ones(KILOBYTE // 4, requires_grad=True)
 
