@@ -18,7 +18,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from fuse4seg.background import in_background
-from fuse4seg.datasets.images import find_reader
+from fuse4seg.datasets.images import find_reader, given_to
 from fuse4seg.datasets.integrity import check_dataset
 from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
 from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegroundError
@@ -186,8 +186,10 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
     Raises:
         ValueError: The images hold NaN, or images and label do not belong together.
     """
-    images, properties = reader().read_images(case["images"])
-    label = None if case["label"] is None else reader().read_seg(case["label"])[0]
+    with given_to(reader, list(map(Path, [*case["images"], *filter(None, [case["label"]])]))) as files:
+        count = len(case["images"])
+        images, properties = reader().read_images(list(map(str, files[:count])))
+        label = None if case["label"] is None else reader().read_seg(str(files[count]))[0]
     if np.isnan(images).any() or (label is not None and np.isnan(label).any()):
         raise ValueError("its images or its label hold NaN")
     cropped, segmentation, _ = crop_to_nonzero(images, label)
