@@ -138,8 +138,8 @@ def _save_straight(path: Path, image: nibabel.Nifti1Image, copy: Path) -> None:
     straight = np.eye(4)
     straight[:3, :3], straight[:3, 3] = (left @ right) * spacing, affine[:3, 3]
     voxels = np.asanyarray(image.dataobj)
-    header = nibabel.Nifti1Header.from_header(image.header, check=False)
-    made = nibabel.Nifti1Image(voxels, straight, header, dtype=voxels.dtype)
+    made = nibabel.Nifti1Image(voxels, straight, dtype=voxels.dtype)
+    made.header["xyzt_units"] = image.header["xyzt_units"]
     made.set_sform(straight, 1)
     made.set_qform(straight, 1)
     nibabel.save(made, copy)
