@@ -14,8 +14,8 @@ from fuse4seg.case_faults import fault_of
 from fuse4seg.errors import CaseTooLargeError, FaultyImageError, UnreadableImageError, UnwritableFolderError
 
 
-@pytest.mark.parametrize("error", [IndexError("list index out of range"), ZeroDivisionError("x\ny"), AssertionError(), KeyError("a"),
-                                   OSError(errno.EIO, "read error")])
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), ZeroDivisionError("x\ny"), AssertionError(),
+                                   KeyError("a"), OSError(errno.EIO, "read error")])
 def test_any_error_is_a_line_and_its_traceback_is_kept(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "fuse4seg"):
         fault = fault_of(error, "a")

@@ -187,7 +187,7 @@ def read_header(path: Path) -> sitk.ImageFileReader:
     """
     reader = sitk.ImageFileReader()
     try:
-        with readable_by_itk([path]) as (file,):
+        with readable_by_itk([path], tilted=True) as (file,):
             reader.SetFileName(str(file))
             reader.ReadImageInformation()
     except RuntimeError as error:
@@ -210,7 +210,7 @@ def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarra
     """
     try:
         require_whole(path)
-        with readable_by_itk([path]) as (file,):
+        with readable_by_itk([path], tilted=not issubclass(reader, SimpleITKIO)) as (file,):
             image = sitk.ReadImage(str(file))
     except (OSError, RuntimeError) as error:
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error

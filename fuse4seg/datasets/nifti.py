@@ -29,11 +29,12 @@ PLACE = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qof
 
 
 @contextmanager
-def readable_by_itk(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def readable_by_itk(paths: Sequence[Path], *, tilted: bool = False) -> Iterator[list[Path]]:
     """The files, or straightened NIfTI-1 copies of NIfTI files that ITK refuses and nibabel reads.
 
     Args:
         paths: Image files of any format.
+        tilted: Whether axes may be any way off right angles, because the place in space is not asked for.
 
     Raises:
         UnreadableImageError: Axes of such a file are further than STRAIGHT from right angles, or its voxels cannot be read.
@@ -44,7 +45,7 @@ def readable_by_itk(paths: Sequence[Path]) -> Iterator[list[Path]]:
             given.append(path)
             if path.name.endswith(NIFTI) and not _is_read_by_itk(path) and (image := _loaded(path)) is not None:
                 given[-1] = Path(folder) / f"{number}.nii.gz"
-                _try_save_straight(path, image, given[-1])
+                _try_save_straight(path, image, given[-1], 90 if tilted else STRAIGHT)
         yield given
 
 
@@ -111,9 +112,9 @@ def _loaded(path: Path) -> nibabel.Nifti1Image | None:
         return None
 
 
-def _try_save_straight(path: Path, image: nibabel.Nifti1Image, copy: Path) -> None:
+def _try_save_straight(path: Path, image: nibabel.Nifti1Image, copy: Path, allowed: float) -> None:
     try:
-        _save_straight(path, image, copy)
+        _save_straight(path, image, copy, allowed)
     except Fuse4SegError:
         raise
     # nibabel has no common base for what it raises on damaged files.
@@ -121,18 +122,18 @@ def _try_save_straight(path: Path, image: nibabel.Nifti1Image, copy: Path) -> No
         raise UnreadableImageError(path, first_line(error)) from error
 
 
-def _save_straight(path: Path, image: nibabel.Nifti1Image, copy: Path) -> None:
+def _save_straight(path: Path, image: nibabel.Nifti1Image, copy: Path, allowed: float) -> None:
     affine = image.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or not (spacing > 0).all():
         raise UnreadableImageError(path, "its header says no place in space")
     axes = affine[:3, :3] / spacing
     off = math.degrees(math.asin(min(1, np.abs(axes.T @ axes - np.eye(3)).max())))
-    if off > STRAIGHT:
+    if off > allowed:
         raise UnreadableImageError(path, f"its axes are {off:.3g} degrees off right angles, up to {STRAIGHT} are straightened",
                                    mend="Resample it to a straight grid, for example with "
                                         "nibabel.processing.resample_to_output.")
-    if off > 0.01:
+    if off > 0.01 and allowed == STRAIGHT:
         logger.warning("%s: its axes are %.3g degrees off right angles, and are taken for straight", path, off)
     left, _, right = np.linalg.svd(axes)
     straight = np.eye(4)

@@ -66,7 +66,8 @@ class TestReading:
 
     def test_says_how_far_a_tilted_gantry_is_off(self, tmp_path: Path) -> None:
         path = written(tmp_path / "a.nii.gz", sheared(np.radians(15)))
-        with pytest.raises(UnreadableImageError, match=rf"{path} .*its axes are 15 degrees off right angles, up to 0.5 .*Resample"):
+        said = rf"{path} .*its axes are 15 degrees off right angles, up to 0.5 .*Resample"
+        with pytest.raises(UnreadableImageError, match=said):
             read_image(path, SimpleITKIO)
         assert read_image(path, NibabelIO).voxels.shape == (1, 5, 6, 7)
 
@@ -82,7 +83,8 @@ class TestReading:
         label = tmp_path / "a.nii.gz"
         nibabel.save(kind((VOXELS > 100).astype(np.uint8), affine), label)
         assert find_fault(Case("a", (path,), label), channels=["T1"], allowed={0, 1}, reader=SimpleITKIO) is None
-        summary = summarise_case({"images": [str(path)], "label": str(label)}, reader=SimpleITKIO, schemes=[ZScoreNormalization], draws=10, limit=10)
+        summary = summarise_case({"images": [str(path)], "label": str(label)}, reader=SimpleITKIO,
+                                 schemes=[ZScoreNormalization], draws=10, limit=10)
         assert summary.shape == [5, 6, 7]
         np.testing.assert_allclose(summary.spacing, (2.5, 1.1, 0.9), rtol=1e-6)
 
