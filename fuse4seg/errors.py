@@ -138,8 +138,8 @@ class FolderNotFoundError(Fuse4SegError):
 class UnreadableImageError(Fuse4SegError):
     """A file that should be an image cannot be read as one."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} cannot be read as an image ({reason}). Replace the file.")
+    def __init__(self, path: Path, reason: str, *, mend: str = "Replace the file.") -> None:
+        super().__init__(f"{path} cannot be read as an image ({reason}). {mend}")
 
 
 class PairsNotFoundError(Fuse4SegError):

@@ -15,7 +15,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
 from fuse4seg.colour import WHITE, luma, windowed
-from fuse4seg.datasets.images import NIFTI, Geometry, geometry_of, read_image, require_whole
+from fuse4seg.datasets.images import Geometry, geometry_of, read_image, require_whole
+from fuse4seg.datasets.nifti import NIFTI, header_of, readable_by_itk
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
 
 TIFF = (".tif", ".tiff")
@@ -175,13 +176,23 @@ def _read_colour_volume(path: Path) -> GreyImage:
 
 
 def _stored_as(path: Path) -> int:
+    return read_header(path).GetPixelID()
+
+
+def read_header(path: Path) -> sitk.ImageFileReader:
+    """ITK's reader of a file, with what its header says.
+
+    Raises:
+        UnreadableImageError: It is missing, or no image.
+    """
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with readable_by_itk([path], tilted=True) as (file,):
+            reader.SetFileName(str(file))
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
-    return reader.GetPixelID()
+    return reader
 
 
 def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -199,7 +210,8 @@ def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarra
     """
     try:
         require_whole(path)
-        image = sitk.ReadImage(str(path))
+        with readable_by_itk([path], tilted=not issubclass(reader, SimpleITKIO)) as (file,):
+            image = sitk.ReadImage(str(file))
     except (OSError, RuntimeError) as error:
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
     count = image.GetNumberOfComponentsPerPixel()
@@ -214,7 +226,8 @@ def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarra
             if ending in TIFF and (beside := path.with_suffix(".json")).is_file():
                 shutil.copyfile(beside, Path(folder, f"{index}.json"))
             read.append(read_image(part, reader))
-    return np.concatenate([part.voxels for part in read]).astype(np.uint8), read[0].properties
+    properties = {**read[0].properties, **header_of(path)}
+    return np.concatenate([part.voxels for part in read]).astype(np.uint8), properties
 
 
 def grey_levels(channels: np.ndarray) -> np.ndarray:

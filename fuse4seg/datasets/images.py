@@ -7,8 +7,8 @@ import io
 import logging
 import math
 import zlib
-from collections.abc import Iterable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from nnunetv2.imageio.reader_writer_registry import (
     determine_reader_writer_from_dataset_json,
     determine_reader_writer_from_file_ending,
 )
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from fuse4seg.errors import UnreadableImageError, UnsupportedFormatError
+from fuse4seg.datasets.nifti import NIFTI, claimed_voxels, header_of, readable_by_itk
+from fuse4seg.errors import Fuse4SegError, UnreadableImageError, UnsupportedFormatError
 
 logger = logging.getLogger(__name__)
 
-NIFTI = (".nii", ".nii.gz")
 CHUNK = 1 << 20
 #: What nibabel, stricter than ITK, ends in; its own errors have no common base.
 NIBABEL_REFUSES = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
@@ -103,12 +104,19 @@ def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
     """
     try:
         require_whole(path)
-        with redirect_stdout(io.StringIO()):
-            voxels, properties = reader().read_images((str(path),))
+        with redirect_stdout(io.StringIO()), given_to(reader, [path]) as files:
+            voxels, properties = reader().read_images((str(files[0]),))
+    except Fuse4SegError:
+        raise
     # ITK, nibabel, tifffile and imageio have no common base for what they raise on a damaged file.
     except Exception as error:
         raise UnreadableImageError(path, _one_line(error)) from error
-    return Image(path, voxels, geometry_of(voxels.shape[1:], properties), properties)
+    return Image(path, voxels, geometry_of(voxels.shape[1:], properties), {**properties, **header_of(path)})
+
+
+def given_to(reader: type[BaseReaderWriter], paths: Sequence[Path]) -> AbstractContextManager[Sequence[Path]]:
+    """Files as a reader of nnU-Net's takes them: where that is ITK's, by :func:`~fuse4seg.datasets.nifti.readable_by_itk`."""
+    return readable_by_itk(paths) if issubclass(reader, SimpleITKIO) else nullcontext(paths)
 
 
 def is_finite(image: Image) -> bool:
@@ -176,10 +184,10 @@ def _require_room_for_voxels(path: Path, size: int) -> None:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
+        claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
     except RuntimeError:
-        logger.debug("ITK cannot read the header of %s; another reader may", path)
-        return
-    claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+        logger.debug("ITK cannot read the header of %s; nibabel may", path)
+        claimed = claimed_voxels(path)
     if claimed > size:
         raise OSError(f"its header claims {claimed} voxels, and it holds {size} bytes")
 

@@ -12,6 +12,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from fuse4seg.background import results_of
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, is_finite, read_image
 from fuse4seg.datasets.raw import (
     Case,
@@ -25,8 +26,6 @@ from fuse4seg.errors import (
     DatasetJsonError,
     FaultyDatasetError,
     FaultyImageError,
-    MissingModalityError,
-    SurplusChannelError,
     UnreadableImageError,
 )
 
@@ -84,9 +83,9 @@ def find_fault(case: Case, *, channels: Sequence[str], allowed: set[int], reader
     """
     try:
         require_channels(case, channels)
-    except (MissingModalityError, SurplusChannelError) as error:
-        return str(error)
-    problems = list(_problems(case, allowed, reader))
+        problems = list(_problems(case, allowed, reader))
+    except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+        return str(fault_of(error, case.name))
     return str(FaultyImageError(case.name, " ".join(problems))) if problems else None
 
 

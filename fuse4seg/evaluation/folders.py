@@ -13,10 +13,11 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.images import Image, find_reader, geometry_difference, read_image
 from fuse4seg.datasets.raw import IGNORE, foreground_classes, label_values
 from fuse4seg.datasets.sources import require_equal_names
-from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError, Fuse4SegError
+from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError
 from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval
 from fuse4seg.evaluation.hausdorff import hausdorff_95
 from fuse4seg.evaluation.overlap import Confusion, confusion, dice, iou, mask_of, precision, sensitivity
@@ -183,12 +184,11 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
         case = name.removesuffix(ending)
         try:
             predicted, wanted = _read_pair(case, predictions / name, references / name, reader=reader, declared=declared)
-        except Fuse4SegError as error:
-            faults.append(str(error))
-            continue
-        if largest_component:
-            predicted = replace(predicted, voxels=keep_largest_component(predicted.voxels, declared - {0, ignored}))
-        cases[case] = {name: _score(predicted, wanted, entry, ignored) for name, entry in {**classes, **regions}.items()}
+            if largest_component:
+                predicted = replace(predicted, voxels=keep_largest_component(predicted.voxels, declared - {0, ignored}))
+            cases[case] = {name: _score(predicted, wanted, entry, ignored) for name, entry in {**classes, **regions}.items()}
+        except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+            faults.append(str(fault_of(error, case)))
     return Evaluation(classes, cases, regions, tuple(faults), largest_component)
 
 

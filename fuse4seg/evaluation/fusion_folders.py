@@ -14,11 +14,12 @@ import numpy as np
 
 from fuse4seg import __version__
 from fuse4seg.background import results_of
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image, read_label_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.sources import Sources, find_sources, require_equal_names
-from fuse4seg.errors import Fuse4SegError, StaleImageError, UnsuitableImageError
+from fuse4seg.errors import StaleImageError, UnsuitableImageError
 from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, Conventions, fusion_metrics
 from fuse4seg.evaluation.table import format_table
@@ -202,8 +203,8 @@ def _score(case: str, *, sources: Sources, images: dict[str, Path], truth: dict[
             _require_same_place(labels, read[0], mend="Give labels on the grid of the sources.")
         visible = {} if labels is None else _visible(fused, read, labels, sources.names)
         return Scored(len(fused.channels), _rows(fused, read, sources.names, conventions), visible)
-    except Fuse4SegError as error:
-        return str(error)
+    except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+        return str(fault_of(error, case))
 
 
 def _require_fresh(case: str, fused: Path, sources: Sources, record: FusedRecord | None) -> None:

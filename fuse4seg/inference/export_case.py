@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
 
+from fuse4seg.datasets.images import given_to
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.inference.image_files import image_written_whole, write_fused, write_image
@@ -154,7 +155,8 @@ def _write_panel(path: Path, predicted: Predicted, fused: np.ndarray, labels: np
                  attention: Mapping[int, np.ndarray], export: Export) -> None:
     case = predicted.case
     names, there = channel_names(export.description.dataset_json), [index for index, found in enumerate(case.found) if found]
-    sources, _ = export.description.reader().read_images([str(file) for file in found_files(case)])
+    with given_to(export.description.reader, found_files(case)) as files:
+        sources, _ = export.description.reader().read_images(list(map(str, files)))
     write_panel(path, sources=sources, names=[names[index] for index in there], fused=fused, segmentation=labels,
                 legend=None if predicted.legend is None else predicted.legend[there],
                 attention={there.index(index): heat for index, heat in attention.items()},
@@ -190,7 +192,7 @@ def class_names(description: ModelDescription) -> Sequence[str]:
 
 def _write_labels(predicted: Predicted, labels: np.ndarray, export: Export) -> Path:
     target = export.output / f"{predicted.case.name}{export.description.file_ending}"
-    with image_written_whole(target) as temporary:
+    with image_written_whole(target, predicted.properties) as temporary:
         export.description.reader().write_seg(labels, str(temporary), predicted.properties)
     # nnU-Net puts the spacing of TIFF files beside them.
     spacing = temporary.with_name(temporary.name.removesuffix(export.description.file_ending) + ".json")

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from PIL import Image as Picture
 
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.fused_record import RECORD, FusedRecord
 from fuse4seg.datasets.grey_images import GREY, NEUTRAL, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.datasets.sources import Sources
-from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError, UnsupportedFormatError, UnwritableFolderError
+from fuse4seg.errors import OptionError, UnsuitableImageError, UnsupportedFormatError
 from fuse4seg.files import checksum, make_writable_folder, written_whole
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.inference.image_files import write_fused
@@ -66,10 +67,8 @@ def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[s
                 (output / GREY / f"{name}{ending}").unlink(missing_ok=True)
             write_beside(fused, images, output, name)
             checksums[name] = tuple(map(checksum, files))
-        except UnwritableFolderError:
-            raise
-        except Fuse4SegError as error:
-            faults.append(str(error))
+        except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+            faults.append(str(fault_of(error, name)))
     if checksums:
         FusedRecord(method, sources.names, checksums).write(output)
     return faults

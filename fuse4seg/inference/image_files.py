@@ -14,8 +14,9 @@ import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from PIL import Image as Picture
 
-from fuse4seg.datasets.grey_images import GREY, TIFF, grey_levels, read_channels
-from fuse4seg.datasets.images import NIFTI, read_image
+from fuse4seg.datasets.grey_images import GREY, TIFF, grey_levels, read_channels, read_header
+from fuse4seg.datasets.images import read_image
+from fuse4seg.datasets.nifti import NIFTI, give_header_back
 from fuse4seg.errors import UnreadableImageError, UnsuitableImageError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, write_json, written_whole
 
@@ -44,13 +45,19 @@ def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> N
     if not properties.keys() & PLACED:
         voxels = np.rint(np.clip(voxels, 0, 1) * 255).astype(np.uint8)
     image = placed(voxels, properties)
-    with image_written_whole(path) as temporary:
+    with image_written_whole(path, properties) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
 @contextmanager
-def image_written_whole(path: Path) -> Iterator[Path]:
+def image_written_whole(path: Path, properties: dict[str, Any]) -> Iterator[Path]:
     """:func:`~fuse4seg.files.written_whole` for what ITK writes: on a full disk it cuts NIfTI files off and says nothing.
+
+    NIfTI files get the input's own place in space, of which ITK writes what it understood.
+
+    Args:
+        path: As there.
+        properties: The case's, from nnU-Net's reader.
 
     Raises:
         UnwritableFolderError: The operating system refused to write, or the image is not whole.
@@ -60,6 +67,7 @@ def image_written_whole(path: Path) -> Iterator[Path]:
             yield temporary
             if path.name.endswith(NIFTI):
                 np.asanyarray(nibabel.load(temporary).dataobj)
+                give_header_back(temporary, properties)
         # What ITK raises when it notices, and what nibabel raises when the end is missing.
         except (RuntimeError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError, zlib.error) as error:
             raise UnwritableFolderError(path.parent, "the disk may be full") from error
@@ -136,13 +144,8 @@ def read_fused(path: Path, reader: type[BaseReaderWriter], *, colours: int | Non
         UnreadableImageError: It is missing, truncated, or no image.
         UnsuitableImageError: It has another number of channels, or more than 8 bits.
     """
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(path))
-    try:
-        header.ReadImageInformation()
-        found = 1 if _has_grey_palette(path) else header.GetNumberOfComponents()
-    except RuntimeError as error:
-        raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
+    header = read_header(path)
+    found = 1 if _has_grey_palette(path) else header.GetNumberOfComponents()
     if found not in KINDS or found != (colours or found):
         raise UnsuitableImageError(path, f"is in {KINDS.get(found, f'{found} channels')}, but the model reads fused images in "
                                          f"{KINDS.get(colours, 'colour or grey')}. Give images that this model fused.")
@@ -168,7 +171,7 @@ def _has_grey_palette(path: Path) -> bool:
 
 
 def _write(channels: list[sitk.Image], path: Path, properties: dict[str, Any]) -> list[Path]:
-    with image_written_whole(path) as temporary:
+    with image_written_whole(path, properties) as temporary:
         if len(channels) == 1:
             sitk.WriteImage(channels[0], str(temporary), useCompression=True)
         elif path.name.endswith(NIFTI):

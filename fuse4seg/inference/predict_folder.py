@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.raw import (
     PREDICT_ANYWAY,
     Case,
@@ -252,6 +253,9 @@ class FolderRun:
             found = [predict(given[0])]
         except (MemoryError, torch.OutOfMemoryError):
             self.faults[case] = CaseTooLargeError(case)
+            return []
+        except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+            self.faults[case] = fault_of(error, case)
             return []
         seconds = given[0].seconds + time.perf_counter() - begin
         self._underway[case] = replace(given.pop(), channels=None, seconds=seconds)

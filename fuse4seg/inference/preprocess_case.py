@@ -24,6 +24,8 @@ from fuse4seg.nnunet_output import logged_prints
 #: Folder beside the output, where the previous stage was predicted first.
 PREVIOUS_STAGE = "previous_stage"
 SHOWN_VALUES = 5
+#: Times that a case's spacing may be the model's, or the model's the case's.
+MOST_RESAMPLED = 20
 
 
 def found_files(case: Case) -> tuple[Path, ...]:
@@ -51,6 +53,10 @@ def preprocessed_images(case: Case, description: ModelDescription, *,
     if voxels.shape[1] == 1 and len(description.configuration.patch_size) == 3:
         raise FaultyImageError(case.name, f"{found_files(case)[0]} is 2D, but the model segments volumes. Predict it with a 2D "
                                           f"configuration (-c 2d).")
+    require_like_spacing(case.name, properties["spacing"], description)
+    if len(voxels) != sum(found):
+        raise FaultyImageError(case.name, f"its {sum(found)} files hold {len(voxels)} channels, as 4D and colour images do. Give "
+                                          "each channel a file of one volume.")
     labels = None
     if previous is not None:
         labels = previous_labels(previous, case.name, expected=geometry_of(voxels.shape[1:], properties),
@@ -59,6 +65,25 @@ def preprocessed_images(case: Case, description: ModelDescription, *,
     given = [with_absent(voxels, found)]
     del voxels
     return preprocess(given, properties, description, labels=labels)
+
+
+def require_like_spacing(case: str, spacing: Sequence[float], description: ModelDescription) -> None:
+    """Make sure that voxels are about as large as the model's, along the axes that it resamples.
+
+    Args:
+        case: Its name.
+        spacing: Millimetres along Z, Y, X.
+        description: The model's.
+
+    Raises:
+        FaultyImageError: They are more than MOST_RESAMPLED times as large or as small, as where a header says metres.
+    """
+    target = description.configuration.spacing
+    current = [spacing[axis] for axis in description.plans.transpose_forward][-len(target):]
+    if any(not 1 / MOST_RESAMPLED <= now / then <= MOST_RESAMPLED for now, then in zip(current, target, strict=True)):
+        said, planned = (" x ".join(f"{step:.4g}" for step in steps) for steps in (current, target))
+        raise FaultyImageError(case, f"its spacing is {said} mm, and the model's {planned} mm, more than {MOST_RESAMPLED} times "
+                                     "another. Correct its header, which may mean another unit.")
 
 
 def with_absent(voxels: np.ndarray, present: Sequence[bool]) -> np.ndarray:

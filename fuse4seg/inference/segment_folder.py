@@ -17,6 +17,7 @@ from fuse4seg.inference.image_files import read_fused
 from fuse4seg.inference.model import Model, ModelDescription
 from fuse4seg.inference.predict_case import segment_fused
 from fuse4seg.inference.predict_folder import FolderRun, Prepared
+from fuse4seg.inference.preprocess_case import require_like_spacing
 
 FLAG = "--from_fused"
 
@@ -67,6 +68,7 @@ def _read(case: Case, *, description: ModelDescription, colours: int) -> Prepare
     for path, geometry in zip(files[1:], others, strict=True):
         if difference := geometry_difference(geometry, first):
             raise UnsuitableImageError(path, f"has {difference} in {files[0]}. Give images of one prediction.")
+    require_like_spacing(case.name, read[0][1]["spacing"], description)
     return Prepared(case, np.stack([levels for levels, _ in read]), read[0][1], {}, time.perf_counter() - begin)
 
 

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import SimpleITK as sitk
 
 from fuse4seg.background import WatchedPool
-from fuse4seg.errors import CaseTooLargeError, Fuse4SegError, WorkerDiedError
+from fuse4seg.case_faults import fault_of
+from fuse4seg.errors import Fuse4SegError, UnwritableFolderError, WorkerDiedError
 from fuse4seg.machine import free_memory, usable_cores
 
 #: At most so many processes beside a GPU, which waits for them; a CPU does the network's work itself.
@@ -122,10 +123,10 @@ def fitting_processes(images: Sequence[Path], *, cases: int, on_gpu: bool, cores
 def _outcome(case: str, ask: Callable[[], Any]) -> Outcome:
     try:
         return Outcome(case, ask(), None)
-    except MemoryError:
-        return Outcome(case, None, CaseTooLargeError(case))
-    except Fuse4SegError as error:
+    except UnwritableFolderError as error:
         return Outcome(case, None, error)
+    except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+        return Outcome(case, None, fault_of(error, case))
 
 
 def _start_worker() -> None:

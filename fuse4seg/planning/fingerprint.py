@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +17,11 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from fuse4seg.background import in_background
-from fuse4seg.datasets.images import find_reader
+from fuse4seg.case_faults import fault_of
+from fuse4seg.datasets.images import find_reader, given_to
 from fuse4seg.datasets.integrity import check_dataset
 from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
-from fuse4seg.errors import FaultyImageError, FingerprintNotFoundError, NoForegroundError
+from fuse4seg.errors import FingerprintNotFoundError, NoForegroundError
 from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
@@ -186,8 +186,10 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
     Raises:
         ValueError: The images hold NaN, or images and label do not belong together.
     """
-    images, properties = reader().read_images(case["images"])
-    label = None if case["label"] is None else reader().read_seg(case["label"])[0]
+    with given_to(reader, list(map(Path, [*case["images"], *filter(None, [case["label"]])]))) as files:
+        count = len(case["images"])
+        images, properties = reader().read_images(list(map(str, files[:count])))
+        label = None if case["label"] is None else reader().read_seg(str(files[count]))[0]
     if np.isnan(images).any() or (label is not None and np.isnan(label).any()):
         raise ValueError("its images or its label hold NaN")
     cropped, segmentation, _ = crop_to_nonzero(images, label)
@@ -241,9 +243,5 @@ def _named(make: Callable[[], CaseSummary], *, name: str) -> CaseSummary:
 def _naming_the_case(name: str) -> Iterator[None]:
     try:
         yield
-    except BrokenProcessPool:
-        raise
-    # Readers and nnU-Net's normalisation have no common base for what they raise on a case that they cannot use.
-    except (AssertionError, OSError, RuntimeError, ValueError) as error:
-        problem = " ".join(str(error).split())
-        raise FaultyImageError(name, f"{problem}. Mend or remove it.") from error
+    except Exception as error:
+        raise fault_of(error, name) from error

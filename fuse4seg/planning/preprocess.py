@@ -6,7 +6,6 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,10 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.background import in_background
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.raw import Case, is_labelled, read_dataset_json, read_raw_dataset_json, training_cases
 from fuse4seg.errors import (
     ConfigurationNotFoundError,
-    FaultyImageError,
     FingerprintNotFoundError,
     PlansNotFoundError,
     UnwritableFolderError,
@@ -154,14 +153,10 @@ def _run_all(one_pass: OnePassPreprocessor, arguments: dict[str, tuple[Any, ...]
         for name, case in progress(zip(arguments, cases, strict=True), "preprocessing", unit="case", total=len(cases)):
             try:
                 case()
-            except BrokenProcessPool:
-                raise
             except NotStoredError as error:
                 raise UnwritableFolderError(Path(arguments[name][0]).parent.parent, str(error)) from error
-            # Readers and nnU-Net's preprocessor have no common base for what they raise on a case that they cannot use.
-            except (AssertionError, OSError, RuntimeError, ValueError) as error:
-                problem = " ".join(str(error).split())
-                raise FaultyImageError(name, f"{problem}. Mend or remove it.") from error
+            except Exception as error:
+                raise fault_of(error, name) from error
 
 
 def _run_quietly(one_pass: OnePassPreprocessor, case: tuple[Any, ...]) -> None:

@@ -10,6 +10,9 @@ import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from fuse4seg.datasets.images import given_to
+from fuse4seg.datasets.nifti import header_of
+
 #: What decides over the result in a configuration, beside its spacing.
 DECISIVE = ("normalization_schemes", "use_mask_for_norm", "resampling_fn_data", "resampling_fn_data_kwargs",
             "resampling_fn_seg", "resampling_fn_seg_kwargs")
@@ -74,7 +77,11 @@ class OnePassPreprocessor(DefaultPreprocessor):
         for configuration, case in self._done:
             if _alike(configuration, configuration_manager, case, plans_manager):
                 return case
-        case = Case(*self.preprocessor.run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json))
+        every = list(map(Path, [*image_files, *filter(None, [seg_file])]))
+        with given_to(plans_manager.image_reader_writer_class, every) as files:
+            images, label = list(map(str, files[:len(image_files)])), seg_file and str(files[-1])
+            case = Case(*self.preprocessor.run_case(images, label, plans_manager, configuration_manager, dataset_json))
+        case.properties.update(header_of(every[0]))
         self._done.append((configuration_manager, case))
         return case
 

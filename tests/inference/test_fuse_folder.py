@@ -77,6 +77,18 @@ def test_a_faulty_case_is_named_and_the_others_are_fused(folders: list[Path], tm
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
 
 
+def test_any_error_of_a_case_is_its_fault(folders: list[Path], tmp_path: Path) -> None:
+    def fuse(name: str, images: list[GreyImage]) -> np.ndarray:
+        if name == "a":
+            raise IndexError("list index out of range")
+        return images[0].levels[None].astype(float)
+
+    faults = fuse_folder(find_sources(folders), tmp_path / "out", fuse, method={})
+    assert len(faults) == 1
+    assert faults[0].startswith("case a: it cannot be used (IndexError: list index out of range)")
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
+
+
 def test_nothing_is_left_where_nothing_could_be_fused(folders: list[Path], tmp_path: Path) -> None:
     for path in folders[0].iterdir():
         path.write_bytes(b"no image")

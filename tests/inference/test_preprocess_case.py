@@ -41,6 +41,7 @@ class TestPreprocessedImages:
             [str(path) for path in files], None, description.plans, description.configuration, description.dataset_json)
         np.testing.assert_allclose(channels, expected, atol=1e-4)
         assert channels.dtype == np.float32
+        properties.pop("nifti_header")
         assert str(properties) == str(wanted)
 
     @pytest.mark.parametrize("description", ["3d_fullres"], indirect=True)
@@ -50,6 +51,26 @@ class TestPreprocessedImages:
             sitk.WriteImage(sitk.ReadImage(str(path))[:, :, 16], str(file))
         with pytest.raises(FaultyImageError, match=f"case flat: {files[0]} is 2D, but the model segments volumes"):
             preprocessed_images(Case("flat", files), description)
+
+    @pytest.mark.parametrize("description", ["2d", "3d_fullres"], indirect=True)
+    @pytest.mark.parametrize("scale", [1e-3, 1e3])
+    def test_refuse_a_spacing_of_another_unit(self, case: Case, description: ModelDescription, scale: float,
+                                              tmp_path: Path) -> None:
+        files = tuple(tmp_path / path.name for path in case.images)
+        for path, file in zip(case.images, files, strict=True):
+            image = sitk.ReadImage(str(path))
+            image.SetSpacing([scale * step for step in image.GetSpacing()])
+            sitk.WriteImage(image, str(file))
+        with pytest.raises(FaultyImageError, match="case far: its spacing is .* mm, and the model's .* more than 20 times"):
+            preprocessed_images(Case("far", files), description)
+
+    @pytest.mark.parametrize("description", ["2d"], indirect=True)
+    def test_refuse_4d(self, case: Case, description: ModelDescription, tmp_path: Path) -> None:
+        files = tuple(tmp_path / path.name for path in case.images)
+        for path, file in zip(case.images, files, strict=True):
+            sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(str(path))] * 2), str(file))
+        with pytest.raises(FaultyImageError):
+            preprocessed_images(Case("four", files), description)
 
 
 class TestCascade:
@@ -85,6 +106,7 @@ class TestCascade:
         np.testing.assert_allclose(channels[:4], wanted[:4], atol=1e-4)
         assert all(0.1 < share < 0.4 for share in channels[4:].mean(axis=(1, 2, 3)))
         del item["data_properties"]["class_locations"]
+        properties.pop("nifti_header")
         assert str(properties) == str(item["data_properties"])
 
     def test_channels_of_nothing_found_are_zero(self, case: Case, second_stage: ModelDescription) -> None:
