@@ -111,7 +111,10 @@ class EmptyFolderError(Fuse4SegError):
 
     def __init__(self, folder: Path, ending: str, *, mend: str = "") -> None:
         mend = mend or f"Give a folder of files CASE_0000{ending}, CASE_0001{ending}, ..."
-        super().__init__(f"{folder} holds no file *{ending}. {mend}")
+        files = [path for path in folder.glob("[!.]*") if path.is_file()]
+        there = sorted({"*" + "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffix) for path in files})
+        but = f", but {', '.join(there[:5])}" if there else ""
+        super().__init__(f"{folder} holds no file *{ending}{but}. {mend}")
 
 
 class MisnamedImageError(Fuse4SegError):
@@ -138,8 +141,8 @@ class FolderNotFoundError(Fuse4SegError):
 class UnreadableImageError(Fuse4SegError):
     """A file that should be an image cannot be read as one."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} cannot be read as an image ({reason}). Replace the file.")
+    def __init__(self, path: Path, reason: str, *, mend: str = "Replace the file.") -> None:
+        super().__init__(f"{path} cannot be read as an image ({reason}). {mend}")
 
 
 class PairsNotFoundError(Fuse4SegError):

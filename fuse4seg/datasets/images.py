@@ -22,7 +22,9 @@ from nnunetv2.imageio.reader_writer_registry import (
     determine_reader_writer_from_file_ending,
 )
 
-from fuse4seg.errors import UnreadableImageError, UnsupportedFormatError
+from fuse4seg.datasets.colour_files import readable_files
+from fuse4seg.errors import Fuse4SegError, UnreadableImageError, UnsupportedFormatError
+from fuse4seg.files import has_plain_name, require_plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Image:
-    """One file's voxels, shape (C, Z, Y, X) in float32, its geometry, and what nnU-Net's reader says. C is 1 but for colour."""
+    """One file's voxels, shape (C, Z, Y, X) in float32, its geometry, and what nnU-Net's reader says."""
 
     path: Path
     voxels: np.ndarray
@@ -80,7 +82,7 @@ def find_reader(dataset_json: dict[str, Any], examples: Iterable[Path]) -> type[
         default = determine_reader_writer_from_file_ending(ending, verbose=False)
     except RuntimeError as error:
         raise UnsupportedFormatError(ending) from error
-    for example in examples:
+    for example in filter(has_plain_name, examples):
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 reader = determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
@@ -91,20 +93,26 @@ def find_reader(dataset_json: dict[str, Any], examples: Iterable[Path]) -> type[
     return default
 
 
-def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
+def read_image(path: Path, reader: type[BaseReaderWriter], *, channels: int = 1, labels: bool = False) -> Image:
     """Read one file.
 
     Args:
         path: The file.
         reader: From :func:`find_reader`.
+        channels: That it holds: one, or three of the dataset's channels in colour.
+        labels: It holds label values.
 
     Raises:
         UnreadableImageError: It is missing, truncated, or no image.
+        UnsuitableImageError: It holds another number of channels in colour, or label values in colour.
     """
     try:
+        require_plain_name(path)
         require_whole(path)
-        with redirect_stdout(io.StringIO()):
-            voxels, properties = reader().read_images((str(path),))
+        with redirect_stdout(io.StringIO()), readable_files([path] * channels, labels=labels) as files:
+            voxels, properties = reader().read_images(list(map(str, files)))
+    except Fuse4SegError:
+        raise
     # ITK, nibabel, tifffile and imageio have no common base for what they raise on a damaged file.
     except Exception as error:
         raise UnreadableImageError(path, _one_line(error)) from error
@@ -113,7 +121,7 @@ def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
 
 def is_finite(image: Image) -> bool:
     """Whether no intensity is NaN or infinite, in the voxels or in a NIfTI file, of which ITK reads both as 0."""
-    if image.path.name.endswith(NIFTI) and not _is_stored_finite(image.path):
+    if image.path.name.lower().endswith(NIFTI) and not _is_stored_finite(image.path):
         return False
     return bool(np.isfinite(image.voxels).all())
 
@@ -170,7 +178,7 @@ def _require_room_for_voxels(path: Path, size: int) -> None:
     Raises:
         OSError: It does not.
     """
-    if not path.name.endswith(NIFTI):
+    if not path.name.lower().endswith(NIFTI):
         return
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -186,7 +194,7 @@ def _require_room_for_voxels(path: Path, size: int) -> None:
 
 def _unpacked_size(path: Path) -> int:
     """Bytes of a file, unpacked wholly if it is a gzip file: ITK takes the missing end of a truncated one for zeros."""
-    if path.suffix != ".gz":
+    if path.suffix.lower() != ".gz":
         return path.stat().st_size
     size = 0
     try:

@@ -10,6 +10,8 @@ import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from fuse4seg.datasets.colour_files import readable_files
+
 #: What decides over the result in a configuration, beside its spacing.
 DECISIVE = ("normalization_schemes", "use_mask_for_norm", "resampling_fn_data", "resampling_fn_data_kwargs",
             "resampling_fn_seg", "resampling_fn_seg_kwargs")
@@ -74,7 +76,10 @@ class OnePassPreprocessor(DefaultPreprocessor):
         for configuration, case in self._done:
             if _alike(configuration, configuration_manager, case, plans_manager):
                 return case
-        case = Case(*self.preprocessor.run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json))
+        labels = [] if seg_file is None else [Path(seg_file)]
+        with readable_files(list(map(Path, image_files))) as images, readable_files(labels, labels=True) as label:
+            case = Case(*self.preprocessor.run_case(list(map(str, images)), str(label[0]) if label else None, plans_manager,
+                                                    configuration_manager, dataset_json))
         self._done.append((configuration_manager, case))
         return case
 
