@@ -98,7 +98,7 @@ def _read_colours(path: Path) -> list[sitk.Image]:
 def _wanted_of(path: Path, colours: list[sitk.Image], count: int, *, labels: bool) -> list[sitk.Image]:
     """Red, green and blue where three are wanted, grey where one is."""
     if len(colours) in (2, 4) and len(colours) != count:
-        alpha = sitk.GetArrayViewFromImage(colours.pop())
+        alpha = sitk.GetArrayFromImage(colours.pop())
         if (alpha != OPAQUE.get(str(alpha.dtype), 1)).any():
             raise UnsuitableImageError(path, "is transparent in places. Save it without an alpha channel.")
     if len(colours) == count:
