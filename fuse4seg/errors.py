@@ -111,7 +111,10 @@ class EmptyFolderError(Fuse4SegError):
 
     def __init__(self, folder: Path, ending: str, *, mend: str = "") -> None:
         mend = mend or f"Give a folder of files CASE_0000{ending}, CASE_0001{ending}, ..."
-        super().__init__(f"{folder} holds no file *{ending}. {mend}")
+        files = [path for path in folder.glob("[!.]*") if path.is_file()]
+        there = sorted({"*" + "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffix) for path in files})
+        but = f", but {', '.join(there[:5])}" if there else ""
+        super().__init__(f"{folder} holds no file *{ending}{but}. {mend}")
 
 
 class MisnamedImageError(Fuse4SegError):

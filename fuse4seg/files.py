@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fuse4seg.errors import Fuse4SegError, UnwritableFolderError
+from fuse4seg.errors import Fuse4SegError, UnreadableImageError, UnwritableFolderError
 
 TEMPORARY = re.compile(r"\.(?P<process>\d+)\.(?P<host>[\w-]*)\.partial\.")
 
@@ -111,6 +111,25 @@ def write_json(content: Any, path: Path) -> None:
         temporary.write_text(json.dumps(content, indent=4))
 
 
+def has_plain_name(path: Path) -> bool:
+    """Whether a path is in UTF-8; ITK's process is aborted by one in Latin-1, as old shares have them."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def require_plain_name(path: Path) -> None:
+    """Make sure that an image's path can be given to ITK.
+
+    Raises:
+        UnreadableImageError: It is not in UTF-8.
+    """
+    if not has_plain_name(path):
+        raise UnreadableImageError(path, "its name is not in UTF-8", mend="Rename it in plain letters.")
+
+
 def make_writable_folder(folder: Path) -> Path:
     """Create ``folder`` and prove that files can be written to it.
 
@@ -118,8 +137,10 @@ def make_writable_folder(folder: Path) -> Path:
         The folder itself.
 
     Raises:
-        UnwritableFolderError: It cannot be created or written to.
+        UnwritableFolderError: It cannot be created or written to, or not by ITK.
     """
+    if not has_plain_name(folder):
+        raise UnwritableFolderError(folder, "its name is not in UTF-8")
     probe = folder / f".{os.getpid()}.probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -15,14 +16,20 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
 from fuse4seg.colour import WHITE, luma, windowed
+from fuse4seg.datasets.colour_files import TIFF
 from fuse4seg.datasets.images import Geometry, geometry_of, read_image, require_whole
 from fuse4seg.datasets.nifti import NIFTI, header_of, readable_by_itk
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
+from fuse4seg.files import require_plain_name
 
-TIFF = (".tif", ".tiff")
-PICTURES = (".png", ".bmp")
+logger = logging.getLogger(__name__)
+
+JPEG = (".jpg", ".jpeg")
+PICTURES = (".png", ".bmp", *JPEG)
 #: Endings of the files that are read.
 ENDINGS = (*PICTURES, *NIFTI)
+#: Of images that other tools read.
+UNREAD = (".tif", ".tiff", ".gif", ".webp", ".mha", ".mhd", ".nrrd", ".gipl", ".dcm", ".hdr", ".img")
 #: Sub-folder of a folder of fused images with grey copies of those in colour, for metrics are for grey.
 GREY = "grey"
 #: Chroma of grey.
@@ -71,7 +78,9 @@ class GreyImage:
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """Images of a folder by their names without endings; hidden files, sub-folders and other endings are passed over.
+    """Images of a folder by their names without endings, which may be in capitals.
+
+    Hidden files and sub-folders are passed over, and images with other endings named in the log.
 
     Raises:
         FolderNotFoundError: There is no such folder.
@@ -82,10 +91,14 @@ def image_files(folder: Path) -> dict[str, Path]:
         raise FolderNotFoundError(folder)
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
+        if path.name.startswith(".") or not path.is_file():
             continue
-        name = path.name.removesuffix(ending)
+        ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+        if ending is None:
+            if path.name.lower().endswith(UNREAD):
+                logger.warning("%s is left out: files %s are read", path, ", ".join(f"*{known}" for known in ENDINGS))
+            continue
+        name = path.name[:-len(ending)]
         if name in found:
             raise UnpairedCasesError(f"{folder} holds both {found[name].name} and {path.name}. Remove one of them.")
         found[name] = path
@@ -104,7 +117,8 @@ def read_grey_image(path: Path, levels: GreyRange | None = UNIT_RANGE) -> GreyIm
         UnreadableImageError: It is missing, truncated, or no image.
         UnsuitableImageError: It is a picture of more than 8 bits or with transparency, or leaves the range.
     """
-    return _read_volume(path, levels) if path.name.endswith(NIFTI) else _read_picture(path)
+    require_plain_name(path)
+    return _read_volume(path, levels) if path.name.lower().endswith(NIFTI) else _read_picture(path)
 
 
 def read_label_image(path: Path) -> GreyImage:
@@ -112,8 +126,10 @@ def read_label_image(path: Path) -> GreyImage:
 
     Raises:
         UnreadableImageError: It is missing, truncated, or no image.
-        UnsuitableImageError: It is in colour, or holds other than whole numbers from 0 on.
+        UnsuitableImageError: It is in colour, a JPEG, or holds other than whole numbers from 0 on.
     """
+    if path.name.lower().endswith(JPEG):
+        raise UnsuitableImageError(path, "is a JPEG, which keeps no label values. Give label images as PNG.")
     image = read_grey_image(path, None)
     if image.colour is not None:
         raise UnsuitableImageError(path, "is in colour, and label values are wanted. Save label values as grey levels.")
@@ -216,7 +232,7 @@ def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarra
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
     count = image.GetNumberOfComponentsPerPixel()
     channels = [sitk.VectorIndexSelectionCast(image, index) for index in range(count)] if count > 1 else [image]
-    ending = next((end for end in NIFTI if path.name.endswith(end)), path.suffix)
+    ending = next((end for end in NIFTI if path.name.lower().endswith(end)), path.suffix)
     with tempfile.TemporaryDirectory() as folder:
         read = []
         for index, channel in enumerate(channels):

@@ -7,8 +7,8 @@ import io
 import logging
 import math
 import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from nnunetv2.imageio.reader_writer_registry import (
 )
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from fuse4seg.datasets.colour_files import readable_files
 from fuse4seg.datasets.nifti import NIFTI, claimed_voxels, header_of, readable_by_itk
 from fuse4seg.errors import Fuse4SegError, UnreadableImageError, UnsupportedFormatError
+from fuse4seg.files import has_plain_name, require_plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Image:
-    """One file's voxels, shape (C, Z, Y, X) in float32, its geometry, and what nnU-Net's reader says. C is 1 but for colour."""
+    """One file's voxels, shape (C, Z, Y, X) in float32, its geometry, and what nnU-Net's reader says."""
 
     path: Path
     voxels: np.ndarray
@@ -81,7 +83,7 @@ def find_reader(dataset_json: dict[str, Any], examples: Iterable[Path]) -> type[
         default = determine_reader_writer_from_file_ending(ending, verbose=False)
     except RuntimeError as error:
         raise UnsupportedFormatError(ending) from error
-    for example in examples:
+    for example in filter(has_plain_name, examples):
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 reader = determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
@@ -92,20 +94,24 @@ def find_reader(dataset_json: dict[str, Any], examples: Iterable[Path]) -> type[
     return default
 
 
-def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
+def read_image(path: Path, reader: type[BaseReaderWriter], *, channels: int = 1, labels: bool = False) -> Image:
     """Read one file.
 
     Args:
         path: The file.
         reader: From :func:`find_reader`.
+        channels: That it holds: one, or three of the dataset's channels in colour.
+        labels: It holds label values.
 
     Raises:
         UnreadableImageError: It is missing, truncated, or no image.
+        UnsuitableImageError: It holds another number of channels in colour, or label values in colour.
     """
     try:
+        require_plain_name(path)
         require_whole(path)
-        with redirect_stdout(io.StringIO()), given_to(reader, [path]) as files:
-            voxels, properties = reader().read_images((str(files[0]),))
+        with redirect_stdout(io.StringIO()), given_to(reader, [path] * channels, labels=labels) as files:
+            voxels, properties = reader().read_images(list(map(str, files)))
     except Fuse4SegError:
         raise
     # ITK, nibabel, tifffile and imageio have no common base for what they raise on a damaged file.
@@ -114,14 +120,20 @@ def read_image(path: Path, reader: type[BaseReaderWriter]) -> Image:
     return Image(path, voxels, geometry_of(voxels.shape[1:], properties), {**properties, **header_of(path)})
 
 
-def given_to(reader: type[BaseReaderWriter], paths: Sequence[Path]) -> AbstractContextManager[Sequence[Path]]:
-    """Files as a reader of nnU-Net's takes them: where that is ITK's, by :func:`~fuse4seg.datasets.nifti.readable_by_itk`."""
-    return readable_by_itk(paths) if issubclass(reader, SimpleITKIO) else nullcontext(paths)
+@contextmanager
+def given_to(reader: type[BaseReaderWriter], images: Sequence[Path], *, labels: bool = False) -> Iterator[list[Path]]:
+    """Files as a reader of nnU-Net's takes them: in grey, and placed so that ITK accepts it where that is the reader.
+
+    By :func:`~fuse4seg.datasets.colour_files.readable_files` and :func:`~fuse4seg.datasets.nifti.readable_by_itk`.
+    """
+    with (readable_files(images, labels=labels) as grey,
+          readable_by_itk(grey) if issubclass(reader, SimpleITKIO) else nullcontext(grey) as files):
+        yield list(files)
 
 
 def is_finite(image: Image) -> bool:
     """Whether no intensity is NaN or infinite, in the voxels or in a NIfTI file, of which ITK reads both as 0."""
-    if image.path.name.endswith(NIFTI) and not _is_stored_finite(image.path):
+    if image.path.name.lower().endswith(NIFTI) and not _is_stored_finite(image.path):
         return False
     return bool(np.isfinite(image.voxels).all())
 
@@ -178,7 +190,7 @@ def _require_room_for_voxels(path: Path, size: int) -> None:
     Raises:
         OSError: It does not.
     """
-    if not path.name.endswith(NIFTI):
+    if not path.name.lower().endswith(NIFTI):
         return
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -194,7 +206,7 @@ def _require_room_for_voxels(path: Path, size: int) -> None:
 
 def _unpacked_size(path: Path) -> int:
     """Bytes of a file, unpacked wholly if it is a gzip file: ITK takes the missing end of a truncated one for zeros."""
-    if path.suffix != ".gz":
+    if path.suffix.lower() != ".gz":
         return path.stat().st_size
     size = 0
     try:

@@ -13,10 +13,13 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from fuse4seg.background import results_of
 from fuse4seg.case_faults import fault_of
+from fuse4seg.colour import WHITE
 from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, is_finite, read_image
 from fuse4seg.datasets.raw import (
+    OF_8_BITS,
     Case,
     channel_names,
+    channels_of_8_bits,
     expected_training_cases,
     label_values,
     read_raw_dataset_json,
@@ -27,6 +30,7 @@ from fuse4seg.errors import (
     FaultyDatasetError,
     FaultyImageError,
     UnreadableImageError,
+    UnsuitableImageError,
 )
 
 logger = logging.getLogger(__name__)
@@ -67,12 +71,14 @@ def find_faults(dataset_folder: Path, *, processes: int) -> list[str]:
     cases = expected_training_cases(dataset_folder, dataset_json)
     _require_count(dataset_folder, dataset_json, len(cases))
     examine = partial(find_fault, channels=channel_names(dataset_json), allowed=label_values(dataset_json),
+                      of_8_bits=channels_of_8_bits(dataset_json),
                       reader=find_reader(dataset_json, (case.images[0] for case in cases.values() if case.images)))
     found = results_of(examine, cases.values(), processes=processes, doing="checking cases")
     return [fault for fault in found if fault] + _misnamed(dataset_folder, dataset_json)
 
 
-def find_fault(case: Case, *, channels: Sequence[str], allowed: set[int], reader: type[BaseReaderWriter]) -> str | None:
+def find_fault(case: Case, *, channels: Sequence[str], allowed: set[int], reader: type[BaseReaderWriter],
+               of_8_bits: Sequence[int] = ()) -> str | None:
     """All that is wrong with a case, in one line; None for a sound case.
 
     Args:
@@ -80,10 +86,11 @@ def find_fault(case: Case, *, channels: Sequence[str], allowed: set[int], reader
         channels: Names of the dataset's channels.
         allowed: Values its label may hold.
         reader: nnU-Net's reader of the dataset's files.
+        of_8_bits: Numbers of the channels that hold no other intensities than 0 to 255.
     """
     try:
         require_channels(case, channels)
-        problems = list(_problems(case, allowed, reader))
+        problems = list(_problems(case, allowed, reader, of_8_bits))
     except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
         return str(fault_of(error, case.name))
     return str(FaultyImageError(case.name, " ".join(problems))) if problems else None
@@ -96,8 +103,9 @@ def _require_count(dataset_folder: Path, dataset_json: dict[str, Any], found: in
         raise DatasetJsonError(dataset_folder / "dataset.json", problem)
 
 
-def read_sound_images(case: Case, reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:
-    """Channels of a case without a label, shape (C, Z, Y, X), once it is sure that they can be used.
+def read_sound_images(case: Case, reader: type[BaseReaderWriter], *,
+                      of_8_bits: Sequence[int] = ()) -> tuple[np.ndarray, dict[str, Any]]:
+    """Channels that a case has, without a label, shape (C, Z, Y, X), once it is sure that they can be used.
 
     Returns:
         Voxels in float32, and what the reader says of the first channel.
@@ -106,45 +114,48 @@ def read_sound_images(case: Case, reader: type[BaseReaderWriter]) -> tuple[np.nd
         FaultyImageError: A channel is unreadable, constant, NaN or infinite somewhere, or not on the first one's grid.
     """
     images: list[Image] = []
-    problems = list(_image_problems(case, reader, images))
+    problems = list(_image_problems(case, reader, of_8_bits, images))
     if problems:
         raise FaultyImageError(case.name, " ".join(problems))
     return np.concatenate([image.voxels for image in images]), images[0].properties
 
 
-def _problems(case: Case, allowed: set[int], reader: type[BaseReaderWriter]) -> Iterator[str]:
-    expected = yield from _image_problems(case, reader)
+def _problems(case: Case, allowed: set[int], reader: type[BaseReaderWriter], of_8_bits: Sequence[int]) -> Iterator[str]:
+    expected = yield from _image_problems(case, reader, of_8_bits)
     if case.label is None:
         return
     if not case.label.is_file():
         yield f"it has no label: expected {case.label}. Add it, or remove the case."
         return
-    label = yield from _readable(case.label, reader)
+    label = yield from _readable(case.label, reader, labels=True)
     if label:
         yield from _misplacement(label, expected or label.geometry)
         yield from _label_problems(label, allowed)
 
 
-def _image_problems(case: Case, reader: type[BaseReaderWriter],
+def _image_problems(case: Case, reader: type[BaseReaderWriter], of_8_bits: Sequence[int],
                     images: list[Image] | None = None) -> Generator[str, None, Geometry | None]:
     """Yield what is wrong with the channels; return the geometry of the first readable one. Readable ones go to ``images``."""
     expected: Geometry | None = None
-    for path in case.images:
-        image = yield from _readable(path, reader)
+    for path, numbers in case.files.items():
+        image = yield from _readable(path, reader, channels=len(numbers))
         if image:
             expected = expected or image.geometry
             yield from _misplacement(image, expected)
             yield from _intensity_problems(image)
+            if set(numbers) & set(of_8_bits):
+                yield from _range_problems(image)
             if images is not None:
                 images.append(image)
     return expected
 
 
-def _readable(path: Path, reader: type[BaseReaderWriter]) -> Generator[str, None, Image | None]:
+def _readable(path: Path, reader: type[BaseReaderWriter], *, channels: int = 1, labels: bool = False) \
+        -> Generator[str, None, Image | None]:
     """Yield the problem of an unreadable file; return the image of a readable one."""
     try:
-        return read_image(path, reader)
-    except UnreadableImageError as error:
+        return read_image(path, reader, channels=channels, labels=labels)
+    except (UnreadableImageError, UnsuitableImageError) as error:
         yield str(error)
         return None
 
@@ -162,6 +173,13 @@ def _intensity_problems(image: Image) -> Iterator[str]:
         yield f"{image.path} is constant, every voxel is {image.voxels.min():g}. Replace it by the real image."
 
 
+def _range_problems(image: Image) -> Iterator[str]:
+    low, high = image.voxels.min(), image.voxels.max()
+    if low < 0 or high > WHITE:
+        yield (f"{image.path} holds intensities from {low:g} to {high:g}, and its channel takes 0 to {WHITE} ({OF_8_BITS}). "
+               "Save it with 8 bits.")
+
+
 def _label_problems(label: Image, allowed: set[int]) -> Iterator[str]:
     surplus = [f"{value:g}" for value in np.unique(label.voxels) if value not in allowed]
     if surplus:
@@ -175,6 +193,6 @@ def _misnamed(dataset_folder: Path, dataset_json: dict[str, Any]) -> list[str]:
         return []
     ending = dataset_json["file_ending"]
     known = {path for case in expected_training_cases(dataset_folder, dataset_json).values() for path in case.images}
-    found = {path for path in (dataset_folder / "imagesTr").glob(f"*{ending}") if path.is_file()}
+    found = {path for path in (dataset_folder / "imagesTr").glob(f"[!.]*{ending}") if path.is_file()}
     return [f"{path} is not named CASE_0000{ending}, CASE_0001{ending}, ... Rename or remove it."
             for path in sorted(found - known)]

@@ -23,7 +23,11 @@ from fuse4seg.files import read_json
 IGNORE = "ignore"
 #: Entry of dataset.json that names the normalisation of channels, which nnU-Net otherwise takes from their names.
 NORMALISATION = "normalization"
-NORMALISATIONS = ("ct", "nonorm", "zscore", "rescale_to_0_1", "rgb_to_0_1")
+#: That of pictures of 8 bits a channel.
+OF_8_BITS = "rgb_to_0_1"
+#: Names of channels that one picture in colour holds.
+COLOURS = (["r", "g", "b"], ["red", "green", "blue"])
+NORMALISATIONS = ("ct", "nonorm", "zscore", "rescale_to_0_1", OF_8_BITS)
 #: What a user can do about a missing channel, in training and in prediction.
 COMPLETE_IT = "Add it, or remove the case."
 PREDICT_ANYWAY = "Add it, remove the case, or predict with --allow_missing."
@@ -33,7 +37,10 @@ NO_LABELS = {"background": 0}
 
 @dataclass(frozen=True)
 class Case:
-    """One case: a file per channel, in the channels' order, and its label, None in datasets without labels."""
+    """One case: a file per channel, in the channels' order, and its label, None in datasets without labels.
+
+    A picture in colour whose red, green and blue are channels of the dataset stands for each of the three.
+    """
 
     name: str
     images: tuple[Path, ...]
@@ -43,6 +50,15 @@ class Case:
     def found(self) -> tuple[bool, ...]:
         """For each of ``images`` whether the file exists."""
         return tuple(path.is_file() for path in self.images)
+
+    @property
+    def files(self) -> dict[Path, list[int]]:
+        """The files that exist, each with the numbers of the channels that it holds."""
+        held: dict[Path, list[int]] = {}
+        for number, (path, there) in enumerate(zip(self.images, self.found, strict=True)):
+            if there:
+                held.setdefault(path, []).append(number)
+        return held
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:
@@ -84,6 +100,13 @@ def channel_names(dataset_json: dict[str, Any]) -> list[str]:
     """Names of the channels in the order of their numbers; ``modality`` is the older name of the entry."""
     channels = dataset_json.get("channel_names", dataset_json.get("modality"))
     return [str(channels[number]) for number in sorted(channels, key=int)]
+
+
+def channels_of_8_bits(dataset_json: dict[str, Any]) -> list[int]:
+    """Numbers of the channels whose 0 is black and 255 white, for which nnU-Net takes no other intensities."""
+    chosen = dataset_json.get(NORMALISATION, {})
+    return [number for number, name in enumerate(channel_names(dataset_json))
+            if str(chosen.get(str(number), name)).casefold() == OF_8_BITS]
 
 
 def label_values(dataset_json: dict[str, Any]) -> set[int]:
@@ -145,8 +168,9 @@ def cases_of_files(files: Sequence[Path], *, channels: Sequence[str], file_endin
         if int(matched["channel"]) in case:
             raise DuplicateCaseError(matched["case"], case[int(matched["channel"])], path)
         case[int(matched["channel"])] = path
+    holders = _holders(channels, max((number for found in given.values() for number in found), default=0))
     cases = {name: Case(name, tuple(found.get(number, next(iter(found.values())).with_name(f"{name}_{number:04d}{file_ending}"))
-                                    for number in range(max(len(channels), *[number + 1 for number in found]))))
+                                    for number in [*holders, *range(len(holders), max(found) + 1)]))
              for name, found in sorted(given.items())}
     for case in cases.values():
         refuse_surplus(case, channels)
@@ -175,7 +199,7 @@ def training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, Case
 def expected_training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, Case]:
     """:func:`training_cases` before any look at whether the channel files exist, for reports on all cases at once."""
     if "dataset" in dataset_json:
-        return dict(sorted(_listed_cases(folder, dataset_json["dataset"])))
+        return dict(sorted(_listed_cases(folder, dataset_json["dataset"], channel_names(dataset_json))))
     ending = dataset_json["file_ending"]
     cases = expected_cases(folder / "imagesTr", channels=channel_names(dataset_json), file_ending=ending)
     if not is_labelled(folder, dataset_json):
@@ -190,13 +214,29 @@ def expected_cases(images_folder: Path, *, channels: Sequence[str], file_ending:
     """
     if not images_folder.is_dir():
         raise FolderNotFoundError(images_folder)
-    counts: dict[str, int] = {}
+    found: dict[str, int] = {}
     for name, channel in _channel_files(images_folder, file_ending):
-        counts[name] = max(counts.get(name, len(channels)), channel + 1)
-    if not counts:
+        found[name] = max(found.get(name, 0), channel)
+    if not found:
         raise EmptyFolderError(images_folder, file_ending)
-    return {name: Case(name, tuple(images_folder / f"{name}_{channel:04d}{file_ending}" for channel in range(count)))
-            for name, count in sorted(counts.items())}
+    holders = _holders(channels, max(found.values()))
+    return {name: Case(name, tuple(images_folder / f"{name}_{number:04d}{file_ending}" for number in
+                                   [*holders, *range(len(holders), last + 1)])) for name, last in sorted(found.items())}
+
+
+def _holders(channels: Sequence[str], last: int) -> list[int]:
+    """For each channel the number of the file that holds it: its own, or one for red, green and blue, as nnU-Net takes pictures.
+
+    Args:
+        channels: Names, in order.
+        last: The highest number of a file that is there. So many files as there are channels hold one each.
+    """
+    names, holders, number = [name.casefold() for name in channels], [], 0
+    while len(holders) < len(names):
+        together = 3 if names[len(holders):len(holders) + 3] in COLOURS else 1
+        holders += [number] * together
+        number += 1
+    return holders if last < number else list(range(len(names)))
 
 
 def require_channels(case: Case, channels: Sequence[str], *, mend: str = COMPLETE_IT) -> None:
@@ -236,7 +276,7 @@ def _channel_pattern(file_ending: str) -> re.Pattern[str]:
     return re.compile(r"(?P<case>[^.].*)_(?P<channel>\d{4})" + re.escape(file_ending))
 
 
-def _listed_cases(folder: Path, listed: Any) -> Iterator[tuple[str, Case]]:
+def _listed_cases(folder: Path, listed: Any, channels: Sequence[str]) -> Iterator[tuple[str, Case]]:
     if not isinstance(listed, dict) or not listed:
         problem = "'dataset' names no cases. Map each case to its images and label, or leave it out."
         raise DatasetJsonError(folder / "dataset.json", problem)
@@ -246,6 +286,9 @@ def _listed_cases(folder: Path, listed: Any) -> Iterator[tuple[str, Case]]:
         except (TypeError, KeyError) as error:
             problem = f"'dataset' gives case {name} without images and label. Add both, or remove the case."
             raise DatasetJsonError(folder / "dataset.json", problem) from error
+        holders = _holders(channels, len(images) - 1)
+        if max(holders) == len(images) - 1:
+            images = [images[number] for number in holders]
         yield name, Case(name, tuple(folder / path for path in images), folder / label)
 
 

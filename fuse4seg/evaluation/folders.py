@@ -202,7 +202,7 @@ def _score(predicted: Image, wanted: Image, entry: int | Sequence[int], ignored:
 def _read_pair(case: str, prediction: Path, reference: Path, *, reader: type[BaseReaderWriter],
                declared: set[int]) -> tuple[Image, Image]:
     """Prediction and reference, label values of shape (1, Z, Y, X) each."""
-    predicted, wanted = read_image(prediction, reader), read_image(reference, reader)
+    predicted, wanted = (read_image(path, reader, labels=True) for path in (prediction, reference))
     difference = geometry_difference(predicted.geometry, wanted.geometry)
     if difference:
         raise FaultyImageError(case, f"{prediction} has {difference} in {reference}. Predict again from its images.")

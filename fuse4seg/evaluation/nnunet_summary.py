@@ -65,9 +65,9 @@ def summarise_folder(predictions: Path, references: Path, *, dataset_json: dict[
     """
     keys = {label_or_region_to_key(entry): entry for entry in foreground_classes(dataset_json).values()}
     ignored, counts = dataset_json["labels"].get(IGNORE), {}
-    for path in progress(sorted(predictions.glob(f"*{dataset_json['file_ending']}")), "scoring", unit="case", leave=False):
+    for path in progress(sorted(predictions.glob(f"[!.]*{dataset_json['file_ending']}")), "scoring", unit="case", leave=False):
         pair = path, references / path.name
-        predicted, wanted = (read_image(file, reader).voxels for file in pair)
+        predicted, wanted = (read_image(file, reader, labels=True).voxels for file in pair)
         counts[pair] = {key: confusion(predicted, wanted, entry, ignore_label=ignored) for key, entry in keys.items()}
     return _summary(counts)
 

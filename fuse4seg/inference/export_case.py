@@ -19,7 +19,6 @@ from fuse4seg.inference.input_space import to_input_space, to_labels
 from fuse4seg.inference.model import ModelDescription
 from fuse4seg.inference.panel import write_panel
 from fuse4seg.inference.predict_case import CasePrediction
-from fuse4seg.inference.preprocess_case import found_files
 from fuse4seg.nnunet_output import logged_prints
 
 #: Sub-folder of the fused images.
@@ -155,7 +154,7 @@ def _write_panel(path: Path, predicted: Predicted, fused: np.ndarray, labels: np
                  attention: Mapping[int, np.ndarray], export: Export) -> None:
     case = predicted.case
     names, there = channel_names(export.description.dataset_json), [index for index, found in enumerate(case.found) if found]
-    with given_to(export.description.reader, found_files(case)) as files:
+    with given_to(export.description.reader, [case.images[index] for index in there]) as files:
         sources, _ = export.description.reader().read_images(list(map(str, files)))
     write_panel(path, sources=sources, names=[names[index] for index in there], fused=fused, segmentation=labels,
                 legend=None if predicted.legend is None else predicted.legend[there],

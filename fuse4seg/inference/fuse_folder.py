@@ -14,7 +14,7 @@ from PIL import Image as Picture
 
 from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.fused_record import RECORD, FusedRecord
-from fuse4seg.datasets.grey_images import GREY, NEUTRAL, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
+from fuse4seg.datasets.grey_images import ENDINGS, GREY, JPEG, NEUTRAL, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.datasets.sources import Sources
@@ -162,7 +162,8 @@ def _write_picture(picture: Picture.Image, path: Path) -> Path:
 
 def _plain_file(image: GreyImage, place: Path, endings: Sequence[str]) -> Path:
     """The file itself, or its luma where it may be in colour."""
-    if not any(image.path.name.endswith(ending) for ending in endings):
+    ending = next(ending for ending in ENDINGS if image.path.name.lower().endswith(ending))
+    if not {".png" if ending in JPEG else ending} & {*endings}:
         raise UnsupportedFormatError("".join(image.path.suffixes[-2:]), reads=endings)
     if image.levels.ndim == 3:
         return image.path

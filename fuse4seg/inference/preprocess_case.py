@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from fuse4seg.datasets.images import Geometry, geometry_difference, geometry_of, read_image
 from fuse4seg.datasets.integrity import read_sound_images
-from fuse4seg.datasets.raw import Case, label_values
-from fuse4seg.errors import FaultyImageError, PreviousStageError, UnreadableImageError
+from fuse4seg.datasets.raw import Case, channels_of_8_bits, label_values
+from fuse4seg.errors import FaultyImageError, PreviousStageError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.inference.input_space import resampled
 from fuse4seg.inference.model import ModelDescription
 from fuse4seg.nnunet_output import logged_prints
@@ -30,7 +28,7 @@ MOST_RESAMPLED = 20
 
 def found_files(case: Case) -> tuple[Path, ...]:
     """The images that the case has."""
-    return tuple(compress(case.images, case.found))
+    return tuple(case.files)
 
 
 def preprocessed_images(case: Case, description: ModelDescription, *,
@@ -49,7 +47,7 @@ def preprocessed_images(case: Case, description: ModelDescription, *,
         PreviousStageError: The segmentation cannot be used.
     """
     found = case.found
-    voxels, properties = read_sound_images(replace(case, images=found_files(case)), description.reader)
+    voxels, properties = read_sound_images(case, description.reader, of_8_bits=channels_of_8_bits(description.dataset_json))
     if voxels.shape[1] == 1 and len(description.configuration.patch_size) == 3:
         raise FaultyImageError(case.name, f"{found_files(case)[0]} is 2D, but the model segments volumes. Predict it with a 2D "
                                           f"configuration (-c 2d).")
@@ -160,8 +158,8 @@ def previous_labels(given: Path | np.ndarray, case: str, *, expected: Geometry, 
     else:
         require_segmentation(given, case)
         try:
-            image = read_image(given, reader)
-        except UnreadableImageError as error:
+            image = read_image(given, reader, labels=True)
+        except (UnreadableImageError, UnsuitableImageError) as error:
             raise PreviousStageError(case, str(error)) from error
         name, labels, difference = str(given), image.voxels, geometry_difference(image.geometry, expected)
     if difference:

@@ -21,6 +21,7 @@ import SimpleITK as sitk
 from fuse4seg.background import WatchedPool
 from fuse4seg.case_faults import fault_of
 from fuse4seg.errors import Fuse4SegError, UnwritableFolderError, WorkerDiedError
+from fuse4seg.files import has_plain_name
 from fuse4seg.machine import free_memory, usable_cores
 
 #: At most so many processes beside a GPU, which waits for them; a CPU does the network's work itself.
@@ -142,6 +143,8 @@ def _die_with_parent() -> None:
 
 def _voxels(images: Sequence[Path]) -> int:
     """Of all channels, by the first one's header; 0 where none can be read, as of pictures, which are small."""
+    if not has_plain_name(images[0]):
+        return 0
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(images[0]))
     try:

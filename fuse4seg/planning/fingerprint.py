@@ -132,7 +132,19 @@ SOUND = {WINDOWS: _are_windows, "spacings": _are_triples, "shapes_after_crop": _
 
 
 class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
-    """nnU-Net's extractor, whose fingerprint also holds the windows; every case is read once."""
+    """nnU-Net's extractor, whose fingerprint also holds the windows; every case is read once.
+
+    Args:
+        dataset_name_or_id: Of a raw dataset.
+        num_processes: Cases read at a time.
+    """
+
+    def __init__(self, dataset_name_or_id: str | int, num_processes: int = 1) -> None:
+        super().__init__(dataset_name_or_id, num_processes)
+        folder = Path(self.input_folder)
+        # nnU-Net counts hidden files for cases, too.
+        self.dataset = {name: {"images": case.images, "label": case.label}
+                        for name, case in training_cases(folder, read_raw_dataset_json(folder)).items()}
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
         """Extract and write the fingerprint; one that fits the dataset is kept unless ``overwrite_existing``."""
@@ -163,9 +175,8 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
         return is_labelled(Path(self.input_folder), self.dataset_json)
 
     def _summarise_cases(self, schemes: Sequence[Scheme]) -> list[CaseSummary]:
-        cases = self.dataset if self._labelled else {name: {**case, "label": None} for name, case in self.dataset.items()}
-        count = len(cases)
-        images = (Path(case["images"][0]) for case in cases.values() if case["images"])
+        cases, count = self.dataset, len(self.dataset)
+        images = (case["images"][0] for case in cases.values() if case["images"])
         summarise = partial(summarise_case, reader=find_reader(self.dataset_json, images), schemes=schemes,
                             draws=int(self.num_foreground_voxels_for_intensitystats // count),
                             limit=max(1, VOXELS_PER_CHANNEL // count))
@@ -186,10 +197,12 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
     Raises:
         ValueError: The images hold NaN, or images and label do not belong together.
     """
-    with given_to(reader, list(map(Path, [*case["images"], *filter(None, [case["label"]])]))) as files:
-        count = len(case["images"])
-        images, properties = reader().read_images(list(map(str, files[:count])))
-        label = None if case["label"] is None else reader().read_seg(str(files[count]))[0]
+    with given_to(reader, list(map(Path, case["images"]))) as files:
+        images, properties = reader().read_images(list(map(str, files)))
+    label = None
+    if case["label"] is not None:
+        with given_to(reader, [Path(case["label"])], labels=True) as files:
+            label = reader().read_seg(str(files[0]))[0]
     if np.isnan(images).any() or (label is not None and np.isnan(label).any()):
         raise ValueError("its images or its label hold NaN")
     cropped, segmentation, _ = crop_to_nonzero(images, label)

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import __version__
+from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError, RecipeError
 from fuse4seg.files import make_writable_folder, write_json
@@ -159,7 +161,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
                                               overwrite_target_spacing=overwrite_target_spacing)
         name = dataset_name(dataset_name_or_id, variables=(RAW,))
         description = read_raw_dataset_json(data_root(RAW) / name)
-        training_cases(data_root(RAW) / name, description)
+        self.cases = training_cases(data_root(RAW) / name, description)
         self.labelled = is_labelled(data_root(RAW) / name, description)
         self.channels = channel_names(description)
         self.recipe = self._fitting_recipe()
@@ -182,6 +184,10 @@ class Fuse4SegPlanner(ExperimentPlanner):
         features = self.recipe.follower.features
         self.UNet_base_num_features = features
         self.UNet_max_features_2d, self.UNet_max_features_3d = GROWTH_2D * features, GROWTH_3D * features
+
+    def determine_reader_writer(self) -> type[BaseReaderWriter]:
+        """By our cases: nnU-Net takes hidden files for some, too."""
+        return find_reader(self.dataset_json, (case.images[0] for case in self.cases.values()))
 
     def _find_target(self, usual: float) -> MemoryTarget:
         """Gigabytes to fill; ``usual`` is what nnU-Net plans the follower for."""

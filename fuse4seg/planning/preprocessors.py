@@ -77,11 +77,11 @@ class OnePassPreprocessor(DefaultPreprocessor):
         for configuration, case in self._done:
             if _alike(configuration, configuration_manager, case, plans_manager):
                 return case
-        every = list(map(Path, [*image_files, *filter(None, [seg_file])]))
-        with given_to(plans_manager.image_reader_writer_class, every) as files:
-            images, label = list(map(str, files[:len(image_files)])), seg_file and str(files[-1])
-            case = Case(*self.preprocessor.run_case(images, label, plans_manager, configuration_manager, dataset_json))
-        case.properties.update(header_of(every[0]))
+        reader, labels = plans_manager.image_reader_writer_class, [] if seg_file is None else [Path(seg_file)]
+        with given_to(reader, list(map(Path, image_files))) as images, given_to(reader, labels, labels=True) as label:
+            case = Case(*self.preprocessor.run_case(list(map(str, images)), str(label[0]) if label else None, plans_manager,
+                                                    configuration_manager, dataset_json))
+        case.properties.update(header_of(Path(image_files[0])))
         self._done.append((configuration_manager, case))
         return case
 
