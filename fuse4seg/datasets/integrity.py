@@ -144,10 +144,14 @@ def _image_problems(case: Case, reader: type[BaseReaderWriter],
 def _readable(path: Path, reader: type[BaseReaderWriter]) -> Generator[str, None, Image | None]:
     """Yield the problem of an unreadable file; return the image of a readable one."""
     try:
-        return read_image(path, reader)
+        image = read_image(path, reader)
+        if len(image.geometry.origin) <= 3:
+            return image
+        yield (f"{path} has {len(image.geometry.origin)} dimensions. Split it into one 3D file per channel, as "
+               "f4s_convert_dataset msd does with a Decathlon task.")
     except UnreadableImageError as error:
         yield str(error)
-        return None
+    return None
 
 
 def _misplacement(image: Image, expected: Geometry) -> Iterator[str]:
