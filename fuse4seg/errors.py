@@ -53,8 +53,8 @@ class DatasetNotFoundError(Fuse4SegError):
 
     def __init__(self, dataset: str, searched: Iterable[Path]) -> None:
         places = ", ".join(str(place) for place in searched)
-        super().__init__(f"no dataset {dataset} in {places}. Check the id, or put the dataset there; convert folders Task<id>_<name> "
-                         f"of the Decathlon by f4s_convert_dataset msd.")
+        super().__init__(f"no dataset {dataset} in {places}. Check the id, or put the dataset there; "
+                         f"f4s_convert_dataset msd converts the Decathlon's Task<id>_<name>.")
 
 
 class AmbiguousDatasetError(Fuse4SegError):

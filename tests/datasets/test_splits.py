@@ -38,7 +38,8 @@ def test_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(("train", "val", "said"), [
-    ([], ["a"], "no training cases"), (["a"], [], "no validation cases.*fold all"), (["a", "b", "a"], ["c"], "names case a 2 times"),
+    ([], ["a"], "no training cases"), (["a"], [], "no validation cases.*fold all"),
+    (["a", "b", "a"], ["c"], "names case a 2 times"),
     (["a"], ["b", "b"], "names case b 2 times under val"), (["a", "b"], ["b"], "case b in both")])
 def test_folds_that_cannot_be_trained_are_refused_and_others_are_not(tmp_path: Path, train: list[str], val: list[str],
                                                                      said: str) -> None:
