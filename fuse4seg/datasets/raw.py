@@ -216,7 +216,7 @@ def _nothing_found(folder: Path, file_ending: str) -> Fuse4SegError:
     if unnumbered:
         return MisnamedImageError(unnumbered[0], file_ending)
     if any(_is_dicom(path) for path in files):
-        return EmptyFolderError(folder, file_ending, mend="It holds DICOM. Convert each series to NIfTI, for example with dcm2niix.")
+        return EmptyFolderError(folder, file_ending, mend="It holds DICOM. Convert it, for example with dcm2niix.")
     return EmptyFolderError(folder, file_ending)
 
 
