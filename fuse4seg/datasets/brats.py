@@ -113,7 +113,7 @@ def find_release(cases: Sequence[BratsCase], values: set[int]) -> str:
         return "2023"
     if tasks == {""} and 3 not in values and all(OLD.search(case.images[1].name) for case in cases):
         return "2018"
-    raise OptionError("--release", f"names and label values {sorted(values)} do not tell the release, on which their meaning depends. "
+    raise OptionError("--release", f"names and label values {sorted(values)} do not tell the release, so nor their meaning. "
                                    f"Give one of {', '.join(CONVENTIONS)}.")
 
 
