@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", type=int, metavar="OUT_ID", help="id of the new dataset")
     parser.add_argument("--name", help="its name (default: BraTS, Harvard, or the task's)")
     parser.add_argument("--copy", action="store_true", help="copy files instead of linking them")
-    parser.add_argument("--release", help="brats: what label values mean, where files do not tell: 2018 (to 2021), 2023 (all, and "
+    parser.add_argument("--release", help="brats: what label values mean, if files do not tell: 2018 (to 2021), 2023 (all, and "
                                           "MEN, MET, SSA of 2024), 2024-GLI or 2024-PED")
     add_process_flags(parser)
     return run_command(_run, parser, arguments)
