@@ -78,4 +78,4 @@ def test_two_labels_of_one_name_are_refused(tmp_path: Path, raw: Path) -> None:
     source = write_task(tmp_path / "Task01", labels={"0": "background", "1": "edema", "2": "edema"})
     with pytest.raises(DatasetJsonError, match="two labels one name"):
         convert_msd(source, 7)
-    assert not list(raw.iterdir())
+    assert not raw.exists()
