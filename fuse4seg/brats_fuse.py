@@ -170,7 +170,7 @@ def _load(case: BratsCase, device: str) -> tuple[np.ndarray, np.ndarray | None, 
     volumes = np.concatenate([image.voxels for image in images[:len(MODALITIES)]])
     if not np.isfinite(volumes).all():
         raise UnsuitableImageError(case.images[0], "or a sibling holds NaN or infinite intensities. Replace them.")
-    label = enhancing_is_three(images[-1].voxels[0].astype(np.uint8)) if case.label else None
+    label = enhancing_is_three(images[-1].voxels[0].astype(np.uint8), case.name) if case.label else None
     if is_skull_stripped(volumes):
         log.info("%s is skull-stripped already", case.name)
         brain, extracted = (volumes != 0).any(axis=0), "skipped: already skull-stripped"

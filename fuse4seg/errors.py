@@ -53,7 +53,8 @@ class DatasetNotFoundError(Fuse4SegError):
 
     def __init__(self, dataset: str, searched: Iterable[Path]) -> None:
         places = ", ".join(str(place) for place in searched)
-        super().__init__(f"no dataset {dataset} in {places}. Check the id, or put the dataset there.")
+        super().__init__(f"no dataset {dataset} in {places}. Check the id, or put the dataset there; "
+                         f"f4s_convert_dataset msd converts the Decathlon's Task<id>_<name>.")
 
 
 class AmbiguousDatasetError(Fuse4SegError):
@@ -121,7 +122,8 @@ class MisnamedImageError(Fuse4SegError):
     """A file that was named is no channel of a case."""
 
     def __init__(self, path: Path, ending: str) -> None:
-        super().__init__(f"{path} is not named CASE_0000{ending}, CASE_0001{ending}, ... Rename it, or give a folder.")
+        super().__init__(f"{path} is not named CASE_0000{ending}, CASE_0001{ending}, ... Rename it, or give a folder; "
+                         f"f4s_convert_dataset msd splits 4D files of the Decathlon.")
 
 
 class DuplicateCaseError(Fuse4SegError):

@@ -24,17 +24,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", type=int, metavar="OUT_ID", help="id of the new dataset")
     parser.add_argument("--name", help="its name (default: BraTS, Harvard, or the task's)")
     parser.add_argument("--copy", action="store_true", help="copy files instead of linking them")
+    parser.add_argument("--release", help="brats: what label values mean, if files do not tell: 2018 (to 2021), 2023 (all, and "
+                                          "MEN, MET, SSA of 2024), 2024-GLI or 2024-PED")
     add_process_flags(parser)
     return run_command(_run, parser, arguments)
 
 
 def _run(options: argparse.Namespace) -> None:
     processes = processes_of(options)
-    from fuse4seg.errors import FolderNotFoundError
+    from fuse4seg.errors import FolderNotFoundError, OptionError
 
     if not options.source.is_dir():
         raise FolderNotFoundError(options.source)
     module, _, function = FORMATS[options.format].rpartition(".")
     convert = getattr(import_module(module), function)
     named = {"name": options.name} if options.name else {}
+    if options.release:
+        if options.format != "brats":
+            raise OptionError("--release", "is for brats alone. Leave it out.")
+        named["release"] = options.release
     convert(options.source, options.dataset, copy=options.copy, processes=processes, **named)

@@ -16,7 +16,7 @@ from fuse4seg.datasets.images import read_image
 from fuse4seg.datasets.nifti import NIFTI
 from fuse4seg.datasets.raw import NO_LABELS
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
-from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FolderNotFoundError, MissingModalityError
+from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FolderNotFoundError, MissingModalityError, OptionError
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,18 @@ RELEASED = {"t1": "T1", "t1n": "T1", "t1ce": "T1ce", "t1c": "T1ce", "t2": "T2", 
 NAME = re.compile(rf"(?P<case>.+)[_-](?P<kind>{'|'.join(sorted(RELEASED, key=len, reverse=True))})", re.IGNORECASE)
 LABEL_FOLDERS = ("labels", "labelsTr", "labelsTs")
 LABELS = {"background": 0, "necrotic core": 1, "oedema": 2, "enhancing tumour": 3}
-#: Of the releases of treated patients, which have a 3 as well.
-CAVITY = {"resection cavity": 4}
+#: What a label's values mean, by release. 2018 stands for 2017 to 2021 (arXiv:2107.02314), 2023 for all its tasks and for MEN,
+#: MET and SSA of 2024; treated gliomas of 2024 add the cavity (arXiv:2405.18368), children's tumours have values of their own
+#: (arXiv:2404.15009).
+CONVENTIONS = {
+    "2018": {"background": 0, "necrotic core": 1, "oedema": 2, "enhancing tumour": 4},
+    "2023": LABELS,
+    "2024-GLI": {**LABELS, "resection cavity": 4},
+    "2024-PED": {"background": 0, "enhancing tumour": 1, "non-enhancing tumour": 2, "cystic component": 3, "oedema": 4},
+}
+#: Files before 2023, and cases from then on.
+OLD = re.compile(r"_t1ce\.nii", re.IGNORECASE)
+TASK = re.compile(r"BraTS-(?P<task>[A-Z]+)-", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -84,14 +94,35 @@ def find_brats_cases(folder: Path) -> list[BratsCase]:
             for name, files in sorted(cases.items())]
 
 
-def enhancing_is_three(labels: np.ndarray) -> np.ndarray:
-    """Labels with enhancing tumour as 3, which releases before 2023 call 4; beside a 3, 4 is something else, and stays."""
-    return labels if (labels == 3).any() else np.where(labels == 4, 3, labels).astype(labels.dtype)
+def enhancing_is_three(labels: np.ndarray, name: str) -> np.ndarray:
+    """Labels of a case with enhancing tumour as 3, which releases before 2023, told by the case's name, call 4."""
+    return labels if TASK.match(name) or (labels == 3).any() else np.where(labels == 4, 3, labels).astype(labels.dtype)
 
-def convert_brats(source: Path, dataset_id: int, *, name: str = "BraTS", copy: bool = False, processes: int = 1) -> None:
+
+def find_release(cases: Sequence[BratsCase], values: set[int]) -> str:
+    """Key in CONVENTIONS of the release that labelled cases belong to, by their names and all values of their labels.
+
+    Raises:
+        OptionError: They do not tell.
+    """
+    tasks = {matched["task"].upper() if (matched := TASK.match(case.name)) else "" for case in cases}
+    if tasks <= {"GLI", "MEN", "MET", "SSA"}:
+        return "2024-GLI" if 4 in values and "GLI" in tasks else "2023"
+    if tasks == {"PED"} and 4 in values:
+        return "2024-PED"
+    if tasks == {""} and 4 not in values:
+        return "2023"
+    if tasks == {""} and 3 not in values and all(OLD.search(case.images[1].name) for case in cases):
+        return "2018"
+    raise OptionError("--release", f"names and label values {sorted(values)} do not tell the release, so nor their meaning. "
+                                   f"Give one of {', '.join(CONVENTIONS)}.")
+
+
+def convert_brats(source: Path, dataset_id: int, *, name: str = "BraTS", copy: bool = False, processes: int = 1,
+                  release: str = "") -> None:
     """Write a raw dataset of T1, T1ce, T2 and FLAIR; images and labels that need no change are linked.
 
-    Label 4 becomes 3, unless some case has both: then it is the resection cavity and stays. Cases without a segmentation go to
+    Values keep their release's meaning; the 4 of those before 2023 becomes 3. Cases without a segmentation go to
     imagesTs; where no case has one, all become training cases of a dataset without labels.
 
     Args:
@@ -100,12 +131,16 @@ def convert_brats(source: Path, dataset_id: int, *, name: str = "BraTS", copy: b
         name: Its name.
         copy: Copy instead of linking.
         processes: Cases examined at a time.
+        release: Key in CONVENTIONS; without one, what the cases tell.
 
     Raises:
+        OptionError: There is no such release, or the cases do not tell theirs.
         FaultyCasesError: Cases lack modalities; one line each.
         FaultyDatasetError: Cases cannot be trained on; one line each.
         As :func:`~fuse4seg.datasets.brats.find_brats_cases` and :func:`~fuse4seg.datasets.raw_writer.new_raw_dataset`.
     """
+    if release and release not in CONVENTIONS:
+        raise OptionError("--release", f"{release} is none of {', '.join(CONVENTIONS)}. Give one of them.")
     cases = find_brats_cases(source)
     labelled = [case for case in cases if case.label]
     training = labelled or cases
@@ -115,7 +150,7 @@ def convert_brats(source: Path, dataset_id: int, *, name: str = "BraTS", copy: b
             target = folder / ("imagesTr" if case in training else "imagesTs")
             for number, path in enumerate(case.images):
                 place(path, target / f"{case.name}_{number:04d}{ending}", copy=copy)
-        labels = _convert_labels(labelled, folder / "labelsTr", ending, copy=copy) if labelled else NO_LABELS
+        labels = _convert_labels(labelled, folder / "labelsTr", ending, copy=copy, release=release) if labelled else NO_LABELS
         describe(folder, channels=MODALITIES, labels=labels, training=len(training), ending=ending, processes=processes)
 
 
@@ -123,20 +158,21 @@ def _files(case: BratsCase) -> tuple[Path, ...]:
     return (*case.images, *([case.label] if case.label else []))
 
 
-def _convert_labels(cases: Sequence[BratsCase], folder: Path, ending: str, *, copy: bool) -> dict[str, int]:
+def _convert_labels(cases: Sequence[BratsCase], folder: Path, ending: str, *, copy: bool, release: str) -> dict[str, int]:
     """Write the labels; returns their names."""
     values = {case.name: set(np.unique(read_image(case.label, SimpleITKIO).voxels).astype(int).tolist())
               for case in progress(cases, "reading labels", unit="case")}
-    cavity = any({3, 4} <= found for found in values.values())
-    log.info("label 4 is the resection cavity here, and stays" if cavity else "enhancing tumour is label 3")
+    release = release or find_release(cases, set().union(*values.values()))
+    log.info("labels mean %s", CONVENTIONS[release])
     for case in progress(cases, "converting labels", unit="case"):
         target = folder / f"{case.name}{ending}"
-        if cavity or 4 not in values[case.name]:
+        if release != "2018" or 4 not in values[case.name]:
             place(case.label, target, copy=copy)
             continue
         stored = sitk.ReadImage(str(case.label))
-        changed = sitk.GetImageFromArray(enhancing_is_three(sitk.GetArrayFromImage(stored)).astype(np.uint8))
+        voxels = sitk.GetArrayFromImage(stored)
+        changed = sitk.GetImageFromArray(np.where(voxels == 4, 3, voxels).astype(np.uint8))
         changed.CopyInformation(stored)
         target.parent.mkdir(exist_ok=True)
         sitk.WriteImage(changed, str(target), useCompression=True)
-    return LABELS | CAVITY if cavity else LABELS
+    return LABELS if release == "2018" else CONVENTIONS[release]

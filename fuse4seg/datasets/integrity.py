@@ -154,10 +154,14 @@ def _readable(path: Path, reader: type[BaseReaderWriter], *, channels: int = 1, 
         -> Generator[str, None, Image | None]:
     """Yield the problem of an unreadable file; return the image of a readable one."""
     try:
-        return read_image(path, reader, channels=channels, labels=labels)
+        image = read_image(path, reader, channels=channels, labels=labels)
+        if len(image.geometry.origin) <= 3:
+            return image
+        yield (f"{path} has {len(image.geometry.origin)} dimensions. Split it into one 3D file per channel, as "
+               "f4s_convert_dataset msd does with a Decathlon task.")
     except (UnreadableImageError, UnsuitableImageError) as error:
         yield str(error)
-        return None
+    return None
 
 
 def _misplacement(image: Image, expected: Geometry) -> Iterator[str]:

@@ -33,6 +33,8 @@ def convert_msd(source: Path, dataset_id: int, *, name: str = "", copy: bool = F
     """
     task = _read_task(source / "dataset.json")
     channels = [str(task["modality"][number]) for number in sorted(task["modality"], key=int)]
+    if len(set(map(str, task["labels"].values()))) < len(task["labels"]):
+        raise DatasetJsonError(source / "dataset.json", "gives two labels one name. Rename one.")
     labels = {str(label): int(value) for value, label in task["labels"].items()}
     training = [(source / entry["image"], source / entry["label"]) for entry in task["training"]]
     tests = [source / entry for entry in task.get("test", []) if isinstance(entry, str)]

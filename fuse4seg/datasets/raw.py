@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fuse4seg.errors import (
     DuplicateCaseError,
     EmptyFolderError,
     FolderNotFoundError,
+    Fuse4SegError,
     MisnamedImageError,
     MissingModalityError,
     SurplusChannelError,
@@ -33,6 +35,9 @@ COMPLETE_IT = "Add it, or remove the case."
 PREDICT_ANYWAY = "Add it, remove the case, or predict with --allow_missing."
 #: Labels of a dataset that nobody labelled.
 NO_LABELS = {"background": 0}
+#: Bytes of a channel's or label's name, so that a file name holds it beside a case's.
+LONGEST_NAME = 100
+SHOWN_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,11 @@ def channels_of_8_bits(dataset_json: dict[str, Any]) -> list[int]:
     chosen = dataset_json.get(NORMALISATION, {})
     return [number for number, name in enumerate(channel_names(dataset_json))
             if str(chosen.get(str(number), name)).casefold() == OF_8_BITS]
+
+
+def file_part(name: str) -> str:
+    """A channel's or label's name as part of a file name: what some system refuses there becomes a hyphen."""
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "-", unicodedata.normalize("NFC", name))
 
 
 def label_values(dataset_json: dict[str, Any]) -> set[int]:
@@ -218,7 +228,7 @@ def expected_cases(images_folder: Path, *, channels: Sequence[str], file_ending:
     for name, channel in _channel_files(images_folder, file_ending):
         found[name] = max(found.get(name, 0), channel)
     if not found:
-        raise EmptyFolderError(images_folder, file_ending)
+        raise _nothing_found(images_folder, file_ending)
     holders = _holders(channels, max(found.values()))
     return {name: Case(name, tuple(images_folder / f"{name}_{number:04d}{file_ending}" for number in
                                    [*holders, *range(len(holders), last + 1)])) for name, last in sorted(found.items())}
@@ -237,6 +247,24 @@ def _holders(channels: Sequence[str], last: int) -> list[int]:
         holders += [number] * together
         number += 1
     return holders if last < number else list(range(len(names)))
+
+
+def _nothing_found(folder: Path, file_ending: str) -> Fuse4SegError:
+    """What to tell of a folder without cases: what it holds instead, and which command converts it."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    unnumbered = [path for path in files if path.name.endswith(file_ending)]
+    if unnumbered:
+        return MisnamedImageError(unnumbered[0], file_ending)
+    if any(_is_dicom(path) for path in files):
+        return EmptyFolderError(folder, file_ending, mend="It holds DICOM. Convert it, for example with dcm2niix.")
+    return EmptyFolderError(folder, file_ending)
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.suffix.lower() == ".dcm":
+        return True
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
 
 
 def require_channels(case: Case, channels: Sequence[str], *, mend: str = COMPLETE_IT) -> None:
@@ -313,13 +341,27 @@ def _problem(content: Any) -> str | None:
         if key not in content:
             return f"lacks {key}. Add it."
     channels = content.get("channel_names", content.get("modality"))
-    return (_channels_problem(channels) or _normalisation_problem(content.get(NORMALISATION, {}), channels)
+    return (_channels_problem(channels) or _names_problem("channel", map(str, channels.values()))
+            or _normalisation_problem(content.get(NORMALISATION, {}), channels)
             or _labels_problem(content) or _scalars_problem(content))
 
 
 def _channels_problem(channels: Any) -> str | None:
     if not isinstance(channels, dict) or not channels or set(channels) != {str(number) for number in range(len(channels))}:
         return "channel_names must map \"0\", \"1\", ... to names. Renumber them without a gap."
+    return None
+
+
+def _names_problem(kind: str, names: Iterable[str]) -> str | None:
+    """Whether names, which become parts of file names, would give one file for two, also on disks that know no case."""
+    known: dict[str, str] = {}
+    for name in names:
+        part = file_part(name)
+        if not part or len(part.encode(errors="replace")) > LONGEST_NAME:
+            return f"the {kind} name {name[:SHOWN_NAME]!r} is empty or longer than {LONGEST_NAME} bytes. Give another."
+        other = known.setdefault(part.casefold(), name)
+        if other is not name:
+            return f"the {kind} names {other!r} and {name!r} would become the same file name. Rename one."
     return None
 
 
@@ -336,9 +378,17 @@ def _labels_problem(content: dict[str, Any]) -> str | None:
         return "labels must map each name to its value or list of values. Write {\"background\": 0, \"tumour\": 1}."
     if labels.get("background") != 0:
         return "labels must give background the value 0. Add \"background\": 0."
+    by_values: dict[frozenset[int], str] = {}
+    for name, entry in labels.items():
+        other = by_values.setdefault(frozenset(_members(entry)), name)
+        if other != name:
+            return f"labels gives {other!r} and {name!r} the same value. Keep one, or give each its own."
+    if problem := _names_problem("label", labels):
+        return problem
     values = sorted({value for entry in labels.values() for value in _members(entry)})
     if values != list(range(len(values))):
-        return f"labels must be numbered 0, 1, 2, ... without a gap, not {values}. Renumber them, in the images, too."
+        brats = " If this is BraTS before 2023, f4s_convert_dataset brats does both." if values == [0, 1, 2, 4] else ""
+        return f"labels must be numbered 0, 1, 2, ... without a gap, not {values}. Renumber them, in the images, too.{brats}"
     if IGNORE in labels and labels[IGNORE] != values[-1]:
         return "the label ignore must have the highest value, and be no list. Renumber the labels."
     return _regions_problem(foreground_classes(content), content.get("regions_class_order"))

@@ -12,7 +12,7 @@ import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
 
 from fuse4seg.datasets.images import given_to
-from fuse4seg.datasets.raw import Case, channel_names
+from fuse4seg.datasets.raw import Case, channel_names, file_part
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.inference.image_files import image_written_whole, write_fused, write_image
 from fuse4seg.inference.input_space import to_input_space, to_labels
@@ -132,7 +132,7 @@ def _write_seen(predicted: Predicted, number: int, labels: np.ndarray | None, ex
     if wanted.attention:
         for index, heat in attention.items():
             folder = make_writable_folder(export.output / "attention" / place)
-            written.append(folder / f"{case.name}_{names[index]}{ending}")
+            written.append(folder / f"{case.name}_{file_part(names[index])}{ending}")
             write_image(heat, written[-1], properties)
     if wanted.panels:
         written.append(make_writable_folder(export.output / "panels" / place) / f"{case.name}.png")
@@ -174,7 +174,7 @@ def _write_probabilities(predicted: Predicted, probabilities: np.ndarray, export
     if NIFTI in export.wanted.probabilities:
         folder = make_writable_folder(export.output / "probabilities")
         for label, share in zip(class_names(export.description), probabilities, strict=True):
-            written.append(folder / f"{name}_{label}{export.description.file_ending}")
+            written.append(folder / f"{name}_{file_part(label)}{export.description.file_ending}")
             write_image(share, written[-1], predicted.properties)
     return written
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import math
 import shutil
@@ -175,10 +176,10 @@ def _replace_folder(made: Path, folder: Path) -> None:
 
 
 def _copy_labels(labels: dict[str, Path], folder: Path) -> None:
-    """Copy the labels that are newer than their copies, as nnU-Net does (with a module that Python dropped in 3.12)."""
+    """Copy the labels that differ from their copies; dates do not tell, for unpacked or fetched files may keep older ones."""
     for name, label in labels.items():
         copy = folder / name
-        if not copy.exists() or label.stat().st_mtime > copy.stat().st_mtime:
+        if not copy.exists() or not filecmp.cmp(label, copy, shallow=False):
             with written_whole(copy) as temporary:
                 shutil.copy2(label, temporary)
 

@@ -291,6 +291,10 @@ def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:
     if unknown:
         raise FoldError(f"{folder / SPLITS_FILE} names case {min(unknown)}, which {data} does not hold. Preprocess it, or mend "
                         "the file.")
+    unused = sorted(set(cases).difference(*(split[part] for split in splits for part in ("train", "val"))))
+    if unused:
+        log.warning("%s has %s in no fold, so it is neither trained on nor validated (%d such cases). Add it, or remove the "
+                    "file to split anew", folder / SPLITS_FILE, unused[0], len(unused))
 
 
 def _preprocessed_cases(training: Training, folder: Path, plans: dict[str, Any]) -> tuple[Path, list[str]]:

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from fuse4seg.datasets.brats import convert_brats, enhancing_is_three, find_brats_cases
-from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FaultyDatasetError, FolderNotFoundError
+from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FaultyDatasetError, FolderNotFoundError, OptionError
 
 RELEASES = {
     "2018": ("HGG/Brats18_2013_10_1/Brats18_2013_10_1_{}.nii.gz", ("t1", "t1ce", "t2", "flair", "seg"), "Brats18_2013_10_1"),
@@ -61,8 +61,9 @@ class TestFindBratsCases:
             find_brats_cases(tmp_path)
 
     def test_enhancing_tumour_becomes_three_unless_there_is_a_three(self) -> None:
-        np.testing.assert_array_equal(enhancing_is_three(np.array([0, 1, 2, 4], np.uint8)), [0, 1, 2, 3])
-        np.testing.assert_array_equal(enhancing_is_three(np.array([0, 3, 4], np.uint8)), [0, 3, 4])
+        np.testing.assert_array_equal(enhancing_is_three(np.array([0, 1, 2, 4], np.uint8), "a"), [0, 1, 2, 3])
+        np.testing.assert_array_equal(enhancing_is_three(np.array([0, 4], np.uint8), "BraTS-GLI-00001-100"), [0, 4])
+        np.testing.assert_array_equal(enhancing_is_three(np.array([0, 3, 4], np.uint8), "a"), [0, 3, 4])
 
 
 Make = Callable[..., Path]
@@ -111,13 +112,28 @@ class TestConvertBrats:
         assert not (labels / "a.nii.gz").is_symlink()
         assert (labels / "b.nii.gz").is_symlink()
 
-    def test_where_a_case_has_3_and_4_the_4_is_the_resection_cavity(self, make: Make, raw: Path) -> None:
-        make("a", [1, 2, 3, 4])
-        convert_brats(make("b", [4]), 7)
+    def test_the_4_of_treated_gliomas_is_the_resection_cavity_though_no_case_has_3_and_4(self, make: Make, raw: Path) -> None:
+        make("BraTS-GLI-00001-100", [1, 2, 3])
+        convert_brats(make("BraTS-GLI-00002-100", [1, 2, 4]), 7)
         labels = raw / "Dataset007_BraTS" / "labelsTr"
-        assert read(labels / "b.nii.gz").max() == 4
+        assert read(labels / "BraTS-GLI-00002-100.nii.gz").max() == 4
         described = json.loads((raw / "Dataset007_BraTS" / "dataset.json").read_text())
         assert described["labels"]["resection cavity"] == 4
+
+    @pytest.mark.parametrize(("name", "values"), [("BraTS-PED-00001-000", [1, 2, 3]), ("a", [1, 2, 3, 4])])
+    def test_where_files_do_not_tell_the_release_the_option_is_named(self, make: Make, raw: Path, name: str,
+                                                                     values: list[int]) -> None:
+        source = make(name, values)
+        with pytest.raises(OptionError, match="--release: .* 2024-PED"):
+            convert_brats(source, 7)
+        assert not list(raw.iterdir())
+        convert_brats(source, 7, release="2024-PED")
+        described = json.loads((raw / "Dataset007_BraTS" / "dataset.json").read_text())
+        assert described["labels"]["enhancing tumour"] == 1
+
+    def test_a_release_that_is_none_is_refused(self, make: Make, raw: Path) -> None:
+        with pytest.raises(OptionError, match="2022 is none of 2018"):
+            convert_brats(make("a", [1]), 7, release="2022")
 
     def test_cases_without_labels_are_test_cases(self, make: Make, raw: Path) -> None:
         make("a", [1, 2, 3])

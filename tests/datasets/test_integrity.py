@@ -34,6 +34,10 @@ def write(path: Path, voxels: np.ndarray, **geometry: tuple[float, ...]) -> None
     SimpleITK.WriteImage(image, str(path))
 
 
+def write_4d(path: Path) -> None:
+    SimpleITK.WriteImage(SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(voxels())] * 2), str(path))
+
+
 def voxels(shape: tuple[int, ...] = (4, 5, 6)) -> np.ndarray:
     return np.random.default_rng(0).random(shape, np.float32)
 
@@ -67,6 +71,7 @@ def with_value(value: float) -> np.ndarray:
 FAULTS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "missing channel": ("imagesTr/b_0001", Path.unlink, "b_0001.nii.gz. Add it"),
     "surplus channel": ("imagesTr/b_0002", lambda path: write(path, voxels()), "beyond the dataset's channels"),
+    "four dimensions": ("imagesTr/b_0000", lambda path: write_4d(path), "b_0000.nii.gz has 4 dimensions. Split it"),
     "truncated": ("imagesTr/b_0001", lambda path: path.write_bytes(path.read_bytes()[:200]), "Replace the file"),
     "no image": ("imagesTr/b_0000", lambda path: path.write_text("no image"), "Replace the file"),
     "shape": ("imagesTr/b_0001", lambda path: write(path, voxels((4, 5, 7))), "shape (4, 5, 7) instead of (4, 5, 6)"),

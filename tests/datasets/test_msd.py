@@ -72,3 +72,10 @@ def test_what_cannot_be_used_is_told_and_nothing_is_written(tmp_path: Path, raw:
 def test_a_folder_that_is_no_task_is_refused(tmp_path: Path, raw: Path) -> None:
     with pytest.raises(DatasetJsonError, match="is missing. Give the folder of a Decathlon task"):
         convert_msd(tmp_path, 7)
+
+
+def test_two_labels_of_one_name_are_refused(tmp_path: Path, raw: Path) -> None:
+    source = write_task(tmp_path / "Task01", labels={"0": "background", "1": "edema", "2": "edema"})
+    with pytest.raises(DatasetJsonError, match="two labels one name"):
+        convert_msd(source, 7)
+    assert not raw.exists()

@@ -15,6 +15,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from fuse4seg.datasets.raw import (
     channel_names,
+    file_part,
     foreground_classes,
     label_values,
     list_cases,
@@ -26,6 +27,7 @@ from fuse4seg.errors import (
     DatasetJsonError,
     EmptyFolderError,
     FolderNotFoundError,
+    MisnamedImageError,
     MissingModalityError,
     SurplusChannelError,
 )
@@ -227,3 +229,42 @@ class TestRawDatasetJson:
         describe(tmp_path, labels=None, dataset={"p": {"images": ["x"], "label": "y"}})
         with pytest.raises(DatasetJsonError, match="lacks labels"):
             read_raw_dataset_json(tmp_path)
+
+
+class TestNames:
+    @pytest.mark.parametrize(("names", "said"), [
+        (("MRI", "MRI"), "'MRI' and 'MRI'"), (("T1", "t1"), "'T1' and 't1'"), (("T1/post", "T1:post"), "same file name"),
+        (("", "T1"), "empty"), (("x" * 101, "T1"), "longer than 100 bytes")])
+    def test_that_clash_as_file_names_are_refused(self, tmp_path: Path, names: tuple[str, str], said: str) -> None:
+        describe(tmp_path, channel_names=dict(zip("01", names, strict=True)))
+        with pytest.raises(DatasetJsonError, match=f"channel name.*{said}"):
+            read_dataset_json(tmp_path)
+
+    @pytest.mark.parametrize(("labels", "said"), [
+        ({"core": 1, "necrosis": 1}, "'core' and 'necrosis' the same value"), ({"NCR/NET": 1, "ncr-net": 2}, "same file name")])
+    def test_labels_of_one_value_or_file_name_are_refused(self, tmp_path: Path, labels: dict[str, int], said: str) -> None:
+        describe(tmp_path, labels={"background": 0} | labels)
+        with pytest.raises(DatasetJsonError, match=said):
+            read_dataset_json(tmp_path)
+
+    def test_become_parts_of_file_names(self) -> None:
+        assert [file_part(name) for name in ("NCR/NET", "a\\b", "T1 post", "..")] == ["NCR-NET", "a-b", "T1 post", ".."]
+
+
+class TestFoldersWithoutCases:
+    def test_files_without_channel_numbers_are_named_with_the_converter(self, tmp_path: Path) -> None:
+        with pytest.raises(MisnamedImageError, match=r"c0\.nii\.gz is not named CASE_0000.*f4s_convert_dataset msd"):
+            list_cases(touch(tmp_path / "in", "c0.nii.gz"), channels=["T1"], file_ending=".nii.gz")
+
+    def test_dicom_is_sent_to_its_converter(self, tmp_path: Path) -> None:
+        with pytest.raises(EmptyFolderError, match="dcm2niix"):
+            list_cases(touch(tmp_path / "in", "IM1.dcm"), channels=["T1"], file_ending=".nii.gz")
+        (tmp_path / "in" / "IM1.dcm").rename(tmp_path / "in" / "IM1")
+        (tmp_path / "in" / "IM1").write_bytes(bytes(128) + b"DICM")
+        with pytest.raises(EmptyFolderError, match="dcm2niix"):
+            list_cases(tmp_path / "in", channels=["T1"], file_ending=".nii.gz")
+
+    def test_labels_of_brats_before_2023_are_sent_to_theirs(self, tmp_path: Path) -> None:
+        describe(tmp_path, labels={"background": 0, "core": 1, "oedema": 2, "enhancing": 4})
+        with pytest.raises(DatasetJsonError, match="f4s_convert_dataset brats"):
+            read_dataset_json(tmp_path)

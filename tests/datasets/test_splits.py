@@ -35,3 +35,15 @@ def test_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "splits_final.json").write_text(content)
     with pytest.raises(FoldError, match="splits_final.json"):
         read_splits(tmp_path)
+
+
+@pytest.mark.parametrize(("train", "val", "said"), [
+    ([], ["a"], "no training cases"), (["a"], [], "no validation cases.*fold all"),
+    (["a", "b", "a"], ["c"], "names case a 2 times"),
+    (["a"], ["b", "b"], "names case b 2 times under val"), (["a", "b"], ["b"], "case b in both")])
+def test_folds_that_cannot_be_trained_are_refused_and_others_are_not(tmp_path: Path, train: list[str], val: list[str],
+                                                                     said: str) -> None:
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}, *SOUND]))
+    with pytest.raises(FoldError, match=rf"splits_final\.json: fold 0 .*{said}"):
+        require_fold(tmp_path, 0)
+    require_fold(tmp_path, 1)

@@ -100,6 +100,14 @@ class TestExportCase:
         heat = voxels(export.output / "attention" / "fold_all" / f"phantom_005_{channels[3]}.nii.gz")
         np.testing.assert_array_equal(heat, in_place(predicted.made.attention[1][2], predicted))
 
+    def test_names_with_slashes_become_file_names(self, predicted: Predicted, export: Export) -> None:
+        export.description.dataset_json["channel_names"]["3"] = "T1/post"
+        labels = export.description.dataset_json["labels"]
+        labels["NCR/NET"] = labels.pop("necrotic core")
+        export_case(predicted, replace(export, wanted=Wanted(attention=True, probabilities=(NIFTI,))))
+        assert (export.output / "attention" / "fold_all" / "phantom_005_T1-post.nii.gz").is_file()
+        assert (export.output / "probabilities" / "phantom_005_NCR-NET.nii.gz").is_file()
+
     def test_writes_no_attention_where_there_was_none(self, predicted: Predicted, export: Export) -> None:
         export_case(changed(predicted, attention=(None, None)), replace(export, wanted=Wanted(attention=True)))
         assert sorted(path.name for path in export.output.iterdir()) == ["fused", "phantom_005.nii.gz"]

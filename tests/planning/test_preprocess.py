@@ -136,12 +136,20 @@ class TestLabels:
 
         assert labels[1].read_bytes() == b"corrected"
 
-    def test_are_left_when_they_are_not(self, labels: list[Path]) -> None:
-        labels[1].write_bytes(b"kept")
+    def test_are_copied_again_when_they_differ_though_older(self, labels: list[Path]) -> None:
+        labels[0].write_bytes(b"unpacked")
+        os.utime(labels[0], (0, 0))
 
         preprocess(991, processes=1)
 
-        assert labels[1].read_bytes() == b"kept"
+        assert labels[1].read_bytes() == b"unpacked"
+
+    def test_are_left_when_they_are_equal(self, labels: list[Path]) -> None:
+        os.utime(labels[1], (0, 0))
+
+        preprocess(991, processes=1)
+
+        assert labels[1].stat().st_mtime == 0
 
 
 class TestChooseConfigurations:

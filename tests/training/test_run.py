@@ -199,6 +199,12 @@ class TestFold:
         (preprocessed / "splits_final.json").write_text(json.dumps(splits))
         assert make_trainer(FOLD_0).do_split() == (["phantom_000"], ["phantom_001"])
 
+    def test_warns_of_prepared_cases_that_are_in_no_fold(self, preprocessed: Path, caplog: pytest.LogCaptureFixture) -> None:
+        splits = [{"train": ["phantom_000", "phantom_001"], "val": ["phantom_002", "phantom_003"]}]
+        (preprocessed / "splits_final.json").write_text(json.dumps(splits))
+        make_trainer(FOLD_0)
+        assert "splits_final.json has phantom_004 in no fold" in caplog.text
+
 
 class TestFinishedTraining:
     def test_is_not_begun_again(self, trained: Path) -> None:
