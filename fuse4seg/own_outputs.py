@@ -10,7 +10,7 @@ from fuse4seg.errors import OptionError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 
 #: In a folder of outputs: names of the files that were, or were about to be, written there.
-RECORD = ".fuse4seg.json"
+RECORD = "f4s_outputs.json"
 #: Where a raw dataset has its images and labels.
 OF_RAW_DATASETS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 MEND = "Choose another folder, or write there all the same with --overwrite."

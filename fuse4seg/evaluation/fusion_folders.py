@@ -91,7 +91,8 @@ class FusionEvaluation:
         """For a JSON file; NaN becomes None."""
         return {
             "fuse4seg": __version__, "sources": list(self.sources),
-            "conventions": {**self.conventions.to_plain(), "range": dict(zip((*self.sources, FUSED), map(asdict, self.levels), strict=True)),
+            "conventions": {**self.conventions.to_plain(),
+                            "range": dict(zip((*self.sources, FUSED), map(asdict, self.levels), strict=True)),
                             "grey": "luma, ITU-R BT.601 full range, 0..255",
                             "sources_beyond_two": "mean over all pairs of the value for two sources",
                             "volumes": "mean over the slices along Z in which a source varies"},
