@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save_attention", action="store_true", help="also write attention/CASE_MODALITY")
     parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
     parser.add_argument("--save_probabilities", nargs="*", choices=("npz", "nifti"), metavar="{npz,nifti}",
-                        help="also write CASE.npz and CASE.pkl, as nnU-Net does (npz, the default), or probabilities/CASE_CLASS "
-                             "in the format of the input (nifti), or both")
+                        help="also write CASE.npz and CASE.pkl, as nnU-Net does (npz, the default), or probabilities/CASE_CLASS, "
+                             "float32 NIfTI whatever the input's format is (nifti), or both")
     parser.add_argument("--continue_prediction", action="store_true",
                         help="leave the cases alone that an earlier run with the same model and options has finished")
     parser.add_argument("-npp", type=_count, metavar="N", help="processes that prepare cases while others are in the network; 0: "

@@ -139,7 +139,8 @@ class TestEvaluate:
 class TestOutputNames:
     @pytest.mark.parametrize("flags", [("-o", "fold_0.5"), ("-o", "table.csv"), ("--summary", "table.csv"),
                                        ("-o", "r.json", "--summary", "r.json")])
-    def test_that_would_overwrite_one_another_are_refused(self, folders: tuple[Path, Path], tmp_path: Path, flags: tuple[str, ...],
+    def test_that_would_overwrite_one_another_are_refused(self, folders: tuple[Path, Path], tmp_path: Path,
+                                                          flags: tuple[str, ...],
                                                           capsys: pytest.CaptureFixture[str]) -> None:
         before = sorted(tmp_path.iterdir())
         given = [flag if flag.startswith("-") else tmp_path / flag for flag in flags]
