@@ -35,6 +35,7 @@ from fuse4seg.inference.find_model import TrainedModel
 from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.predict_case import fuse_case
 from fuse4seg.inference.preprocess_case import preprocessed_images
+from fuse4seg.own_outputs import claim_outputs, require_apart
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 MANIFEST, TABLE, CASES = "manifest.json", "metrics.csv", "cases"
 #: Rows of the metric table beside the fused images of a combination.
 FUSED, AVERAGE, MAXIMUM = "fused", "average", "maximum"
+SOURCES, MASKS = "sources", "masks"
+FOLDERS = (CASES, SOURCES, MASKS, FUSED)
 ORIENTATION = "LPS"
 COMBINATIONS = tuple(chosen for count in range(2, len(MODALITIES) + 1) for chosen in combinations(MODALITIES, count))
 
@@ -75,13 +78,14 @@ class Build:
                 "metric_conventions": asdict(STANDARD)}
 
 
-def build_brats_fuse(source: Path, build: Build, *, processes: int) -> list[str]:
+def build_brats_fuse(source: Path, build: Build, *, processes: int, overwrite: bool = False) -> list[str]:
     """Build the benchmark, or what is missing of it; what is whole is left as it is.
 
     Args:
         source: Folder of a BraTS release, or of nnU-Net's layout.
         build: What to build.
         processes: Cases worked on at a time.
+        overwrite: Also write where there are files that this tool did not write.
 
     Returns:
         One line for each case that could not be used.
@@ -90,11 +94,16 @@ def build_brats_fuse(source: Path, build: Build, *, processes: int) -> list[str]
         FolderNotFoundError, EmptyFolderError, FaultyCasesError: The source.
         UnwritableFolderError: The output.
         CheckpointError, ModelPlansError, UntrustedModelError, OptionError: The model, or its modalities.
+        OptionError: The output holds the source, belongs to a raw dataset, or holds what this tool did not write.
         WorkerDiedError: A process ended without an answer.
     """
     cases = find_brats_cases(source)
+    require_apart(build.output, [source, *(path.parent for case in cases for path in case.images)], overwrite=overwrite)
+    own = claim_outputs(build.output, (MANIFEST, TABLE, *FOLDERS), overwrite=overwrite)
     # Each process loads it again; here it is only to be refused before anything is written.
     _model(build)
+    make_writable_folder(build.output)
+    own.note()
     make_writable_folder(build.output / CASES)
     made_by = build.to_plain()
     work = partial(_build_case, build=build, made_by=made_by)
@@ -190,9 +199,9 @@ def _pictures(case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray 
               build: Build) -> Iterator[tuple[str, np.ndarray]]:
     """Folders and the uint8 volumes (Z, Y, X), fused ones in colour (Z, Y, X, 3), whose slices go there."""
     for name, volume in levels.items():
-        yield f"sources/{name}", volume
+        yield f"{SOURCES}/{name}", volume
     if label is not None:
-        yield "masks", label
+        yield MASKS, label
     spacing = sitk.DICOMOrient(sitk.ReadImage(str(case.images[0])), ORIENTATION).GetSpacing()
     with tempfile.TemporaryDirectory() as folder:
         files = tuple(Path(folder, f"{case.name}_{number:04d}.nii.gz") for number in range(len(volumes)))

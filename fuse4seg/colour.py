@@ -9,6 +9,8 @@ import numpy as np
 Image = TypeVar("Image")
 #: Levels of an image of 8 bits run from 0, which is black, to this.
 WHITE = 255
+#: Of intensities, black and white; 99.9 rather than nnU-Net's 99.5, so that an enhancing rim does not saturate.
+PERCENTILES = (0.5, 99.9)
 #: Parts of red, green and blue in luma (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 #: What B - Y and R - Y are multiplied by to lie within half the range (ITU-R BT.601, full range).
@@ -29,6 +31,15 @@ def windowed(image: Image, low: Any, high: Any) -> Image:
         array([0.        , 0.16666667, 0.5       , 1.        ])
     """
     return ((image - low) / (high - low)).clip(0, 1)
+
+
+def window_of(intensities: np.ndarray) -> tuple[float, float]:
+    """Percentiles 0.5 and 99.9; where single precision can hardly tell these apart, a window that starts there."""
+    if intensities.size == 0:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(intensities, PERCENTILES))
+    magnitude = max(abs(low), abs(high))
+    return (low, high) if high - low > max(1e-6 * magnitude, 1e-30) else (low, low + max(1.0, 1e-3 * magnitude))
 
 
 def luma(image: Image) -> Image:

@@ -12,6 +12,7 @@ from PIL import Image as Picture
 
 from fuse4seg.brats_fuse import COMBINATIONS, Build, build_brats_fuse, format_metrics
 from fuse4seg.datasets.brats import MODALITIES
+from fuse4seg.errors import OptionError
 from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
 from fuse4seg.files import checksum
 from fuse4seg.inference.find_model import model_in
@@ -102,3 +103,14 @@ def test_what_was_interrupted_or_damaged_ends_as_undisturbed(built: Path, brats_
     assert build_brats_fuse(brats_release, build, processes=1) == []
     # One process or two: the same bytes.
     assert bytes_of(output) == bytes_of(built)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.csv", "sources/T1/a.png", "masks/a.png", "cases/a.json"])
+def test_replaces_no_file_of_other_people(brats_release: Path, trained_model: Path, tmp_path: Path, name: str) -> None:
+    place = tmp_path / "out" / name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"theirs")
+    for output, problem in ((tmp_path / "out", "would be replaced"), (brats_release, "holds the input")):
+        with pytest.raises(OptionError, match=problem):
+            build_brats_fuse(brats_release, Build(output, model_in(trained_model)), processes=1)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [place]

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
 from fuse4seg.cli.train import fold
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
     parser.add_argument("--plane", choices=("axial", "coronal", "sagittal"), default="axial", help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
+    add_overwrite_flag(parser)
     add_process_flags(parser)
     return run_command(_run, parser, arguments)
 
@@ -38,7 +39,7 @@ def _run(options: argparse.Namespace) -> None:
     model = model_in(options.model, folds=None if options.fold is None else (options.fold,), checkpoint=options.checkpoint)
     device = choose_device(options.device).type
     build = Build(options.output, model, options.checkpoint, options.plane, device)
-    faults = build_brats_fuse(options.source, build, processes=processes if device == "cpu" else 1)
+    faults = build_brats_fuse(options.source, build, processes=processes if device == "cpu" else 1, overwrite=options.overwrite)
     print(format_metrics(options.output / TABLE))
     if faults:
         raise FaultyCasesError(faults)

@@ -8,12 +8,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fuse4seg.errors import Fuse4SegError, OptionError, TrainingStoppedError, UnwritableFolderError
+from fuse4seg.own_outputs import OwnOutputs, claim_outputs
 from fuse4seg.paths import prepare_environment, set_roots
 from fuse4seg.signals import Terminated, handled
 
@@ -40,6 +41,32 @@ def make_parser(description: str, *, example: str) -> argparse.ArgumentParser:
                                                   "(default: F4S_ROOT, else nnU-Net's own variables)")
     parser.add_argument("--verbose", action="store_true", help="log what nnU-Net says, too")
     return parser
+
+
+def add_overwrite_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite, which all commands share that replace nothing but what this tool wrote."""
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that this tool did not write")
+
+
+def claim_results(files: Mapping[str, Path | None], *, overwrite: bool) -> list[OwnOutputs]:
+    """Make sure that results, each a JSON file with a CSV file beside it, replace neither one another nor other people's files.
+
+    Args:
+        files: By their flags; None for those that are not wanted.
+        overwrite: Replace other people's files.
+
+    Raises:
+        OptionError: They do, or a name does not end with .json.
+    """
+    given = {flag: path for flag, path in files.items() if path is not None}
+    for flag, path in given.items():
+        if path.suffix != ".json":
+            raise OptionError(flag, f"names the JSON file of the result, and {path} does not end with .json.")
+    if len({path.resolve() for path in given.values()}) < len(given):
+        raise OptionError(" and ".join(given), "name the same file. Give each its own.")
+    return [claim_outputs(path.absolute().parent, [path.name, *([path.with_suffix(".csv").name] if flag == "-o" else [])],
+                          overwrite=overwrite)
+            for flag, path in given.items()]
 
 
 def require_at_least(least: int, *values: int, flag: str) -> None:

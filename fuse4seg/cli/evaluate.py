@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuse4seg.cli.command import make_parser, require_at_least, run_command
+from fuse4seg.cli.command import add_overwrite_flag, claim_results, make_parser, require_at_least, run_command
 
 if TYPE_CHECKING:
     from fuse4seg.evaluation.folders import Classes
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--largest_component", action="store_true",
                         help="score the largest connected component of each prediction's foreground alone, as nnU-Net's "
                              "post-processing keeps it")
+    add_overwrite_flag(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     return run_command(_evaluate, parser, arguments)
 
@@ -48,10 +49,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     if not foreground_classes(dataset_json):
         raise DatasetJsonError(description, "names no label but background, so there is nothing to score. Give -djfile FILE.")
     regions = parse_regions(options.regions, dataset_json)
+    claimed = claim_results({"-o": options.o, "--summary": options.summary}, overwrite=options.overwrite)
     folders = [options.pred_folder, *([options.against] if options.against else [])]
     evaluations = [evaluate_folders(folder, options.gt_folder, dataset_json=dataset_json, regions=regions,
                                     largest_component=options.largest_component) for folder in folders]
     if evaluations[0].cases:
+        for own in claimed:
+            own.note()
         _report(evaluations, options, dataset_json)
     faults = [fault for evaluation in evaluations for fault in evaluation.faults]
     if faults:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.command import add_overwrite_flag, claim_results, make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--normalise", action="store_true", help="stretch each fused image to 0..255 first")
     parser.add_argument("--mi_unit", choices=("nats", "bits"), default="nats", help="unit of MI (default: %(default)s)")
     parser.add_argument("--ssim_range", type=float, default=255.0, help="data range of SSIM (default: %(default)g)")
+    add_overwrite_flag(parser)
     add_process_flags(parser)
     return run_command(_run, parser, arguments)
 
@@ -35,8 +36,10 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Add -i and --range, which fusing and scoring share."""
     parser.add_argument("-i", dest="sources", type=Path, nargs="+", required=True,
                         help="one folder of CASE_0000, CASE_0001, ... files, or two to four of images with equal names")
-    parser.add_argument("--range", dest="levels", type=float, nargs=2, default=(0.0, 1.0), metavar=("BLACK", "WHITE"),
-                        help="intensities of black and white in NIfTI files that are not 8-bit (default: 0 1)")
+    parser.add_argument("--range", dest="levels", type=float, nargs="+", metavar="BLACK WHITE",
+                        help="intensities of black and white in NIfTI files that are not 8-bit: a pair for all sources, "
+                             "or one for each and, to score, a last one for the fused images (default: 0 1 where they lie "
+                             "in it, else measured over the folder)")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -45,32 +48,37 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.evaluation.fusion_metrics import Conventions
     from fuse4seg.files import make_writable_folder
 
-    levels = grey_range(options.levels)
+    levels = grey_ranges(options.levels)
     if not options.ssim_range > 0:
         raise OptionError("--ssim_range", f"must be above 0, got {options.ssim_range:g}. The range of 8-bit images is 255.")
-    if options.output.suffix != ".json":
-        raise OptionError("-o", f"names the JSON file of the result, and {options.output} does not end with .json.")
+    (own,) = claim_results({"-o": options.output}, overwrite=options.overwrite)
     conventions = Conventions(normalise=options.normalise, mi_unit=options.mi_unit, ssim_range=options.ssim_range)
     make_writable_folder(options.output.absolute().parent)
     evaluation = evaluate_fusion(options.sources, options.fused, labels=options.labels, conventions=conventions,
                                  levels=levels, processes=processes_of(options))
     if evaluation.cases:
+        own.note()
         evaluation.write(options.output)
         print(evaluation.format())
     if evaluation.faults:
         raise FaultyCasesError(evaluation.faults)
 
 
-def grey_range(values: Sequence[float]) -> GreyRange:
-    """What --range was given.
+def grey_ranges(values: Sequence[float] | None) -> list[GreyRange] | None:
+    """What --range was given; None where it is to be measured.
 
     Raises:
-        OptionError: Black is not below white.
+        OptionError: They are no pairs, or black is not below white.
     """
     from fuse4seg.datasets.grey_images import GreyRange
     from fuse4seg.errors import OptionError
 
-    low, high = values
-    if not low < high:
-        raise OptionError("--range", f"black must be below white, got {low:g} and {high:g}.")
-    return GreyRange(low, high)
+    if values is None:
+        return None
+    pairs = list(zip(values[::2], values[1::2], strict=False))
+    if len(values) % 2:
+        raise OptionError("--range", f"takes pairs of black and white, got {len(values)} number(s).")
+    for low, high in pairs:
+        if not low < high:
+            raise OptionError("--range", f"black must be below white, got {low:g} and {high:g}.")
+    return [GreyRange(low, high) for low, high in pairs]

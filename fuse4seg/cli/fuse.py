@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.cli.evaluate_fusion import add_source_flags, grey_range
+from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
+from fuse4seg.cli.evaluate_fusion import add_source_flags, grey_ranges
 from fuse4seg.cli.export_model import add_trust_flag
 from fuse4seg.cli.train import fold
 
@@ -32,21 +32,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     add_trust_flag(parser)
+    add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)
 
 
 def _run(options: argparse.Namespace) -> None:
+    from fuse4seg.datasets.grey_ranges import source_ranges
     from fuse4seg.datasets.sources import find_sources
     from fuse4seg.errors import FaultyCasesError, OptionError
     from fuse4seg.inference.fuse_folder import by_rule, fuse_folder
 
-    levels = grey_range(options.levels)
+    levels = grey_ranges(options.levels)
     if options.rule and any((options.model, options.dataset, options.configuration, options.plans, options.trainer)):
         raise OptionError("--rule", "fuses without a model. Leave out -m, -d, -c, -p and -tr, or --rule.")
     sources = find_sources(options.sources)
     logging.getLogger(__name__).info("fusing %s of %d cases", ", ".join(sources.names), len(sources.images))
     if options.rule:
-        faults = fuse_folder(sources, options.output, by_rule(options.rule), method={"rule": options.rule}, levels=levels)
+        faults = fuse_folder(sources, options.output, by_rule(options.rule), method={"rule": options.rule},
+                             levels=source_ranges(sources, levels), overwrite=options.overwrite)
     else:
         faults = _fuse_by_model(options, sources)
     if faults:
@@ -69,4 +72,5 @@ def _fuse_by_model(options: argparse.Namespace, sources: Any) -> list[str]:
     used = model.folder / f"fold_{model.folds[0]}" / options.checkpoint
     logging.getLogger(__name__).info("model: %s", used)
     method = {"model": model.folder.name, "fold": model.folds[0], "checkpoint": checksum(used)}
-    return fuse_folder(sources, options.output, by_model(loaded, sources.names), method=method, levels=None)
+    return fuse_folder(sources, options.output, by_model(loaded, sources.names), method=method, levels=None,
+                       overwrite=options.overwrite)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
 from fuse4seg.cli.export_model import add_trust_flag
 from fuse4seg.cli.train import fold
 
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save_attention", action="store_true", help="also write attention/CASE_MODALITY")
     parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
     parser.add_argument("--save_probabilities", nargs="*", choices=("npz", "nifti"), metavar="{npz,nifti}",
-                        help="also write CASE.npz and CASE.pkl, as nnU-Net does (npz, the default), or probabilities/CASE_CLASS "
-                             "in the format of the input (nifti), or both")
+                        help="also write CASE.npz and CASE.pkl, as nnU-Net does (npz, the default), or probabilities/CASE_CLASS, "
+                             "float32 NIfTI whatever the input's format is (nifti), or both")
     parser.add_argument("--continue_prediction", action="store_true",
                         help="leave the cases alone that an earlier run with the same model and options has finished")
     parser.add_argument("-npp", type=_count, metavar="N", help="processes that prepare cases while others are in the network; 0: "
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="of a cascade: segmentations of the stage before, CASE in the geometry of the input (default: its "
                              "model predicts them first)")
     add_trust_flag(parser)
+    add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)
 
 
@@ -93,7 +94,8 @@ def _run(options: argparse.Namespace) -> None:
     # What is no folder is said so of a single path; several can only be files.
     images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
     predict_folder(loaded, images, options.output, folds=model.folds, wanted=wanted, allow_missing=options.allow_missing,
-                   record=record, part=part, processes=(options.npp, options.nps), previous=previous)
+                   record=record, part=part, processes=(options.npp, options.nps), previous=previous,
+                   overwrite=options.overwrite)
 
 
 def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:
@@ -109,7 +111,7 @@ def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wa
             raise OptionError(flag, "cannot be had with --from_fused, which sees fused images alone. Leave it out.")
     if options.output.resolve() == options.images[0].resolve():
         raise OptionError("-o", f"{options.output} holds the fused images, which would be replaced. Choose another folder.")
-    segment_folder(loaded, options.images[0], options.output, folds=model.folds, wanted=wanted)
+    segment_folder(loaded, options.images[0], options.output, folds=model.folds, wanted=wanted, overwrite=options.overwrite)
 
 
 def _load(model: TrainedModel, options: argparse.Namespace) -> Model:

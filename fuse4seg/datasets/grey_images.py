@@ -43,10 +43,12 @@ class GreyRange:
     Attributes:
         low: Black.
         high: White, above ``low``.
+        clips: Whether intensities beyond are black and white, too; else such an image is refused.
     """
 
     low: float = 0.0
     high: float = 1.0
+    clips: bool = False
 
 
 #: Of fused images that are no pictures.
@@ -174,11 +176,11 @@ def _read_volume(path: Path, levels: GreyRange | None) -> GreyImage:
     if len(image.voxels) != 1:
         raise UnsuitableImageError(path, f"holds {len(image.voxels)} images, one volume is wanted. Split it.")
     voxels = image.voxels[0]
-    if levels is None:
-        return GreyImage(path, voxels, geometry=image.geometry, properties=image.properties)
     if _stored_as(path) == sitk.sitkUInt8:
         return GreyImage(path, voxels.astype(np.uint8), geometry=image.geometry, properties=image.properties)
-    if not np.isfinite(voxels).all() or voxels.min() < levels.low or voxels.max() > levels.high:
+    if levels is None:
+        return GreyImage(path, voxels, geometry=image.geometry, properties=image.properties)
+    if not np.isfinite(voxels).all() or not levels.clips and (voxels.min() < levels.low or voxels.max() > levels.high):
         raise UnsuitableImageError(path, f"holds intensities from {voxels.min():g} to {voxels.max():g}, "
                                          f"outside {levels.low:g} to {levels.high:g}. Give black and white with --range.")
     scaled = WHITE * windowed(voxels, levels.low, levels.high)

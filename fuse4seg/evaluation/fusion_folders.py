@@ -17,6 +17,7 @@ from fuse4seg.background import results_of
 from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image, read_label_image
+from fuse4seg.datasets.grey_ranges import fused_range, is_narrow, source_ranges, warn_of_narrow
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.sources import Sources, find_sources, require_equal_names
 from fuse4seg.errors import StaleImageError, UnsuitableImageError
@@ -37,6 +38,7 @@ class FusionEvaluation:
     Attributes:
         sources: Names of the modalities.
         conventions: How it was scored.
+        levels: Black and white of each source and, last, of the fused images.
         cases: For each case and row, the values by METRICS, NaN where undefined.
         faults: One line for each case that could not be scored.
         visible: For each case and row, all sources together the last, the visibility of each boundary, where there are labels.
@@ -44,7 +46,7 @@ class FusionEvaluation:
 
     sources: tuple[str, ...]
     conventions: Conventions
-    levels: GreyRange
+    levels: tuple[GreyRange, ...]
     cases: dict[str, dict[str, Values]]
     faults: tuple[str, ...] = field(default=())
     visible: dict[str, dict[str, Values]] = field(default_factory=dict)
@@ -90,7 +92,8 @@ class FusionEvaluation:
         """For a JSON file; NaN becomes None."""
         return {
             "fuse4seg": __version__, "sources": list(self.sources),
-            "conventions": {**self.conventions.to_plain(), "range": asdict(self.levels),
+            "conventions": {**self.conventions.to_plain(),
+                            "range": dict(zip((*self.sources, FUSED), map(asdict, self.levels), strict=True)),
                             "grey": "luma, ITU-R BT.601 full range, 0..255",
                             "sources_beyond_two": "mean over all pairs of the value for two sources",
                             "volumes": "mean over the slices along Z in which a source varies"},
@@ -117,7 +120,7 @@ class FusionEvaluation:
 
 
 def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None = None, conventions: Conventions = STANDARD,
-                    levels: GreyRange = UNIT_RANGE, processes: int = 1) -> FusionEvaluation:
+                    levels: GreyRange | Sequence[GreyRange] | None = UNIT_RANGE, processes: int = 1) -> FusionEvaluation:
     """Score every fused image of a folder.
 
     Args:
@@ -125,7 +128,8 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None
         fused: Folder of fused images with the cases' names, all in colour or all grey. Of those in colour the luma is scored.
         labels: Folder of label images with the cases' names, for the visibility of the boundaries between classes; None for none.
         conventions: How to score.
-        levels: Black and white of images that are not 8-bit.
+        levels: Black and white of images that are not 8-bit: of all; or a list with one of all sources or one of each, and
+            possibly a last one of the fused images. What is left out is measured, with None all.
         processes: Cases scored at a time; with 1, in this process.
 
     Returns:
@@ -156,13 +160,16 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None
     truth = {} if labels is None else image_files(labels)
     if labels is not None:
         require_equal_names(folders[0], sources.images, labels, truth)
+    given = [levels] * (len(sources.names) + 1) if isinstance(levels, GreyRange) else levels
+    ranges = (*source_ranges(sources, given, further=1), fused_range(images.values(), sources, given))
     score = partial(_score, sources=sources, images=images, truth=truth, record=read_record(fused), conventions=conventions,
-                    levels=levels)
+                    levels=ranges)
     found = results_of(score, sources.images, processes=processes, doing="scoring fused images")
     results = dict(zip(sources.images, found, strict=True))
     scored = {name: result for name, result in results.items() if not isinstance(result, str)}
     _require_one_kind({images[name]: result.colours for name, result in scored.items()})
-    return FusionEvaluation(sources.names, conventions, levels, {name: result.metrics for name, result in scored.items()},
+    warn_of_narrow(path for result in scored.values() for path in result.narrow)
+    return FusionEvaluation(sources.names, conventions, ranges, {name: result.metrics for name, result in scored.items()},
                             tuple(result for result in results.values() if isinstance(result, str)),
                             {name: result.visible for name, result in scored.items() if result.visible})
 
@@ -182,27 +189,29 @@ def _require_one_kind(colours: dict[Path, int]) -> None:
 
 
 class Scored(NamedTuple):
-    """Of one case: channels of the fused image, and metrics and visibility of each row."""
+    """Of one case: channels of the fused image, metrics and visibility of each row, and files that hardly use their range."""
 
     colours: int
     metrics: dict[str, Values]
     visible: dict[str, Values]
+    narrow: tuple[Path, ...]
 
 
 def _score(case: str, *, sources: Sources, images: dict[str, Path], truth: dict[str, Path], record: FusedRecord | None,
-           conventions: Conventions, levels: GreyRange) -> Scored | str:
+           conventions: Conventions, levels: Sequence[GreyRange]) -> Scored | str:
     """Values of every row of a case, or what is wrong with it."""
     try:
         _require_fresh(case, images[case], sources, record)
-        read = [read_grey_image(path, levels) for path in sources.images[case]]
-        fused = read_grey_image(images[case], levels)
+        *read, fused = [read_grey_image(path, shown)
+                        for path, shown in zip((*sources.images[case], images[case]), levels, strict=True)]
         labels = read_label_image(truth[case]) if truth else None
         for image in (*read[1:], fused):
             _require_same_place(image, read[0], mend="Fuse again from these.")
         if labels is not None:
             _require_same_place(labels, read[0], mend="Give labels on the grid of the sources.")
         visible = {} if labels is None else _visible(fused, read, labels, sources.names)
-        return Scored(len(fused.channels), _rows(fused, read, sources.names, conventions), visible)
+        return Scored(len(fused.channels), _rows(fused, read, sources.names, conventions), visible,
+                      tuple(image.path for image in (*read, fused) if is_narrow(image)))
     except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
         return str(fault_of(error, case))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
 
+from fuse4seg.datasets.grey_images import GREY, TIFF
 from fuse4seg.datasets.images import given_to
 from fuse4seg.datasets.raw import Case, channel_names, file_part
 from fuse4seg.files import make_writable_folder, written_whole
@@ -21,8 +22,10 @@ from fuse4seg.inference.panel import write_panel
 from fuse4seg.inference.predict_case import CasePrediction
 from fuse4seg.nnunet_output import logged_prints
 
-#: Sub-folder of the fused images.
-FUSED = "fused"
+#: Sub-folders of the output.
+FUSED, ATTENTION, PANELS, PROBABILITIES = "fused", "attention", "panels", "probabilities"
+#: Of the images of probabilities, whatever the dataset's format is: not every format has fractions.
+PROBABILITY_ENDING = ".nii.gz"
 #: What asks in the cross-attention where the reference is absent.
 MEAN = "mean"
 #: Of --save_probabilities.
@@ -109,6 +112,27 @@ def export_case(predicted: Predicted, export: Export) -> Exported:
     return Exported((*seen, *segmented), volumes, time.perf_counter() - begin)
 
 
+def outputs_of(case: str, export: Export) -> Iterator[str]:
+    """Names, relative to the output folder, of all files that :func:`export_case` may write of a case."""
+    ending, wanted = export.description.file_ending, export.wanted
+    images = [f"{case}{ending}"] if export.description.segments else []
+    if export.description.segments and NIFTI in wanted.probabilities:
+        yield from (f"{PROBABILITIES}/{case}_{file_part(label)}{PROBABILITY_ENDING}" for label in class_names(export.description))
+    if export.description.segments and NPZ in wanted.probabilities:
+        yield from (f"{case}.npz", f"{case}.pkl")
+    for fold in export.folds:
+        place = f"fold_{fold}/" if len(export.folds) > 1 else ""
+        images += [f"{FUSED}/{place}{case}{ending}", f"{FUSED}/{place}{GREY}/{case}{ending}"]
+        if wanted.attention:
+            names = channel_names(export.description.dataset_json)
+            images += [f"{ATTENTION}/{place}{case}_{file_part(name)}{ending}" for name in names]
+        if wanted.panels:
+            yield f"{PANELS}/{place}{case}.png"
+    yield from images
+    if ending in TIFF:
+        yield from (f"{name.removesuffix(ending)}.json" for name in images)
+
+
 def _write_segmented(predicted: Predicted, labels: np.ndarray, probabilities: np.ndarray | None, export: Export) -> list[Path]:
     written = [] if probabilities is None else _write_probabilities(predicted, probabilities, export)
     return [*written, _write_labels(predicted, labels, export)]
@@ -131,11 +155,11 @@ def _write_seen(predicted: Predicted, number: int, labels: np.ndarray | None, ex
     attention = _attention(predicted, number, export)
     if wanted.attention:
         for index, heat in attention.items():
-            folder = make_writable_folder(export.output / "attention" / place)
+            folder = make_writable_folder(export.output / ATTENTION / place)
             written.append(folder / f"{case.name}_{file_part(names[index])}{ending}")
             write_image(heat, written[-1], properties)
     if wanted.panels:
-        written.append(make_writable_folder(export.output / "panels" / place) / f"{case.name}.png")
+        written.append(make_writable_folder(export.output / PANELS / place) / f"{case.name}.png")
         _write_panel(written[-1], predicted, fused, labels, attention, export)
     return written
 
@@ -172,9 +196,9 @@ def _write_probabilities(predicted: Predicted, probabilities: np.ndarray, export
         with written_whole(written[1]) as temporary:
             save_pickle(predicted.properties, str(temporary))
     if NIFTI in export.wanted.probabilities:
-        folder = make_writable_folder(export.output / "probabilities")
+        folder = make_writable_folder(export.output / PROBABILITIES)
         for label, share in zip(class_names(export.description), probabilities, strict=True):
-            written.append(folder / f"{name}_{file_part(label)}{export.description.file_ending}")
+            written.append(folder / f"{name}_{file_part(label)}{PROBABILITY_ENDING}")
             write_image(share, written[-1], predicted.properties)
     return written
 

@@ -15,6 +15,7 @@ from PIL import Image as Picture
 from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.fused_record import RECORD, FusedRecord
 from fuse4seg.datasets.grey_images import ENDINGS, GREY, JPEG, NEUTRAL, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
+from fuse4seg.datasets.grey_ranges import is_narrow, warn_of_narrow
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.raw import Case, channel_names
 from fuse4seg.datasets.sources import Sources
@@ -25,16 +26,19 @@ from fuse4seg.inference.image_files import write_fused
 from fuse4seg.inference.model import Model
 from fuse4seg.inference.predict_case import fuse_case
 from fuse4seg.inference.preprocess_case import preprocessed_images
+from fuse4seg.own_outputs import claim_outputs, require_apart
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
 
+#: Of fused pictures and volumes.
+OUTPUT_ENDINGS = (".png", ".nii.gz")
 #: Makes an image in 0..255, shape (C, *S), of a case's sources.
 Fuse = Callable[[str, Sequence[GreyImage]], np.ndarray]
 
 
 def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[str, Any],
-                levels: GreyRange | None = UNIT_RANGE) -> list[str]:
+                levels: GreyRange | Sequence[GreyRange] | None = UNIT_RANGE, overwrite: bool = False) -> list[str]:
     """Fuse every case, write it (see :func:`write_beside`), and record what it was made from.
 
     Args:
@@ -42,33 +46,42 @@ def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[s
         output: Is created with the first fused image.
         fuse: :func:`by_rule` or :func:`by_model`.
         method: What the record shall say of ``fuse``.
-        levels: Black and white of images that are not 8-bit; None to take any intensities, for a model.
+        levels: Black and white of images that are not 8-bit, of all or of each source; None to take any intensities, for a model.
+        overwrite: Also replace files in ``output`` that this tool did not write.
 
     Returns:
         One line for each case that could not be fused; the others were.
 
     Raises:
         UnwritableFolderError: The operating system refused to write.
-        OptionError: ``output`` holds the sources.
+        OptionError: ``output`` holds the sources, belongs to a raw dataset, or holds files of these names that this tool did
+            not write.
     """
     if any(output.resolve() == path.parent.resolve() for files in sources.images.values() for path in files):
         raise OptionError("-o", f"{output} holds sources, which fused images would overwrite. Choose another folder.")
-    faults, checksums = [], {}
+    require_apart(output, (), overwrite=overwrite)
+    written = [f"{place}{name}{ending}" for name in sources.images for place in ("", f"{GREY}/") for ending in OUTPUT_ENDINGS]
+    own = claim_outputs(output, [RECORD, *written], overwrite=overwrite)
+    of_each = levels if isinstance(levels, Sequence) else [levels] * len(sources.names)
+    faults, checksums, narrow = [], {}, []
     for name, files in progress(list(sources.images.items()), "fusing", unit="case"):
         try:
-            images = [read_grey_image(path, levels) for path in files]
+            images = [read_grey_image(path, shown) for path, shown in zip(files, of_each, strict=True)]
             _require_one_place(images)
+            narrow += [image.path for image in images if levels is not None and is_narrow(image)]
             fused = fuse(name, images)
             if not checksums:
                 make_writable_folder(output)
+                own.note()
                 # Until this run is through, nothing is known of the folder's images.
                 (output / RECORD).unlink(missing_ok=True)
-            for ending in (".png", ".nii.gz"):
+            for ending in OUTPUT_ENDINGS:
                 (output / GREY / f"{name}{ending}").unlink(missing_ok=True)
             write_beside(fused, images, output, name)
             checksums[name] = tuple(map(checksum, files))
         except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
             faults.append(str(fault_of(error, name)))
+    warn_of_narrow(narrow)
     if checksums:
         FusedRecord(method, sources.names, checksums).write(output)
     return faults

@@ -30,9 +30,9 @@ COLOURLESS = ".gipl"
 
 
 def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> None:
-    """Write a grey image in [0, 1] in the input's geometry: float32, or 8 bit for formats without a place in space.
+    """Write a grey image in [0, 1] in the input's geometry: float32, or 8 bit in formats without a place in space.
 
-    PNG, BMP and TIFF are such formats; a TIFF of several pages keeps them all.
+    PNG, BMP and TIFF are such formats; a TIFF of several pages keeps them all. NIfTI of such an input has its spacing.
 
     Args:
         voxels: Shape (Z, Y, X), float32.
@@ -42,9 +42,12 @@ def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> N
     Raises:
         UnwritableFolderError: The operating system refused to write.
     """
-    if not properties.keys() & PLACED:
+    without_place = not properties.keys() & PLACED
+    if without_place and not path.name.endswith(NIFTI):
         voxels = np.rint(np.clip(voxels, 0, 1) * 255).astype(np.uint8)
     image = placed(voxels, properties)
+    if without_place and path.name.endswith(NIFTI):
+        image.SetSpacing([float(step) for step in properties["spacing"]][:-image.GetDimension() - 1:-1])
     with image_written_whole(path, properties) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 

@@ -28,6 +28,8 @@ Weights = Mapping[str, Tensor]
 #: Number formats by name; "auto" is the fastest that the device has hardware for.
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 AUTO = "auto"
+#: Beside predictions.
+DESCRIPTIONS = ("dataset.json", "plans.json")
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class ModelDescription:
 
     def write(self, folder: Path) -> None:
         """Leave dataset.json and plans.json in ``folder``, as nnU-Net does: evaluation reads labels and file ending there."""
-        write_json(self.dataset_json, folder / "dataset.json")
-        write_json(self.plans.plans, folder / "plans.json")
+        for name, content in zip(DESCRIPTIONS, (self.dataset_json, self.plans.plans), strict=True):
+            write_json(content, folder / name)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,13 +26,14 @@ from fuse4seg.datasets.raw import (
 )
 from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
-from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case
-from fuse4seg.inference.model import Model, ModelDescription
+from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case, outputs_of
+from fuse4seg.inference.model import DESCRIPTIONS, Model, ModelDescription
 from fuse4seg.inference.panel import measure_legend
 from fuse4seg.inference.predict_case import predict_case
 from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE, found_files, preprocessed_images, require_segmentation
-from fuse4seg.inference.run_record import RunRecord, checksums
+from fuse4seg.inference.run_record import RunRecord, checksums, record_name
 from fuse4seg.inference.workers import Outcome, Workers, fitting_processes
+from fuse4seg.own_outputs import OwnOutputs, claim_outputs, require_apart
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class FirstStage:
 def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *, folds: tuple[int | str, ...],
                    wanted: Wanted = SEGMENTATIONS, allow_missing: bool = False, record: RunRecord | None = None,
                    part: tuple[int, int] = (0, 1), processes: tuple[int | None, int | None] = (0, 0),
-                   previous: FirstStage | Path | None = None) -> list[Path]:
+                   previous: FirstStage | Path | None = None, overwrite: bool = False) -> list[Path]:
     """Predict every case of a folder; faulty ones are left out.
 
     Args:
@@ -95,6 +96,7 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
             cores and memory allow. The outputs are the same.
         previous: For the second stage of a cascade: the first, whose output goes to ``output``/previous_stage, or a folder of its
             segmentations, CASE in the geometry of the input.
+        overwrite: Also replace files in ``output`` that this tool did not write, and write among the input.
 
     Returns:
         The segmentations of this part; none from a model that was trained without labels.
@@ -104,21 +106,32 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
         FaultyCasesError: Some cases could not be predicted; the others were.
         MissingModalityError, FaultyImageError, PreviousStageError, WorkerDiedError: The only case could not be predicted.
         UnwritableFolderError: The output.
+        OptionError: ``output`` holds the input, a raw dataset, or files of these names that this tool did not write.
         ValueError: The model is the second stage of a cascade, and there is no ``previous``.
     """
     if model.description.previous_stage is not None and previous is None:
         raise ValueError(f"the model sees what {model.description.previous_stage} segmented: give previous")
     every = _listed(images, model.description.dataset_json)
+    read = {path.parent for case in every for path in found_files(case)} | ({previous} if isinstance(previous, Path) else set())
+    require_apart(output, read, overwrite=overwrite)
     run = partial(_run, every=every, cases=every[part[0]::part[1]], allow_missing=allow_missing, processes=processes)
-    faults: dict[str, Fuse4SegError] = {}
+    claim = partial(claim_exports, [case.name for case in every], parts=part[1], overwrite=overwrite)
+    export = Export(model.description, output, folds, model.network.fusion.reference, wanted)
+    own, faults = claim(export), {}
     if isinstance(previous, FirstStage):
         first = Export(previous.model.description, output / PREVIOUS_STAGE, previous.folds,
                        previous.model.network.fusion.reference, SEGMENTATIONS)
-        faults, previous = run(previous.model, first, record=previous.record).faults, first.output
-    export = Export(model.description, output, folds, model.network.fusion.reference, wanted)
-    run(model, export, record=record, previous=previous, known=faults).raise_faults()
+        faults, previous = run(previous.model, first, claim(first), record=previous.record).faults, first.output
+    run(model, export, own, record=record, previous=previous, known=faults).raise_faults()
     ending = model.description.file_ending
     return [output / f"{case.name}{ending}" for case in every[part[0]::part[1]]] if model.description.segments else []
+
+
+def claim_exports(cases: Iterable[str], export: Export, *, parts: int = 1, overwrite: bool = False) -> OwnOutputs:
+    """Everything that may be written of cases, and beside them; see :func:`~fuse4seg.own_outputs.claim_outputs`."""
+    beside = [*DESCRIPTIONS, MISSING, *(record_name((number, parts)) for number in range(parts))]
+    names = [name for case in cases for name in outputs_of(case, export)]
+    return claim_outputs(export.output, [*beside, *names], overwrite=overwrite)
 
 
 def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list[Case]:
@@ -128,7 +141,7 @@ def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list
     return list(cases_of_files(images, channels=names, file_ending=ending).values())
 
 
-def _run(model: Model, export: Export, *, every: list[Case], cases: list[Case], allow_missing: bool,
+def _run(model: Model, export: Export, own: OwnOutputs, *, every: list[Case], cases: list[Case], allow_missing: bool,
          processes: tuple[int | None, int | None], record: RunRecord | None, previous: Path | None = None,
          known: Mapping[str, Fuse4SegError] | None = None) -> FolderRun:
     """Predict the sound ones of this part's cases; ``known`` is why some of them are already known not to be."""
@@ -136,7 +149,7 @@ def _run(model: Model, export: Export, *, every: list[Case], cases: list[Case], 
     sources = partial(_sources, previous=previous, ending=export.description.file_ending)
     done = [case for case in cases if record and record.is_done(case.name, sources(case), output)]
     left = [case for case in cases if case not in done]
-    run = FolderRun(model, export, record, [case for case in every if allow_missing or all(case.found)], len(left))
+    run = FolderRun(model, export, own, record, [case for case in every if allow_missing or all(case.found)], len(left))
     required = [] if allow_missing else [partial(require_channels, channels=names, mend=PREDICT_ANYWAY)]
     required += [] if previous is None else [lambda case: require_segmentation(sources(case)[-1], case.name)]
     run.faults = {case.name: fault for case in left if (fault := (known or {}).get(case.name) or _fault(case, required))}
@@ -181,6 +194,7 @@ class FolderRun:
     Attributes:
         model: From ``load_model``.
         export: Where and how to write.
+        own: What may be written.
         record: Is told of every case; None to keep none.
         expected: Cases of all parts that are not known to be faulty.
         cases: How many there are to predict.
@@ -190,6 +204,7 @@ class FolderRun:
 
     model: Model
     export: Export
+    own: OwnOutputs
     record: RunRecord | None
     expected: list[Case]
     cases: int
@@ -219,6 +234,7 @@ class FolderRun:
         self._begun = True
         output = make_writable_folder(self.export.output)
         remove_stale(output)
+        self.own.note()
         _report_missing(self.model, self._missing(), output)
         self.model.description.write(output)
         if not self.model.description.segments:

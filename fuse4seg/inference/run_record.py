@@ -64,6 +64,12 @@ class RunRecord:
         write_json({"made_by": self.made_by, "cases": self.cases}, self.path)
 
 
+def record_name(part: tuple[int, int]) -> str:
+    """Of the record of a part's number, from 0, and how many there are."""
+    number, parts = part
+    return RUN if parts == 1 else f"run_{number}_of_{parts}.json"
+
+
 def open_record(output: Path, made_by: dict[str, Any], *, resume: bool, part: tuple[int, int] = (0, 1)) -> RunRecord:
     """Record of a run, with what an earlier one has done if it is to be resumed.
 
@@ -77,8 +83,7 @@ def open_record(output: Path, made_by: dict[str, Any], *, resume: bool, part: tu
         UnreadableRecordError: The earlier record cannot be read.
         OptionError: It was made with another model or other options.
     """
-    number, parts = part
-    path = output / (RUN if parts == 1 else f"run_{number}_of_{parts}.json")
+    path = output / record_name(part)
     if not (resume and path.is_file()):
         return RunRecord(path, made_by)
     content = read_json(path, UnreadableRecordError)

@@ -16,14 +16,15 @@ from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Predicted, Wan
 from fuse4seg.inference.image_files import read_fused
 from fuse4seg.inference.model import Model, ModelDescription
 from fuse4seg.inference.predict_case import segment_fused
-from fuse4seg.inference.predict_folder import FolderRun, Prepared
+from fuse4seg.inference.predict_folder import FolderRun, Prepared, claim_exports
 from fuse4seg.inference.preprocess_case import require_like_spacing
+from fuse4seg.own_outputs import require_apart
 
 FLAG = "--from_fused"
 
 
 def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[int | str],
-                   wanted: Wanted = SEGMENTATIONS) -> list[Path]:
+                   wanted: Wanted = SEGMENTATIONS, overwrite: bool = False) -> list[Path]:
     """Segment every fused image of a folder; faulty ones are left out.
 
     Args:
@@ -32,6 +33,7 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
         output: Gets CASE, and probabilities if wanted; is created when the first sound image is read.
         folds: Names of the model's sets of weights.
         wanted: Further outputs, of which probabilities are made.
+        overwrite: Also replace files in ``output`` that this tool did not write.
 
     Returns:
         The segmentations.
@@ -40,7 +42,8 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
         FolderNotFoundError, EmptyFolderError, UnpairedCasesError: The input.
         FaultyCasesError: Some cases could not be segmented; the others were.
         UnreadableImageError, UnsuitableImageError: The only case could not be segmented.
-        OptionError: The model segments nothing, or not from the fused image alone.
+        OptionError: The model segments nothing, or not from the fused image alone; or ``output`` holds the images, a raw
+            dataset, or files of these names that this tool did not write.
         UnwritableFolderError: The output.
     """
     if not model.description.segments:
@@ -50,7 +53,10 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
     cases = _fused_cases(images, model.description.file_ending, folds)
     # Of no fold: the fused images are there already.
     export = Export(model.description, output, (), model.network.fusion.reference, wanted)
-    run = FolderRun(model, export, None, [], len(cases), "segmenting")
+    read = {path.parent for case in cases for path in case.images}
+    require_apart(output, read, overwrite=overwrite)
+    own = claim_exports([case.name for case in cases], export, overwrite=overwrite)
+    run = FolderRun(model, export, own, None, [], len(cases), "segmenting")
     run.through(cases, partial(_read, description=model.description, colours=model.colours), partial(_segment, model))
     run.raise_faults()
     return [output / f"{case.name}{model.description.file_ending}" for case in cases]

@@ -15,10 +15,9 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 from numpy.typing import NDArray
 
+from fuse4seg.colour import window_of
 from fuse4seg.datasets.raw import NORMALISATION, channel_names
 
-#: 99.9 rather than nnU-Net's 99.5, so that an enhancing rim does not saturate.
-PERCENTILES = (0.5, 99.9)
 VOXELS_PER_CHANNEL = 2_000_000
 SEED = 1234
 
@@ -73,15 +72,6 @@ def intensity_windows(cases: Sequence[Sequence[Samples]], *, schemes: Sequence[S
         low, high = (0.0, 1.0) if issubclass(scheme, DISPLAYABLE) else window_of(pooled)
         windows[str(channel)] = {"low": low, "high": high}
     return windows
-
-
-def window_of(intensities: NDArray) -> tuple[float, float]:
-    """Percentiles 0.5 and 99.9; where single precision can hardly tell these apart, a window that starts there."""
-    if intensities.size == 0:
-        return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(intensities, PERCENTILES))
-    magnitude = max(abs(low), abs(high))
-    return (low, high) if high - low > max(1e-6 * magnitude, 1e-30) else (low, low + max(1.0, 1e-3 * magnitude))
 
 
 def needs_dataset_statistics(scheme: Scheme) -> bool:

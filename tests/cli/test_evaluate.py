@@ -134,3 +134,35 @@ class TestEvaluate:
         assert found["difference"] == pytest.approx(2 / 3 - 1)
         assert found["pairs"] == 1
         assert found["interval"] == [None, None]
+
+
+class TestOutputNames:
+    @pytest.mark.parametrize("flags", [("-o", "fold_0.5"), ("-o", "table.csv"), ("--summary", "table.csv"),
+                                       ("-o", "r.json", "--summary", "r.json")])
+    def test_that_would_overwrite_one_another_are_refused(self, folders: tuple[Path, Path], tmp_path: Path,
+                                                          flags: tuple[str, ...],
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+        before = sorted(tmp_path.iterdir())
+        given = [flag if flag.startswith("-") else tmp_path / flag for flag in flags]
+        assert main(words(*folders, *given)) == 1
+        captured = capsys.readouterr()
+        assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+        assert sorted(tmp_path.iterdir()) == before
+
+    def test_with_dots_keep_both_results_apart(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        for name in ("fold_0.5.json", "fold_0.25.json"):
+            assert main(words(*folders, "-o", tmp_path / name)) == 0
+        assert {path.name for path in tmp_path.glob("fold_*")} == {"fold_0.5.json", "fold_0.5.csv", "fold_0.25.json",
+                                                                   "fold_0.25.csv"}
+
+    @pytest.mark.parametrize(("flag", "theirs", "name"), [("-o", "dataset.json", "dataset.json"), ("-o", "r.csv", "r.json"),
+                                                          ("--summary", "dataset.json", "dataset.json")])
+    def test_of_other_people_are_refused_and_our_own_replaced(self, folders: tuple[Path, Path], tmp_path: Path, flag: str,
+                                                              theirs: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        place = tmp_path / theirs
+        place.write_text(json.dumps(DESCRIPTION))
+        assert main(words(*folders, flag, tmp_path / name)) == 1
+        assert f"{place} would be replaced" in capsys.readouterr().err
+        assert json.loads(place.read_text()) == DESCRIPTION
+        for _ in range(2):
+            assert main(words(*folders, flag, tmp_path / "mine.json")) == 0

@@ -110,3 +110,20 @@ def test_fused_images_in_colour_and_grey_together_write_nothing(words: list[str]
     last = captured.err.splitlines()[-1]
     assert last == f"error: {tmp_path / 'fused' / 'b.png'} is in colour, but a.png is grey. Give images that one method fused."
     assert not (tmp_path / "r" / "r.json").exists()
+
+
+def test_a_file_of_other_people_is_replaced_on_demand_alone(words: list[str], tmp_path: Path,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "r.csv").write_text("theirs")
+    assert main(words) == 1
+    assert "r.csv would be replaced" in capsys.readouterr().err
+    assert (tmp_path / "r" / "r.csv").read_text() == "theirs"
+    assert main([*words, "--overwrite"]) == 0
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("numbers", ["0", "0 1 2", "0 1 0 1 0 1 0 1"])
+def test_ranges_are_pairs_for_all_sources_or_each(words: list[str], numbers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--range", *numbers.split()]) == 1
+    assert "error: --range: takes" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image as Picture
 
+from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyRange
 from fuse4seg.datasets.sources import find_sources
 from fuse4seg.errors import UnpairedCasesError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_folders import evaluate_fusion
@@ -257,3 +258,36 @@ def test_the_maximum_scores_as_the_trivial_row_of_that_name(folders: tuple[list[
     assert evaluation.mean() == evaluation.mean("maximum")
     assert math.isnan(evaluation.mean("copy of CT")["SCD"])
     assert evaluation.left_out("copy of CT")["SCD"] == 2
+
+
+class TestRanges:
+    @pytest.fixture
+    def raw(self, tmp_path: Path, sources: list[np.ndarray], fused: np.ndarray) -> tuple[list[Path], Path]:
+        """Volumes of a slice: sources of 0 to 1800 and 0 to 900, and their fused image of 0 to 1."""
+        for name, image, scale in zip(("T1", "T2", "fused"), (*sources, fused), (1800, 900, 1), strict=True):
+            (tmp_path / name).mkdir()
+            sitk.WriteImage(sitk.GetImageFromArray((image[None] / 255 * scale).astype(np.float32)),
+                            str(tmp_path / name / "a.nii.gz"))
+        return [tmp_path / "T1", tmp_path / "T2"], tmp_path / "fused"
+
+    def test_of_each_folder_give_what_8_bits_give(self, raw: tuple[list[Path], Path], sources: list[np.ndarray],
+                                                  fused: np.ndarray) -> None:
+        ranges = [GreyRange(0, 1800), GreyRange(0, 900)]
+        for given in (ranges, [*ranges, UNIT_RANGE]):
+            found = evaluate_fusion(*raw, levels=given)
+            assert found.cases["a"]["fused"] == pytest.approx(fusion_metrics(fused, sources), rel=1e-3)
+            assert found.to_plain()["conventions"]["range"]["fused"] == {"low": 0.0, "high": 1.0, "clips": False}
+
+    def test_one_for_all_sources_is_not_that_of_images_of_0_to_1(self, raw: tuple[list[Path], Path], fused: np.ndarray,
+                                                                 sources: list[np.ndarray]) -> None:
+        found = evaluate_fusion(*raw, levels=[GreyRange(0, 1800)])
+        assert found.mean()["EN"] == pytest.approx(fusion_metrics(fused, sources)["EN"], rel=1e-3)
+
+    def test_are_measured_where_none_is_given(self, raw: tuple[list[Path], Path]) -> None:
+        found = evaluate_fusion(*raw, levels=None)
+        assert not found.faults
+        assert found.levels[0].high == pytest.approx(2 * found.levels[1].high, rel=0.1)
+
+    def test_that_an_image_hardly_uses_are_named(self, raw: tuple[list[Path], Path], caplog: pytest.LogCaptureFixture) -> None:
+        evaluate_fusion(*raw, levels=GreyRange(0, 1800))
+        assert f"{raw[1]}: 1 image(s) use less than a tenth" in caplog.text

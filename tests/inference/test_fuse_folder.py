@@ -189,3 +189,21 @@ def test_chroma_is_blended_by_distance_from_grey() -> None:
     np.testing.assert_array_equal(blended_chroma([grey, red]), red)
     # Cb: (100 * 100 - 10 * 10) / 110, Cr: (60 * 60 - 20 * 20) / 80.
     np.testing.assert_array_equal(blended_chroma([blue, red])[0, 0], [128 + 90, 128 + 40])
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.nii.gz", "grey/a.png", "fused.json"])
+def test_replaces_no_file_of_other_people(folders: list[Path], tmp_path: Path, name: str) -> None:
+    place = tmp_path / "out" / name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"theirs")
+    with pytest.raises(OptionError, match=f"{name} would be replaced"):
+        fuse_folder(find_sources(folders), tmp_path / "out", by_rule("max"), method={})
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [place]
+    assert fuse_folder(find_sources(folders), tmp_path / "out", by_rule("max"), method={}, overwrite=True) == []
+
+
+def test_does_not_write_into_a_raw_dataset(folders: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "Dataset001_A" / "imagesTr").mkdir(parents=True)
+    with pytest.raises(OptionError, match="belongs to the raw dataset Dataset001_A"):
+        fuse_folder(find_sources(folders), tmp_path / "Dataset001_A" / "labelsTr", by_rule("max"), method={})
+    assert not (tmp_path / "Dataset001_A" / "labelsTr").exists()

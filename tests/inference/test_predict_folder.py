@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import tifffile
 import torch
 
-from fuse4seg.errors import FaultyCasesError
+from fuse4seg.errors import FaultyCasesError, OptionError
 from fuse4seg.inference import predict_folder as module
 from fuse4seg.inference.export_case import Wanted
 from fuse4seg.inference.model import Model, load_model
@@ -73,7 +73,7 @@ class TestPredictFolder:
         written = predict_folder(load(0), images, tmp_path / "out", folds=(0,))
         assert written == [tmp_path / "out" / "first.nii.gz", tmp_path / "out" / "second.nii.gz"]
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"first.nii.gz", "second.nii.gz", "fused",
-                                                                      "dataset.json", "plans.json"}
+                                                                      "dataset.json", "plans.json", "f4s_outputs.json"}
         np.testing.assert_array_equal(*map(voxels, written))
 
     def test_says_with_what_it_predicted(self, images: Path, tmp_path: Path, trained_model: Path,
@@ -149,6 +149,26 @@ class TestPredictFolder:
         for path in (tmp_path / "out" / "first.json", tmp_path / "out" / "fused" / "first.json"):
             assert json.loads(path.read_text()) == {"spacing": [1, 1, 1]}
         assert not list((tmp_path / "out").rglob(".*"))
+
+    @pytest.mark.parametrize(("ending", "reader"), [(".tif", "Tiff3DIO"), (".nrrd", "SimpleITKIO"), (".mha", "SimpleITKIO")])
+    def test_gives_probabilities_of_every_format_as_nifti(self, images: Path, tmp_path: Path, load: Load, ending: str,
+                                                          reader: str) -> None:
+        for path in images.glob("*.nii.gz"):
+            name = path.name.replace(".nii.gz", ending)
+            if ending == ".tif":
+                tifffile.imwrite(images / name, voxels(path))
+                (images / f"{path.name[:-len('_0000.nii.gz')]}.json").write_text('{"spacing": [2, 1, 0.5]}')
+            else:
+                sitk.WriteImage(sitk.ReadImage(str(path)), str(images / name))
+            path.unlink()
+        model = load(0)
+        model.description.dataset_json["file_ending"] = ending
+        model.description.plans.plans["image_reader_writer"] = reader
+        path, _ = predict_folder(model, images, tmp_path / "out", folds=(0,), wanted=Wanted(probabilities=("nifti",)))
+        shares = [sitk.ReadImage(str(found)) for found in (tmp_path / "out" / "probabilities").glob("first_*.nii.gz")]
+        assert {share.GetPixelID() for share in shares} == {sitk.sitkFloat32}
+        np.testing.assert_allclose(sum(map(sitk.GetArrayFromImage, shares)), 1, atol=1e-3)
+        assert shares[0].GetSpacing() == ((0.5, 1, 2) if ending == ".tif" else sitk.ReadImage(str(path)).GetSpacing())
 
     def test_logs_the_volume_of_each_label(self, images: Path, tmp_path: Path, load: Load,
                                            caplog: pytest.LogCaptureFixture) -> None:
@@ -239,3 +259,72 @@ class TestPredictFolder:
         assert measured == []
         predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=Wanted(panels=True))
         assert len(measured) == 2
+
+
+class TestWhatIsThereAlready:
+    """Only what this tool wrote is replaced."""
+
+    EVERYTHING = Wanted(attention=True, panels=True, probabilities=("npz", "nifti"))
+
+    @pytest.mark.parametrize("name", [
+        "first.nii.gz", "second.npz", "first.pkl", "dataset.json", "plans.json", "run.json", "missing_modalities.json",
+        "fused/first.nii.gz", "fused/grey/second.nii.gz", "panels/first.png", "attention/first_T1ce.nii.gz",
+        "probabilities/first_oedema.nii.gz"])
+    def test_of_other_people_ends_the_run_before_it_begins(self, images: Path, tmp_path: Path, load: Load,
+                                                           made: list[CasePrediction], name: str) -> None:
+        place = tmp_path / "out" / name
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"theirs")
+        with pytest.raises(OptionError, match=f"{name} would be replaced.*--overwrite"):
+            predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=self.EVERYTHING)
+        assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [place]
+        assert (place.read_bytes(), made) == (b"theirs", [])
+
+    def test_of_other_people_is_replaced_on_demand_and_what_has_other_names_stays(self, images: Path, tmp_path: Path,
+                                                                                  load: Load) -> None:
+        (tmp_path / "out").mkdir()
+        for name in ("first.nii.gz", "notes.txt", "third.nii.gz"):
+            (tmp_path / "out" / name).write_bytes(b"theirs")
+        path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,), overwrite=True)
+        assert voxels(path).ndim == 3
+        assert {(tmp_path / "out" / name).read_bytes() for name in ("notes.txt", "third.nii.gz")} == {b"theirs"}
+
+    def test_of_this_tool_is_replaced_after_an_interruption_and_with_other_cases(
+            self, images: Path, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stop(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            # After the first case's files, before any record of the case.
+            patched.setattr(module.FolderRun, "_note", stop)
+            with pytest.raises(KeyboardInterrupt):
+                predict_folder(load(0), images, tmp_path / "out", folds=(0,))
+        assert (tmp_path / "out" / "first.nii.gz").is_file()
+        for path in images.glob("second*"):
+            path.rename(images / path.name.replace("second", "third"))
+        for _ in range(2):
+            assert [path.name for path in predict_folder(load(0), images, tmp_path / "out", folds=(0,))] == [
+                "first.nii.gz", "third.nii.gz"]
+        (tmp_path / "out" / "third.nii.gz").unlink()
+        (tmp_path / "out" / "fourth.nii.gz").write_bytes(b"theirs")
+        for path in images.glob("third*"):
+            path.rename(images / path.name.replace("third", "fourth"))
+        with pytest.raises(OptionError, match=r"fourth\.nii\.gz would be replaced"):
+            predict_folder(load(0), images, tmp_path / "out", folds=(0,))
+
+    def test_is_no_place_if_it_is_the_input_or_a_raw_dataset(self, images: Path, tmp_path: Path, load: Load) -> None:
+        dataset = tmp_path / "Dataset001_Theirs"
+        images = images.rename(dataset.with_name("imagesTs"))
+        dataset.mkdir()
+        (dataset / "dataset.json").write_text("{}")
+        images = images.rename(dataset / "imagesTs")
+        before = sorted(dataset.rglob("*"))
+        for output, problem in ((images, "holds the input"), (dataset, "belongs to the raw dataset"),
+                                (dataset / "labelsTs", "belongs to the raw dataset")):
+            with pytest.raises(OptionError, match=problem):
+                predict_folder(load(0), images, output, folds=(0,))
+        with pytest.raises(OptionError, match="holds the input"):
+            predict_folder(load(0), sorted(images.iterdir()), images, folds=(0,))
+        assert sorted(dataset.rglob("*")) == before
+        predict_folder(load(0), images, dataset / "labelsTs", folds=(0,), overwrite=True)
+        assert (dataset / "labelsTs" / "first.nii.gz").is_file()

@@ -84,7 +84,7 @@ class TestPredictFromFused:
         assert run(root, tmp_path / "alone", tmp_path / "again", "--from_fused", *flags) == 0
         assert_same_labels(tmp_path / "out", tmp_path / "again", ".nii.gz", cases=2)
         assert {path.name for path in (tmp_path / "again").iterdir()} == {"plain.nii.gz", "resampled.nii.gz", "dataset.json",
-                                                                         "plans.json"}
+                                                                         "plans.json", "f4s_outputs.json"}
 
     @pytest.mark.parametrize("colours", [1, 3])
     def test_gives_the_labels_of_png(self, make_untrained: MakeUntrained, phantom: list[sitk.Image], tmp_path: Path,
