@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from fuse4seg.datasets.raw import read_dataset_json
+    from fuse4seg.datasets.dataset_json import read_dataset_json
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
     from fuse4seg.planning.live_bytes import FlashAttention, LiveBytes
     from fuse4seg.plans import read_plans

@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _measure(options: argparse.Namespace, dropout: float, seed: int) -> dict[str, Any]:
     """Train once, and score every set of test images."""
-    from fuse4seg.datasets.raw import channel_names, read_dataset_json
+    from fuse4seg.datasets.dataset_json import channel_names, read_dataset_json
     from fuse4seg.inference.find_model import find_model
     from fuse4seg.inference.model import load_model
     from fuse4seg.machine import choose_device

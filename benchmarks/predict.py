@@ -94,7 +94,8 @@ def _agreement(folder: Path, options: argparse.Namespace, precision: str) -> dic
     """Share of the voxels, of all cases, that the fast path and a plain loop give the same label."""
     import torch
 
-    from fuse4seg.datasets.raw import channel_names, list_cases
+    from fuse4seg.datasets.dataset_json import channel_names
+    from fuse4seg.datasets.raw import list_cases
     from fuse4seg.inference.model import load_model
     from fuse4seg.inference.predict_case import predict_case
     from fuse4seg.inference.preprocess_case import preprocessed_images

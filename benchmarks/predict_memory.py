@@ -87,7 +87,7 @@ def model_of(like: Path, dataset: Path, slices: Sequence[int]) -> tuple[Path, li
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from fuse4seg.datasets.raw import channel_names
+    from fuse4seg.datasets.dataset_json import channel_names
 
     plans, dataset_json = (json.loads((like / name).read_text()) for name in ("plans.json", "dataset.json"))
     stride = 2 ** len(plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["strides"])

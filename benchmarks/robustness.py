@@ -126,7 +126,7 @@ def table(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.comparison.rows import choose_rows
     from fuse4seg.comparison.trainings import Budget, Trial
-    from fuse4seg.datasets.raw import channel_names, read_dataset_json
+    from fuse4seg.datasets.dataset_json import channel_names, read_dataset_json
     from fuse4seg.files import write_json
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
 
@@ -217,7 +217,7 @@ def _scored(segment: Callable[[str, str], np.ndarray], trial: Any, source: Path,
     """Mean foreground Dice of every case under every change; classes that neither holds are left out."""
     import SimpleITK as sitk
 
-    from fuse4seg.datasets.raw import foreground_classes
+    from fuse4seg.datasets.dataset_json import foreground_classes
     from fuse4seg.evaluation.overlap import confusion, dice
     from fuse4seg.progress import progress
 

@@ -24,9 +24,10 @@ from fuse4seg import __version__
 from fuse4seg.background import in_background
 from fuse4seg.datasets.brain import AXES, RULE, extract_brain, is_skull_stripped, telling_slices, to_8_bit
 from fuse4seg.datasets.brats import MODALITIES, BratsCase, enhancing_is_three, find_brats_cases
+from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.grey_images import grey_levels
 from fuse4seg.datasets.images import geometry_difference, read_image
-from fuse4seg.datasets.raw import Case, channel_names
+from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, fusion_metrics
 from fuse4seg.evaluation.table import format_table

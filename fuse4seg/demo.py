@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuse4seg.datasets.dataset_json import read_dataset_json
 from fuse4seg.datasets.phantom import write_phantom_dataset
-from fuse4seg.datasets.raw import read_dataset_json
 from fuse4seg.errors import FaultyCasesError, UnwritableFolderError
 from fuse4seg.evaluation.folders import Evaluation, evaluate_folders
 from fuse4seg.files import make_writable_folder

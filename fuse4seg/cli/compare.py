@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.comparison.compare import Comparison, compare
     from fuse4seg.comparison.report import format_markdown, format_text, fusion_table, reading, segmentation_table
     from fuse4seg.comparison.rows import choose_rows
-    from fuse4seg.datasets.raw import channel_names, read_dataset_json
+    from fuse4seg.datasets.dataset_json import channel_names, read_dataset_json
     from fuse4seg.errors import FaultyTrainingsError
     from fuse4seg.files import written_whole
     from fuse4seg.machine import choose_device

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from fuse4seg.datasets.raw import foreground_classes, read_dataset_description
+    from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_description
     from fuse4seg.errors import DatasetJsonError, FaultyCasesError
     from fuse4seg.evaluation.folders import evaluate_folders
 
@@ -88,7 +88,7 @@ def parse_regions(words: Sequence[str], dataset_json: dict[str, Any]) -> Classes
     Raises:
         OptionError: A word is none, or names a label that dataset.json does not.
     """
-    from fuse4seg.datasets.raw import label_values
+    from fuse4seg.datasets.dataset_json import label_values
     from fuse4seg.errors import OptionError
 
     regions: dict[str, tuple[int, ...]] = {}

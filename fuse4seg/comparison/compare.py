@@ -18,7 +18,7 @@ from fuse4seg.comparison.prepared_data import prepare_row, recipe_of
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.scores import SCORES, score_trial, score_trivial
 from fuse4seg.comparison.trainings import Budget, Trial, place_of, run_trials
-from fuse4seg.datasets.raw import foreground_classes, read_dataset_json
+from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
 from fuse4seg.datasets.splits import require_fold
 from fuse4seg.errors import ConfigurationNotFoundError, NotPreprocessedError, OptionError, UnreadableRecordError
 from fuse4seg.files import make_writable_folder, read_json, write_json

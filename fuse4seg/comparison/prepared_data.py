@@ -17,8 +17,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from fuse4seg.colour import WHITE, windowed
 from fuse4seg.comparison.rows import Row
+from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.images import find_reader, read_image
-from fuse4seg.datasets.raw import channel_names
 from fuse4seg.errors import FaultyImageError, OptionError, RecipeError, UnpairedCasesError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule

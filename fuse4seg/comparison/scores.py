@@ -19,7 +19,7 @@ from fuse4seg.colour import WHITE, chroma, luma
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
 from fuse4seg.comparison.trainings import Trial
-from fuse4seg.datasets.raw import channel_names, foreground_classes
+from fuse4seg.datasets.dataset_json import channel_names, foreground_classes
 from fuse4seg.errors import PlansNotFoundError
 from fuse4seg.evaluation.folders import evaluate_folders
 from fuse4seg.evaluation.fusion_metrics import fusion_metrics

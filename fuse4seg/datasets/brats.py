@@ -12,9 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from fuse4seg.datasets.dataset_json import NO_LABELS
 from fuse4seg.datasets.images import read_image
 from fuse4seg.datasets.nifti import NIFTI
-from fuse4seg.datasets.raw import NO_LABELS
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
 from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FolderNotFoundError, MissingModalityError, OptionError
 from fuse4seg.progress import progress

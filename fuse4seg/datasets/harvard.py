@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image as Picture
 
+from fuse4seg.datasets.dataset_json import NO_LABELS, NORMALISATION
 from fuse4seg.datasets.grey_images import read_grey_image
-from fuse4seg.datasets.raw import NO_LABELS, NORMALISATION
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
 from fuse4seg.datasets.sources import find_sources
 from fuse4seg.errors import FaultyCasesError, Fuse4SegError, PairsNotFoundError, UnsuitableImageError

@@ -14,17 +14,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from fuse4seg.background import results_of
 from fuse4seg.case_faults import fault_of
 from fuse4seg.colour import WHITE
+from fuse4seg.datasets.dataset_json import OF_8_BITS, channel_names, channels_of_8_bits, label_values, read_raw_dataset_json
 from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, is_finite, read_image
-from fuse4seg.datasets.raw import (
-    OF_8_BITS,
-    Case,
-    channel_names,
-    channels_of_8_bits,
-    expected_training_cases,
-    label_values,
-    read_raw_dataset_json,
-    require_channels,
-)
+from fuse4seg.datasets.raw import Case, expected_training_cases, require_channels
 from fuse4seg.errors import (
     DatasetJsonError,
     FaultyDatasetError,

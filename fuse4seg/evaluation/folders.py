@@ -14,8 +14,8 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 
 from fuse4seg.case_faults import fault_of
+from fuse4seg.datasets.dataset_json import IGNORE, foreground_classes, label_values
 from fuse4seg.datasets.images import Image, find_reader, geometry_difference, read_image
-from fuse4seg.datasets.raw import IGNORE, foreground_classes, label_values
 from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError
 from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval

@@ -11,8 +11,8 @@ import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import label_or_region_to_key
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from fuse4seg.datasets.dataset_json import IGNORE, foreground_classes
 from fuse4seg.datasets.images import read_image
-from fuse4seg.datasets.raw import IGNORE, foreground_classes
 from fuse4seg.evaluation.folders import Evaluation
 from fuse4seg.evaluation.overlap import Confusion, confusion, dice, iou
 from fuse4seg.progress import progress

@@ -13,11 +13,12 @@ import torch
 from PIL import Image as Picture
 
 from fuse4seg.case_faults import fault_of
+from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.fused_record import RECORD, FusedRecord
 from fuse4seg.datasets.grey_images import ENDINGS, GREY, JPEG, NEUTRAL, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
 from fuse4seg.datasets.grey_ranges import is_narrow, warn_of_narrow
 from fuse4seg.datasets.images import geometry_difference
-from fuse4seg.datasets.raw import Case, channel_names
+from fuse4seg.datasets.raw import Case
 from fuse4seg.datasets.sources import Sources
 from fuse4seg.errors import OptionError, UnsuitableImageError, UnsupportedFormatError
 from fuse4seg.files import checksum, make_writable_folder, written_whole

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fuse4seg import __version__
 from fuse4seg.checkpoint import load_checkpoint, require_same_plans
-from fuse4seg.datasets.raw import foreground_classes, read_dataset_json
+from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
 from fuse4seg.errors import CheckpointError, ModelPlansError, OptionError, first_line
 from fuse4seg.files import write_json
 from fuse4seg.inference.model_plans import read_model_plans

@@ -16,14 +16,8 @@ import torch
 from tqdm import tqdm
 
 from fuse4seg.case_faults import fault_of
-from fuse4seg.datasets.raw import (
-    PREDICT_ANYWAY,
-    Case,
-    cases_of_files,
-    channel_names,
-    list_cases,
-    require_channels,
-)
+from fuse4seg.datasets.dataset_json import channel_names
+from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, cases_of_files, list_cases, require_channels
 from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
 from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case, outputs_of

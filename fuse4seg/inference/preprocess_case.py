@@ -11,9 +11,10 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
+from fuse4seg.datasets.dataset_json import channels_of_8_bits, label_values
 from fuse4seg.datasets.images import Geometry, geometry_difference, geometry_of, read_image
 from fuse4seg.datasets.integrity import read_sound_images
-from fuse4seg.datasets.raw import Case, channels_of_8_bits, label_values
+from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import FaultyImageError, PreviousStageError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.inference.input_space import resampled
 from fuse4seg.inference.model import ModelDescription

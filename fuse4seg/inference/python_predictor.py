@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.images import Geometry
-from fuse4seg.datasets.raw import Case, channel_names
+from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import FaultyImageError, MissingModalityError
 from fuse4seg.inference.find_model import model_in, trained_previous_stage
 from fuse4seg.inference.input_space import to_labels

@@ -18,9 +18,10 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from fuse4seg.background import in_background
 from fuse4seg.case_faults import fault_of
+from fuse4seg.datasets.dataset_json import channel_names, is_labelled, read_raw_dataset_json
 from fuse4seg.datasets.images import find_reader, given_to
 from fuse4seg.datasets.integrity import check_dataset
-from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
+from fuse4seg.datasets.raw import training_cases
 from fuse4seg.errors import FingerprintNotFoundError, NoForegroundError
 from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name

@@ -17,8 +17,9 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import __version__
+from fuse4seg.datasets.dataset_json import channel_names, is_labelled, read_raw_dataset_json
 from fuse4seg.datasets.images import find_reader
-from fuse4seg.datasets.raw import channel_names, is_labelled, read_raw_dataset_json, training_cases
+from fuse4seg.datasets.raw import training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError, RecipeError
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.nnunet_output import logged_prints

@@ -16,7 +16,7 @@ from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization impo
 from numpy.typing import NDArray
 
 from fuse4seg.colour import window_of
-from fuse4seg.datasets.raw import NORMALISATION, channel_names
+from fuse4seg.datasets.dataset_json import NORMALISATION, channel_names
 
 VOXELS_PER_CHANNEL = 2_000_000
 SEED = 1234

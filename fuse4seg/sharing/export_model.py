@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors.torch import save_file
 
 from fuse4seg.checkpoint import load_checkpoint, require_same_plans
-from fuse4seg.datasets.raw import read_dataset_json
+from fuse4seg.datasets.dataset_json import read_dataset_json
 from fuse4seg.errors import FolderNotFoundError, ModelArchiveError
 from fuse4seg.files import written_whole
 from fuse4seg.inference.find_model import TrainedModel

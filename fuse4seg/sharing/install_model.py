@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fuse4seg.checkpoint import require_same_plans, save_checkpoint
-from fuse4seg.datasets.raw import read_dataset_json
+from fuse4seg.datasets.dataset_json import read_dataset_json
 from fuse4seg.errors import (
     Fuse4SegError,
     ModelArchiveError,

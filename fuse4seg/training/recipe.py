@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fuse4seg.datasets.raw import channel_names, foreground_classes
+from fuse4seg.datasets.dataset_json import channel_names, foreground_classes
 from fuse4seg.errors import CheckpointError, RecipeError
 from fuse4seg.recipes.reading import from_plain
 from fuse4seg.recipes.recipe import Recipe

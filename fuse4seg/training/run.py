@@ -15,7 +15,7 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of
-from fuse4seg.datasets.raw import read_dataset_json
+from fuse4seg.datasets.dataset_json import read_dataset_json
 from fuse4seg.datasets.splits import SPLITS_FILE, USUAL, read_splits, require_fold
 from fuse4seg.errors import (
     CheckpointError,

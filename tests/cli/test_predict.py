@@ -94,7 +94,7 @@ class TestPredict:
     def test_writes_what_was_promised_and_nothing_else(self, predicted: Path) -> None:
         files = {str(path.relative_to(predicted)) for path in predicted.rglob("*") if path.is_file()}
         assert files == {"phantom_005.nii.gz", "fused/phantom_005.nii.gz", "fused/grey/phantom_005.nii.gz",
-                         "panels/phantom_005.png", "dataset.json", "plans.json", "run.json",
+                         "panels/phantom_005.png", "dataset.json", "plans.json", "run.json", "f4s_outputs.json",
                          *(f"attention/phantom_005_{name}.nii.gz" for name in CHANNELS[1:])}
 
     def test_keeps_the_inputs_geometry(self, predicted: Path, images: Path) -> None:
@@ -154,8 +154,8 @@ class TestPredict:
         assert main(["-i", str(images), "-o", str(tmp_path / "out"), "--root", str(trained_phantom), "-d", "990", "-c", "2d",
                      "-f", "0", "-p", "Fuse4SegPlans", "-tr", "Fuse4SegTrainer", "-chk", "checkpoint_best.pth", "-device",
                      "cpu", "-step_size", "1", "--disable_tta"]) == 0
-        assert {path.name for path in (tmp_path / "out").iterdir()} == {"phantom_005.nii.gz", "fused", "dataset.json",
-                                                                      "plans.json", "run.json"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {
+            "phantom_005.nii.gz", "fused", "f4s_outputs.json", "dataset.json", "plans.json", "run.json"}
 
     @pytest.mark.parametrize("name", ["a.b", "1_2_3", "with.dots_and_0001", "Müller-7"])
     def test_keeps_odd_case_names(self, name: str, predicted: Path, case: Path, trained_phantom: Path,
@@ -307,7 +307,7 @@ class TestContinue:
             assert main([*self.flags(three, tmp_path / output, trained_phantom), "--disable_tta", "--save_attention",
                          "--save_panels", "--save_probabilities", "npz", "nifti", "-npp", processes, "-nps", processes]) == 1
         assert contents(tmp_path / "elsewhere") == contents(tmp_path / "here")
-        assert len(contents(tmp_path / "here")) == 2 + 2 * (1 + 2 + 3 + 1 + 2 + 4)
+        assert len(contents(tmp_path / "here")) == 3 + 2 * (1 + 2 + 3 + 1 + 2 + 4)
 
     def test_refuses_other_options(self, predicted: Path, images: Path, trained_phantom: Path,
                                    capsys: pytest.CaptureFixture[str]) -> None:
@@ -675,7 +675,7 @@ class TestRefusedOutput:
         last = capsys.readouterr().err.splitlines()[-1]
         assert last == (f"error: cannot write to {tmp_path / 'fused'} (File too large). "
                         f"Free space, choose another folder, or change its permissions.")
-        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"dataset.json", "plans.json"}
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"dataset.json", "plans.json", "f4s_outputs.json"}
 
     def test_where_a_file_has_the_name_of_a_folder(self, images: Path, trained_phantom: Path, tmp_path: Path,
                                                    capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,10 @@ from sklearn.metrics import f1_score
 from sklearn.tree import DecisionTreeClassifier
 
 from fuse4seg.datasets import phantom as phantom_module
+from fuse4seg.datasets.dataset_json import channel_names, read_dataset_json
 from fuse4seg.datasets.integrity import find_faults
 from fuse4seg.datasets.phantom import MODALITIES, REFERENCE, Phantom, make_phantom, write_phantom_dataset
-from fuse4seg.datasets.raw import channel_names, list_cases, read_dataset_json, training_cases
+from fuse4seg.datasets.raw import list_cases, training_cases
 from fuse4seg.errors import AmbiguousDatasetError, DatasetExistsError, OptionError
 
 CLASSES = (1, 2, 3)

@@ -31,10 +31,10 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
 from fuse4seg.checkpoint import load_checkpoint
+from fuse4seg.datasets.dataset_json import channel_names, foreground_classes, label_values, read_dataset_description
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import read_grey_image
 from fuse4seg.datasets.images import is_finite, read_image
-from fuse4seg.datasets.raw import channel_names, foreground_classes, label_values, read_dataset_description
 from fuse4seg.errors import Fuse4SegError
 from fuse4seg.inference.image_files import RGB24, read_fused
 from fuse4seg.inference.model import load_model
