@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from fuse4seg.errors import (
     MissingModalityError,
     SurplusChannelError,
 )
+
+logger = logging.getLogger(__name__)
 
 #: Names of channels that one picture in colour holds.
 COLOURS = (["r", "g", "b"], ["red", "green", "blue"])
@@ -217,11 +220,16 @@ def refuse_surplus(case: Case, channels: Sequence[str]) -> None:
 
 
 def _channel_files(images_folder: Path, file_ending: str) -> Iterator[tuple[str, int]]:
-    pattern = _channel_pattern(file_ending)
-    for path in images_folder.iterdir():
+    pattern, in_capitals = _channel_pattern(file_ending), []
+    for path in sorted(images_folder.iterdir()):
         matched = pattern.fullmatch(path.name)
         if matched and path.is_file():
             yield matched["case"], int(matched["channel"])
+        elif pattern.fullmatch(path.name[:-len(file_ending)] + path.name[-len(file_ending):].lower()):
+            in_capitals.append(path.name)
+    if in_capitals:
+        logger.warning("%s: left out %s%s: only files *%s are read. Rename what is meant to be.", images_folder, in_capitals[0],
+                       f" and {len(in_capitals) - 1} more" if in_capitals[1:] else "", file_ending)
 
 
 def _channel_pattern(file_ending: str) -> re.Pattern[str]:

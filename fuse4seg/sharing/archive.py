@@ -50,7 +50,7 @@ def opened(path: Path) -> Iterator[ZipFile]:
 
 
 def sound_members(archive: ZipFile, path: Path) -> dict[str, ZipInfo]:
-    """Members by name.
+    """Members by name, but for what macOS adds when it packs a folder, which nobody reads.
 
     Raises:
         ModelArchiveError: One is no plain file with a plain name, or they could unpack to more than they should.
@@ -58,6 +58,7 @@ def sound_members(archive: ZipFile, path: Path) -> dict[str, ZipInfo]:
     members = archive.infolist()
     if len(members) > MOST_MEMBERS:
         raise ModelArchiveError(path, f"has {len(members)} members, more than {MOST_MEMBERS}. It is no archive of models.")
+    members = [member for member in members if not _is_of_macos(member.filename)]
     folded: set[str] = set()
     for member in members:
         problem = _problem(member)
@@ -71,6 +72,11 @@ def sound_members(archive: ZipFile, path: Path) -> dict[str, ZipInfo]:
         raise ModelArchiveError(path, f"would unpack to more than {LARGEST_ARCHIVE >> 30} GiB. Do not trust this archive.")
     _refuse_overlaps(archive, members, path)
     return {member.filename: member for member in members}
+
+
+def _is_of_macos(name: str) -> bool:
+    *folders, last = name.split("/")
+    return "__MACOSX" in folders or last == ".DS_Store" or last.startswith("._")
 
 
 def _problem(member: ZipInfo) -> str | None:

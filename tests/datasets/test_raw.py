@@ -145,3 +145,16 @@ class TestFoldersWithoutCases:
         describe(tmp_path, labels={"background": 0, "core": 1, "oedema": 2, "enhancing": 4})
         with pytest.raises(DatasetJsonError, match="f4s_convert_dataset brats"):
             read_dataset_json(tmp_path)
+
+    @pytest.mark.parametrize(("ending", "other"), [(".nii.gz", ".NII.GZ"), (".png", ".PNG"), (".nrrd", ".Nrrd")])
+    def test_files_in_capitals_beside_others_are_said_to_be_left_out(self, ending: str, other: str, tmp_path: Path,
+                                                                     caplog: pytest.LogCaptureFixture) -> None:
+        touch(tmp_path, f"a_0000{ending}", f"b_0000{other}", f"c_0000{other}", f"._a_0000{ending}", ".DS_Store", f"d{other}")
+        assert list(list_cases(tmp_path, channels=["T1"], file_ending=ending)) == ["a"]
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{tmp_path}: left out b_0000{other} and 1 more: only files *{ending} are read. Rename what is meant to be."]
+
+    def test_files_of_another_ending_are_named(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a_0000.NII.GZ", "b_0000.tiff", "._a_0000.nii.gz")
+        with pytest.raises(EmptyFolderError, match=r"holds no file \*\.nii\.gz, but \*\.NII\.GZ, \*\.tiff"):
+            list_cases(tmp_path, channels=["T1"], file_ending=".nii.gz")

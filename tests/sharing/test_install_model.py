@@ -67,6 +67,14 @@ class TestInstalledModel:
                 packed.writestr(name, archive.read(name))
         assert install_models(tmp_path / "packed.zip") == [results / MODEL]
 
+    def test_comes_out_of_an_archive_that_macos_added_to(self, exported_model: Path, results: Path, tmp_path: Path) -> None:
+        archive = Path(shutil.copy(exported_model, tmp_path / "mac.zip"))
+        with ZipFile(archive, "a") as added:
+            for name in (".DS_Store", "Dataset990_Phantom/.DS_Store", "__MACOSX/._a", "Dataset990_Phantom/._a"):
+                added.writestr(name, b"whatever it is")
+        assert install_models(archive) == [results / MODEL]
+        assert not [path for path in results.rglob("*") if path.name.startswith((".DS", "._", "__MAC"))]
+
     def test_of_an_id_that_is_taken_is_told(self, exported_model: Path, results: Path,
                                             capsys: pytest.CaptureFixture[str]) -> None:
         (results / "Dataset990_Other").mkdir()
