@@ -27,6 +27,7 @@ from fuse4seg.datasets.brats import MODALITIES, BratsCase, enhancing_is_three, f
 from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.grey_images import grey_levels
 from fuse4seg.datasets.images import geometry_difference, read_image
+from fuse4seg.datasets.nifti import readable_by_itk
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, fusion_metrics
@@ -192,8 +193,13 @@ def _load(case: BratsCase, device: str) -> tuple[np.ndarray, np.ndarray | None, 
 
 def _turned(voxels: np.ndarray, like: Path) -> np.ndarray:
     image = sitk.GetImageFromArray(voxels)
-    image.CopyInformation(sitk.ReadImage(str(like)))
+    image.CopyInformation(_placed(like))
     return sitk.GetArrayFromImage(sitk.DICOMOrient(image, ORIENTATION))
+
+
+def _placed(path: Path) -> sitk.Image:
+    with readable_by_itk([path]) as (file,):
+        return sitk.ReadImage(str(file))
 
 
 def _pictures(case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray | None, volumes: np.ndarray, brain: np.ndarray,
@@ -203,7 +209,7 @@ def _pictures(case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray 
         yield f"{SOURCES}/{name}", volume
     if label is not None:
         yield MASKS, label
-    spacing = sitk.DICOMOrient(sitk.ReadImage(str(case.images[0])), ORIENTATION).GetSpacing()
+    spacing = sitk.DICOMOrient(_placed(case.images[0]), ORIENTATION).GetSpacing()
     with tempfile.TemporaryDirectory() as folder:
         files = tuple(Path(folder, f"{case.name}_{number:04d}.nii.gz") for number in range(len(volumes)))
         for path, volume in zip(files, volumes, strict=True):

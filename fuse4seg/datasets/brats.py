@@ -14,7 +14,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from fuse4seg.datasets.dataset_json import NO_LABELS
 from fuse4seg.datasets.images import read_image
-from fuse4seg.datasets.nifti import NIFTI
+from fuse4seg.datasets.nifti import NIFTI, give_header_back, header_of, readable_by_itk
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
 from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FolderNotFoundError, MissingModalityError, OptionError
 from fuse4seg.progress import progress
@@ -169,10 +169,17 @@ def _convert_labels(cases: Sequence[BratsCase], folder: Path, ending: str, *, co
         if release != "2018" or 4 not in values[case.name]:
             place(case.label, target, copy=copy)
             continue
-        stored = sitk.ReadImage(str(case.label))
-        voxels = sitk.GetArrayFromImage(stored)
-        changed = sitk.GetImageFromArray(np.where(voxels == 4, 3, voxels).astype(np.uint8))
-        changed.CopyInformation(stored)
         target.parent.mkdir(exist_ok=True)
-        sitk.WriteImage(changed, str(target), useCompression=True)
+        _write_with_three(case.label, target)
     return LABELS if release == "2018" else CONVENTIONS[release]
+
+
+def _write_with_three(label: Path, target: Path) -> None:
+    """A label image with 4 as 3, in the place of the other."""
+    with readable_by_itk([label]) as (file,):
+        stored = sitk.ReadImage(str(file))
+    voxels = sitk.GetArrayFromImage(stored)
+    changed = sitk.GetImageFromArray(np.where(voxels == 4, 3, voxels).astype(np.uint8))
+    changed.CopyInformation(stored)
+    sitk.WriteImage(changed, str(target), useCompression=True)
+    give_header_back(target, header_of(label))

@@ -7,9 +7,10 @@ from typing import Any
 
 import SimpleITK as sitk
 
+from fuse4seg.datasets.nifti import give_header_back, header_of, readable_by_itk
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
 from fuse4seg.errors import DatasetJsonError, Fuse4SegError, UnreadableImageError, UnsuitableImageError
-from fuse4seg.files import read_json
+from fuse4seg.files import read_json, require_plain_name
 from fuse4seg.progress import progress
 
 ENDING = ".nii.gz"
@@ -72,20 +73,28 @@ def _case(path: Path) -> str:
 
 def _split(path: Path, folder: Path, channels: int, *, copy: bool) -> None:
     try:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        size = reader.GetSize()
-        found = size[3] if len(size) == 4 else 1
-        if found != channels:
-            raise UnsuitableImageError(path, f"holds {found} channels, dataset.json names {channels} modalities. Correct it.")
-        if len(size) == 3:
-            place(path, folder / f"{_case(path)}_0000{ENDING}", copy=copy)
-            return
-        whole = reader.Execute()
-        folder.mkdir(exist_ok=True)
-        for number in range(channels):
-            part = sitk.Extract(whole, [*size[:3], 0], [0, 0, 0, number])
-            sitk.WriteImage(part, str(folder / f"{_case(path)}_{number:04d}{ENDING}"), useCompression=True)
+        require_plain_name(path)
+        with readable_by_itk([path]) as (file,):
+            _split_readable(path, file, folder, channels, copy=copy)
     except RuntimeError as error:
         raise UnreadableImageError(path, str(error).strip().splitlines()[-1][:160]) from error
+
+
+def _split_readable(path: Path, file: Path, folder: Path, channels: int, *, copy: bool) -> None:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    size = reader.GetSize()
+    found = size[3] if len(size) == 4 else 1
+    if found != channels:
+        raise UnsuitableImageError(path, f"holds {found} channels, dataset.json names {channels} modalities. Correct it.")
+    if len(size) == 3:
+        place(path, folder / f"{_case(path)}_0000{ENDING}", copy=copy)
+        return
+    whole = reader.Execute()
+    folder.mkdir(exist_ok=True)
+    for number in range(channels):
+        part = sitk.Extract(whole, [*size[:3], 0], [0, 0, 0, number])
+        made = folder / f"{_case(path)}_{number:04d}{ENDING}"
+        sitk.WriteImage(part, str(made), useCompression=True)
+        give_header_back(made, header_of(path))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -130,6 +131,19 @@ class TestConvertBrats:
         convert_brats(source, 7, release="2024-PED")
         described = json.loads((raw / "Dataset007_BraTS" / "dataset.json").read_text())
         assert described["labels"]["enhancing tumour"] == 1
+
+    def test_labels_with_rounded_directions_are_converted_in_their_place(self, make: Make, raw: Path) -> None:
+        source = make("a", [1, 2, 4])
+        sheared = np.array([[1, 1e-3, 0, 5], [0, 1, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]])
+        for path in source.rglob("*.nii.gz"):
+            image = nibabel.Nifti1Image(np.asanyarray(nibabel.load(path).dataobj), None)
+            image.set_sform(sheared, 1)
+            nibabel.save(image, path)
+        convert_brats(source, 7)
+        made = nibabel.load(raw / "Dataset007_BraTS" / "labelsTr" / "a.nii.gz")
+        assert sorted(np.unique(np.asanyarray(made.dataobj))) == [0, 1, 2, 3]
+        np.testing.assert_allclose(made.get_sform(), sheared, atol=1e-6)
+        assert int(made.header["qform_code"]) == 0
 
     def test_a_release_that_is_none_is_refused(self, make: Make, raw: Path) -> None:
         with pytest.raises(OptionError, match="2022 is none of 2018"):

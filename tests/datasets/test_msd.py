@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -46,6 +47,21 @@ def test_channels_of_4d_images_become_files_in_their_place(tmp_path: Path, raw: 
     described = json.loads((folder / "dataset.json").read_text())
     assert described["channel_names"] == {"0": "FLAIR", "1": "T1w"}
     assert described["labels"] == {"background": 0, "edema": 1, "tumour": 2}
+
+
+def test_4d_images_with_rounded_directions_are_split_in_their_place(tmp_path: Path, raw: Path) -> None:
+    source = write_task(tmp_path / "Task01")
+    sheared = np.array([[1, 1e-3, 0, 5], [0, 2, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]])
+    for path in source.rglob("*.nii.gz"):
+        image = nibabel.Nifti1Image(np.asanyarray(nibabel.load(path).dataobj), None)
+        image.set_sform(sheared, 1)
+        nibabel.save(image, path)
+    convert_msd(source, 7)
+    whole = np.asanyarray(nibabel.load(source / "imagesTr" / "B_1.nii.gz").dataobj)
+    for number in range(2):
+        part = nibabel.load(raw / "Dataset007_BRATS" / "imagesTr" / f"B_1_{number:04d}.nii.gz")
+        np.testing.assert_array_equal(np.asanyarray(part.dataobj), whole[..., number])
+        np.testing.assert_allclose(part.get_sform(), sheared, atol=1e-6)
 
 
 def test_3d_images_are_linked(tmp_path: Path, raw: Path) -> None:
