@@ -138,10 +138,11 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
     Args:
         dataset_name_or_id: Of a raw dataset.
         num_processes: Cases read at a time.
+        verbose: nnU-Net's.
     """
 
-    def __init__(self, dataset_name_or_id: str | int, num_processes: int = 1) -> None:
-        super().__init__(dataset_name_or_id, num_processes)
+    def __init__(self, dataset_name_or_id: str | int, num_processes: int = 8, verbose: bool = False) -> None:
+        super().__init__(dataset_name_or_id, num_processes, verbose)
         folder = Path(self.input_folder)
         # nnU-Net counts hidden files for cases, too.
         self.dataset = {name: {"images": case.images, "label": case.label}
