@@ -169,7 +169,8 @@ class TestPrediction:
                    "--save_panels") == 0
         written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
         assert written == {"dataset.json", "plans.json", "run.json", "f4s_outputs.json", "fused/phantom_005.nii.gz",
-                           "panels/phantom_005.png", *(f"attention/phantom_005_{name}.nii.gz" for name in ("T1ce", "T2", "FLAIR"))}
+                           "panels/phantom_005.png",
+                           *(f"attention/phantom_005_{name}.nii.gz" for name in ("T1ce", "T2", "FLAIR"))}
         fused, source = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in
                          (tmp_path / "out" / "fused" / "phantom_005.nii.gz", images / "phantom_005_0000.nii.gz"))
         assert fused.shape == source.shape
