@@ -187,13 +187,14 @@ def _load(case: BratsCase, device: str) -> tuple[np.ndarray, np.ndarray | None, 
         brain, extracted = (volumes != 0).any(axis=0), "skipped: already skull-stripped"
     else:
         brain, extracted = extract_brain(case.images[0], device=device), "hd-bet"
-    turned = [_turned(array, case.images[0]) for array in (brain.astype(np.uint8), *volumes, *([] if label is None else [label]))]
+    place = _placed(case.images[0])
+    turned = [_turned(array, place) for array in (brain.astype(np.uint8), *volumes, *([] if label is None else [label]))]
     return (np.stack(turned[1:1 + len(MODALITIES)]), None if label is None else turned[-1], turned[0] > 0, extracted)
 
 
-def _turned(voxels: np.ndarray, like: Path) -> np.ndarray:
+def _turned(voxels: np.ndarray, like: sitk.Image) -> np.ndarray:
     image = sitk.GetImageFromArray(voxels)
-    image.CopyInformation(_placed(like))
+    image.CopyInformation(like)
     return sitk.GetArrayFromImage(sitk.DICOMOrient(image, ORIENTATION))
 
 

@@ -16,12 +16,14 @@ import SimpleITK as sitk
 from PIL import Image as Picture
 
 from fuse4seg.colour import luma
+from fuse4seg.datasets.nifti import itk_header
 from fuse4seg.errors import UnreadableImageError, UnsuitableImageError
 from fuse4seg.files import require_plain_name
 
 logger = logging.getLogger(__name__)
 
-PICTURES = (".png", ".bmp", ".jpg", ".jpeg")
+JPEG = (".jpg", ".jpeg")
+PICTURES = (".png", ".bmp", *JPEG)
 TIFF = (".tif", ".tiff")
 #: Pillow's modes of pictures of one channel.
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "F")
@@ -70,14 +72,11 @@ def _channels(path: Path) -> int:
         except Exception:
             logger.debug("Pillow cannot read the header of %s", path, exc_info=True)
             return 1
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        return itk_header(path).GetNumberOfComponents()
     except RuntimeError:
         logger.debug("ITK cannot read the header of %s", path)
         return 1
-    return reader.GetNumberOfComponents()
 
 
 def _read_colours(path: Path) -> list[sitk.Image]:

@@ -16,16 +16,14 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
 from fuse4seg.colour import WHITE, luma, windowed
-from fuse4seg.datasets.colour_files import TIFF
+from fuse4seg.datasets.colour_files import JPEG, PICTURES, TIFF
 from fuse4seg.datasets.images import Geometry, geometry_of, read_image, require_whole
-from fuse4seg.datasets.nifti import NIFTI, header_of, readable_by_itk
+from fuse4seg.datasets.nifti import NIFTI, header_of, itk_header, readable_by_itk
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.files import require_plain_name
 
 logger = logging.getLogger(__name__)
 
-JPEG = (".jpg", ".jpeg")
-PICTURES = (".png", ".bmp", *JPEG)
 #: Endings of the files that are read.
 ENDINGS = (*PICTURES, *NIFTI)
 #: Of images that other tools read.
@@ -203,14 +201,11 @@ def read_header(path: Path) -> sitk.ImageFileReader:
     Raises:
         UnreadableImageError: It is missing, or no image.
     """
-    reader = sitk.ImageFileReader()
     try:
         with readable_by_itk([path], tilted=True) as (file,):
-            reader.SetFileName(str(file))
-            reader.ReadImageInformation()
+            return itk_header(file)
     except RuntimeError as error:
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
-    return reader
 
 
 def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import (
     determine_reader_writer_from_dataset_json,
@@ -24,7 +23,7 @@ from nnunetv2.imageio.reader_writer_registry import (
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from fuse4seg.datasets.colour_files import readable_files
-from fuse4seg.datasets.nifti import NIFTI, claimed_voxels, header_of, readable_by_itk
+from fuse4seg.datasets.nifti import NIFTI, claimed_voxels, header_of, itk_header, readable_by_itk
 from fuse4seg.errors import Fuse4SegError, UnreadableImageError, UnsupportedFormatError
 from fuse4seg.files import has_plain_name, require_plain_name
 
@@ -192,11 +191,9 @@ def _require_room_for_voxels(path: Path, size: int) -> None:
     """
     if not path.name.lower().endswith(NIFTI):
         return
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-        claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+        header = itk_header(path)
+        claimed = math.prod(header.GetSize()) * header.GetNumberOfComponents()
     except RuntimeError:
         logger.debug("ITK cannot read the header of %s; nibabel may", path)
         claimed = claimed_voxels(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from fuse4seg.datasets.nifti import give_header_back, header_of, readable_by_itk
+from fuse4seg.datasets.nifti import give_header_back, header_of, itk_header, readable_by_itk
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
 from fuse4seg.errors import DatasetJsonError, Fuse4SegError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.files import read_json, require_plain_name
@@ -81,9 +81,7 @@ def _split(path: Path, folder: Path, channels: int, *, copy: bool) -> None:
 
 
 def _split_readable(path: Path, file: Path, folder: Path, channels: int, *, copy: bool) -> None:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
+    reader = itk_header(file)
     size = reader.GetSize()
     found = size[3] if len(size) == 4 else 1
     if found != channels:
@@ -91,10 +89,10 @@ def _split_readable(path: Path, file: Path, folder: Path, channels: int, *, copy
     if len(size) == 3:
         place(path, folder / f"{_case(path)}_0000{ENDING}", copy=copy)
         return
-    whole = reader.Execute()
+    whole, header = reader.Execute(), header_of(path)
     folder.mkdir(exist_ok=True)
     for number in range(channels):
         part = sitk.Extract(whole, [*size[:3], 0], [0, 0, 0, number])
         made = folder / f"{_case(path)}_{number:04d}{ENDING}"
         sitk.WriteImage(part, str(made), useCompression=True)
-        give_header_back(made, header_of(path))
+        give_header_back(made, header)

@@ -93,11 +93,21 @@ def _header_in(properties: dict[str, Any]) -> nibabel.Nifti1Header | None:
     return None
 
 
-def _is_read_by_itk(path: Path) -> bool:
+def itk_header(path: Path) -> sitk.ImageFileReader:
+    """ITK's reader of an image of any format, with what its header says.
+
+    Raises:
+        RuntimeError: ITK cannot read it.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _is_read_by_itk(path: Path) -> bool:
     try:
-        reader.ReadImageInformation()
+        itk_header(path)
     except RuntimeError:
         return False
     return True

@@ -16,10 +16,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
-import SimpleITK as sitk
-
 from fuse4seg.background import WatchedPool
 from fuse4seg.case_faults import fault_of
+from fuse4seg.datasets.nifti import itk_header
 from fuse4seg.errors import Fuse4SegError, UnwritableFolderError, WorkerDiedError
 from fuse4seg.files import has_plain_name
 from fuse4seg.machine import free_memory, usable_cores
@@ -145,10 +144,7 @@ def _voxels(images: Sequence[Path]) -> int:
     """Of all channels, by the first one's header; 0 where none can be read, as of pictures, which are small."""
     if not has_plain_name(images[0]):
         return 0
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(images[0]))
     try:
-        reader.ReadImageInformation()
+        return prod(itk_header(images[0]).GetSize()) * len(images)
     except RuntimeError:
         return 0
-    return prod(reader.GetSize()) * len(images)

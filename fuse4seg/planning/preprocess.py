@@ -16,7 +16,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.background import in_background
-from fuse4seg.case_faults import fault_of, first_line
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.dataset_json import is_labelled, read_dataset_json, read_raw_dataset_json
 from fuse4seg.datasets.raw import Case, training_cases
 from fuse4seg.errors import (
@@ -24,6 +24,7 @@ from fuse4seg.errors import (
     FingerprintNotFoundError,
     PlansNotFoundError,
     UnwritableFolderError,
+    first_line,
 )
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.machine import free_memory, require_memory

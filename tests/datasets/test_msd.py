@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,10 @@ def test_channels_of_4d_images_become_files_in_their_place(tmp_path: Path, raw: 
     assert described["labels"] == {"background": 0, "edema": 1, "tumour": 2}
 
 
-def test_4d_images_with_rounded_directions_are_split_in_their_place(tmp_path: Path, raw: Path) -> None:
+def test_4d_images_with_rounded_directions_are_split_in_their_place(
+        tmp_path: Path, raw: Path, shear: Callable[..., np.ndarray]) -> None:
     source = write_task(tmp_path / "Task01")
-    sheared = np.array([[1, 1e-3, 0, 5], [0, 2, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]])
-    for path in source.rglob("*.nii.gz"):
-        image = nibabel.Nifti1Image(np.asanyarray(nibabel.load(path).dataobj), None)
-        image.set_sform(sheared, 1)
-        nibabel.save(image, path)
+    sheared = shear(source, (1, 2, 3))
     convert_msd(source, 7)
     whole = np.asanyarray(nibabel.load(source / "imagesTr" / "B_1.nii.gz").dataobj)
     for number in range(2):
