@@ -86,7 +86,7 @@ def recipes_page() -> str:
 
 
 def _difference(recipe: Recipe) -> str:
-    """From what it is like, but for what the tables of its networks say."""
+    """From what it is like, in entries that both have."""
     like = read_recipe(tomllib.loads((FOLDER / f"{recipe.name}.toml").read_text()).get(LIKE, WITH_LABELS))
     return f"as `{like.name}` but for {', '.join(word for name in SECTIONS for word in _differing(name, recipe, like))}"
 
@@ -97,14 +97,15 @@ def _differing(name: str, recipe: Recipe, like: Recipe) -> Iterator[str]:
         yield f"{'no' if section is None else 'a'} section `{name}`"
     if section is None or its is None:
         return
-    known = fields(type(section)) if type(section) is type(its) else fields(SECTIONS[name])
+    # What another network adds stands in a table of its own.
+    known = [own for own in fields(section) if hasattr(its, own.name)]
     values = {own.name: getattr(section, own.name) for own in known if getattr(section, own.name) != getattr(its, own.name)}
     zeros = [entry for entry, value in values.items() if value == 0 and name == section_name(Losses)]
     if len(zeros) > FEW:
         weighed = ", ".join(f"`{own.name}={_shown(value)}`" for own in known if (value := getattr(section, own.name)))
         yield f"{weighed or 'none'} alone of `{name}`"
     else:
-        yield from (f"`{name}.{entry}={_shown(value)}`" for entry, value in values.items())
+        yield from (f"`{name}.{entry}={_shown(value).replace(', ', ',')}`" for entry, value in values.items())
 
 
 def _section(name: str, recipes: list[Recipe], others: list[Recipe]) -> Iterator[str]:
