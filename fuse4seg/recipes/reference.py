@@ -25,11 +25,13 @@ from fuse4seg.recipes.recipe import (
     section_name,
 )
 
-#: Recipes with a column each: the usual ones, with labels and without.
-COLUMNS = (WITH_LABELS, WITHOUT_LABELS)
+#: These have the first columns; recipes that are like no other follow.
+USUAL = (WITH_LABELS, WITHOUT_LABELS)
 WIDTH = 120
 #: More losses left out than these are not named one by one.
 FEW = 2
+#: More recipes than these, that agree, share a column.
+MANY = 3
 HEAD = """\
 # Recipes
 
@@ -56,6 +58,9 @@ with `-p`; planning ends with the command that trains by it. `f4s_train --set` c
 names the trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`. Give the same `--set` with
 `--c` and `--val`, and `f4s_predict` the trainer: `-tr Fuse4SegTrainer-training.epochs=50`.
 
+Another network has entries of its own, which the tables below list: `follower.network=cnn_transformer` goes with
+`follower.blocks=4`.
+
 ## Write your own
 
     # sharp.toml, for --recipe sharp.toml
@@ -65,10 +70,10 @@ names the trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4S
     [losses]
     edges = 4.0
 
-Its plans are `Fuse4SegPlans-sharp`. `like` names a recipe that comes along; give only what differs. Without it, every
-entry must be there; without the
-section `bilevel`, nothing is segmented. What is misspelt or out of range is refused, with what would do. In Python:
-`fuse4seg.recipes.reading.read_recipe`.
+Its plans are `Fuse4SegPlans-sharp`. `like` names a recipe that comes along; give only what differs. With another
+`network`, entries that this lacks are left out; give those that it adds. Without `like`, every entry must be there;
+without the section `bilevel`, nothing is segmented. What is misspelt or out of range is refused, with what would do.
+In Python: `fuse4seg.recipes.reading.read_recipe`.
 
 Planning decides the entries in **`bold`**; to change these, plan anew.
 """
@@ -76,18 +81,18 @@ Planning decides the entries in **`bold`**; to change these, plan anew.
 
 def recipes_page() -> str:
     """The page, as it stands in documentation/reference/recipes.md."""
-    recipes = [read_recipe(name) for name in COLUMNS]
-    others = [read_recipe(name) for name in recipe_names() if name not in COLUMNS]
+    like = {name: tomllib.loads((FOLDER / f"{name}.toml").read_text()).get(LIKE) for name in (*USUAL, *recipe_names())}
+    recipes = [read_recipe(name) for name in like if like[name] is None]
+    others = [(read_recipe(name), read_recipe(like[name])) for name in like if like[name] is not None]
     told = [f"- `{recipe.name}`: {recipe.about}" for recipe in recipes] + [
-        f"- `{other.name}`: {other.about} ({_difference(other)})" for other in others]
+        f"- `{other.name}`: {other.about} ({_difference(other, its)})" for other, its in others]
     listed = "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in told)
     head = HEAD.format(recipes=listed, usual=WITH_LABELS, unlabelled=WITHOUT_LABELS, longest=LONGEST_NAME)
     return head + "".join("\n" + "\n".join(_section(name, recipes, others)) + "\n" for name in SECTIONS)
 
 
-def _difference(recipe: Recipe) -> str:
+def _difference(recipe: Recipe, like: Recipe) -> str:
     """From what it is like, in entries that both have."""
-    like = read_recipe(tomllib.loads((FOLDER / f"{recipe.name}.toml").read_text()).get(LIKE, WITH_LABELS))
     return f"as `{like.name}` but for {', '.join(word for name in SECTIONS for word in _differing(name, recipe, like))}"
 
 
@@ -108,8 +113,8 @@ def _differing(name: str, recipe: Recipe, like: Recipe) -> Iterator[str]:
         yield from (f"`{name}.{entry}={_shown(value).replace(', ', ',')}`" for entry, value in values.items())
 
 
-def _section(name: str, recipes: list[Recipe], others: list[Recipe]) -> Iterator[str]:
-    """A section with a column for each of the usual recipes, and what its networks add to it."""
+def _section(name: str, recipes: list[Recipe], others: list[tuple[Recipe, Recipe]]) -> Iterator[str]:
+    """A section, with a column for each of the recipes; what networks add has one for others, too, whose like lacks it."""
     kind = SECTIONS[name]
     yield from (f"## {name}", "", inspect.getdoc(kind).splitlines()[0], "")
     yield from _table(fields(kind), get_type_hints(kind), {recipe.name: getattr(recipe, name) for recipe in recipes})
@@ -123,7 +128,8 @@ def _section(name: str, recipes: list[Recipe], others: list[Recipe]) -> Iterator
         hints = get_type_hints(section_kind(name, networks[0]))
         words = f"{', '.join(f'`{network}`' for network in networks)} {'add' if len(networks) > 1 else 'adds'}:"
         yield from ("", *textwrap.wrap(words, WIDTH), "")
-        yield from _table(added, hints, _columns(name, networks, added, recipes) or _columns(name, networks, added, others))
+        columns = [*recipes, *(other for other, like in others if getattr(like, name).network not in networks)]
+        yield from _table(added, hints, _columns(name, networks, added, columns))
 
 
 def _added(name: str) -> dict[tuple[str, ...], list[Field]]:
@@ -142,10 +148,10 @@ def _added(name: str) -> dict[tuple[str, ...], list[Field]]:
 
 
 def _columns(name: str, networks: Sequence[str], entries: Sequence[Field], recipes: list[Recipe]) -> dict[str, Section]:
-    """Sections with one of these networks, by their recipes; one for all where several that are not usual agree."""
+    """Sections with one of these networks, by their recipes; one for all where many agree."""
     using = {recipe.name: getattr(recipe, name) for recipe in recipes if getattr(recipe, name).network in networks}
     different = {tuple(getattr(section, own.name) for own in entries) for section in using.values()}
-    if len(using) > len(COLUMNS) and len(different) == 1:
+    if len(using) > MANY and len(different) == 1:
         return {"their recipes": next(iter(using.values()))}
     return using
 

@@ -58,14 +58,14 @@ def test_holds_every_network_and_what_it_adds_once(section: str, page: str) -> N
 
 
 def test_a_row_gives_type_range_meaning_and_values(page: str) -> None:
-    assert "| `momentum` | number, from 0 to below 1 | of SGD; 0 with adamw | 0.99 | 0.99 |" in page
+    assert "| `momentum` | number, from 0 to below 1 | of SGD; 0 with adamw | 0.99 | 0.99 | 0.9 |" in page
     assert "preferred before training | 0 | 10 |" in page
-    assert "learns to read the image | blur, gamma, window, noise | - |" in page
+    assert "learns to read the image | blur, gamma, window, noise | - | none |" in page
     assert "(as `fuse4seg` but for `leader.fused_image=grey`, `leader.brighter=1`)" in " ".join(page.split())
 
 
 def test_what_holds_for_a_whole_section_is_said_once(page: str) -> None:
-    assert "\n\nEach is a number, at least 0.\n\n| entry | meaning | fuse4seg | fusion_alone |\n" in page
+    assert "\n\nEach is a number, at least 0.\n\n| entry | meaning | fuse4seg | fusion_alone | paper |\n" in page
 
 
 def test_what_planning_decides_is_in_bold(page: str) -> None:
@@ -95,10 +95,11 @@ class TestAnotherRecipe:
         assert said == "New. (as `grey` but for `leader.rate=0.0001`, `bilevel.mirroring=false`)"
 
     def test_of_another_network_leaves_what_this_adds_to_a_table(self, folder: Path) -> None:
-        said = self.line(folder, 'like = "fuse4seg"\n[follower]\nnetwork = "cnn_transformer"\nblocks = 12\nfeatures = 16\n')
+        said = self.line(folder, 'like = "fuse4seg"\n[follower]\nnetwork = "cnn_transformer"\nblocks = 4\nfeatures = 16\n')
         assert said == "New. (as `fuse4seg` but for `follower.network=cnn_transformer`, `follower.features=16`)"
         table = recipes_page().split("\n`cnn_transformer` adds:\n\n")[1].split("\n\n")[0].splitlines()
-        assert (table[0].split(" | ")[-1], table[-1].split(" | ")[-1]) == ("new |", "12 |")
+        header, blocks = (row.split(" | ") for row in (table[0], table[-1]))
+        assert (header[-2:], blocks[-2:]) == (["paper", "new |"], ["12", "4 |"])
 
     def test_names_no_loss_that_it_leaves_out_of_many(self, folder: Path) -> None:
         zeros = "".join(f"{name} = 0\n" for name in ("decomposition", "edges", "ssim", "vif", "scd"))
