@@ -228,8 +228,8 @@ SECTIONS: dict[str, type[Section]] = {"leader": Leader, "follower": Follower, "p
 
 
 def section_name(section: type[Section]) -> str:
-    """What a section is called in a recipe."""
-    return section.__name__.lower()
+    """What a section is called in a recipe, also one that the file of a network makes longer."""
+    return next(name for name, kind in SECTIONS.items() if issubclass(section, kind))
 
 
 def require_value(path: str, value: Any, kind: Any, *, choices: tuple[str, ...], least: float | None, below: float,
