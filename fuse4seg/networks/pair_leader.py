@@ -69,7 +69,8 @@ class PairLeader(LeaderNetwork):
             by repeating the border, which the fused image loses again; the losses see it.
 
     Raises:
-        ValueError: There are other than two modalities, and no folding (of one there is nothing to fuse), or colours are asked for.
+        ValueError: There are other than two modalities, and no folding; one, of which there is nothing to fuse; or colours are
+            asked for.
     """
 
     multiple: int = 1
