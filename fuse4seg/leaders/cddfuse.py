@@ -1,4 +1,4 @@
-"""CDDFuse: transformer blocks for what modalities share, invertible ones for what each has alone, and correlation to part them."""
+"""CDDFuse: transformer blocks for what modalities share, invertible ones for what each has alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class DetailCoupling(nn.Module):
 
 
 def _bottleneck(conv_op: type[nn.Module], channels: int) -> nn.Sequential:
-    """MobileNetV2's bottleneck residual block, which the paper takes for the mappings in a coupling; bare of norms, as published."""
+    """MobileNetV2's bottleneck, which the paper takes for the mappings in a coupling; without norms, as in the public code."""
     hidden = 2 * channels
     return nn.Sequential(conv_op(channels, hidden, 1, bias=False), nn.ReLU6(inplace=True),
                          conv_op(hidden, hidden, 3, padding=1, padding_mode="reflect", groups=hidden, bias=False),
@@ -70,7 +70,7 @@ def _base_block(conv_op: type[nn.Module]) -> RestormerBlock:
 
 
 class Parted(NamedTuple):
-    """Base and detail features, each (B, FEATURES, *S)."""
+    """Base and detail features, each (B, FEATURES, *S), or (B, N, FEATURES, *S) of several modalities."""
 
     base: Tensor
     detail: Tensor
@@ -132,9 +132,9 @@ class CDDFuse(PairLeader):
         return self.decoder(torch.cat(parted, dim=1))
 
     def fuse_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Parted]:
-        """Fuse; see :class:`PairLeader`."""
-        both = self.encode(torch.cat([first, second]))
-        base, detail = (sum(part.chunk(2)) for part in both)
+        """Fuse; see :class:`PairLeader`. Beside the image, each one's features, (B, 2, FEATURES, *S)."""
+        both = _of_each(self.encode(torch.cat([first, second])), 2)
+        base, detail = (part.sum(dim=1) for part in both)
         return self.decode(Parted(self.fuse_base(base), self.fuse_detail(detail))), both
 
     def pair_losses(self, fold: Fold) -> dict[str, Tensor]:
@@ -142,7 +142,7 @@ class CDDFuse(PairLeader):
         sources = torch.cat([fold.first, fold.second], dim=1)
         return {"intensity": intensity_loss(fold.image, sources),
                 "gradient": self.gradient * SOBEL * texture_loss(fold.image, sources),
-                "decomposition": self._decomposition(fold.own, 2)}
+                "decomposition": self.decomposition * decomposition_loss(*fold.own)}
 
     def pretraining_losses(self, sources: Tensor) -> dict[str, Tensor]:
         """See :class:`LeaderNetwork`; of more than two modalities all pairs are correlated."""
@@ -151,12 +151,12 @@ class CDDFuse(PairLeader):
         painted = self.decode(parted)
         # Two modalities are published, each of weight 1: the mean over all of them counts twice.
         return {"pixel": 2 * mse_loss(painted, images), "ssim": 2 * self.similarity * (1 - ssim(painted, images)),
-                "decomposition": self._decomposition(parted, self.modalities)}
+                "decomposition": self.decomposition * decomposition_loss(*_of_each(parted, self.modalities))}
 
-    def _decomposition(self, parted: Parted, modalities: int) -> Tensor:
-        """Weighed decomposition loss of features that stand one modality's batch after the other's."""
-        low, high = (part.unflatten(0, (modalities, -1)).transpose(0, 1) for part in parted)
-        return self.decomposition * decomposition_loss(low, high)
+
+def _of_each(parted: Parted, modalities: int) -> Parted:
+    """Features (B, N, FEATURES, *S) of those of one modality's batch after the other's."""
+    return Parted(*(part.unflatten(0, (modalities, -1)).transpose(0, 1) for part in parted))
 
 
 def _restormer(conv_op: type[nn.Module]) -> list[nn.Module]:

@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 
 from fuse4seg.losses.ssim import ssim
 from fuse4seg.losses.strongest_source import edge_loss
+from fuse4seg.networks.convolution import axes_of
 from fuse4seg.networks.pair_leader import Fold, PairLeader, PairSettings
 from fuse4seg.recipes.recipe import entry
 
@@ -56,9 +57,9 @@ class DIDFuse(PairLeader):
 
     Norms are means over all values: sums would leave tanh at 1. The gradients are differences of neighbours.
 
-    Where it leaves the paper: both images go through a batch normalisation together, so that training normalises as prediction
-    does; and outside of stage 1 its running statistics are used and left alone, as they are of single images, and a follower
-    shall be trained on the image that it will be given.
+    Where it leaves the paper: all images go through a batch normalisation together, so that training normalises as prediction
+    does. Only these losses use and move its statistics of the batch. Fusion uses the running ones, of single images, in training,
+    too: a follower learns on the image that it will be given.
 
     Args:
         modalities, conv_op, strides, reference, colours, folding: As every leader for two modalities takes them.
@@ -96,28 +97,28 @@ class DIDFuse(PairLeader):
         refined = self.refine(torch.cat([joined, features.second], dim=1))
         return self.paint(torch.cat([refined, features.first], dim=1))
 
-    def fuse_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Encoded]:
+    def fuse_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, None]:
         """Fuse; see :class:`PairLeader`."""
-        with _statistics(self, kept=True):
+        with _statistics(self, moving=False):
             both = self.encode(torch.cat([first, second]))
-            return self.decode(Encoded(*(sum(features.chunk(2)) for features in both))), both
+            return self.decode(Encoded(*(sum(features.chunk(2)) for features in both))), None
 
     def pair_losses(self, fold: Fold) -> dict[str, Tensor]:
         """What stage 1 teaches, of the two images that were fused."""
-        with _statistics(self, kept=True):
-            return self._losses(torch.stack([fold.first, fold.second]), fold.own)
+        return self._losses(torch.stack([fold.first, fold.second]))
 
     def pretraining_losses(self, sources: Tensor) -> dict[str, Tensor]:
         """See :class:`LeaderNetwork`; of more than two modalities each is paired with the reference."""
         padded = self.pad(sources)
         others = [index for index in range(self.modalities) if index != self.reference]
-        images = padded[:, [self.reference, *others]].transpose(0, 1).unsqueeze(2)
-        with _statistics(self, kept=False):
-            return self._losses(images, self.encode(images.flatten(0, 1)))
+        return self._losses(padded[:, [self.reference, *others]].transpose(0, 1).unsqueeze(2))
 
-    def _losses(self, images: Tensor, features: Encoded) -> dict[str, Tensor]:
-        """Losses of images (N, B, 1, *S), the reference first, and of their features, one image's batch after the other's."""
-        painted = self.decode(features).unflatten(0, images.shape[:2])
+    def _losses(self, images: Tensor) -> dict[str, Tensor]:
+        """Of images (N, B, 1, *S), the reference first."""
+        # Looking at a validation batch teaches nothing.
+        with _statistics(self, moving=self.training and torch.is_grad_enabled()):
+            features = self.encode(images.flatten(0, 1))
+            painted = self.decode(features).unflatten(0, images.shape[:2])
         bases, details = (part.unflatten(0, images.shape[:2]) for part in (features.base, features.detail))
         count = len(images)
         pairs = [(0, other) for other in range(1, count)]
@@ -131,19 +132,19 @@ class DIDFuse(PairLeader):
                 "gradient": self.gradient * edge_loss(painted[0], images[0])}
 
 
-def _layer(conv_op: type[nn.Module], channels: int, features: int, activation: nn.Module, *, border: str = "zeros") -> nn.Sequential:
+def _layer(conv_op: type[nn.Module], channels: int, features: int, activation: nn.Module, *,
+           border: str = "zeros") -> nn.Sequential:
     convolution = conv_op(channels, features, 3, padding=1, padding_mode=border)
-    norm = NORMS[convolution.weight.ndim - 2](features)
-    return nn.Sequential(convolution, norm, activation)
+    return nn.Sequential(convolution, NORMS[axes_of(conv_op)](features), activation)
 
 
 @contextmanager
-def _statistics(network: nn.Module, *, kept: bool) -> Iterator[None]:
-    """Batch normalisation by its running statistics where they are kept, else by the batch's, which they follow."""
+def _statistics(network: nn.Module, *, moving: bool) -> Iterator[None]:
+    """Batch normalisation by the batch's statistics, which the running ones follow, or by those, which stay."""
     norms = [module for module in network.modules() if isinstance(module, tuple(NORMS.values()))]
     before = [norm.training for norm in norms]
     for norm in norms:
-        norm.train(not kept)
+        norm.train(moving)
     try:
         yield
     finally:
