@@ -88,6 +88,8 @@ class DDcGAN(PairLeader):
         torch.Size([1, 1, 20, 30])
     """
 
+    smallest = 2  # for reflection
+
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
                  reference: int = 0, colours: int = 1, folding: bool = False, texture: float = 1.2) -> None:
         super().__init__(modalities, conv_op=conv_op, strides=strides, reference=reference, colours=colours,

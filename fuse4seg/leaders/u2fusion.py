@@ -51,8 +51,10 @@ class U2Fusion(PairLeader):
         torch.Size([1, 1, 20, 30])
     """
 
+    smallest = 2  # for reflection
+
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
-                 reference: int = 0, colours: int = 1, folding: bool = False, evenness: float = 1.0) -> None:
+                 reference: int = 0, colours: int = 1, folding: bool = False, evenness: float = 0.01) -> None:
         super().__init__(modalities, conv_op=conv_op, strides=strides, reference=reference, colours=colours,
                          folding=folding)
         self.evenness = evenness

@@ -6,13 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fuse4seg.networks.convolution import axes_of
 
 NORMALISATIONS: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-#: Voxels per axis that reflection needs; thinner images are repeated.
-SMALLEST = 2
 
 
 class DenseGenerator(nn.Module):
@@ -26,7 +23,7 @@ class DenseGenerator(nn.Module):
         narrowing: Channels of each layer between the block and the image.
         activation: Makes what follows each layer but the last.
         batch_norm: Normalise before each activation over batch and space.
-        padding_mode: Of the convolutions.
+        padding_mode: Of the convolutions; reflection needs two voxels along each axis.
 
     Source: the generators of U2Fusion, DDcGAN and TarDAL, which differ in these numbers alone; the form is DenseFuse's
     (Li and Wu, IEEE TIP 2019).
@@ -54,10 +51,8 @@ class DenseGenerator(nn.Module):
         tanh reaches from -1 to 1; half of it and a half lie in [0, 1]. In float32 or better, so that grey levels stay
         apart.
         """
-        size = images.shape[2:]
-        missing = [amount for extent in reversed(size) for amount in (0, max(0, SMALLEST - extent))]
-        features = self.first(functional.pad(images, missing, mode="replicate") if any(missing) else images)
+        features = self.first(images)
         for layer in self.block:
             features = torch.cat([features, layer(features)], dim=1)
-        image = self.last(self.narrow(features))[(..., *(slice(extent) for extent in size))]
+        image = self.last(self.narrow(features))
         return image.to(torch.promote_types(image.dtype, torch.float32)).tanh() / 2 + 0.5

@@ -27,8 +27,8 @@ class PairSettings(Leader):
         RecipeError: The fused image is to have colours.
     """
 
-    folding: bool = entry("more than two modalities: reference and first other one are fused, then the result with the next, and "
-                          "so on, by the same weights; false refuses them, as the method is published for two", planned=True)
+    folding: bool = entry("more than two modalities: the first two are fused, then the result with the third, and so on, by the "
+                          "same weights; false refuses them, as the method is published for two", planned=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,7 +40,7 @@ class Fold(NamedTuple):
     """One fusion of two images.
 
     Attributes:
-        first, second: What was fused, in [0, 1], shape (B, 1, *S); first is the reference, in a later fold an image fused before.
+        first, second: What was fused, in [0, 1], shape (B, 1, *S); the first of a later fold is an image fused before.
         image: In [0, 1], shape (B, 1, *S).
         own: Whatever else the losses look at.
     """
@@ -61,7 +61,7 @@ class PairLeader(LeaderNetwork):
         folding: Take more than two modalities.
 
     Raises:
-        ValueError: There are other than two modalities, and no folding (of one there is nothing to fuse), or colours are
+        ValueError: There are other than two modalities, and no folding; one, of which there is nothing to fuse; or colours are
             asked for.
     """
 
@@ -86,12 +86,12 @@ class PairLeader(LeaderNetwork):
         """What teaches the fusion of two images as published, scalars that are weighed already."""
 
     def forward(self, sources: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> Fused:
-        """Fuse, the reference first; see :class:`LeaderNetwork`. A case that lacks one of two images keeps the other."""
+        """Fuse; see :class:`LeaderNetwork`. A case that lacks one of two images keeps the other."""
         present = checked_presence(present, sources)
         sources = fill_absent(sources, present)
-        start, folds = self.reference, []
-        image, there = sources[:, start:start + 1], None if present is None else present[:, start]
-        for modality in (other for other in range(self.modalities) if other != start):
+        image, there = sources[:, :1], None if present is None else present[:, 0]
+        folds = []
+        for modality in range(1, self.modalities):
             second = sources[:, modality:modality + 1]
             made, own = self.fuse_pair(image, second)
             if present is not None:
