@@ -14,7 +14,8 @@ CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def generator(axes: int, **options: object) -> DenseGenerator:
-    return DenseGenerator(CONVOLUTIONS[axes], sources=2, growth=3, layers=2, narrowing=(5, 4), activation=nn.ReLU, **options)
+    return DenseGenerator(CONVOLUTIONS[axes], sources=2, growth=3, layers=2, narrowing=(5, 4), activation=nn.ReLU,
+                          **options)
 
 
 def weights(channels: int, features: int, axes: int, *, batch_norm: bool) -> int:
@@ -26,7 +27,8 @@ class TestDenseGenerator:
     @pytest.mark.parametrize("batch_norm", [False, True])
     def test_has_the_parameters_of_its_layers(self, axes: int, batch_norm: bool) -> None:
         layers = [(2, 3), (3, 3), (6, 3), (9, 5), (5, 4)]
-        expected = sum(weights(*layer, axes, batch_norm=batch_norm) for layer in layers) + weights(4, 1, axes, batch_norm=False)
+        expected = sum(weights(*layer, axes, batch_norm=batch_norm) for layer in layers)
+        expected += weights(4, 1, axes, batch_norm=False)
         network = generator(axes, batch_norm=batch_norm)
         assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
@@ -39,7 +41,7 @@ class TestDenseGenerator:
         assert 0 <= image.min() < image.max() <= 1
 
     def test_passes_every_feature_on_to_every_later_layer(self) -> None:
-        """Without the first layer of the block, the first layer's features still reach the second and what narrows down."""
+        """Where the block says nothing, the first layer's features still reach what narrows down."""
         network = generator(2)
         for silent in network.block:
             nn.init.zeros_(silent[0].weight)
@@ -52,8 +54,9 @@ class TestDenseGenerator:
         assert [layer[0].in_channels for layer in network.block] == [3, 6]
 
     def test_sees_a_patch_as_wide_as_its_layers_reach(self) -> None:
+        network = DenseGenerator(nn.Conv2d, sources=2, growth=3, layers=2, narrowing=(5, 4), activation=nn.Tanh)
         images = torch.rand(1, 2, 31, 31, requires_grad=True)
-        DenseGenerator(nn.Conv2d, sources=2, growth=3, layers=2, narrowing=(5, 4), activation=nn.Tanh)(images)[0, 0, 15, 15].backward()
+        network(images)[0, 0, 15, 15].backward()
         seen = images.grad[0].abs().sum(dim=(0, 1)).nonzero().flatten()
         assert (seen.min().item(), seen.max().item()) == (15 - 6, 15 + 6)
 
