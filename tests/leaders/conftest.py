@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.planning.leaders import leader_architecture
+from fuse4seg.plans import NETWORK
 from fuse4seg.recipes.reading import changed, read_recipe
+from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.steps.fusion import FusionStep
 from fuse4seg.steps.levels import build_levels
 
@@ -22,15 +24,36 @@ FOLLOWER = {"network_class_name": "dynamic_network_architectures.architectures.u
                             "conv_op": "torch.nn.modules.conv.Conv2d"}}
 
 
+class Planned(NamedTuple):
+    """A recipe with its network as it stands in plans, for two modalities in 2D."""
+
+    recipe: Recipe
+    architecture: dict[str, Any]
+
+
 @pytest.fixture
-def fusion_step() -> Callable[..., FusionStep]:
-    """Function of a recipe's name and changes of it that gives its step without labels, for two modalities in 2D."""
+def planned() -> Callable[..., Planned]:
+    """Function of a recipe's name and of changes."""
+
+    def make(name: str, *changes: str) -> Planned:
+        recipe = changed(read_recipe(name), changes)
+        arguments = {"conv_op": "torch.nn.modules.conv.Conv2d", "strides": STRIDES, "windows": [(0.0, 1.0)] * 2,
+                     "leader": leader_architecture(recipe, reference=0), "follower": FOLLOWER}
+        return Planned(recipe, {"network_class_name": NETWORK, "arch_kwargs": arguments,
+                                "_kw_requires_import": ["conv_op"]})
+
+    return make
+
+
+@pytest.fixture
+def fusion_step(planned: Callable[..., Planned]) -> Callable[..., FusionStep]:
+    """Function of a recipe's name and of changes that gives its step without labels."""
 
     def make(name: str, *changes: str) -> FusionStep:
         torch.manual_seed(0)
-        recipe = changed(read_recipe(name), changes)
-        model = FuseThenSegment(2, 2, conv_op=torch.nn.Conv2d, strides=STRIDES, windows=[(0.0, 1.0)] * 2,
-                                leader=leader_architecture(recipe, reference=0), follower=FOLLOWER)
+        recipe, network = planned(name, *changes)
+        model = get_network_from_plans(network["network_class_name"], network["arch_kwargs"],
+                                       network["_kw_requires_import"], 2, 2, allow_init=True, deep_supervision=True)
         return build_levels(model, classes=2, recipe=recipe).fusion_step()
 
     return make
