@@ -77,7 +77,7 @@ class UNet3Plus(FixedFollower):
         self.encoder = nn.ModuleList(ConvBlock(2, before, width)
                                      for before, width in zip((input_channels, *WIDTHS), WIDTHS, strict=False))
         decoded = len(WIDTHS) * SENT
-        # From the coarsest level but one: of the scales behind a level, the coarsest comes from the encoder.
+        # From the coarsest level but one; the coarsest scale is always the encoder's.
         self.levels = nn.ModuleList(
             FullScaleLevel((*WIDTHS[:level + 1], *[decoded] * (len(WIDTHS) - 2 - level), WIDTHS[-1]))
             for level in reversed(range(len(WIDTHS) - 1)))
