@@ -22,16 +22,14 @@ from fuse4seg.datasets.images import find_reader, read_image
 from fuse4seg.errors import FaultyImageError, OptionError, RecipeError, UnpairedCasesError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule
-from fuse4seg.planning.planner import chosen_reference, fusion_arguments
+from fuse4seg.planning.leaders import leader_architecture, require_leader
+from fuse4seg.planning.planner import chosen_reference
 from fuse4seg.plans import OURS, RECIPE, planned_recipe
 from fuse4seg.progress import progress
 from fuse4seg.recipes.reading import changed, to_plain
-from fuse4seg.recipes.recipe import SECTIONS, Recipe
+from fuse4seg.recipes.recipe import Recipe
 
 DONE = "complete.json"
-#: What planning decides, but for the leader, which each row of ours may have its own way.
-ALIKE = {f"{name}.{own.name}" for name, kind in SECTIONS.items() if name != "leader" for own in fields(kind)
-         if own.metadata["planned"]}
 #: Makes the normalised channels (K, Z, Y, X) of a case from its name, its preprocessed channels (C, Z, Y, X), its properties, and
 #: a mask (1, Z, Y, X) of what counts for normalisation, None for all.
 Make = Callable[[str, np.ndarray, dict[str, Any], np.ndarray | None], np.ndarray]
@@ -158,13 +156,24 @@ def recipe_of(row: Row, plans: dict[str, Any]) -> Recipe:
     Raises:
         RecipeError: A change fits no recipe, or is of what all rows have alike.
     """
+    known = planned_recipe(plans, plans["plans_name"])
     for path in (change.partition("=")[0] for change in row.changes):
-        if path in ALIKE:
+        if _is_alike(known, path):
             raise RecipeError(path, "is the same for all rows. Plan with it under another name, and compare in another folder.",
                               source=row.name)
-    recipe = changed(planned_recipe(plans, plans["plans_name"]), row.changes)
-    chosen_reference(recipe, plans[OURS]["channel_names"])  # refused before anything is written
+    recipe = changed(known, row.changes)
+    # Refused before anything is written.
+    chosen_reference(recipe, plans[OURS]["channel_names"])
+    require_leader(recipe, plans[OURS]["channel_names"])
     return recipe
+
+
+def _is_alike(recipe: Recipe, path: str) -> bool:
+    """Whether planning decides an entry; each row of ours may have its own leader."""
+    section, _, entry = path.partition(".")
+    if section == "leader" or getattr(recipe, section, None) is None:
+        return False
+    return any(own.name == entry and own.metadata["planned"] for own in fields(getattr(recipe, section)))
 
 
 def _plans_of(row: Row, plans: dict[str, Any], recipe: Recipe | None) -> dict[str, Any]:
@@ -178,7 +187,8 @@ def _plans_of(row: Row, plans: dict[str, Any], recipe: Recipe | None) -> dict[st
         if recipe is not None and "architecture" in configuration:
             arguments = configuration["architecture"]["arch_kwargs"]
             asks = chosen_reference(recipe, made[OURS]["channel_names"])
-            arguments["fusion"] = fusion_arguments(recipe, arguments["fusion"]["reference"] if asks is None else asks)
+            known = arguments["leader"]["arch_kwargs"]["reference"]
+            arguments["leader"] = leader_architecture(recipe, known if asks is None else asks)
     if recipe is not None:
         made[OURS] = {**made[OURS], RECIPE: to_plain(recipe)}
     return made

@@ -114,7 +114,7 @@ def _require_configuration(configuration: ConfigurationManager, path: Path, wher
 
 
 def _require_architecture(architecture: dict[str, Any], path: Path, where: str) -> None:
-    """The network, and those inside it: the follower stands among the arguments of ours."""
+    """The network, and those inside it: leader and follower stand among the arguments of ours."""
     network, arguments = architecture["network_class_name"], architecture["arch_kwargs"]
     _require(_is_network_part(network), path, f"{where}: network_class_name", network)
     for argument in architecture["_kw_requires_import"]:
@@ -123,8 +123,9 @@ def _require_architecture(architecture: dict[str, Any], path: Path, where: str) 
     largest = max((abs(number) for number in _integers(arguments)), default=0)
     if largest > LARGEST_NUMBER:
         raise ValueError(f"{where} holds the number {largest}")
-    if "follower" in arguments:
-        _require_architecture(arguments["follower"], path, f"follower in {where}")
+    for part in ("leader", "follower"):
+        if part in arguments:
+            _require_architecture(arguments[part], path, f"{part} in {where}")
 
 
 def _is_network_part(name: object) -> bool:

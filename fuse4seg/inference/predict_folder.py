@@ -233,7 +233,7 @@ class FolderRun:
         self.model.description.write(output)
         if not self.model.description.segments:
             log.info("this model was trained without labels: it has no segmentation to give, and writes fused images alone")
-        if self.export.wanted.attention and self.model.network.fusion.cross_attention is None:
+        if self.export.wanted.attention and not self.model.network.fusion.attends:
             log.warning("this model has no cross-attention: there are no attention maps to write. For them, plan with "
                         "--set leader.cross_attention=true and train anew")
         # Not earlier: an error that says why there is nothing to predict stands alone.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 from torch import Tensor
 
 from fuse4seg.colour import luma
-from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.scd import scd_loss
@@ -42,22 +41,22 @@ def image_losses(fused: Tensor, sources: Tensor, parts: Iterable[str], *, presen
             **{name: loss(fused, sources, present=present) for name, loss in OF_EACH.items() if name in wanted}}
 
 
-def fusion_loss(image: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, logits: Sequence[Tensor] | None,
-                weights: Losses, tissue: Tensor, present: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Weighted sum of all parts; all but the last look at the image's luma.
+def fusion_loss(image: Tensor, sources: Tensor, *, weights: Losses, tissue: Tensor,
+                streams: tuple[Tensor, Tensor] | None = None, given: Mapping[str, Tensor] | None = None,
+                present: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Weighted sum of all parts; all but chroma, and what is given, look at the image's luma.
 
-    .. math:: L^f = w_I L_{int} + w_T L_{text} + w_D L_{corr} + w_A L_{adv}
+    .. math:: L^f = w_O L_{own} + w_I L_{int} + w_T L_{text} + w_D L_{corr} + w_A L_{adv}
         + w_E L_{edge} + w_S L_{ssim} + w_B L_{bal} + w_V L_{vif} + w_C L_{scd} + w_K L_{chroma}
 
     Args:
         image: Fused image in [0, 1], shape (B, C, *S), C 1 or 3, S of two or three axes.
         sources: Source modalities in [0, 1], shape (B, N, *S). Absent ones are 0.
-        low: Low-frequency features of each modality, shape (B, N, C, *S').
-        high: High-frequency features of each modality, shape (B, N, C', *S'').
-        logits: Each modality's discriminator on the luma, where any case has that modality; None leaves the adversarial
-            part out.
         weights: Weight of each part.
         tissue: 1 where the image shall be grey and 0 elsewhere, shape (B, 1, *S).
+        streams: Features of each modality in low and in high frequencies, shapes (B, N, C, *S') and (B, N, C', *S''), which
+            the decomposition loss wants.
+        given: Parts that the leader or its discriminators say: own, adversarial; what is not there is left out.
         present: True where a case has a modality, bool of shape (B, N); None for all.
 
     Returns:
@@ -68,8 +67,8 @@ def fusion_loss(image: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
 
     Example:
         >>> random = torch.Generator().manual_seed(0)
-        >>> sources, features = torch.rand(1, 2, 16, 16, generator=random), torch.rand(1, 2, 4, 8, 8, generator=random)
-        >>> total, parts = fusion_loss(sources.amax(dim=1, keepdim=True), sources, low=features, high=features, logits=None,
+        >>> sources = torch.rand(1, 2, 16, 16, generator=random)
+        >>> total, parts = fusion_loss(sources.amax(dim=1, keepdim=True), sources,
         ...                            weights=Losses.only(edges=2, balance=6, scd=0.3), tissue=torch.ones(1, 1, 16, 16))
         >>> list(parts)
         ['edges', 'balance', 'scd']
@@ -78,10 +77,9 @@ def fusion_loss(image: Tensor, sources: Tensor, *, low: Tensor, high: Tensor, lo
     """
     wanted = [name for name, weight in asdict(weights).items() if weight]
     parts = image_losses(luma(image), sources, wanted, present=present)
-    if weights.decomposition:
-        parts["decomposition"] = decomposition_loss(low, high, present=present)
-    if weights.adversarial and logits is not None:
-        parts["adversarial"] = generator_loss(logits)
+    if weights.decomposition and streams is not None:
+        parts["decomposition"] = decomposition_loss(*streams, present=present)
+    parts.update({name: part for name, part in (given or {}).items() if getattr(weights, name)})
     if weights.chroma and image.shape[1] > 1:
         parts["chroma"] = chroma_loss(image, tissue)
     total = sum((getattr(weights, name) * part for name, part in parts.items()), start=image.new_zeros(()))

@@ -55,7 +55,11 @@ class Decoder(nn.Module):
         Returns:
             In [0, 1], shape (B, 1, *S).
         """
-        return torch.sigmoid(depth_to_space(self.paint(self.features(low, high)), self.detail_stride))
+        return self.painted(self.features(low, high))
+
+    def painted(self, features: Tensor) -> Tensor:
+        """An image in [0, 1], shape (B, 1, *S), of features (B, c, *t)."""
+        return torch.sigmoid(depth_to_space(self.paint(features), self.detail_stride))
 
 
 class AuxiliaryHead(nn.Module):

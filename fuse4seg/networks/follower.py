@@ -8,8 +8,21 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fuse4seg.recipes.kinds import network_module
+from fuse4seg.recipes.recipe import Follower, entry
+
 #: nnU-Net's planner of its U-Net.
-UNET_PLANNER = "nnunetv2.experiment_planning.experiment_planners.default_experiment_planner.ExperimentPlanner"
+PLANNERS = "nnunetv2.experiment_planning.experiment_planners"
+UNET_PLANNER = f"{PLANNERS}.default_experiment_planner.ExperimentPlanner"
+#: And those of its residual encoder U-Nets, but for their size.
+RESENC_PLANNER = f"{PLANNERS}.residual_unets.residual_encoder_unet_planners.nnUNetPlannerResEnc"
+
+
+@dataclass(frozen=True)
+class StagedSettings(Follower):
+    """Entries of a network whose stages nnU-Net plans."""
+
+    features: int = entry("features of its first stage; nnU-Net's have 32", least=4, planned=True)
 
 
 @dataclass(frozen=True)
@@ -18,7 +31,7 @@ class FollowerKind:
 
     A follower is a file in fuse4seg/followers: this under the name ``FOLLOWER``, and its entries in a recipe, a subclass of
     :class:`~fuse4seg.recipes.recipe.Follower` under the name ``Settings``. By name, the network's constructor takes the entries
-    that ``Settings`` adds.
+    that ``Settings`` adds, but for ``features``, which nnU-Net's planner takes.
 
     Attributes:
         network: Class of the network; None: that of the planner. Its constructor takes input_channels, num_classes, by name
@@ -36,6 +49,16 @@ class FollowerKind:
     fixed: bool = False
     axes: tuple[int, ...] = (2, 3)
     deep_supervision: bool = True
+
+
+def follower_kind(network: str) -> FollowerKind:
+    """How a follower is planned, by its name in recipes.
+
+    Example:
+        >>> follower_kind("unet").deep_supervision
+        True
+    """
+    return network_module("follower", network).FOLLOWER
 
 
 class FixedFollower(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fuse4seg.colour import WHITE, windowed
-from fuse4seg.networks.fusion import Fused, FusionNetwork
+from fuse4seg.networks.leader import Fused
 from fuse4seg.networks.presence import checked_presence, fill_absent
 
 #: The darkest level inside the image: 0 is outside.
@@ -116,26 +116,25 @@ class FuseThenSegment(nn.Module):
         input_channels: Modalities and, behind them, a cascade's one-hot channels.
         num_classes: Outputs of the segmentation network.
         conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        strides: The follower's strides, which the leader shares.
+        strides: The U-Net's that nnU-Net plans, which tell the leader the image's anisotropy.
         windows: (low, high) per modality in normalised intensities.
-        follower: The segmentation network as nnU-Net plans it: network_class_name, arch_kwargs, _kw_requires_import.
-        fusion: Further arguments of :class:`FusionNetwork`.
+        leader, follower: Both networks as nnU-Net writes one into plans: network_class_name, arch_kwargs, _kw_requires_import.
         deep_supervision: The follower gives outputs at several resolutions.
 
     Source: paper Eq. 2: Psi(Phi(x, y)).
     """
 
     def __init__(self, input_channels: int, num_classes: int, *, conv_op: type[nn.Module],
-                 strides: Sequence[Sequence[int]], windows: Sequence[Sequence[float]], follower: dict[str, Any],
-                 fusion: dict[str, Any] | None = None, deep_supervision: bool = False) -> None:
+                 strides: Sequence[Sequence[int]], windows: Sequence[Sequence[float]], leader: dict[str, Any],
+                 follower: dict[str, Any], deep_supervision: bool = False) -> None:
         super().__init__()
         self.modalities = len(windows)
         if input_channels < self.modalities:
             raise ValueError(f"{input_channels} input channels, but windows for {self.modalities} modalities")
         self.window = IntensityWindow(windows)
-        self.fusion = FusionNetwork(self.modalities, conv_op=conv_op, strides=strides, **(fusion or {}))
-        self.segmentation = build_follower(follower, channels=self.fusion.colours + input_channels - self.modalities,
-                                           classes=num_classes, deep_supervision=deep_supervision)
+        self.fusion = build_planned(leader, modalities=self.modalities, conv_op=conv_op, strides=strides)
+        self.segmentation = build_planned(follower, input_channels=self.fusion.colours + input_channels - self.modalities,
+                                          num_classes=num_classes, deep_supervision=deep_supervision)
 
     @property
     def decoder(self) -> nn.Module:
@@ -201,8 +200,12 @@ class FuseThenSegment(nn.Module):
                 module.segmentation.apply(follower_initialize)
 
 
-def build_follower(architecture: dict[str, Any], *, channels: int, classes: int, deep_supervision: bool) -> nn.Module:
-    """Build a segmentation network from its part of the plans.
+def build_planned(architecture: dict[str, Any], **given: Any) -> nn.Module:
+    """Build a network from its part of the plans.
+
+    Args:
+        architecture: network_class_name, arch_kwargs, _kw_requires_import.
+        **given: What the plans do not say.
 
     Raises:
         ValueError: The plans name a class that cannot be found.
@@ -213,5 +216,5 @@ def build_follower(architecture: dict[str, Any], *, channels: int, classes: int,
             arguments[name] = pydoc.locate(arguments[name])
     network_class = pydoc.locate(architecture["network_class_name"])
     if network_class is None:
-        raise ValueError(f"follower {architecture['network_class_name']} cannot be imported")
-    return network_class(input_channels=channels, num_classes=classes, deep_supervision=deep_supervision, **arguments)
+        raise ValueError(f"network {architecture['network_class_name']} cannot be imported")
+    return network_class(**given, **arguments)

@@ -65,13 +65,17 @@ class LeaderNetwork(nn.Module):
         colours: Channels of the fused image: 3 for colour, 1 for grey.
 
     Attributes:
-        decoded_features: Channels of ``Fused.decoded``; None where there is none, and so no auxiliary head.
-        reconstructs: Whether :meth:`pretraining_losses` has something to teach, which the paper's stage 1 does.
-        attends: Whether there is a cross-attention to be shown.
+        takes_apart: Whether it gives low and high frequencies of every modality, and reconstructs from them (the paper's
+            stage 1, the decomposition loss).
+        reconstructs: Whether :meth:`pretraining_losses` has something to teach: a stage 1 of its own.
+        has_features: Whether ``Fused.decoded`` is there for an auxiliary head.
+        decoded_features: How many channels that has.
     """
 
-    decoded_features: int | None = None
+    takes_apart: bool = False
     reconstructs: bool = False
+    has_features: bool = False
+    decoded_features: int | None = None
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int], reference: int = 0,
                  colours: int = 1) -> None:
@@ -109,6 +113,17 @@ class LeaderNetwork(nn.Module):
             present: True where a case has a modality, bool of shape (B, N); None for all.
         """
         return {}
+
+    def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruct every modality from its own features alone, of a leader that ``takes_apart``.
+
+        Args:
+            sources: In [0, 1], shape (B, N, *S).
+
+        Returns:
+            Reconstructions in [0, 1], shape (B, N, *S), and the features low and high of every modality.
+        """
+        raise NotImplementedError
 
     def pretraining_losses(self, sources: Tensor) -> dict[str, Tensor]:
         """What stage 1 teaches as published, scalars that are weighed already; of a leader that ``reconstructs``.

@@ -61,7 +61,8 @@ class PairLeader(LeaderNetwork):
         folding: Take more than two modalities.
 
     Raises:
-        ValueError: There are other than two modalities, and no folding (of one there is nothing to fuse), or colours are asked for.
+        ValueError: There are other than two modalities, and no folding; one, of which there is nothing to fuse; or colours are
+            asked for.
     """
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int], reference: int = 0,

@@ -1,45 +1,34 @@
-"""Segmentation networks to choose from; what nnU-Net's planners know of each decides on its patch, batch and stages."""
+"""What plans say of a follower, on top of nnU-Net's planner of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pydoc
+from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
-    nnUNetPlannerResEncL,
-    nnUNetPlannerResEncM,
-    nnUNetPlannerResEncXL,
-)
 
-from fuse4seg.networks.cnn_transformer import CNNTransformer
+from fuse4seg.networks.follower import StagedSettings, follower_kind
+from fuse4seg.planning.leaders import own_entries
+from fuse4seg.recipes.recipe import Follower
 
 
-class CNNTransformerPlanner(ExperimentPlanner):
-    """nnU-Net's planner of its U-Net, for the hybrid.
+def nnunet_planner(network: str) -> type[ExperimentPlanner]:
+    """nnU-Net's planner that lays out patch, batch and stages of a follower."""
+    return pydoc.locate(follower_kind(network).planner)
 
-    Its convolutions stop where an axis has 8 to 15 voxels left, not 4 to 7: a patch of 224 x 224 becomes TransUNet's 14 x 14
-    tokens at 1/16 of the resolution. The rest, memory too, is as for the U-Net, whose feature maps are counted alike.
+
+def follower_architecture(follower: Follower, planned: dict[str, Any]) -> dict[str, Any]:
+    """A follower as it stands in plans.
 
     Args:
-        dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, overwrite_target_spacing,
-            suppress_transpose: nnU-Net's.
+        follower: Section of a recipe.
+        planned: What nnU-Net's planner says: network_class_name, arch_kwargs, _kw_requires_import.
     """
-
-    def __init__(self, dataset_name_or_id: str | int, gpu_memory_target_in_gb: float = 8,
-                 preprocessor_name: str = "DefaultPreprocessor", plans_name: str = "nnUNetPlans",
-                 overwrite_target_spacing: Sequence[float] | None = None, suppress_transpose: bool = False) -> None:
-        super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name,
-                         overwrite_target_spacing, suppress_transpose)
-        self.UNet_class = CNNTransformer
-        self.UNet_featuremap_min_edge_length = 8
-
-
-UNET = "unet"
-#: nnU-Net's planner of each follower. Unless told otherwise they fill 8 GB, ResEnc L 24 and XL 40.
-FOLLOWERS: dict[str, type[ExperimentPlanner]] = {
-    UNET: ExperimentPlanner,
-    "resenc_m": nnUNetPlannerResEncM,
-    "resenc_l": nnUNetPlannerResEncL,
-    "resenc_xl": nnUNetPlannerResEncXL,
-    "cnn_transformer": CNNTransformerPlanner,
-}
+    kind = follower_kind(follower.network)
+    own = own_entries(follower, StagedSettings if isinstance(follower, StagedSettings) else Follower)
+    arguments, imported = planned["arch_kwargs"], list(planned["_kw_requires_import"])
+    if kind.fixed:
+        # nnU-Net reads the strides there, whatever they are used for.
+        arguments, imported = {entry: arguments[entry] for entry in ("conv_op", "strides")}, ["conv_op"]
+    name = planned["network_class_name"] if kind.network is None else f"{kind.network.__module__}.{kind.network.__qualname__}"
+    return {"network_class_name": name, "arch_kwargs": {**arguments, **own}, "_kw_requires_import": imported}

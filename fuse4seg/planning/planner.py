@@ -22,10 +22,12 @@ from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.raw import training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError, RecipeError
 from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.networks.follower import follower_kind
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
-from fuse4seg.planning.followers import FOLLOWERS
+from fuse4seg.planning.followers import follower_architecture, nnunet_planner
+from fuse4seg.planning.leaders import leader_architecture, require_leader
 from fuse4seg.planning.memory_model import MemoryModel
 from fuse4seg.planning.memory_target import FLAG, GIGABYTE, MemoryTarget, find_target
 from fuse4seg.planning.options import SMALLEST_BATCH, PlanOptions
@@ -45,8 +47,6 @@ GROWTH_2D, GROWTH_3D = 16, 10
 MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
-#: Channels of the fused image.
-COLOURS = {"colour": 3, "grey": 1}
 #: A U-Net halves its input once at least.
 SMALLEST_STAGES = 2
 
@@ -103,15 +103,7 @@ def recipe_of(dataset: str | int, options: PlanOptions) -> Recipe:
 
 def planner_of(follower: str, planner: type[Fuse4SegPlanner] | None = None) -> type[Fuse4SegPlanner]:
     """Our planner, or a variant of it, on top of nnU-Net's planner of ``follower``, which lays out its stages."""
-    return type(Fuse4SegPlanner.__name__, (planner or Fuse4SegPlanner, FOLLOWERS[follower]), {})
-
-
-def fusion_arguments(recipe: Recipe, reference: int) -> dict[str, Any]:
-    """What plans say to :class:`~fuse4seg.networks.fusion.FusionNetwork`; ``reference`` is the index of what asks."""
-    leader = recipe.leader
-    return {"reference": reference, "cross_attention": leader.cross_attention, "colours": COLOURS[leader.fused_image],
-            "brighter": leader.brighter, "detail_features": leader.detail_features, "base_features": leader.base_features,
-            "couplings": leader.couplings, "transformers": leader.transformers}
+    return type(Fuse4SegPlanner.__name__, (planner or Fuse4SegPlanner, nnunet_planner(follower)), {})
 
 
 def chosen_reference(recipe: Recipe, channels: Sequence[str]) -> int | None:
@@ -166,7 +158,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.labelled = is_labelled(data_root(RAW) / name, description)
         self.channels = channel_names(description)
         self.recipe = self._fitting_recipe()
-        if not isinstance(self, FOLLOWERS[self.recipe.follower.network]):
+        self.kind = follower_kind(self.recipe.follower.network)
+        if not isinstance(self, nnunet_planner(self.recipe.follower.network)):
             raise ValueError(f"{type(self).__name__} does not plan {self.recipe.follower.network}: use planner_of")
         self.reference = self._find_reference(description, data_root(RAW) / name / "dataset.json")
         self.folder = make_writable_folder(data_root(PREPROCESSED) / name)
@@ -182,9 +175,16 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self._let_nnunet_count_bytes()
         self._smallest: tuple[dict[str, Any], Sequence[int]] | None = None
         self.old_plans = self._read_old_plans()
-        features = self.recipe.follower.features
-        self.UNet_base_num_features = features
-        self.UNet_max_features_2d, self.UNet_max_features_3d = GROWTH_2D * features, GROWTH_3D * features
+        self._lay_out_as_the_follower_wants()
+
+    def _lay_out_as_the_follower_wants(self) -> None:
+        """Tell nnU-Net's planner what it knows of its own networks alone."""
+        kind, features = self.kind, getattr(self.recipe.follower, "features", None)
+        if features is not None:
+            self.UNet_base_num_features = features
+            self.UNet_max_features_2d, self.UNet_max_features_3d = GROWTH_2D * features, GROWTH_3D * features
+        if kind.smallest_edge is not None:
+            self.UNet_featuremap_min_edge_length = kind.smallest_edge
 
     def determine_reader_writer(self) -> type[BaseReaderWriter]:
         """By our cases: nnU-Net takes hidden files for some, too."""
@@ -217,7 +217,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         Raises:
             OptionError: The patch became too small to be worth planning for; the message says what would fit.
         """
-        if len(patch_size) == len(self.recipe.patches.size):
+        if len(patch_size) == len(self.recipe.patches.size) or len(patch_size) not in self.kind.axes:
             return 1  # so that nnU-Net leaves the patch as it is; it divides by this
         if len(arch_kwargs["strides"]) < SMALLEST_STAGES or min(patch_size) < 1:
             raise OptionError(FLAG, self._what_would_fit())
@@ -277,6 +277,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Fit the batches, and write the plans; configurations that a user added to an older file are kept."""
+        self._drop_other_axes(plans["configurations"])
         self.predicted = self._fit_batches(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, RECIPE: to_plain(self.recipe),
                        "overwrite_target_spacing": self.options.overwrite_target_spacing,
@@ -289,6 +290,17 @@ class Fuse4SegPlanner(ExperimentPlanner):
         plans["configurations"].update(self._custom_configurations(plans["configurations"]))
         recursive_fix_for_json_export(plans)
         write_json(plans, self._plans_file)
+
+    def _drop_other_axes(self, configurations: dict[str, Any]) -> None:
+        """Of a follower that takes slices alone, say."""
+        dropped = [name for name, plan in configurations.items()
+                   if "patch_size" in plan and len(plan["patch_size"]) not in self.kind.axes]
+        dropped += [name for name, plan in configurations.items() if plan.get("inherits_from") in dropped]
+        for name in dropped:
+            del configurations[name]
+        if dropped:
+            logger.warning("%s takes images of %s axes: not planned are %s", self.recipe.follower.network,
+                           " or ".join(map(str, self.kind.axes)), ", ".join(dropped))
 
     def _leave_segmentation_out(self, configurations: dict[str, Any]) -> None:
         """Drop the cascade, and let the preprocessed dataset.json name no labels: by that a training knows."""
@@ -306,6 +318,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         """The recipe, once it is sure that it fits the dataset; of one modality there is nothing for colours to tell apart."""
         recipe = self.options.recipe_for(labelled=self.labelled)
         recipe.require_labels(labelled=self.labelled)
+        require_leader(recipe, self.channels)
         if len(self.channels) == 1 and recipe.leader.fused_image == "colour":
             logger.info("the dataset has one modality: its fused image is grey")
             return replace(recipe, leader=replace(recipe.leader, fused_image="grey"))
@@ -314,7 +327,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
     def _find_reference(self, description: dict[str, Any], path: Path) -> int:
         """Index of the modality that the recipe, else dataset.json, names as the reference; else 0."""
         chosen = self.recipe.leader.reference
-        if chosen and not self.recipe.leader.cross_attention:
+        if chosen and not getattr(self.recipe.leader, "cross_attention", False):
             raise RecipeError("leader.reference", f"{chosen} would ask the others in the cross-attention, which is left out. Set "
                                                   "leader.cross_attention=true, or leave it out.", source=self.recipe.name)
         index = chosen_reference(self.recipe, self.channels)
@@ -366,11 +379,10 @@ class Fuse4SegPlanner(ExperimentPlanner):
         return predicted
 
     def _fuse_then_segment(self, follower: dict[str, Any]) -> dict[str, Any]:
-        follower = {**follower, "_kw_requires_import": list(follower["_kw_requires_import"])}
         # nnU-Net reads the strides at the top level.
         shared = {key: follower["arch_kwargs"][key] for key in ("strides", "conv_op")}
-        arguments = {**shared, "windows": self.windows, "follower": follower,
-                     "fusion": fusion_arguments(self.recipe, self.reference)}
+        arguments = {**shared, "windows": self.windows, "leader": leader_architecture(self.recipe, self.reference),
+                     "follower": follower_architecture(self.recipe.follower, follower)}
         return {"network_class_name": NETWORK, "arch_kwargs": arguments, "_kw_requires_import": ["conv_op"]}
 
     def _custom_configurations(self, planned: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
+from fuse4seg.networks.follower import follower_kind
 from fuse4seg.planning.live_bytes import HalfPrecision, LiveBytes, count_bytes
 from fuse4seg.planning.memory_target import GIGABYTE
 from fuse4seg.recipes.recipe import Recipe
@@ -79,6 +80,11 @@ class CountedTraining:
     recipe: Recipe
     mixed_precision: bool = True
 
+    @property
+    def deep_supervision(self) -> bool:
+        """Whether the follower gives outputs at several resolutions."""
+        return follower_kind(self.recipe.follower.network).deep_supervision
+
 
 def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], batch_size: int,
                  training: CountedTraining) -> StepMemory:
@@ -96,8 +102,8 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
     """
     with torch.device("meta"):
         batch = torch.empty(batch_size, training.channels, *patch_size)
-        targets = [torch.empty(batch_size, 1, *size, dtype=torch.int16)
-                   for size in _output_sizes(patch_size, architecture["arch_kwargs"]["strides"])]
+        sizes = _output_sizes(patch_size, architecture["arch_kwargs"]["strides"]) if training.deep_supervision else [patch_size]
+        targets = [torch.empty(batch_size, 1, *size, dtype=torch.int16) for size in sizes]
         flips = torch.empty(batch_size, len(patch_size), dtype=torch.bool)
         viewing = torch.empty(batch_size, len(UNCHANGED))
     levels = _build(architecture, training)
@@ -120,7 +126,7 @@ def _build(architecture: Mapping[str, Any], training: CountedTraining) -> Levels
     with torch.device("meta"):
         network = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
                                          architecture["_kw_requires_import"], training.channels, training.classes,
-                                         allow_init=False, deep_supervision=True)
+                                         allow_init=False, deep_supervision=training.deep_supervision)
     # Spectral normalisation finds its first vectors faster on the CPU, and draws random numbers for it.
     with torch.random.fork_rng(devices=[]):
         return build_levels(network, classes=training.classes, recipe=training.recipe)
@@ -139,8 +145,13 @@ def _bilevel_step(levels: Levels, training: CountedTraining, *, outputs: int) ->
     weights = [0.5**index for index in range(outputs)]
     if outputs > 1:
         weights[-1] = 0.0
-    step = levels.bilevel_step(DeepSupervisionWrapper(loss, weights), loss_at_one_resolution=loss, autocast=_precision(training))
-    return lambda batch, targets, flips, viewing: step.move(batch, targets, flips=flips, viewing=viewing)
+    whole = DeepSupervisionWrapper(loss, weights) if training.deep_supervision else loss
+    step = levels.bilevel_step(whole, loss_at_one_resolution=loss, autocast=_precision(training))
+
+    def move(batch: Tensor, targets: list[Tensor], flips: Tensor, viewing: Tensor) -> object:
+        return step.move(batch, targets if training.deep_supervision else targets[0], flips=flips, viewing=viewing)
+
+    return move
 
 
 def _fusion_step(levels: Levels, training: CountedTraining) -> Move:

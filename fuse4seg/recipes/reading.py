@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tomllib
 
 from fuse4seg.errors import RecipeError, first_line
+from fuse4seg.recipes.kinds import FOLDERS, network_module, network_names
 from fuse4seg.recipes.recipe import SECTIONS, VERSION, Recipe, Section, described
 
 FOLDER = Path(__file__).parent
@@ -71,8 +72,17 @@ def _tables(path: Path, *, known: tuple[Path, ...] = ()) -> dict[str, Any]:
     if own[LIKE] not in recipe_names() or path in known:
         raise RecipeError(LIKE, f"there is no recipe {own[LIKE]!r}. Choose from: {', '.join(recipe_names())}.", source=path.name)
     basis = _tables(FOLDER / f"{own.pop(LIKE)}.toml", known=(*known, path))
-    return {**basis, **{name: {**basis[name], **given} if isinstance(given, dict) and isinstance(basis.get(name), dict) else given
-                        for name, given in own.items()}}
+    return {**basis, **{name: _over(name, basis[name], given) if isinstance(given, dict) and isinstance(basis.get(name), dict)
+                        else given for name, given in own.items()}}
+
+
+def _over(name: str, basis: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Entries of a section over those that it is like; another network leaves out what it lacks."""
+    network = given.get("network", basis.get("network"))
+    if name in FOLDERS and network != basis.get("network"):
+        known = {own.name for own in fields(section_kind(name, network))}
+        basis = {entry: value for entry, value in basis.items() if entry in known}
+    return {**basis, **given}
 
 
 def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
@@ -86,7 +96,7 @@ def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
         RecipeError: An entry is unknown, missing, of another type, or out of range.
     """
     try:
-        sections = {name: _section(name, kind, tables.get(name)) for name, kind in SECTIONS.items()
+        sections = {name: _section(name, tables.get(name)) for name in SECTIONS
                     if name != "bilevel" or tables.get(name) is not None}
         if unknown := tables.keys() - SECTIONS.keys() - {"name", "about"}:
             raise RecipeError(min(unknown), f"there is no such section. Sections are: {', '.join(SECTIONS)}.")
@@ -98,9 +108,28 @@ def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
         raise RecipeError(error.entry, error.problem, source=source) from error
 
 
-def _section(name: str, kind: type[Section], given: Any) -> Section:
+def section_kind(name: str, network: Any = None) -> type[Section]:
+    """Class of a section; that of leader and follower depends on their network.
+
+    Raises:
+        RecipeError: There is no such network.
+
+    Example:
+        >>> section_kind("leader", "gate").__mro__[-3].__name__
+        'Leader'
+    """
+    if name not in FOLDERS:
+        return SECTIONS[name]
+    if network not in network_names(name):
+        problem = "is missing." if network is None else f"there is no {network!r}. Choose from: {', '.join(network_names(name))}."
+        raise RecipeError(f"{name}.network", problem)
+    return network_module(name, network).Settings
+
+
+def _section(name: str, given: Any) -> Section:
     if not isinstance(given, Mapping):
         raise RecipeError(name, "the section is missing.")
+    kind = section_kind(name, given.get("network"))
     names = [own.name for own in fields(kind)]
     if unknown := sorted(given.keys() - set(names)):
         raise RecipeError(f"{name}.{unknown[0]}", f"there is no such entry. Entries of {name} are: {', '.join(names)}.")
@@ -133,7 +162,8 @@ def difference_of(one: Recipe, other: Recipe) -> str | None:
         if first != second:
             if first is None or second is None:
                 return section
-            return next(f"{section}.{own.name}" for own in fields(first) if getattr(first, own.name) != getattr(second, own.name))
+            return next(f"{section}.{own.name}" for own in fields(first)
+                        if getattr(first, own.name) != getattr(second, own.name, None))
     return None
 
 
@@ -154,17 +184,17 @@ def changed(recipe: Recipe, changes: Iterable[str], *, in_training: bool = False
     """
     words = list(changes)
     try:
-        values: dict[str, dict[str, Any]] = {}
+        values: dict[str, dict[str, str]] = {}
         for word in words:
-            section, entry, value = _parsed(recipe, word, in_training=in_training)
-            values.setdefault(section, {})[entry] = value
-        sections = {name: replace(getattr(recipe, name), **given) for name, given in values.items()}
+            section, entry, text = _parsed(recipe, word)
+            values.setdefault(section, {})[entry] = text
+        sections = {name: _changed_section(recipe, name, given, in_training=in_training) for name, given in values.items()}
         return replace(recipe, name=name_after(recipe.name, words), **sections)
     except RecipeError as error:
         raise RecipeError(error.entry, error.problem, source=SET) from error
 
 
-def _parsed(recipe: Recipe, word: str, *, in_training: bool) -> tuple[str, str, Any]:
+def _parsed(recipe: Recipe, word: str) -> tuple[str, str, str]:
     path, equals, text = word.partition("=")
     section, _, entry = path.partition(".")
     if not equals:
@@ -172,12 +202,27 @@ def _parsed(recipe: Recipe, word: str, *, in_training: bool) -> tuple[str, str, 
     there = [name for name in SECTIONS if getattr(recipe, name) is not None]
     if section not in there:
         raise RecipeError(path, f"{recipe.name} has no such section. Its sections are: {', '.join(there)}.")
-    known = {own.name: own for own in fields(SECTIONS[section])}
-    if entry not in known:
-        raise RecipeError(path, f"there is no such entry. Entries of {section} are: {', '.join(known)}.")
-    if in_training and known[entry].metadata["planned"]:
-        raise RecipeError(path, f"is decided in planning. Plan anew: f4s_plan_experiment {SET} {word}.")
-    return section, entry, _value(path, text, get_type_hints(SECTIONS[section])[entry])
+    return section, entry, text
+
+
+def _changed_section(recipe: Recipe, name: str, given: Mapping[str, str], *, in_training: bool) -> Section:
+    """A section with entries changed; another network brings its own entries, and keeps those that both have."""
+    section = getattr(recipe, name)
+    kind = section_kind(name, given.get("network", getattr(section, "network", None)))
+    known = {own.name: own for own in fields(kind)}
+    kept = {own: getattr(section, own) for own in known if hasattr(section, own)}
+    values = {}
+    for entry, text in given.items():
+        path = f"{name}.{entry}"
+        if entry not in known:
+            raise RecipeError(path, f"there is no such entry. Entries of {name} are: {', '.join(known)}.")
+        if in_training and known[entry].metadata["planned"]:
+            raise RecipeError(path, f"is decided in planning. Plan anew: f4s_plan_experiment {SET} {path}={text}.")
+        values[entry] = _value(path, text, get_type_hints(kind)[entry])
+    if missing := [own for own in known if own not in kept | values]:
+        raise RecipeError(f"{name}.{missing[0]}", f"is missing: {given['network']} has entries that {recipe.name} lacks. Set it, "
+                                                  f"too, or begin with a recipe of {given['network']}.")
+    return kind(**{**kept, **values})
 
 
 def _value(path: str, text: str, kind: Any) -> Any:
@@ -213,14 +258,12 @@ def name_after(name: str, changes: Iterable[str]) -> str:
 
 
 def _spelt(change: str) -> tuple[str, str]:
-    """Path of an entry, and its value with the sign before it, in one spelling of several: 4, 4.0."""
+    """Path of an entry, and its value with the sign before it, numbers in one spelling of several: 4, 4.0."""
     path, equals, text = change.partition("=")
-    section, _, entry = path.partition(".")
-    kind = get_type_hints(SECTIONS[section]).get(entry) if section in SECTIONS else None
-    with suppress(RecipeError):
-        value = text if kind is None else _value(path, text, kind)
-        if isinstance(value, float):
-            text = repr(value).removesuffix(".0")
-        elif isinstance(value, tuple):
-            text = ",".join(map(str, value))
-    return path, f"{equals}{text}"
+    return path, equals + ",".join(map(_spelt_number, text.split(",")))
+
+
+def _spelt_number(text: str) -> str:
+    with suppress(ValueError, OverflowError):
+        return repr(float(text)).removesuffix(".0")
+    return text

@@ -7,24 +7,22 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from fuse4seg.errors import RecipeError
+from fuse4seg.recipes.kinds import network_names
 
 #: Of recipes as they stand in plans and checkpoints; another one means to plan and train again. Raise it with every entry that
 #: is added, renamed or removed, as every entry must be there.
-VERSION = 1
-#: Of the leader's attention, which share its features.
-HEADS = 4
+VERSION = 2
 #: What a dataset is planned with unless the user says otherwise: with labels, and without.
 WITH_LABELS, WITHOUT_LABELS = "fuse4seg", "fusion_alone"
 #: Of numbers that networks compute with in single precision.
 LARGEST = 3e38
-#: Choices of entries; what each stands for is in planning/followers.py, ESTIMATORS of steps/hypergradients.py, steps/schedule.py,
-#: COLOURS of planning/planner.py, and, in the order of its draws, steps/viewing.py. Tests hold these together.
-LEADERS = ("gate",)
+#: Choices of entries; what each stands for is in ESTIMATORS of steps/hypergradients.py, steps/schedule.py, steps/levels.py,
+#: COLOURS of planning/leaders.py, and, in the order of its draws, steps/viewing.py. Tests hold these together.
 FUSED_IMAGES = ("colour", "grey")
-FOLLOWERS = ("unet", "resenc_m", "resenc_l", "resenc_xl", "cnn_transformer")
 HYPERGRADIENTS = ("gauss_newton", "joint", "none")
 VIEWING = ("blur", "gamma", "window", "noise")
 SCHEDULES = ("polynomial", "halved", "constant")
+OPTIMISERS = ("sgd", "adamw")
 
 
 def entry(about: str, *, least: float | None = None, below: float = math.inf, choices: tuple[str, ...] = (),
@@ -61,19 +59,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Leader(Section):
-    """The fusion network, and what moves it in both stages."""
+    """The fusion network, and what moves it in both stages; its file adds entries of its own."""
 
-    network: str = entry("gate: each channel of the image is a mixture of sources and a tint, with shares that change smoothly",
-                         choices=LEADERS, planned=True)
+    network: str = entry("the network, a file of fuse4seg/leaders", choices=network_names("leader"), planned=True)
     fused_image: str = entry("colour: three channels; grey: one, as in the paper; a single modality is always grey",
                              choices=FUSED_IMAGES, planned=True)
-    brighter: float = entry("how strongly the brighter source is preferred before training", least=0, planned=True)
-    cross_attention: bool = entry("one modality asks the others where to look (paper, Eq. 8)", planned=True)
-    reference: str = entry("the modality that asks; empty: reference_modality of dataset.json, else the first", planned=True)
-    detail_features: int = entry("channels of the high-frequency stream", least=2, planned=True)
-    base_features: int = entry("channels of the low-frequency stream", least=8, planned=True)
-    couplings: int = entry("invertible blocks of the high-frequency stream", least=0, planned=True)
-    transformers: int = entry("Lite-Transformer blocks of the low-frequency stream", least=0, planned=True)
+    reference: str = entry("modality that asks in a cross-attention; empty: reference_modality of dataset.json, else the first",
+                           planned=True)
     rate: float = entry("first learning rate of its Adam and of the discriminators'; 0: the leader stays as it starts", least=0)
     schedule: str = entry("how the rate falls: polynomial, as nnU-Net's; halved, every 20 epochs, as the paper's; constant",
                           choices=SCHEDULES)
@@ -81,15 +73,22 @@ class Leader(Section):
 
 @dataclass(frozen=True)
 class Follower(Section):
-    """The segmentation network, and the SGD that moves it."""
+    """The segmentation network, and what moves it; its file adds entries of its own."""
 
-    network: str = entry("the network", choices=FOLLOWERS, planned=True)
-    features: int = entry("features of its first stage; nnU-Net's have 32", least=4, planned=True)
+    network: str = entry("the network, a file of fuse4seg/followers", choices=network_names("follower"), planned=True)
+    optimiser: str = entry("sgd, as nnU-Net's, or adamw", choices=OPTIMISERS)
     rate: float = entry("first learning rate", least=0)
     schedule: str = entry("how the rate falls", choices=SCHEDULES)
-    momentum: float = entry("of SGD", least=0, below=1)
-    nesterov: bool = entry("Nesterov's momentum")
-    weight_decay: float = entry("of SGD", least=0)
+    momentum: float = entry("of SGD; 0 with adamw", least=0, below=1)
+    nesterov: bool = entry("Nesterov's momentum, of SGD")
+    weight_decay: float = entry("of either", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise RecipeError("follower.nesterov", "needs a momentum above 0. Set it to false, or give one.")
+        if self.optimiser != "sgd" and self.momentum:
+            raise RecipeError("follower.momentum", f"{self.optimiser} has none. Set it to 0, and follower.nesterov=false.")
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,7 @@ class Pretraining(Section):
     """Stage 1: the leader learns to take every modality apart and to put it together again (paper, Eq. 9)."""
 
     epochs: int = entry("of stage 1; 0 leaves it out (paper: 80)", least=0)
+    own: bool = entry("by the leader's own losses, as published, and not by those below")
     adversarial: float = entry("weight of the adversarial loss; 0 leaves the discriminators out", least=0)
     decomposition: float = entry("sigma, weight of the decomposition loss; the content loss gets 1 - sigma", least=0, below=1)
 
@@ -123,8 +123,9 @@ class Training(Section):
 
 @dataclass(frozen=True)
 class Losses(Section):
-    """Weight of each part of the fusion loss; 0 leaves a part out. All but chroma look at the luma."""
+    """Weight of each part of the fusion loss; 0 leaves a part out. All but own and chroma look at the luma."""
 
+    own: float = entry("what the leader is taught by as published, of a leader that has something of its own", least=0)
     intensity: float = entry("intensities of the brightest source", least=0)
     texture: float = entry("strongest gradient of any source (paper, Eq. 13)", least=0)
     decomposition: float = entry("features: low frequencies shared, high ones not (paper, Eq. 11)", least=0)
@@ -157,6 +158,9 @@ class Bilevel(Section):
     fusion_weight: float = entry("lambda, the fusion losses' part in the leader's objective (paper, Eq. 6)", least=0)
     auxiliary_weight: float = entry("part of a segmentation head on the leader's features, for training only; 0 leaves it out",
                                     least=0)
+    cross_entropy: float = entry("alpha, weight of cross-entropy in the segmentation loss (paper, Eq. 14; nnU-Net: 1)", least=0)
+    dice: float = entry("beta, weight of the Dice loss in it (nnU-Net: 1)", least=0)
+    mirroring: bool = entry("the follower sees the fused image mirrored at random, along axes that nnU-Net mirrors")
     viewing: tuple[str, ...] = entry("small random changes under which the follower learns to read the image", choices=VIEWING)
 
 
@@ -190,10 +194,8 @@ class Recipe:
                 raise RecipeError(f"patches.{entry_name}", "1 is too few: each level needs a part of a batch. Give at least 2.")
         if len(self.patches.size) not in (0, 2, 3):
             raise RecipeError("patches.size", f"has {len(self.patches.size)} axes. Give two or three, or none.")
-        if self.leader.base_features % HEADS:
-            raise RecipeError("leader.base_features", f"must be a multiple of {HEADS}, got {self.leader.base_features}.")
-        if self.follower.nesterov and not self.follower.momentum:
-            raise RecipeError("follower.nesterov", "needs a momentum above 0. Set it to false, or give one.")
+        if self.bilevel is not None and not self.bilevel.cross_entropy and not self.bilevel.dice:
+            raise RecipeError("bilevel.dice", "0 beside a cross-entropy of 0 leaves nothing to segment by. Give one a weight.")
         still = not self.leader.rate
         if still and self.pretraining.epochs:
             raise RecipeError("leader.rate", "0 leaves nothing to train in pre-training. Set pretraining.epochs=0, too.")
@@ -223,7 +225,7 @@ class Recipe:
                               source=self.name)
 
 
-#: By their names in a recipe.
+#: By their names in a recipe; files of networks make those of leader and follower longer.
 SECTIONS: dict[str, type[Section]] = {"leader": Leader, "follower": Follower, "patches": Patches, "pretraining": Pretraining,
                                       "training": Training, "losses": Losses, "bilevel": Bilevel}
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fuse4seg.colour import luma
-from fuse4seg.losses.adversarial import discriminator_loss
 from fuse4seg.losses.fusion import fusion_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen, mirrored
+from fuse4seg.networks.leader import Adversary
 from fuse4seg.recipes.recipe import Bilevel, Losses
+from fuse4seg.steps.adversary import teach
 from fuse4seg.steps.hypergradients import DETACHED, ESTIMATORS, NEEDS_HALVES, Hypergradient
 from fuse4seg.steps.viewing import as_viewed
 
@@ -50,14 +51,19 @@ class Samples(NamedTuple):
 
 
 def half(whole: Any, *, offset: int) -> Any:
-    """Every other sample from ``offset`` (0 or 1) on, of a tensor, None, or lists and named tuples of them.
+    """Every other sample from ``offset`` (0 or 1) on, of a tensor, or of lists, dictionaries and (named) tuples of them.
 
-    Interleaved, because nnU-Net puts the samples that surely hold foreground at the end of a batch.
+    Interleaved, because nnU-Net puts the samples that surely hold foreground at the end of a batch. What is none of these, None
+    say, stays as it is.
     """
-    if whole is None or isinstance(whole, Tensor):
-        return whole if whole is None else whole[offset::2]
+    if isinstance(whole, Tensor):
+        return whole[offset::2]
+    if isinstance(whole, dict):
+        return {name: half(part, offset=offset) for name, part in whole.items()}
+    if not isinstance(whole, (list, tuple)):
+        return whole
     parts = [half(part, offset=offset) for part in whole]
-    return parts if isinstance(whole, list) else type(whole)(*parts)
+    return type(whole)(*parts) if hasattr(whole, "_fields") else type(whole)(parts)
 
 
 def labels_at(size: Sequence[int], targets: Tensor | list[Tensor]) -> Tensor:
@@ -96,7 +102,8 @@ class BilevelStep:
         model: Leader and follower.
         segmentation_loss: nnU-Net's loss on logits and targets (Eq. 14).
         leader, follower: The two levels; the follower's parameters are those of ``model.segmentation``, in their order.
-        discriminators: One per modality, and what moves them; None without adversarial loss.
+        adversary: The leader's discriminators; None without adversarial loss.
+        discriminator_optimiser: Moves them.
         auxiliary: Loss of the auxiliary head, whose parameters are among the leader's; None without a head.
         settings: Estimator and weights of the objectives.
         losses: Weight of each fusion loss.
@@ -107,7 +114,7 @@ class BilevelStep:
     """
 
     def __init__(self, model: FuseThenSegment, segmentation_loss: Callable[[object, object], Tensor], *, leader: Level,
-                 follower: Level, settings: Bilevel, losses: Losses, discriminators: nn.ModuleList | None = None,
+                 follower: Level, settings: Bilevel, losses: Losses, adversary: Adversary | None = None,
                  discriminator_optimiser: torch.optim.Optimizer | None = None, auxiliary: AuxiliaryLoss | None = None,
                  scaler: torch.amp.GradScaler | None = None, autocast: Callable[[], object] = nullcontext) -> None:
         self.model, self.segmentation_loss = model, segmentation_loss
@@ -115,7 +122,7 @@ class BilevelStep:
         self.follower_names = [name for name, _ in model.segmentation.named_parameters()]
         self.settings, self.losses = settings, losses
         self.estimate = ESTIMATORS[self.settings.hypergradient]
-        self.discriminators = discriminators if losses.adversarial else None
+        self.adversary = adversary if losses.adversarial else None
         self.discriminator_optimiser = discriminator_optimiser
         task_teaches_leader = self.settings.hypergradient not in DETACHED
         self.auxiliary = auxiliary if self.settings.auxiliary_weight and task_teaches_leader else None
@@ -172,8 +179,8 @@ class BilevelStep:
         self._move(self._through_leader(shown, hypergradient.leader[0], own * scale), hypergradient)
         if hypergradient.ratio is not None:
             report["ratio"] = hypergradient.ratio
-        if self.discriminators is not None:
-            report["discriminator"] = teach_discriminators(self.discriminators, self.discriminator_optimiser, seen)
+        if self.adversary is not None:
+            report["discriminator"] = teach_adversary(self.adversary, self.discriminator_optimiser, seen)
         return {name: value.detach() for name, value in report.items()}
 
     def _through_leader(self, shown: Tensor, of_image: Tensor, own: Tensor) -> Sequence[Tensor]:
@@ -188,7 +195,7 @@ class BilevelStep:
 
     def _own_objective(self, seen: Seen, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """What of the leader's objective F does not depend on the follower, and its parts."""
-        fusion, parts = fusion_loss_of(seen, self.discriminators, weights=self.losses, targets=targets)
+        fusion, parts = fusion_loss_of(self.model, seen, self.adversary, weights=self.losses, targets=targets)
         objective, report = self.settings.fusion_weight * fusion, {"fusion": fusion, **parts}
         if self.auxiliary is not None:
             report["auxiliary"] = self.auxiliary(seen.fused.decoded, targets)
@@ -230,19 +237,21 @@ class BilevelStep:
         level.optimiser.zero_grad(set_to_none=True)
 
 
-def fusion_loss_of(seen: Seen, discriminators: nn.ModuleList | None, *, weights: Losses,
+def fusion_loss_of(model: FuseThenSegment, seen: Seen, adversary: Adversary | None, *, weights: Losses,
                    targets: Targets | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Fusion loss of what the model saw, and its parts; without discriminators, without theirs.
 
     Where there are labels, (B, L, *S), background alone is to be grey; else all of the image.
     """
-    image = luma(seen.fused.image)
-    logits = None if discriminators is None else [
-        discriminator(samples_with(image, seen.present, modality))
-        for modality, discriminator in modalities_there(discriminators, seen.present)]
+    parts = {}
+    if weights.own:
+        parts["own"] = sum(model.fusion.losses(seen.fused, seen.sources, seen.present).values())
+    if adversary is not None:
+        parts["adversarial"] = adversary.generator_loss(luma(seen.fused.image), seen.sources, seen.present)
     tissue = seen.inside if targets is None else seen.inside * background_of(targets)
-    return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=logits, weights=weights,
-                       tissue=tissue, present=seen.present)
+    streams = (seen.fused.low, seen.fused.high) if model.fusion.takes_apart else None
+    return fusion_loss(seen.fused.image, seen.sources, streams=streams, given=parts, weights=weights, tissue=tissue,
+                       present=seen.present)
 
 
 def background_of(targets: Targets) -> Tensor:
@@ -251,46 +260,6 @@ def background_of(targets: Targets) -> Tensor:
     return (finest == 0).all(dim=1, keepdim=True)
 
 
-def teach_discriminators(discriminators: nn.ModuleList, optimiser: torch.optim.Optimizer, seen: Seen) -> Tensor:
-    """Teach each discriminator to tell its modality from the fused image; returns the loss before the step."""
-    return move_discriminators(discriminators, optimiser, sources=seen.sources,
-                               fakes=[luma(seen.fused.image).detach()] * len(discriminators), present=seen.present)
-
-
-def modalities_there(discriminators: nn.ModuleList, present: Tensor | None) -> list[tuple[int, nn.Module]]:
-    """Index and discriminator of every modality that any sample has."""
-    return [(modality, discriminator) for modality, discriminator in enumerate(discriminators)
-            if present is None or bool(present[:, modality].any())]
-
-
-def samples_with(images: Tensor, present: Tensor | None, modality: int) -> Tensor:
-    """Those of the images (B, ...) whose sample has the modality."""
-    return images if present is None else images[present[:, modality]]
-
-
-def move_discriminators(discriminators: nn.ModuleList, optimiser: torch.optim.Optimizer, *, sources: Tensor,
-                        fakes: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
-    """One step of the discriminators (Eq. 10, their side), in full precision.
-
-    Each sees, real and imitated, the samples that have its modality; one whose modality no sample has stays as it is.
-
-    Args:
-        discriminators: One per modality.
-        optimiser: Of all of them.
-        sources: Real modalities in [0, 1], shape (B, N, *S).
-        fakes: For each modality what imitates it, in [0, 1], shape (B, 1, *S), without a graph.
-        present: True where a sample has a modality, bool of shape (B, N); None for all.
-
-    Returns:
-        The loss before the step.
-    """
-    there = modalities_there(discriminators, present)
-    real = [discriminator(samples_with(sources[:, index:index + 1], present, index).float()) for index, discriminator in there]
-    fake = [discriminator(samples_with(fakes[index], present, index).float()) for index, discriminator in there]
-    loss = discriminator_loss(real, fake)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-    # Else they would lie beside the next step's activations.
-    optimiser.zero_grad(set_to_none=True)
-    return loss.detach()
+def teach_adversary(adversary: Adversary, optimiser: torch.optim.Optimizer, seen: Seen) -> Tensor:
+    """Teach the discriminators to tell the modalities from the fused image; returns the loss before the step."""
+    return teach(optimiser, adversary.discriminator_loss(luma(seen.fused.image).detach(), seen.sources, seen.present))

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.networks.leader import Adversary
 from fuse4seg.recipes.recipe import Losses
-from fuse4seg.steps.bilevel import MAX_NORM, fusion_loss_of, teach_discriminators
+from fuse4seg.steps.bilevel import MAX_NORM, fusion_loss_of, teach_adversary
 
 
 class FusionStep:
@@ -23,7 +24,8 @@ class FusionStep:
     Args:
         model: Its ``fusion`` is trained.
         optimiser: Moves the leader.
-        discriminators: One per modality, and what moves them; None without adversarial loss.
+        adversary: The leader's discriminators; None without adversarial loss.
+        discriminator_optimiser: Moves them.
         weights: Of the fusion losses.
         scaler: Gradient scaler of mixed precision; None in full precision.
         autocast: Makes the context of the forward passes.
@@ -32,12 +34,12 @@ class FusionStep:
     """
 
     def __init__(self, model: FuseThenSegment, optimiser: torch.optim.Optimizer, *, weights: Losses,
-                 discriminators: nn.ModuleList | None = None, discriminator_optimiser: torch.optim.Optimizer | None = None,
+                 adversary: Adversary | None = None, discriminator_optimiser: torch.optim.Optimizer | None = None,
                  scaler: torch.amp.GradScaler | None = None,
                  autocast: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self.model, self.optimiser = model, optimiser
         self.weights = weights
-        self.discriminators = discriminators if self.weights.adversarial else None
+        self.adversary = adversary if self.weights.adversarial else None
         self.discriminator_optimiser = discriminator_optimiser
         self.scaler, self.autocast = scaler, autocast
 
@@ -57,18 +59,18 @@ class FusionStep:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
         with self.autocast():
             seen = self.model.fuse(batch, present=present)
-            loss, parts = fusion_loss_of(seen, self.discriminators, weights=self.weights)
+            loss, parts = fusion_loss_of(self.model, seen, self.adversary, weights=self.weights)
         self._move(loss)
         report = {"fusion": loss, **parts}
-        if self.discriminators is not None:
-            report["discriminator"] = teach_discriminators(self.discriminators, self.discriminator_optimiser, seen)
+        if self.adversary is not None:
+            report["discriminator"] = teach_adversary(self.adversary, self.discriminator_optimiser, seen)
         return {name: value.detach() for name, value in report.items()}
 
     @torch.no_grad()
     def score(self, batch: Tensor) -> float:
         """Fusion loss on a batch (B, C, *S) without the adversarial part, whose measure, the discriminators, moves along."""
         with self.autocast():
-            loss, _ = fusion_loss_of(self.model.fuse(batch), None, weights=self.weights)
+            loss, _ = fusion_loss_of(self.model, self.model.fuse(batch), None, weights=self.weights)
         return float(loss)
 
     def _move(self, loss: Tensor) -> None:
@@ -77,7 +79,7 @@ class FusionStep:
         scaled.backward()
         if self.scaler is not None:
             self.scaler.unscale_(self.optimiser)
-        torch.nn.utils.clip_grad_norm_(self.model.fusion.parameters(), MAX_NORM)
+        torch.nn.utils.clip_grad_norm_([moved for group in self.optimiser.param_groups for moved in group["params"]], MAX_NORM)
         if self.scaler is None:
             self.optimiser.step()
         else:

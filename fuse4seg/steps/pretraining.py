@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.ssim import content_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.networks.leader import Adversary
 from fuse4seg.recipes.recipe import Pretraining
-from fuse4seg.steps.bilevel import MAX_NORM, move_discriminators
+from fuse4seg.steps.adversary import OnePerModality, teach
+from fuse4seg.steps.bilevel import MAX_NORM
 
 
 class PretrainingStep:
@@ -18,10 +19,12 @@ class PretrainingStep:
 
     .. math:: L^{Enc} = \lambda_{adv} L_{adv} + \sigma L_{corr} + (1 - \sigma) L_{content}
 
+    or, where the recipe says so, by the leader's own losses.
+
     Args:
         model: Its ``fusion`` is trained, the rest is left alone.
         optimiser: Moves the leader.
-        discriminators: One per modality.
+        adversary: One discriminator per modality, where these are the paper's.
         discriminator_optimiser: Moves them.
         weights: Of the parts.
 
@@ -29,9 +32,9 @@ class PretrainingStep:
     """
 
     def __init__(self, model: FuseThenSegment, optimiser: torch.optim.Optimizer, *, weights: Pretraining,
-                 discriminators: nn.ModuleList, discriminator_optimiser: torch.optim.Optimizer) -> None:
+                 adversary: Adversary, discriminator_optimiser: torch.optim.Optimizer) -> None:
         self.model, self.optimiser = model, optimiser
-        self.discriminators, self.discriminator_optimiser = discriminators, discriminator_optimiser
+        self.adversary, self.discriminator_optimiser = adversary, discriminator_optimiser
         self.weights = weights
 
     def __call__(self, batch: Tensor) -> dict[str, float]:
@@ -41,20 +44,30 @@ class PretrainingStep:
     def move(self, batch: Tensor) -> dict[str, Tensor]:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
         sources, _ = self.model.window(batch[:, :self.model.modalities])
+        parts = self._own(sources) if self.weights.own else self._the_paper_s(sources)
+        return {name: value.detach() for name, value in parts.items()}
+
+    def _own(self, sources: Tensor) -> dict[str, Tensor]:
+        parts = self.model.fusion.pretraining_losses(sources)
+        total = sum(parts.values())
+        self._move(total)
+        return {"total": total, **parts}
+
+    def _the_paper_s(self, sources: Tensor) -> dict[str, Tensor]:
         images, low, high = self.model.fusion.reconstruct(sources)
         parts = {"content": content_loss(images, sources), "decomposition": decomposition_loss(low, high)}
         sigma = self.weights.decomposition
         total = sigma * parts["decomposition"] + (1 - sigma) * parts["content"]
-        if self.weights.adversarial:
-            parts["adversarial"] = generator_loss([discriminator(images[:, index:index + 1])
-                                                   for index, discriminator in enumerate(self.discriminators)])
+        fakes = images.split(1, dim=1)
+        adversary = self.adversary if self.weights.adversarial and isinstance(self.adversary, OnePerModality) else None
+        if adversary is not None:
+            parts["adversarial"] = adversary.against_fakes(fakes)
             total = total + self.weights.adversarial * parts["adversarial"]
         self._move(total)
-        if self.weights.adversarial:
-            fakes = [images[:, index:index + 1].detach() for index in range(images.shape[1])]
-            parts["discriminator"] = move_discriminators(self.discriminators, self.discriminator_optimiser,
-                                                         sources=sources, fakes=fakes)
-        return {name: value.detach() for name, value in {"total": total, **parts}.items()}
+        if adversary is not None:
+            loss = adversary.loss_of_fakes([fake.detach() for fake in fakes], sources)
+            parts["discriminator"] = teach(self.discriminator_optimiser, loss)
+        return {"total": total, **parts}
 
     def _move(self, total: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)

@@ -269,9 +269,10 @@ def batch_stream(trainer: Fuse4SegTrainer, loader: nnUNetDataLoader, *, stream: 
     """
     recipe, training = trainer.recipe, stream == TRAIN_STREAM
     shown = training and trainer.segments
+    flipped = shown and recipe.bilevel.mirroring
     batches = SeededBatches(loader, seed=trainer.seed, stream=stream, modalities=trainer.network.modalities,
                             modality_dropout=recipe.training.modality_dropout if training else 0.0,
-                            flip_axes=(trainer.inference_allowed_mirroring_axes or ()) if shown else (),
+                            flip_axes=(trainer.inference_allowed_mirroring_axes or ()) if flipped else (),
                             viewing=recipe.bilevel.viewing if shown else ())
     return BatchStream(batches, start=start, workers=workers_of(stream), pin_memory=trainer.device.type == "cuda")
 

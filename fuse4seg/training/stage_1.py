@@ -81,7 +81,7 @@ class Stage1:
         require_finite_weights(levels, self.epoch)
         path = path or self.latest
         save_checkpoint({
-            "fusion": trainer.network.fusion.state_dict(), "discriminators": levels.discriminators.state_dict(),
+            "fusion": trainer.network.fusion.state_dict(), "discriminators": levels.adversary.state_dict(),
             "optimiser": self.step.optimiser.state_dict(),
             "discriminator_optimiser": levels.discriminator_optimiser.state_dict(),
             "epochs_done": self.epoch.number, "reports": self.epoch.reports, "random_states": random_states(trainer.device),
@@ -125,7 +125,7 @@ def take_up_leader(trainer: Fuse4SegTrainer, path: Path, state: dict[str, Any],
     """
     try:
         trainer.network.fusion.load_state_dict(state["fusion"])
-        trainer.levels.discriminators.load_state_dict(state["discriminators"])
+        trainer.levels.adversary.load_state_dict(state["discriminators"])
         trainer.levels.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
         if optimiser is not None:
             optimiser.load_state_dict(state["optimiser"])

@@ -29,8 +29,8 @@ def training_state(trainer: Fuse4SegTrainer, *, epochs_done: int, reports: list[
         "network_weights": trainer.network.state_dict(),
         "optimizer_state": trainer.optimizer.state_dict(),
         "leader_optimizer_state": levels.leader.optimiser.state_dict(),
-        "auxiliary_head": levels.auxiliary_head.state_dict(),
-        "discriminators": levels.discriminators.state_dict(),
+        "auxiliary_head": None if levels.auxiliary_head is None else levels.auxiliary_head.state_dict(),
+        "discriminators": levels.adversary.state_dict(),
         "discriminator_optimizer_state": levels.discriminator_optimiser.state_dict(),
         "grad_scaler_state": scaler.state_dict() if scaler is not None else None,
         "logging": trainer.logger.get_checkpoint(),
@@ -56,8 +56,9 @@ def take_up_training(trainer: Fuse4SegTrainer, state: dict[str, Any]) -> None:
     trainer.network.load_state_dict(state["network_weights"])
     trainer.optimizer.load_state_dict(state["optimizer_state"])
     levels.leader.optimiser.load_state_dict(state["leader_optimizer_state"])
-    levels.auxiliary_head.load_state_dict(state["auxiliary_head"])
-    levels.discriminators.load_state_dict(state["discriminators"])
+    if levels.auxiliary_head is not None:
+        levels.auxiliary_head.load_state_dict(state["auxiliary_head"])
+    levels.adversary.load_state_dict(state["discriminators"])
     levels.discriminator_optimiser.load_state_dict(state["discriminator_optimizer_state"])
     if trainer.grad_scaler is not None and state["grad_scaler_state"] is not None:
         trainer.grad_scaler.load_state_dict(state["grad_scaler_state"])

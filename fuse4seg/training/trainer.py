@@ -24,6 +24,7 @@ from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, Tra
 from fuse4seg.files import remove_stale, write_json, written_whole
 from fuse4seg.inference.model import AUTO, Model, ModelDescription, choose_precision
 from fuse4seg.inference.validate_fold import validate_fusion, validate_segmentations
+from fuse4seg.networks.follower import follower_kind
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.plans import planned_recipe
@@ -108,12 +109,14 @@ class Fuse4SegTrainer(nnUNetTrainer):
             raise ForeignPlansError(self.plans_manager.plans_name)
         require_fit(self.recipe, self.dataset_json)
         # nnU-Net weighs the coarsest output 0; with two stages it is the only one.
-        self.enable_deep_supervision = len(self.configuration_manager.pool_op_kernel_sizes) > 2
+        self.enable_deep_supervision = (len(self.configuration_manager.pool_op_kernel_sizes) > 2
+                                        and follower_kind(self.recipe.follower.network).deep_supervision)
         torch.manual_seed(self.seed)
         super().initialize()
         precision = {"scaler": self.grad_scaler, "autocast": self._autocast()}
         if self.segments:
             one_resolution = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
+            one_resolution.weight_ce, one_resolution.weight_dice = self.recipe.bilevel.cross_entropy, self.recipe.bilevel.dice
             self.bilevel_step = self.levels.bilevel_step(self.loss, loss_at_one_resolution=one_resolution, **precision)
         else:
             self.fusion_step = self.levels.fusion_step(**precision)

@@ -50,7 +50,7 @@ class TestKnownClasses:
         path = planned_phantom / "nnUNet_preprocessed/Dataset990_Phantom/Fuse4SegPlans.json"
         assert read_model_plans(path) == plans
 
-    @pytest.mark.parametrize("follower", [RESENC, "fuse4seg.networks.cnn_transformer.CNNTransformer"])
+    @pytest.mark.parametrize("follower", [RESENC, "fuse4seg.followers.cnn_transformer.CNNTransformer"])
     def test_of_every_follower_pass(self, plans: Plans, follower: str) -> None:
         architecture(plans)["arch_kwargs"]["follower"]["network_class_name"] = follower
         require_known_classes(plans, PATH)

@@ -12,7 +12,7 @@ import torch
 STRIDES = {axes: [[1] * axes, [2] * axes, [2] * axes] for axes in (2, 3)}
 UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 RESENC = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-HYBRID = "fuse4seg.networks.cnn_transformer.CNNTransformer"
+HYBRID = "fuse4seg.followers.cnn_transformer.CNNTransformer"
 
 
 @pytest.fixture(autouse=True)

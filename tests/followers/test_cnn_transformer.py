@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fuse4seg.networks.cnn_transformer import Adapter, CNNTransformer, TransformerBlock, heads_for, position_code
+from fuse4seg.followers.cnn_transformer import Adapter, CNNTransformer, TransformerBlock, heads_for, position_code
 
 
 class TestPositionCode:

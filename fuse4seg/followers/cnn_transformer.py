@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,16 @@ from torch.nn import functional
 
 from fuse4seg.networks.attention import from_tokens, to_tokens
 from fuse4seg.networks.convolution import ChannelNorm, axes_of, conv_block
+from fuse4seg.networks.follower import FollowerKind, StagedSettings
+from fuse4seg.recipes.recipe import entry
+
+
+@dataclass(frozen=True)
+class Settings(StagedSettings):
+    """Entries of the hybrid."""
+
+    blocks: int = entry("transformer blocks; the paper's has 12", least=1, planned=True)
+
 
 #: The longest wave is about this many times the shortest.
 LONGEST = 10_000.0
@@ -178,7 +189,7 @@ class CNNTransformer(nn.Module):
         n_conv_per_stage: Convolutions of each stage of the encoder.
         n_conv_per_stage_decoder: Convolutions of each stage of the decoder.
         conv_bias, norm_op, norm_op_kwargs, dropout_op, dropout_op_kwargs, nonlin, nonlin_kwargs: Of the convolution blocks.
-        transformer_blocks: Transformer blocks; TransUNet has 12, and is meant to be pre-trained.
+        blocks: Transformer blocks; TransUNet has 12, and is meant to be pre-trained.
         deep_supervision: Give the logits of all resolutions; nnU-Net switches it at ``decoder.deep_supervision``.
 
     Source: method.md, "The network", follower; Chen et al., TransUNet, 2021.
@@ -190,12 +201,12 @@ class CNNTransformer(nn.Module):
                  norm_op: type[nn.Module] | None = None, norm_op_kwargs: dict[str, Any] | None = None,
                  dropout_op: type[nn.Module] | None = None, dropout_op_kwargs: dict[str, Any] | None = None,
                  nonlin: type[nn.Module] | None = None, nonlin_kwargs: dict[str, Any] | None = None,
-                 transformer_blocks: int = 4, deep_supervision: bool = False) -> None:
+                 blocks: int = 4, deep_supervision: bool = False) -> None:
         super().__init__()
         self.encoder = PlainConvEncoder(input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides,
                                         n_conv_per_stage, conv_bias, norm_op, norm_op_kwargs, dropout_op, dropout_op_kwargs,
                                         nonlin, nonlin_kwargs, return_skips=True)
-        self.transformer = Transformer(conv_op, features_per_stage[-1], blocks=transformer_blocks)
+        self.transformer = Transformer(conv_op, features_per_stage[-1], blocks=blocks)
         self.decoder = UNetDecoder(self.encoder, num_classes, n_conv_per_stage_decoder, deep_supervision)
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
@@ -209,3 +220,8 @@ class CNNTransformer(nn.Module):
         InitWeights_He(1e-2)(module)
         if isinstance(module, TransformerBlock):
             module.reset()
+
+
+#: Its convolutions stop where an axis has 8 to 15 voxels left, not 4 to 7: a patch of 224 x 224 becomes TransUNet's 14 x 14
+#: tokens at 1/16 of the resolution. The rest is as for the U-Net, whose feature maps nnU-Net counts alike.
+FOLLOWER = FollowerKind(network=CNNTransformer, smallest_edge=8)

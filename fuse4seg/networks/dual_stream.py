@@ -1,85 +1,80 @@
-"""Fusion network, the leader: any number of modalities to one image in [0, 1], in colour or grey."""
+"""Dual-stream leaders: modalities taken apart into low and high frequencies, fused in each, and brought together again."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fuse4seg.errors import RecipeError
 from fuse4seg.networks.attention import CrossAttention
-from fuse4seg.networks.convolution import axes_of
 from fuse4seg.networks.decoder import Decoder
 from fuse4seg.networks.encoder import DualStreamEncoder
-from fuse4seg.networks.gate import Gate
+from fuse4seg.networks.leader import Fused, LeaderNetwork
 from fuse4seg.networks.presence import checked_presence, fill_absent, maximum_of_present, mean_of_present
+from fuse4seg.recipes.recipe import Leader, entry
 
 #: The low-frequency stream lies this many of the U-Net's strides down (1/8 of the resolution where each is 2).
 BASE_LEVEL = 3
+#: Of the attention, which share its features.
+HEADS = 4
 
 
-class Fused(NamedTuple):
-    """What the fusion network gives.
+@dataclass(frozen=True)
+class DualStreamSettings(Leader):
+    """Entries of both streams.
 
-    Attributes:
-        image: Fused image in [0, 1], shape (B, C, *S), C 1 (grey) or 3 (red, green, blue).
-        shares: Of the N sources and of the tint in each channel, shape (B, C, N + 1, *S).
-        low, high: Features of every modality, shapes (B, N, C, *s) and (B, N, c, *t).
-        base, detail: Features fused per frequency, before the decoder, shapes (B, C, *s) and (B, c, *t).
-        decoded: Features that shares and tint come from, shape (B, c, *t).
-        attention: Where the reference looked in every other modality, shape (B, N - 1, *G), 0 for absent ones; None unless
-            asked for, and where there is no cross-attention.
+    Raises:
+        RecipeError: The attention's heads cannot share the features.
     """
 
-    image: Tensor
-    shares: Tensor
-    low: Tensor
-    high: Tensor
-    base: Tensor
-    detail: Tensor
-    decoded: Tensor
-    attention: Tensor | None
+    cross_attention: bool = entry("one modality asks the others where to look (paper, Eq. 8)", planned=True)
+    detail_features: int = entry("channels of the high-frequency stream", least=2, planned=True)
+    base_features: int = entry("channels of the low-frequency stream", least=8, planned=True)
+    couplings: int = entry("invertible blocks of the high-frequency stream", least=0, planned=True)
+    transformers: int = entry("Lite-Transformer blocks of the low-frequency stream", least=0, planned=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.base_features % HEADS:
+            raise RecipeError("leader.base_features", f"must be a multiple of {HEADS}, got {self.base_features}.")
 
 
-class FusionNetwork(nn.Module):
-    """Shared dual-stream encoder, fusion per frequency, cross-attention, decoder and gate.
+class DualStreamLeader(LeaderNetwork):
+    """Shared dual-stream encoder, fusion per frequency, cross-attention and decoder; a subclass paints the image.
 
-    Full resolution is touched by the gate's mixture alone; convolutions run at the U-Net's first stride and below,
-    because the sources themselves carry the detail.
+    Full resolution is touched by the painting alone; convolutions run at the U-Net's first stride and below, because the
+    sources themselves carry the detail.
 
     Args:
-        modalities: Number of source modalities, at least 1 (with one there is nothing to attend to).
-        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        strides: The U-Net's strides per stage and axis, the first of them 1: they know the image's anisotropy.
+        modalities, conv_op, strides, reference, colours: As every leader takes them; with one modality there is nothing to
+            attend to.
         detail_features: Channels of the high-frequency stream.
         base_features: Channels of the low-frequency stream.
         couplings: Invertible blocks of the high-frequency stream.
         transformers: Lite-Transformer blocks of the low-frequency stream.
-        reference: Index of the modality that asks in the cross-attention.
         cross_attention: False leaves the cross-attention out (paper, Table 3).
-        colours: Channels of the fused image: 3 for colour, 1 for grey.
-        brighter: How strongly the :class:`Gate` prefers the brighter source before training.
-
-    Raises:
-        ValueError: ``reference`` is no index of a modality, or there are other than 1 or 3 colours.
 
     Source: method.md, "The network".
     """
 
-    def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int],
-                 detail_features: int = 16, base_features: int = 32, couplings: int = 1, transformers: int = 2,
-                 reference: int = 0, cross_attention: bool = True, colours: int = 3, brighter: float = 0.0) -> None:
-        super().__init__()
-        if not 0 <= reference < modalities:
-            raise ValueError(f"reference must lie in 0..{modalities - 1}, got {reference}")
-        axes = axes_of(conv_op)
+    takes_apart = True
+    has_features = True
+
+    def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int], reference: int = 0,
+                 colours: int = 3, detail_features: int = 16, base_features: int = 32, couplings: int = 1, transformers: int = 2,
+                 cross_attention: bool = True) -> None:
+        super().__init__(modalities, conv_op=conv_op, strides=strides, reference=reference, colours=colours)
+        axes = self.axes
         per_axis = [[stride] * axes if isinstance(stride, int) else list(stride) for stride in strides]
         detail_stride, *base_strides = per_axis[1:BASE_LEVEL + 1] or [[1] * axes]
-        self.modalities, self.reference, self.colours = modalities, reference, colours
         self.detail_features, self.base_features = detail_features, base_features
+        self.decoded_features = detail_features
         self.total_stride = [prod(steps) for steps in zip(detail_stride, *base_strides, strict=True)]
         shape = {"detail_stride": detail_stride, "base_strides": base_strides,
                  "detail_features": detail_features, "base_features": base_features}
@@ -89,9 +84,23 @@ class FusionNetwork(nn.Module):
         attends = cross_attention and modalities > 1
         self.cross_attention = CrossAttention(conv_op, base_features, reference=reference) if attends else None
         self.decoder = Decoder(conv_op, **shape)
-        self.gate = Gate(conv_op, detail_features, modalities=modalities, colours=colours, brighter=brighter)
-        # Few channels at many places: with the channels of a voxel side by side, a pass takes two thirds of the time.
-        self.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
+
+    @property
+    def attends(self) -> bool:
+        """Whether there is a cross-attention to be shown."""
+        return self.cross_attention is not None
+
+    @abstractmethod
+    def paint(self, decoded: Tensor, high: Tensor, sources: Tensor, *, present: Tensor | None,
+              ) -> tuple[Tensor, Tensor | None]:
+        """The image in [0, 1], shape (B, colours, *S), and what is to be known of it beside, with the same S.
+
+        Args:
+            decoded: Features of the decoder, shape (B, c, *t).
+            high: High-frequency features of every modality, shape (B, N, c, *t).
+            sources: In [0, 1], shape (B, N, *S), 0 where absent, each extent a multiple of ``total_stride``.
+            present: True where a case has a modality, bool of shape (B, N); None for all.
+        """
 
     def _pad(self, sources: Tensor) -> Tensor:
         """Repeat the border up to a multiple of the strides."""
@@ -105,17 +114,7 @@ class FusionNetwork(nn.Module):
         return torch.cat([mean_of_present(features, present), maximum_of_present(features, present)], dim=1)
 
     def forward(self, sources: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> Fused:
-        """Fuse.
-
-        Args:
-            sources: In [0, 1], shape (B, N, *S).
-            present: True where a case has a modality, bool of shape (B, N), one at least in each case; None for all. Absent
-                ones are left out of everything, whatever stands in their place.
-            want_maps: Also give the attention maps.
-
-        Raises:
-            ValueError: ``present`` has another type or shape, or a case has no modality.
-        """
+        """Fuse; see :class:`LeaderNetwork`."""
         present = checked_presence(present, sources)
         sources = fill_absent(sources, present)
         size = tuple(slice(extent) for extent in sources.shape[2:])
@@ -128,8 +127,8 @@ class FusionNetwork(nn.Module):
             context, attention = self.cross_attention(low, present=present, want_maps=want_maps)
             base = base + context
         decoded = self.decoder.features(base, detail)
-        image, shares = self.gate(decoded, high, padded, present=present)
-        return Fused(image[(..., *size)], shares[(..., *size)], low, high, base, detail, decoded, attention)
+        image, beside = self.paint(decoded, high, padded, present=present)
+        return Fused(image[(..., *size)], low, high, decoded, attention, None if beside is None else beside[(..., *size)])
 
     def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct every modality from its own features alone (pre-training).
@@ -154,5 +153,4 @@ class FusionNetwork(nn.Module):
                 with torch.no_grad():
                     module.weight.copy_(drawn)
                 nn.init.zeros_(module.bias)
-        self.gate.reset()
 

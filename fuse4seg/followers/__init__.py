@@ -1,0 +1,1 @@
+"""Segmentation networks to choose from: a file each, see :class:`~fuse4seg.networks.follower.FollowerKind`."""

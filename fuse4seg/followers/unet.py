@@ -1,0 +1,15 @@
+"""nnU-Net's U-Net, for 8 GB unless told otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuse4seg.networks.follower import FollowerKind, StagedSettings
+
+
+@dataclass(frozen=True)
+class Settings(StagedSettings):
+    """Entries of a network whose stages nnU-Net plans."""
+
+
+FOLLOWER = FollowerKind()

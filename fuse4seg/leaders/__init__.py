@@ -1,0 +1,1 @@
+"""Fusion networks to choose from: a file each, see :class:`~fuse4seg.networks.leader.LeaderNetwork`."""
