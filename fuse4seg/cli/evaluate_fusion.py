@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=Path, metavar="FILE",
                         help="score these cases alone: a text file, a name a line, or a JSON list of names")
     parser.add_argument("--published", metavar="SET", choices=published_sets(),
-                        help="print published rows, with their conventions, under yours: %(choices)s")
+                        help=f"print published rows, with their conventions, under yours: {', '.join(published_sets())}")
     parser.add_argument("--labels", type=Path, metavar="FOLDER",
                         help="label images with the cases' names: also say how well the boundaries between classes can be seen")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="RESULT.json", help="result; a CSV beside it")
