@@ -148,10 +148,10 @@ class UnreadableImageError(Fuse4SegError):
 
 
 class PairsNotFoundError(Fuse4SegError):
-    """A folder holds no pairs of MRI and another modality."""
+    """A folder holds no pairs of images."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} holds no folder MRI beside that of another modality, nor train/MRI or val/MRI. Give it.")
+    def __init__(self, folder: Path, wanted: str) -> None:
+        super().__init__(f"{folder} holds no {wanted}. Give the folder that does.")
 
 
 class UnsuitableImageError(Fuse4SegError):

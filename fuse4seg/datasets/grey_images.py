@@ -122,15 +122,16 @@ def read_grey_image(path: Path, levels: GreyRange | None = UNIT_RANGE) -> GreyIm
 
 
 def read_label_image(path: Path) -> GreyImage:
-    """Read one file of label values, which its ``levels`` are, int64.
+    """Read one file of label values, which its ``levels`` are, int64; of a picture with a palette, its indices.
 
     Raises:
         UnreadableImageError: It is missing, truncated, or no image.
         UnsuitableImageError: It is in colour, a JPEG, or holds other than whole numbers from 0 on.
     """
+    require_plain_name(path)
     if path.name.lower().endswith(JPEG):
         raise UnsuitableImageError(path, "is a JPEG, which keeps no label values. Give label images as PNG.")
-    image = read_grey_image(path, None)
+    image = _read_picture(path, indices=True) if path.name.lower().endswith(PICTURES) else read_grey_image(path, None)
     if image.colour is not None:
         raise UnsuitableImageError(path, "is in colour, and label values are wanted. Save label values as grey levels.")
     if not np.isfinite(image.levels).all() or (image.levels != np.floor(image.levels)).any() or image.levels.min() < 0:
@@ -138,10 +139,13 @@ def read_label_image(path: Path) -> GreyImage:
     return replace(image, levels=image.levels.astype(np.int64))
 
 
-def _read_picture(path: Path) -> GreyImage:
+def _read_picture(path: Path, *, indices: bool = False) -> GreyImage:
+    """A picture, of one with a palette the colours or its indices."""
     try:
         with Picture.open(path) as opened:
             opened.load()
+            if indices and opened.mode == "P":
+                return GreyImage(path, np.asarray(opened), geometry=Geometry((opened.height, opened.width), ()))
             picture = opened.convert("RGBA" if opened.has_transparency_data else "RGB") if opened.mode == "P" else opened.copy()
     # What Pillow raises on damaged files has no common base (OSError, SyntaxError, ValueError, its own).
     except Exception as error:

@@ -121,6 +121,12 @@ class TestLabels:
         Picture.fromarray(LEVELS).save(tmp_path / "a.png")
         np.testing.assert_array_equal(read_label_image(tmp_path / "a.png").levels, LEVELS)
 
+    def test_are_the_indices_of_a_palette(self, tmp_path: Path) -> None:
+        picture = Picture.fromarray(LEVELS)
+        picture.putpalette([level for index in range(256) for level in (255 - index, index, 7)])
+        picture.save(tmp_path / "a.png")
+        np.testing.assert_array_equal(read_label_image(tmp_path / "a.png").levels, LEVELS)
+
     @pytest.mark.parametrize("values", [[0, 0.5], [-1, 2]])
     def test_are_no_other_numbers(self, tmp_path: Path, values: list[float]) -> None:
         path = save_volume(tmp_path / "a.nii", np.array([[values]], np.float64))

@@ -16,18 +16,18 @@ from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.steps.fusion import FusionStep
 from fuse4seg.steps.levels import build_levels
 
-@pytest.fixture(autouse=True)
-def same_numbers_in_every_run() -> None:
-    """Whatever a test draws without a generator of its own."""
-    torch.manual_seed(0)
-
-
 STRIDES = [[1, 1], [2, 2]]
 FOLLOWER = {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
             "_kw_requires_import": ["conv_op"],
             "arch_kwargs": {"n_stages": 2, "features_per_stage": [4, 8], "kernel_sizes": [[3, 3]] * 2,
                             "strides": STRIDES, "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1],
                             "conv_op": "torch.nn.modules.conv.Conv2d"}}
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_every_run() -> None:
+    """Whatever a test draws without a generator of its own."""
+    torch.manual_seed(0)
 
 
 class Planned(NamedTuple):
