@@ -25,7 +25,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from fuse4seg.datasets.colour_files import readable_files
 from fuse4seg.datasets.nifti import NIFTI, claimed_voxels, header_of, itk_header, readable_by_itk
 from fuse4seg.errors import Fuse4SegError, UnreadableImageError, UnsupportedFormatError
-from fuse4seg.files import has_plain_name, require_plain_name
+from fuse4seg.files import has_plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,6 @@ def read_image(path: Path, reader: type[BaseReaderWriter], *, channels: int = 1,
         UnsuitableImageError: It holds another number of channels in colour, or label values in colour.
     """
     try:
-        require_plain_name(path)
         require_whole(path)
         with redirect_stdout(io.StringIO()), given_to(reader, [path] * channels, labels=labels) as files:
             voxels, properties = reader().read_images(list(map(str, files)))

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from fuse4seg.errors import Fuse4SegError, UnreadableImageError, first_line
+from fuse4seg.files import require_plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,13 @@ def readable_by_itk(paths: Sequence[Path], *, tilted: bool = False) -> Iterator[
         tilted: Whether axes may be any way off right angles, because the place in space is not asked for.
 
     Raises:
-        UnreadableImageError: Axes of such a file are further than STRAIGHT from right angles, or its voxels cannot be read.
+        UnreadableImageError: Axes of such a file are further than STRAIGHT from right angles, or its voxels cannot be read; or a
+            file's name is not in UTF-8.
     """
     with tempfile.TemporaryDirectory() as folder:
         given = []
         for number, path in enumerate(paths):
+            require_plain_name(path)
             given.append(path)
             if path.name.endswith(NIFTI) and not _is_read_by_itk(path) and (image := _loaded(path)) is not None:
                 given[-1] = Path(folder) / f"{number}.nii.gz"
@@ -98,7 +101,9 @@ def itk_header(path: Path) -> sitk.ImageFileReader:
 
     Raises:
         RuntimeError: ITK cannot read it.
+        UnreadableImageError: Its name is not in UTF-8.
     """
+    require_plain_name(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

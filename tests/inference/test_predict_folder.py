@@ -16,10 +16,10 @@ import torch
 
 from fuse4seg.errors import FaultyCasesError, OptionError
 from fuse4seg.inference import predict_folder as module
-from fuse4seg.inference.export_case import Wanted
+from fuse4seg.inference.export_case import Export, Wanted
 from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.predict_case import CasePrediction, predict_case
-from fuse4seg.inference.predict_folder import predict_folder
+from fuse4seg.inference.predict_folder import claim_exports, predict_folder
 from fuse4seg.inference.run_record import RunRecord
 
 Load = Callable[..., Model]
@@ -328,3 +328,15 @@ class TestWhatIsThereAlready:
         assert sorted(dataset.rglob("*")) == before
         predict_folder(load(0), images, dataset / "labelsTs", folds=(0,), overwrite=True)
         assert (dataset / "labelsTs" / "first.nii.gz").is_file()
+
+    @pytest.mark.parametrize(("cases", "ending", "said"), [
+        (("c5", "c5_a"), ".nii.gz", r"probabilities/c5_a_b\.nii\.gz would be written for case c5 and for case c5_a\. Rename"),
+        (("a", "dataset"), ".tif", r"dataset\.json would be written for the run and for case dataset\. Rename")])
+    def test_two_that_would_be_one_file_are_refused(self, tmp_path: Path, load: Load, cases: tuple[str, str], ending: str,
+                                                    said: str) -> None:
+        description = load(0).description
+        description.dataset_json.update(labels={"background": 0, "a_b": 1, "b": 2}, file_ending=ending)
+        export = Export(description, tmp_path / "out", (0,), 0, self.EVERYTHING)
+        with pytest.raises(OptionError, match=said):
+            claim_exports(cases, export)
+        assert claim_exports(["c5", "c6"], export).names > {"probabilities/c5_a_b.nii.gz", "probabilities/c6_b.nii.gz"}
