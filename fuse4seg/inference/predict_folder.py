@@ -132,7 +132,7 @@ def claim_exports(cases: Iterable[str], export: Export, *, parts: int = 1, overw
     for case in cases:
         for name in outputs_of(case, export):
             if (other := wanted_for.setdefault(name, f"case {case}")) != f"case {case}":
-                raise OptionError("-i", f"{export.output / name} would be written for {other} and for case {case}. Rename a case.")
+                raise OptionError("-i", f"{export.output / name} would be written for {other} and case {case}. Rename a case.")
     return claim_outputs(export.output, wanted_for, overwrite=overwrite)
 
 
