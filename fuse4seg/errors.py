@@ -176,10 +176,9 @@ class BrainExtractionError(Fuse4SegError):
 
 
 class UnreadableRecordError(Fuse4SegError):
-    """The record of a folder of fused images, or of a comparison, is damaged."""
+    """A record that this tool keeps beside what it wrote is damaged."""
 
-    def __init__(self, path: Path, problem: str = "is no record of fused images", *,
-                 mend: str = "Fuse again, or remove it.") -> None:
+    def __init__(self, path: Path, problem: str, *, mend: str = "Remove it, and run the same command again.") -> None:
         super().__init__(f"{path} {problem}. {mend}")
 
 

@@ -87,18 +87,28 @@ def read_json(path: Path, error: Callable[..., Fuse4SegError]) -> Any:
 
     Args:
         path: The file.
-        error: Makes what is raised where it is missing (from the path) or cannot be read (from the path and the reason).
+        error: Makes what is raised where it is missing (from the path) or cannot be read, or gives a key twice, of which other
+            readers keep the last (from the path and the reason).
 
     Raises:
         Fuse4SegError: As ``error`` makes it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
     except FileNotFoundError as missing:
         raise error(path) from missing
     # Brackets nested by the thousands end in a RecursionError.
     except (OSError, ValueError, RecursionError) as unreadable:
         raise error(path, f"cannot be read as JSON ({unreadable})") from unreadable
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"it gives {key[:40]!r} twice")
+        content[key] = value
+    return content
 
 
 def write_json(content: Any, path: Path) -> None:

@@ -91,7 +91,7 @@ class TestReadJson:
         (tmp_path / "plans.json").write_text('{"a": [1, 2.5, null]}')
         assert read_json(tmp_path / "plans.json", PlansNotFoundError) == {"a": [1, 2.5, None]}
 
-    @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe\x00"])
+    @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe\x00", b'{"a": {"b": 1, "b": 1}}'])
     def test_raises_what_it_was_asked_for(self, content: bytes | None, tmp_path: Path) -> None:
         if content is not None:
             (tmp_path / "plans.json").write_bytes(content)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
 from fuse4seg.colour import WHITE, luma, windowed
-from fuse4seg.datasets.colour_files import JPEG, PICTURES, TIFF
-from fuse4seg.datasets.images import Geometry, geometry_of, read_image, require_whole
-from fuse4seg.datasets.nifti import NIFTI, header_of, itk_header, readable_by_itk
+from fuse4seg.datasets.colour_files import JPEG, PICTURES, write_copy
+from fuse4seg.datasets.images import Geometry, geometry_of, read_image, require_whole, tilt_reader
+from fuse4seg.datasets.nifti import NIFTI, give_header_back, header_of, is_nifti, itk_header, readable_by_itk
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.files import require_plain_name
 
@@ -118,7 +118,7 @@ def read_grey_image(path: Path, levels: GreyRange | None = UNIT_RANGE) -> GreyIm
         UnsuitableImageError: It is a picture of more than 8 bits or with transparency, or leaves the range.
     """
     require_plain_name(path)
-    return _read_volume(path, levels) if path.name.lower().endswith(NIFTI) else _read_picture(path)
+    return _read_volume(path, levels) if is_nifti(path) else _read_picture(path)
 
 
 def read_label_image(path: Path) -> GreyImage:
@@ -172,9 +172,10 @@ def _picture_levels(path: Path, picture: Picture.Image) -> GreyImage:
 
 
 def _read_volume(path: Path, levels: GreyRange | None) -> GreyImage:
+    reader = tilt_reader(path, SimpleITKIO)
     if _stored_as(path) == sitk.sitkVectorUInt8:
-        return _read_colour_volume(path)
-    image = read_image(path, SimpleITKIO)
+        return _read_colour_volume(path, reader)
+    image = read_image(path, reader)
     if len(image.voxels) != 1:
         raise UnsuitableImageError(path, f"holds {len(image.voxels)} images, one volume is wanted. Split it.")
     voxels = image.voxels[0]
@@ -189,9 +190,9 @@ def _read_volume(path: Path, levels: GreyRange | None) -> GreyImage:
     return GreyImage(path, scaled, geometry=image.geometry, properties=image.properties)
 
 
-def _read_colour_volume(path: Path) -> GreyImage:
+def _read_colour_volume(path: Path, reader: type[BaseReaderWriter]) -> GreyImage:
     """Luma and colours of a NIfTI file of 8-bit red, green and blue."""
-    channels, properties = read_channels(path, SimpleITKIO)
+    channels, properties = read_channels(path, reader)
     return GreyImage(path, grey_levels(channels), channels, geometry_of(channels.shape[1:], properties), properties)
 
 
@@ -233,16 +234,11 @@ def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarra
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
     count = image.GetNumberOfComponentsPerPixel()
     channels = [sitk.VectorIndexSelectionCast(image, index) for index in range(count)] if count > 1 else [image]
-    ending = next((end for end in NIFTI if path.name.lower().endswith(end)), path.suffix)
     with tempfile.TemporaryDirectory() as folder:
-        read = []
-        for index, channel in enumerate(channels):
-            # Named like the channel of a case: by that nnU-Net's reader of TIFF files finds the spacing beside it.
-            part = Path(folder, f"{index}_0000{ending}")
-            sitk.WriteImage(channel, str(part))
-            if ending in TIFF and (beside := path.with_suffix(".json")).is_file():
-                shutil.copyfile(beside, Path(folder, f"{index}.json"))
-            read.append(read_image(part, reader))
+        parts = [write_copy(channel, path, Path(folder, str(index))) for index, channel in enumerate(channels)]
+        for part in parts if reader is NibabelIO else ():
+            give_header_back(part, header_of(path))
+        read = [read_image(part, reader) for part in parts]
     properties = {**read[0].properties, **header_of(path)}
     return np.concatenate([part.voxels for part in read]).astype(np.uint8), properties
 

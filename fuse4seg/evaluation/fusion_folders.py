@@ -14,7 +14,7 @@ import numpy as np
 
 from fuse4seg import __version__
 from fuse4seg.background import results_of
-from fuse4seg.case_faults import fault_of
+from fuse4seg.case_faults import fault_in_scoring
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image, read_label_image
 from fuse4seg.datasets.grey_ranges import fused_range, is_narrow, source_ranges, warn_of_narrow
@@ -216,7 +216,7 @@ def _score(case: str, *, sources: Sources, images: dict[str, Path], truth: dict[
         return Scored(len(fused.channels), _rows(fused, read, sources.names, conventions), visible,
                       tuple(image.path for image in (*read, fused) if is_narrow(image)))
     except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
-        return str(fault_of(error, case))
+        return str(fault_in_scoring(error, case))
 
 
 def _require_fresh(case: str, fused: Path, sources: Sources, record: FusedRecord | None) -> None:

@@ -44,7 +44,8 @@ class TestReadDatasetJson:
     def test_accepts_regions_and_an_ignore_label(self, tmp_path: Path) -> None:
         assert read_dataset_json(describe(tmp_path, **REGIONS) and tmp_path)["labels"] == REGIONS["labels"]
 
-    @pytest.mark.parametrize(("text", "said"), [("{", "as JSON"), ("[]", "not a JSON object"), ("\xff", "as JSON")])
+    @pytest.mark.parametrize(("text", "said"), [("{", "as JSON"), ("[]", "not a JSON object"), ("\xff", "as JSON"),
+                                               ('{"labels": {}, "labels": {}}', "it gives 'labels' twice")])
     def test_refuses_what_is_no_json_object(self, tmp_path: Path, text: str, said: str) -> None:
         (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
         with pytest.raises(DatasetJsonError, match=said):

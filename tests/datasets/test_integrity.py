@@ -16,7 +16,8 @@ import SimpleITK
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage.io import imsave
 
-from fuse4seg.datasets.integrity import check_dataset, find_faults, read_sound_images
+from fuse4seg.background import results_of
+from fuse4seg.datasets.integrity import check_dataset, find_fault, find_faults, read_sound_images
 from fuse4seg.datasets.nifti import HEADER
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import DatasetJsonError, FaultyDatasetError, FaultyImageError, FolderNotFoundError
@@ -176,6 +177,27 @@ class TestFindFaults:
         (dataset / "imagesTr" / "a_0000.nii.gz").unlink()
         write(dataset / "imagesTr" / "c_0000.nii.gz", with_value(np.nan))
         assert find_faults(dataset, processes=2) == find_faults(dataset)
+
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_any_error_of_a_case_is_its_fault(self, dataset: Path, processes: int) -> None:
+        sound, broken = (Case("a", two_channels(dataset).images, label) for label in (None, dataset / "labelsTr" / "b.nii.gz"))
+        examine = partial(find_fault, channels=["T1", "FLAIR"], allowed=None, reader=SimpleITKIO)
+        first, second, third = results_of(examine, [sound, broken, sound], processes=processes, doing="checking")
+        assert (first, third) == (None, None)
+        assert second.startswith("case a: it cannot be used (TypeError: ")
+
+    def test_names_the_range_of_16_bits_in_a_channel_of_8(self, tmp_path: Path) -> None:
+        for case in "ab":
+            for name, kind in ((f"imagesTr/{case}_0000", np.uint16 if case == "b" else np.uint8), (f"labelsTr/{case}", np.uint8)):
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                imsave(tmp_path / f"{name}.png", np.eye(6, dtype=kind) * (900 if kind == np.uint16 else 1), check_contrast=False)
+        described = {"file_ending": ".png", "numTraining": 2, "channel_names": {"0": "MRI"}}
+        describe(tmp_path, **described)
+        assert find_faults(tmp_path) == []
+        describe(tmp_path, **described, normalization={"0": "rgb_to_0_1"})
+        (line,) = find_faults(tmp_path)
+        assert f"{tmp_path / 'imagesTr' / 'b_0000.png'} holds intensities from 0 to 900, and its channel takes 0 to 255" in line
 
 
 class TestReadSoundImages:

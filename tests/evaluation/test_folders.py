@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -20,6 +21,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import ndimage
 
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError
+from fuse4seg.evaluation import folders as module
 from fuse4seg.evaluation.folders import METRICS, Evaluation, Scores, evaluate_folders, keep_largest_component
 from fuse4seg.evaluation.overlap import Confusion
 
@@ -127,6 +129,46 @@ class TestEvaluateFolders:
         (tmp_path / "empty").mkdir()
         with pytest.raises(EmptyFolderError, match="empty"):
             evaluate_folders(tmp_path / "empty", folders[1], dataset_json=LABELS)
+
+    def test_scores_rounded_and_tilted_series_whatever_the_first_is(self, folders: tuple[Path, Path]) -> None:
+        """Which ITK refuses, where the sform alone says it."""
+        expected = evaluate_folders(*folders, dataset_json=LABELS)
+        for case, shear in (("b", 1e-3), ("c", math.tan(math.radians(15)))):
+            affine = np.eye(4)
+            affine[1, 2] = shear
+            for folder in folders:
+                image = nibabel.Nifti1Image(np.asanyarray(nibabel.load(folder / f"{case}.nii.gz").dataobj), affine)
+                image.set_qform(None, 0)
+                nibabel.save(image, folder / f"{case}.nii.gz")
+        evaluation = evaluate_folders(*folders, dataset_json=LABELS)
+        assert evaluation.faults == ()
+        for metric in ("Dice", "IoU"):
+            assert evaluation.class_means(metric) == expected.class_means(metric)
+        write(folders[0] / "c.nii.gz", np.zeros(SHAPE))
+        (fault,) = evaluate_folders(*folders, dataset_json=LABELS).faults
+        assert "case c: " in fault
+
+    @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+    def test_scores_tilted_series_of_other_formats(self, folders: tuple[Path, Path], ending: str) -> None:
+        expected = evaluate_folders(*folders, dataset_json=LABELS)
+        for path in [path for folder in folders for path in folder.iterdir()]:
+            image = SimpleITK.ReadImage(str(path))
+            image.SetDirection((1, 0, 0, 0, 1, math.sin(math.radians(15)), 0, 0, math.cos(math.radians(15))))
+            SimpleITK.WriteImage(image, str(path.with_name(f"{path.name[0]}{ending}")))
+            path.unlink()
+        assert evaluate_folders(*folders, dataset_json={**LABELS, "file_ending": ending}) == expected
+
+    def test_any_error_of_a_case_is_its_fault(self, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail_on_b(case: str, *given: Any, **named: Any) -> Any:
+            if case == "b":
+                raise IndexError("list index out of range")
+            return read_pair(case, *given, **named)
+
+        read_pair = module._read_pair
+        monkeypatch.setattr(module, "_read_pair", fail_on_b)
+        evaluation = evaluate_folders(*folders, dataset_json=LABELS)
+        assert list(evaluation.cases) == ["a", "c"]
+        assert evaluation.faults[0].startswith("case b: it cannot be used (IndexError: list index out of range)")
 
     def test_leaves_out_and_names_what_cannot_be_scored(self, folders: tuple[Path, Path]) -> None:
         def faults() -> tuple[str, ...]:
