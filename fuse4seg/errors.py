@@ -72,7 +72,8 @@ class MissingModalityError(Fuse4SegError):
     """A case lacks the file of one of the dataset's channels."""
 
     def __init__(self, case: str, channel: str, expected: Path, mend: str) -> None:
-        super().__init__(f"case {case} has no {channel} image: expected {expected}. {mend}")
+        nowhere = ", a link that leads nowhere" if expected.is_symlink() else ""
+        super().__init__(f"case {case} has no {channel} image: expected {expected}{nowhere}. {mend}")
 
 
 class SurplusChannelError(Fuse4SegError):

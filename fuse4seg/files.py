@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,8 @@ TEMPORARY = re.compile(r"\.(?P<process>\d+)\.(?P<host>[\w-]*)\.partial\.")
 def written_whole(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it to ``path`` when the block succeeds, delete it when it fails.
 
-    The temporary name keeps the file's ending, because image writers choose their format by it.
+    The temporary name keeps the file's ending, because image writers choose their format by it, and nothing else of its name:
+    ITK writes x.nii.nii.gz as x.nii.gz, and a long name would become too long.
 
     Args:
         path: Final path. Its folder must exist.
@@ -30,7 +32,7 @@ def written_whole(path: Path, *, previous: Path | None = None) -> Iterator[Path]
     Raises:
         UnwritableFolderError: The operating system refused to write or rename.
     """
-    temporary = path.with_name(_temporary_name(path.name))
+    temporary = path.with_name(_temporary_name(path))
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -64,8 +66,9 @@ def remove_stale(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _temporary_name(name: str) -> str:
-    return f".{os.getpid()}.{_host()}.partial.{name}"
+def _temporary_name(path: Path) -> str:
+    ending = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
+    return f".{os.getpid()}.{_host()}.partial.{zlib.crc32(os.fsencode(path.name)):08x}{ending}"
 
 
 def _host() -> str:

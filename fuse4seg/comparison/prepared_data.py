@@ -19,7 +19,7 @@ from fuse4seg.colour import WHITE, windowed
 from fuse4seg.comparison.methods import plans_of, recipe_of
 from fuse4seg.comparison.rows import Row
 from fuse4seg.datasets.dataset_json import channel_names
-from fuse4seg.datasets.images import find_reader, is_finite, read_image
+from fuse4seg.datasets.images import find_reader, read_image
 from fuse4seg.errors import FaultyImageError, OptionError, UnpairedCasesError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule
@@ -151,10 +151,7 @@ def _of_folder(folder: Path, dataset_json: dict[str, Any], manager: Configuratio
         path = folder / f"{case}{ending}"
         if not path.is_file():
             raise UnpairedCasesError(f"{folder} has no image {path.name}. Fuse every training case.")
-        image = read_image(path, find_reader(dataset_json, [path]))
-        if not is_finite(image):
-            raise FaultyImageError(case, f"{path} holds NaN or infinite intensities. Fuse the case again.")
-        voxels = image.voxels.transpose(0, *(axis + 1 for axis in transpose))
+        voxels = read_image(path, find_reader(dataset_json, [path])).voxels.transpose(0, *(axis + 1 for axis in transpose))
         if tuple(voxels.shape[1:]) != tuple(properties["shape_before_cropping"]):
             raise FaultyImageError(case, f"{path} has shape {voxels.shape[1:]}, the case {properties['shape_before_cropping']}. "
                                          "Give the fused image on the grid of its sources.")

@@ -14,6 +14,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
+from PIL import ImageOps
 
 from fuse4seg.colour import WHITE, luma, windowed
 from fuse4seg.datasets.colour_files import JPEG, PICTURES, write_copy
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 ENDINGS = (*PICTURES, *NIFTI)
 #: Of images that other tools read.
 UNREAD = (".tif", ".tiff", ".gif", ".webp", ".mha", ".mhd", ".nrrd", ".gipl", ".dcm", ".hdr", ".img")
+IMAGES = (*ENDINGS, *UNREAD)
 #: Sub-folder of a folder of fused images with grey copies of those in colour, for metrics are for grey.
 GREY = "grey"
 #: Chroma of grey.
@@ -91,7 +93,7 @@ def image_files(folder: Path) -> dict[str, Path]:
         raise FolderNotFoundError(folder)
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
+        if path.name.startswith(".") or path.is_dir():
             continue
         ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
         if ending is None:
@@ -134,7 +136,7 @@ def read_label_image(path: Path) -> GreyImage:
     image = _read_picture(path, indices=True) if path.name.lower().endswith(PICTURES) else read_grey_image(path, None)
     if image.colour is not None:
         raise UnsuitableImageError(path, "is in colour, and label values are wanted. Save label values as grey levels.")
-    if not np.isfinite(image.levels).all() or (image.levels != np.floor(image.levels)).any() or image.levels.min() < 0:
+    if (image.levels != np.floor(image.levels)).any() or image.levels.min() < 0:
         raise UnsuitableImageError(path, "holds other values than 0, 1, 2, .... Give label images.")
     return replace(image, levels=image.levels.astype(np.int64))
 
@@ -146,6 +148,8 @@ def _read_picture(path: Path, *, indices: bool = False) -> GreyImage:
             opened.load()
             if indices and opened.mode == "P":
                 return GreyImage(path, np.asarray(opened), geometry=Geometry((opened.height, opened.width), ()))
+            # As viewers show it; photographs say how they were held.
+            opened = ImageOps.exif_transpose(opened)
             picture = opened.convert("RGBA" if opened.has_transparency_data else "RGB") if opened.mode == "P" else opened.copy()
     # What Pillow raises on damaged files has no common base (OSError, SyntaxError, ValueError, its own).
     except Exception as error:
@@ -176,14 +180,12 @@ def _read_volume(path: Path, levels: GreyRange | None) -> GreyImage:
     if _stored_as(path) == sitk.sitkVectorUInt8:
         return _read_colour_volume(path, reader)
     image = read_image(path, reader)
-    if len(image.voxels) != 1:
-        raise UnsuitableImageError(path, f"holds {len(image.voxels)} images, one volume is wanted. Split it.")
     voxels = image.voxels[0]
     if _stored_as(path) == sitk.sitkUInt8:
         return GreyImage(path, voxels.astype(np.uint8), geometry=image.geometry, properties=image.properties)
     if levels is None:
         return GreyImage(path, voxels, geometry=image.geometry, properties=image.properties)
-    if not np.isfinite(voxels).all() or not levels.clips and (voxels.min() < levels.low or voxels.max() > levels.high):
+    if not levels.clips and (voxels.min() < levels.low or voxels.max() > levels.high):
         raise UnsuitableImageError(path, f"holds intensities from {voxels.min():g} to {voxels.max():g}, "
                                          f"outside {levels.low:g} to {levels.high:g}. Give black and white with --range.")
     scaled = WHITE * windowed(voxels, levels.low, levels.high)

@@ -15,7 +15,9 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 
 from fuse4seg.case_faults import fault_in_scoring
 from fuse4seg.datasets.dataset_json import IGNORE, foreground_classes, label_values
+from fuse4seg.datasets.grey_images import IMAGES
 from fuse4seg.datasets.images import Image, find_reader, geometry_difference, read_image, tilt_reader
+from fuse4seg.datasets.raw import say_left_out
 from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError
 from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval
@@ -217,9 +219,11 @@ def _read_pair(case: str, prediction: Path, reference: Path, *, reader: type[Bas
 def _image_names(folder: Path, ending: str) -> list[str]:
     if not folder.is_dir():
         raise FolderNotFoundError(folder)
-    names = sorted(path.name for path in folder.glob(f"[!.]*{ending}") if path.is_file())
+    files = sorted(path.name for path in folder.glob("[!.]*") if not path.is_dir())
+    names = [name for name in files if name.endswith(ending)]
     if not names:
         raise EmptyFolderError(folder, ending)
+    say_left_out(folder, [name for name in files if not name.endswith(ending) and name.lower().endswith(IMAGES)], ending)
     return names
 
 

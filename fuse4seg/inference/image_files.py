@@ -72,11 +72,15 @@ def image_written_whole(path: Path, properties: dict[str, Any]) -> Iterator[Path
     with written_whole(path) as temporary:
         try:
             yield temporary
+        # What ITK raises when it notices.
+        except RuntimeError as error:
+            raise UnwritableFolderError(path.parent, "the disk may be full") from error
+        try:
             if path.name.endswith(NIFTI):
                 np.asanyarray(nibabel.load(temporary).dataobj)
                 give_header_back(temporary, properties)
-        # What ITK raises when it notices, and what nibabel raises when the end is missing.
-        except (RuntimeError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError, zlib.error) as error:
+        # What nibabel raises when the end is missing.
+        except (EOFError, ValueError, nibabel.filebasedimages.ImageFileError, zlib.error) as error:
             raise UnwritableFolderError(path.parent, "the disk may be full") from error
 
 

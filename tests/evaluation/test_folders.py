@@ -81,6 +81,17 @@ class TestEvaluateFolders:
         assert evaluation.class_means("HD95")["core"] == pytest.approx(6)
         assert evaluation.left_out("HD95") == {"core": 0, "oedema": 1}
 
+    def test_measures_surfaces_of_tiff_in_the_millimetres_beside_it(self, tmp_path: Path) -> None:
+        labels = np.zeros((2, 6, 8, 8), np.uint8)
+        labels[0, 1:4, 2:6, 2:6] = labels[1, 2:5, 2:6, 2:6] = 1
+        for kind, of_kind in zip(("predictions", "references"), labels, strict=True):
+            write(tmp_path / kind / "a.tif", of_kind)
+            (tmp_path / kind / "a.json").write_text('{"spacing": [3, 1, 1]}')
+        evaluation = evaluate_folders(tmp_path / "predictions", tmp_path / "references",
+                                      dataset_json=LABELS | {"file_ending": ".tif"})
+        assert evaluation.faults == ()
+        assert evaluation.class_means("HD95")["core"] == 3
+
     def test_scores_further_regions_outside_the_foreground_mean(self, folders: tuple[Path, Path]) -> None:
         plain = evaluate_folders(*folders, dataset_json=LABELS)
         evaluation = evaluate_folders(*folders, dataset_json=LABELS, regions={"whole": (1, 2)})
@@ -116,6 +127,21 @@ class TestEvaluateFolders:
         (folders[0] / "dataset.json").write_text("{}")
         (folders[0] / "._a.nii.gz").touch()
         assert evaluate_folders(*folders, dataset_json=LABELS) == expected
+
+    def test_names_links_that_lead_nowhere(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        for folder in folders:
+            (folder / "d.nii.gz").symlink_to(tmp_path / "moved" / "d.nii.gz")
+        evaluation = evaluate_folders(*folders, dataset_json=LABELS)
+        assert list(evaluation.cases) == ["a", "b", "c"]
+        assert len(evaluation.faults) == 1
+        assert "d.nii.gz cannot be read" in evaluation.faults[0]
+
+    def test_says_which_images_of_another_format_are_left_out(self, folders: tuple[Path, Path],
+                                                              caplog: pytest.LogCaptureFixture) -> None:
+        (folders[1] / "d.nii").touch()
+        evaluate_folders(*folders, dataset_json=LABELS)
+        assert [record.getMessage().split(". ")[0] for record in caplog.records] == [
+            f"{folders[1]}: left out d.nii: only files *.nii.gz are read"]
 
     @pytest.mark.parametrize("lacking", [0, 1])
     def test_refuses_an_image_in_one_folder_only(self, folders: tuple[Path, Path], lacking: int) -> None:
@@ -184,6 +210,9 @@ class TestEvaluateFolders:
         assert "origin" in faults()[0]
         write(folders[0] / "b.nii.gz", np.full(SHAPE, 3))
         assert f"{folders[0] / 'b.nii.gz'} holds the value 3" in faults()[0]
+        holed = SimpleITK.GetImageFromArray(np.where(np.arange(120).reshape(SHAPE) == 7, np.nan, 0).astype(np.float32))
+        SimpleITK.WriteImage(holed, str(folders[0] / "b.nii.gz"))
+        assert "b.nii.gz holds NaN" in faults()[0]
         (folders[0] / "b.nii.gz").write_text("no image")
         assert "b.nii.gz cannot be read" in faults()[0]
 
