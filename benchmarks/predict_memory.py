@@ -34,15 +34,16 @@ import sys, torch
 from fuse4seg.paths import prepare_environment
 prepare_environment()
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from fuse4seg.networks.fusion import Fused, FusionNetwork
 from fuse4seg.cli.predict import main
+from fuse4seg.leaders.gate import GateLeader
+from fuse4seg.networks.leader import Fused
 def fuse(self, sources, **_):
     mean = sources.mean(dim=1, keepdim=True)
-    return Fused(mean.expand(-1, self.colours, *mean.shape[2:]), *[None] * 7)
+    return Fused(mean.expand(-1, self.colours, *mean.shape[2:]))
 def segment(self, images):
     weights = ramp.view(-1, 1, 1, 1).expand(-1, images.shape[1], -1, -1) / images.shape[1]
     return torch.nn.functional.conv2d(images.float(), weights, ramp.flip(0) / 2)
-FusionNetwork.forward, PlainConvUNet.forward, ramp = fuse, segment, torch.linspace(-1, 1, %d)
+GateLeader.forward, PlainConvUNet.forward, ramp = fuse, segment, torch.linspace(-1, 1, %d)
 if __name__ == "__main__":
     sys.exit(main())
 """

@@ -54,9 +54,9 @@ def _pass(modalities: int, side: int, batch_size: int, device: Any) -> Callable[
     """Forward and backward for the parameters."""
     import torch
 
-    from fuse4seg.networks.fusion import FusionNetwork
+    from fuse4seg.leaders.gate import GateLeader
 
-    network = FusionNetwork(modalities, conv_op=torch.nn.Conv2d, strides=STRIDES).to(device)
+    network = GateLeader(modalities, conv_op=torch.nn.Conv2d, strides=STRIDES).to(device)
     sources = torch.rand(batch_size, modalities, side, side, device=device)
 
     def act() -> None:

@@ -74,7 +74,7 @@ def test_another_modality_can_be_the_reference(root: Path) -> None:
     looked_at = {path.name.removesuffix(".nii.gz").split("_", 2)[-1] for path in (output / "attention").iterdir()}
     assert looked_at == set(names.values()) - {names["1"]}
     assert plans["fuse4seg"]["recipe"]["leader"]["reference"] == names["1"]
-    assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["reference"] == 1
+    assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["leader"]["arch_kwargs"]["reference"] == 1
 
 
 @pytest.mark.parametrize(("changes", "stage_1", "stage_2"), [
@@ -92,7 +92,7 @@ def test_losses_can_be_chosen_for_either_stage(root: Path, changes: list[str], s
     assert {name for name, weight in recipe["losses"].items() if weight} == stage_2
     logged = checkpoint["logging"]
     assert ("discriminator" in capsys.readouterr().err) == ("adversarial" in stage_1)
-    for name in ("intensity", "texture", "decomposition", "adversarial", "edges", "ssim", "balance", "vif",
+    for name in ("own", "intensity", "texture", "decomposition", "adversarial", "edges", "ssim", "balance", "vif",
                  "scd", "chroma"):
         assert (logged.get(name, [float("nan")])[-1] == pytest.approx(float("nan"), nan_ok=True)) == (name not in stage_2)
 
@@ -103,10 +103,10 @@ def test_every_estimator_trains_and_says_so_in_the_checkpoint(root: Path, estima
     assert checkpoint["recipe"]["bilevel"]["hypergradient"] == estimator
 
 
-@pytest.mark.parametrize(("follower", "part"), [("resenc_m", "encoder.stem."),
-                                                ("cnn_transformer", "transformer.blocks.3.adapter.")])
-def test_another_network_can_follow(root: Path, follower: str, part: str) -> None:
-    plans, checkpoint, output = run(root, f"follower.network={follower}")
+@pytest.mark.parametrize(("follower", "own", "part"), [
+    ("resenc_m", [], "encoder.stem."), ("cnn_transformer", ["follower.blocks=4"], "transformer.blocks.3.adapter.")])
+def test_another_network_can_follow(root: Path, follower: str, own: list[str], part: str) -> None:
+    plans, checkpoint, output = run(root, f"follower.network={follower}", *own)
     assert plans["fuse4seg"]["recipe"]["follower"]["network"] == follower
     assert any(name.startswith(f"segmentation.{part}") for name in checkpoint["network_weights"])
     assert all(bool(torch.isfinite(weight).all()) for weight in checkpoint["network_weights"].values())

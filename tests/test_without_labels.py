@@ -70,8 +70,8 @@ class TestPlanning:
 
     def test_is_grey_and_starts_near_the_maximum(self, planned: Path) -> None:
         plans = json.loads((planned / "nnUNet_preprocessed" / DATASET / "Fuse4SegPlans.json").read_text())
-        fusion = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
-        assert {name: fusion[name] for name in ("colours", "brighter", "cross_attention")} == {
+        leader = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["leader"]["arch_kwargs"]
+        assert {name: leader[name] for name in ("colours", "brighter", "cross_attention")} == {
             "colours": 1, "brighter": 10.0, "cross_attention": True}
 
     def test_says_so_in_one_line(self, planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,8 +58,8 @@ with `-p`; planning ends with the command that trains by it. `f4s_train --set` c
 names the trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`. Give the same `--set` with
 `--c` and `--val`, and `f4s_predict` the trainer: `-tr Fuse4SegTrainer-training.epochs=50`.
 
-Another network has entries of its own, which the tables below list: `follower.network=cnn_transformer` goes with
-`follower.blocks=4`.
+Another network has entries of its own, which the tables below list. Give them with it:
+`follower.network=cnn_transformer follower.blocks=4`.
 
 ## Write your own
 

@@ -630,7 +630,7 @@ class TestRefusedModel:
 
     @pytest.mark.parametrize("change", [lambda arguments: arguments.pop("windows"),
                                         lambda arguments: arguments.update({"invented_later": 1}),
-                                        lambda arguments: arguments["fusion"].update({"halftone": 0.2, "sum_share": 0.1})])
+                                        lambda arguments: arguments["leader"]["arch_kwargs"].update(halftone=0.2, sum_share=0.1)])
     def test_of_another_version(self, change: Callable[[dict], object], refused: Refused, images: Path, trained_phantom: Path,
                                 tmp_path: Path) -> None:
         model = tmp_path / MODEL

@@ -85,8 +85,9 @@ class TestPrepareRow:
         found = json.loads((tmp_path / "row" / "Fuse4SegPlans.json").read_text())
         arguments = found["configurations"]["2d"]["architecture"]["arch_kwargs"]
         before = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
-        assert before["fusion"]["cross_attention"]
-        assert arguments == {**before, "fusion": {**before["fusion"], "cross_attention": False}}
+        leader = before["leader"]
+        assert leader["arch_kwargs"]["cross_attention"]
+        assert arguments == {**before, "leader": {**leader, "arch_kwargs": {**leader["arch_kwargs"], "cross_attention": False}}}
         assert found["fuse4seg"]["recipe"]["losses"]["edges"] == 4
 
     def test_keeps_what_is_whole_and_makes_anew_what_is_not(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
@@ -120,7 +121,8 @@ class TestPrepareRow:
         row = Row("mine", ours=True, changes=(f"leader.reference={reference}",))
         prepare_row(row, source, tmp_path / "mine", plans=plans, configuration="2d")
         found = json.loads((tmp_path / "mine" / "Fuse4SegPlans.json").read_text())["configurations"]["2d"]
-        assert found["architecture"]["arch_kwargs"]["fusion"]["reference"] == len(plans["fuse4seg"]["channel_names"]) - 1
+        leader = found["architecture"]["arch_kwargs"]["leader"]["arch_kwargs"]
+        assert leader["reference"] == len(plans["fuse4seg"]["channel_names"]) - 1
 
     def test_of_a_folder_crops_and_resamples_as_the_cases_were(self, planned_phantom: Path, source: Path,
                                                                plans: dict[str, Any], tmp_path: Path) -> None:

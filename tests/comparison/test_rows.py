@@ -69,7 +69,7 @@ class TestLearning:
         preprocessed = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
         plans = read_plans(preprocessed / "Fuse4SegPlans.json")
         prepare_row(LEARNING["grey"], preprocessed, tmp_path / "data", plans=plans, configuration="2d")
-        before, after = (one["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
+        before, after = (one["configurations"]["2d"]["architecture"]["arch_kwargs"]["leader"]["arch_kwargs"]
                          for one in (plans, read_plans(tmp_path / "data" / "Fuse4SegPlans.json")))
         assert after == {**before, "colours": 1, "brighter": 1.0}
 

@@ -148,7 +148,7 @@ def arguments(axes: int, *, norm: bool = True) -> dict[str, Any]:
 
 def hybrid(axes: int, *, norm: bool = True, deep_supervision: bool = False) -> CNNTransformer:
     """As nnU-Net builds and initialises it."""
-    network = CNNTransformer(2, CLASSES, **arguments(axes, norm=norm), transformer_blocks=2,
+    network = CNNTransformer(2, CLASSES, **arguments(axes, norm=norm), blocks=2,
                              deep_supervision=deep_supervision)
     return network.apply(network.initialize)
 

@@ -71,7 +71,7 @@ class TestLoadModel:
         with pytest.raises(CheckpointError, match="does not fit"):
             load(folder)
 
-    @pytest.mark.parametrize("change", [lambda arguments: arguments["fusion"].update(halftone=0.2, sum_share=0.12),
+    @pytest.mark.parametrize("change", [lambda arguments: arguments["leader"]["arch_kwargs"].update(halftone=0.2, sum_share=0.12),
                                         lambda arguments: arguments.update(demosaic=True, follower_input="fused")])
     def test_of_an_older_layout_has_to_be_trained_again(self, folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
         plans = json.loads((folder / "plans.json").read_text())

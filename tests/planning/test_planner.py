@@ -162,9 +162,10 @@ class TestPlannedNetwork:
         colours = {"grey": 1, "colour": 3}[expected]
         for configuration in ("2d", "3d_fullres"):
             network = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
-            assert network["fusion"] == {"reference": 0, "cross_attention": not labelled, "colours": colours,
-                                         "brighter": brighter, "detail_features": 16, "base_features": 32, "couplings": 1,
-                                         "transformers": 2}
+            assert network["leader"] == {
+                "network_class_name": "fuse4seg.leaders.gate.GateLeader", "_kw_requires_import": [],
+                "arch_kwargs": {"reference": 0, "colours": colours, "cross_attention": not labelled, "brighter": brighter,
+                                "detail_features": 16, "base_features": 32, "couplings": 1, "transformers": 2}}
             assert len(network["windows"]) == modalities
 
     def test_shows_the_follower_the_fused_image_alone(self, make_fingerprinted: MakeFingerprinted) -> None:
@@ -187,15 +188,15 @@ class TestPlannedNetwork:
             shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
         plan_experiment(991, options(*([f"leader.cross_attention={chosen}"] if chosen else [])))
         plans = read_plans(roots / "nnUNet_preprocessed" / "Dataset991_Small" / "Fuse4SegPlans.json")
-        fusion = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]
-        assert fusion["cross_attention"] is plans["fuse4seg"]["recipe"]["leader"]["cross_attention"] is expected
+        leader = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["leader"]["arch_kwargs"]
+        assert leader["cross_attention"] is plans["fuse4seg"]["recipe"]["leader"]["cross_attention"] is expected
 
     def test_has_the_reference_that_the_user_else_the_dataset_else_the_order_names(
             self, roots: Path, make_fingerprinted: MakeFingerprinted) -> None:
         def reference(*changes: str) -> int:
             plan_experiment(991, options("leader.cross_attention=true", *changes))
             plans = read_plans(roots / "nnUNet_preprocessed" / "Dataset991_Small" / "Fuse4SegPlans.json")
-            return plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["reference"]
+            return plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["leader"]["arch_kwargs"]["reference"]
 
         make_fingerprinted(SMALL, channels=("T1", "T2", "FLAIR"))
         assert reference() == 0

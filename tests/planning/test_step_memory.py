@@ -32,7 +32,9 @@ def architecture(follower: dict[str, Any], **arguments: Any) -> dict[str, Any]:
     """Our network around ``follower``, as it stands in plans."""
     shared = {"strides": follower["arch_kwargs"]["strides"], "conv_op": follower["arch_kwargs"]["conv_op"]}
     return {"network_class_name": NETWORK, "_kw_requires_import": ["conv_op"],
-            "arch_kwargs": {**shared, "windows": [[-2.0, 2.0]] * 2, "follower": follower, **arguments}}
+            "arch_kwargs": {**shared, "windows": [[-2.0, 2.0]] * 2, "follower": follower,
+                            "leader": {"network_class_name": "fuse4seg.leaders.gate.GateLeader", "_kw_requires_import": [],
+                                       "arch_kwargs": arguments}}}
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ class TestCountMemory:
         every = [value for module in levels.modules() for value in (*module.parameters(), *module.buffers())]
         # The buffers with the windows are not saved, but there.
         assert counted.parameters == sizes(every)
-        adam = [*levels.leader.parameters, *levels.discriminators.parameters()]
+        adam = [*levels.leader.parameters, *levels.adversary.parameters()]
         steps = 4 * len(adam)
         assert counted.optimisers == 2 * sizes(adam) + steps + sizes(levels.follower.parameters)
 
@@ -77,7 +79,7 @@ class TestCountMemory:
         flips, viewing = torch.rand(BATCH, 2) < 0.5, draw_viewing(np.random.default_rng(0), BATCH)
         with LiveBytes([*known, batch, *targets, flips, viewing]) as real:
             # As stage 1 leaves it; without an adversarial loss, stage 2 does not move the discriminators.
-            for parameter in levels.discriminators.parameters():
+            for parameter in levels.adversary.parameters():
                 parameter.grad = torch.zeros_like(parameter)
             levels.discriminator_optimiser.step()
             levels.discriminator_optimiser.zero_grad(set_to_none=True)
@@ -111,7 +113,7 @@ class TestCountMemory:
         assert labelled.optimisers - unlabelled.optimisers == sizes(levels_on_cpu(planned, classes=1).follower.parameters)
 
     def test_of_an_image_in_colour_is_more_than_of_grey(self, tiny_follower: dict[str, Any]) -> None:
-        grey, colour = (count_memory(architecture(tiny_follower, fusion={"colours": colours}), PATCH, BATCH, FULL)
+        grey, colour = (count_memory(architecture(tiny_follower, colours=colours), PATCH, BATCH, FULL)
                         for colours in (1, 3))
         assert grey.stage_2 < colour.stage_2
         assert grey.batch == colour.batch

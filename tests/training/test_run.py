@@ -88,7 +88,7 @@ class TestRefusedTrainings:
                                                       preprocessed: Path) -> None:
         """As versions made them that had a halftone, or as none did."""
         plans = json.loads((preprocessed / "Fuse4SegPlans.json").read_text())
-        plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"][argument] = value
+        plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["leader"]["arch_kwargs"][argument] = value
         (preprocessed / "Fuse4SegPlans.json").write_text(json.dumps(plans))
         with pytest.raises(PlansNotFoundError, match=f"Fuse4SegPlans.json describes no network.*{problem}.*Plan again"):
             make_trainer(FOLD_0)
@@ -280,7 +280,8 @@ class TestFinishedTraining:
 
     def test_of_other_plans_is_refused_even_where_its_weights_would_fit(self, trained: Path) -> None:
         state = torch.load(trained / "checkpoint_final.pth", weights_only=True)
-        state["init_args"]["plans"]["configurations"]["2d"]["architecture"]["arch_kwargs"]["fusion"]["reference"] = 1
+        planned = state["init_args"]["plans"]["configurations"]["2d"]["architecture"]["arch_kwargs"]
+        planned["leader"]["arch_kwargs"]["reference"] = 1
         torch.save(state, trained / "checkpoint_final.pth")
         with pytest.raises(CheckpointError, match="does not fit these plans: architecture of 2d differs"):
             make_trainer(FOLD_0, resume=True)

@@ -111,7 +111,7 @@ class TestTraining:
         kept = [name for name, value in pretrained["fusion"].items() if torch.equal(value, trained[f"fusion.{name}"])]
         assert kept == ["decoder.paint.weight", "decoder.paint.bias"]  # which reconstructs in pre-training
         assert all(not torch.equal(value, final["discriminators"][name])
-                   for name, value in trainer.levels.discriminators.named_parameters())
+                   for name, value in trainer.levels.adversary.named_parameters())
 
     def test_leaves_a_leader_of_learning_rate_0_as_it_starts(self, own_results: Path) -> None:
         frozen = of("leader.rate=0")
