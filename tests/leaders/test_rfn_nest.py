@@ -151,4 +151,5 @@ def test_recipe_says_what_was_published() -> None:
     require_leader(recipe, ["MRI", "CT"])
     assert leader_architecture(recipe, 0)["arch_kwargs"] == {
         "reference": 0, "colours": 1, "folding": False, "detail": 700.0, "reference_features": 3.0, "other_features": 6.0}
-    assert (recipe.patches.size, recipe.patches.batch, recipe.leader.rate, recipe.pretraining.own) == ((256, 256), 4, 1e-4, True)
+    assert (recipe.patches.size, recipe.patches.batch, recipe.leader.rate, recipe.leader.schedule,
+            recipe.pretraining.own) == ((256, 256), 4, 1e-4, "constant", True)
