@@ -12,6 +12,7 @@ from torch import nn
 
 from fuse4seg.leaders.rfn_nest import NestDecoder, ResidualFusion, RFNNest
 from fuse4seg.planning.leaders import leader_architecture, require_leader
+from fuse4seg.planning.live_bytes import HalfPrecision
 from fuse4seg.recipes.reading import read_recipe
 
 WIDTHS = (64, 112, 160, 208)
@@ -49,17 +50,17 @@ def test_has_the_published_number_of_parameters() -> None:
 
 
 class TestForward:
-    @pytest.mark.parametrize("size", [(16, 24), (1, 21), (8, 9, 5)])
+    @pytest.mark.parametrize("size", [(16, 18), (1, 9), (8, 9, 5)])
     def test_gives_one_image_in_0_to_1_of_the_sources_size(self, size: tuple[int, ...]) -> None:
-        fused = leader(len(size), 3)(images(1, 3, *size))
+        fused = leader(len(size))(images(1, 2, *size))
         assert fused.image.shape == (1, 1, *size)
         assert fused.image.min() >= 0
         assert fused.image.max() <= 1
 
     def test_does_not_mind_a_border_that_is_repeated_already(self) -> None:
-        network, sources = leader(), images(1, 2, 20, 24)
+        network, sources = leader(), images(1, 2, 12, 16)
         repeated = torch.cat([sources, *[sources[:, :, -1:]] * 4], dim=2)
-        torch.testing.assert_close(network(repeated).image[:, :, :20], network(sources).image)
+        torch.testing.assert_close(network(repeated).image[:, :, :12], network(sources).image)
 
     def test_paints_equal_images_as_they_are_when_both_halves_are_exact(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The strength of the fused features is taken back."""
@@ -128,20 +129,21 @@ class TestLosses:
         for taught, parameters, losses in stages:
             before = {name: weights.clone() for name, weights in network.named_parameters()}
             optimiser, totals = torch.optim.Adam(parameters, 1e-3), []
-            for _ in range(6):
+            for _ in range(4):
                 total = sum(losses(sources).values())
                 network.zero_grad()
                 total.backward()
                 optimiser.step()
                 totals.append(total.item())
-            assert totals[-1] < 0.8 * totals[0]
+            assert totals[-1] < 0.9 * totals[0]
             moved = {name for name, weights in network.named_parameters() if not torch.equal(weights, before[name])}
             assert {name.split(".")[0] for name in moved} == taught
 
-    def test_are_planned_without_data(self) -> None:
+    def test_are_planned_in_half_precision_without_data(self) -> None:
         network, sources = leader(3).to("meta"), images(2, 2, 20, 5, 16).to("meta")
-        assert all(loss.shape == () for loss in (*network.losses(network(sources), sources).values(),
-                                                 *network.pretraining_losses(sources).values()))
+        with HalfPrecision():
+            losses = [*network.losses(network(sources), sources).values(), *network.pretraining_losses(sources).values()]
+        assert all(loss.shape == () and loss.dtype == torch.float32 for loss in losses)
 
 
 def test_recipe_says_what_was_published() -> None:
@@ -149,4 +151,5 @@ def test_recipe_says_what_was_published() -> None:
     require_leader(recipe, ["MRI", "CT"])
     assert leader_architecture(recipe, 0)["arch_kwargs"] == {
         "reference": 0, "colours": 1, "folding": False, "detail": 700.0, "reference_features": 3.0, "other_features": 6.0}
-    assert (recipe.patches.size, recipe.patches.batch, recipe.leader.rate, recipe.pretraining.own) == ((256, 256), 4, 1e-4, True)
+    assert (recipe.patches.size, recipe.patches.batch, recipe.leader.rate, recipe.leader.schedule,
+            recipe.pretraining.own) == ((256, 256), 4, 1e-4, "constant", True)
