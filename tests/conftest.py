@@ -18,6 +18,8 @@ from unittest import mock
 import pytest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 # nnU-Net reads these when it is imported.
@@ -34,7 +36,8 @@ FOLLOWER = {"network_class_name": "dynamic_network_architectures.architectures.u
                             "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin": "torch.nn.LeakyReLU",
                             "nonlin_kwargs": {"inplace": True}},
             "_kw_requires_import": ["conv_op", "norm_op", "nonlin"]}
-FUSION = {"detail_features": 4, "base_features": 8, "couplings": 1, "transformers": 1}
+LEADER = {"network_class_name": "fuse4seg.leaders.gate.GateLeader", "_kw_requires_import": [],
+          "arch_kwargs": {"detail_features": 4, "base_features": 8, "couplings": 1, "transformers": 1}}
 
 ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 #: What the phantom's plans say beside the usual recipe: a small network, and hardly any training.
@@ -168,6 +171,17 @@ def tiny_follower() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def random_images() -> Callable[..., Tensor]:
+    """Function of a shape and a seed that gives uniform noise in [0, 1]."""
+    import torch
+
+    def make(*shape: int, seed: int = 0) -> Tensor:
+        return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., FuseThenSegment]:
     """Function that gives a 2D model of two modalities and two classes, the same each time."""
     import torch
@@ -176,11 +190,12 @@ def tiny_model() -> Callable[..., FuseThenSegment]:
     from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
     def make(*, extra: int = 0, deep_supervision: bool = False, colours: int = 3) -> FuseThenSegment:
+        leader = {**LEADER, "arch_kwargs": {**LEADER["arch_kwargs"], "colours": colours}}
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = FuseThenSegment(2 + extra, 2, conv_op=nn.Conv2d, strides=FOLLOWER["arch_kwargs"]["strides"],
-                                    windows=[[-2.0, 2.0]] * 2, follower=FOLLOWER,
-                                    fusion={**FUSION, "colours": colours}, deep_supervision=deep_supervision)
+                                    windows=[[-2.0, 2.0]] * 2, leader=leader, follower=FOLLOWER,
+                                    deep_supervision=deep_supervision)
             return model.apply(model.initialize)
 
     return make
@@ -326,7 +341,7 @@ def make_untrained(planned_phantom: Path, tmp_path_factory: pytest.TempPathFacto
             known[key] = tmp_path_factory.mktemp("untrained") / "roots"
             plans = read_json(preprocessed / "Fuse4SegPlans.json", ValueError)
             plans["image_reader_writer"] = reader
-            plans["configurations"][configuration]["architecture"]["arch_kwargs"]["fusion"]["colours"] = colours
+            plans["configurations"][configuration]["architecture"]["arch_kwargs"]["leader"]["arch_kwargs"]["colours"] = colours
             dataset_json = {**read_json(preprocessed / "dataset.json", ValueError), "file_ending": ending}
             _write_untrained(known[key], plans, configuration, folds=folds, dataset_json=dataset_json,
                              fingerprint=preprocessed / "dataset_fingerprint.json")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from fuse4seg.comparison.methods import recipe_of
 from fuse4seg.comparison.pace import with_equal_minutes
-from fuse4seg.comparison.prepared_data import prepare_row, recipe_of
-from fuse4seg.comparison.rows import Row
+from fuse4seg.comparison.prepared_data import prepare_row
+from fuse4seg.comparison.rows import Row, fuses_first
 from fuse4seg.comparison.scores import SCORES, score_trial, score_trivial
-from fuse4seg.comparison.trainings import Budget, Trial, place_of, run_trials
+from fuse4seg.comparison.trainings import Budget, Trial, leader_alone, place_of, run_trials
 from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
 from fuse4seg.datasets.splits import require_fold
 from fuse4seg.errors import ConfigurationNotFoundError, NotPreprocessedError, OptionError, UnreadableRecordError
 from fuse4seg.files import make_writable_folder, read_json, write_json
+from fuse4seg.inference.model import load_model
 from fuse4seg.paths import PREPROCESSED, data_root
 from fuse4seg.plans import planned_recipe, read_plans
 from fuse4seg.recipes.reading import to_plain
@@ -91,13 +94,11 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
                     budgets[row.name]) for seed in wanted.seeds for fold in wanted.folds for row in wanted.rows]
     earlier = _earlier(wanted.output)
     _require_same_rows(wanted.rows, earlier["results"])
-    for row in wanted.rows:
-        data = next(trial.data for trial in trials if trial.row is row)
-        if any(not trial.finished for trial in trials if trial.row is row):
-            prepare_row(row, source, data, plans=plans, configuration=wanted.configuration)
+    trials, faults = _fuse_first(trials, wanted, source, plans)
+    _prepare([trial for trial in trials if trial.first is None], wanted, source, plans)
     if wanted.minutes is not None:
         trials = with_equal_minutes(trials, wanted.minutes, devices=wanted.devices)
-    faults = run_trials(trials, devices=wanted.devices)
+    faults += run_trials(trials, devices=wanted.devices)
     scored = [score_trial(trial, plans=plans, source=source) for trial in trials if trial.finished]
     results = list({**{_key(found): found for found in earlier["results"]}, **{_key(found): found for found in scored}}.values())
     call = {"command": wanted.command, "machine": _machine(wanted.devices),
@@ -108,6 +109,38 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
               "results": results, "trivial": _trivial(results, source, plans, wanted)}
     write_json(result, wanted.output / RESULT)
     return result, faults
+
+
+def _prepare(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any]) -> None:
+    """Make the data of rows whose trainings are not all done."""
+    folders = {trial.data: trial.row for trial in trials if not trial.finished}
+    for data, row in folders.items():
+        prepare_row(row, source, data, plans=plans, configuration=wanted.configuration)
+
+
+def _fuse_first(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any],
+                ) -> tuple[list[Trial], list[str]]:
+    """Train leaders alone where a row segments what such a one fuses, and fuse all cases.
+
+    Returns:
+        The trials that can go on, and one line for each training that failed.
+    """
+    budgets = {trial.row.name: Budget.of(recipe_of(leader_alone(trial.row), plans)) for trial in trials if fuses_first(trial.row)}
+    waiting = [trial.after_its_leader(budgets[trial.row.name]) for trial in trials if trial.row.name in budgets]
+    alone = [trial.first for trial in waiting]
+    _prepare(alone, wanted, source, plans)
+    if wanted.minutes is not None and alone:
+        alone = with_equal_minutes(alone, wanted.minutes, devices=wanted.devices)
+    faults = run_trials(alone, devices=wanted.devices)
+    ready = [replace(trial, first=first) for trial, first in zip(waiting, alone, strict=True) if first.finished]
+    device = torch.device(wanted.devices[0].partition(":")[0])
+    for trial in ready:
+        if not trial.finished:
+            load = partial(load_model, trial.first.model, folds=[trial.fold], device=device, mirroring=False)
+            prepare_row(trial.row, source, trial.data, plans=plans, configuration=wanted.configuration, leader=load)
+    known = {(trial.row.name, trial.fold, trial.seed): trial for trial in ready}
+    return [known.get((trial.row.name, trial.fold, trial.seed), trial) for trial in trials
+            if trial.row.name not in budgets or (trial.row.name, trial.fold, trial.seed) in known], faults
 
 
 def _conditions(wanted: Comparison, recipe: Recipe, configuration: ConfigurationManager) -> dict[str, Any]:

@@ -7,27 +7,26 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from fuse4seg.colour import WHITE, windowed
+from fuse4seg.comparison.methods import plans_of, recipe_of
 from fuse4seg.comparison.rows import Row
 from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.images import find_reader, read_image
-from fuse4seg.errors import FaultyImageError, OptionError, RecipeError, UnpairedCasesError, UnreadableRecordError
+from fuse4seg.errors import FaultyImageError, OptionError, UnpairedCasesError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule
-from fuse4seg.planning.leaders import leader_architecture, require_leader
-from fuse4seg.planning.planner import chosen_reference
-from fuse4seg.plans import OURS, RECIPE, planned_recipe
+from fuse4seg.inference.model import Model
+from fuse4seg.inference.sliding_window import fuse_whole_image
 from fuse4seg.progress import progress
-from fuse4seg.recipes.reading import changed, to_plain
-from fuse4seg.recipes.recipe import Recipe
+from fuse4seg.recipes.reading import to_plain
 
 DONE = "complete.json"
 #: Makes the normalised channels (K, Z, Y, X) of a case from its name, its preprocessed channels (C, Z, Y, X), its properties, and
@@ -35,7 +34,8 @@ DONE = "complete.json"
 Make = Callable[[str, np.ndarray, dict[str, Any], np.ndarray | None], np.ndarray]
 
 
-def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], configuration: str) -> None:
+def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], configuration: str,
+                leader: Callable[[], Model] | None = None) -> None:
     """Make a preprocessed dataset for one row, or keep the one that is whole.
 
     Args:
@@ -44,13 +44,14 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
         target: The row's; labels and, where they stay the same, channels are links to the source's.
         plans: Of the dataset, ours.
         configuration: The one to be trained.
+        leader: Loads the model that fuses, of a row whose leader was trained alone.
 
     Raises:
         RecipeError: A change of the row fits no recipe.
         UnpairedCasesError, FaultyImageError: A folder of fused images does not fit the dataset.
     """
-    recipe = recipe_of(row, plans) if row.ours else None
-    made_as = json.loads(json.dumps({**row.to_plain(), "recipe": None if recipe is None else to_plain(recipe)}))
+    recipe = recipe_of(row, plans)
+    made_as = json.loads(json.dumps({**row.to_plain(), "method": to_plain(recipe) if row.ours else None}))
     if (target / DONE).is_file():
         if read_json(target / DONE, UnreadableRecordError) != made_as:
             raise OptionError("--rows", f"{target} was made for another row named {row.name}, or by another recipe. Give "
@@ -71,9 +72,11 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
     else:
         channels = {str(index): row.name for index in range(channels_of(row))}
         write_json({**dataset_json, "channel_names": channels}, target / "dataset.json")
-        make = _maker(row.source, dataset_json, manager, plans["transpose_forward"])
+        make = (_fused_by(leader()) if leader is not None
+                else _maker(row.source, dataset_json, manager, plans["transpose_forward"]))
         write_channels(data, target / manager.data_identifier, make, manager, doing=f"preparing {row.name}")
-    write_json(_plans_of(row, plans, recipe), target / f"{plans['plans_name']}.json")
+    made = plans_of(row, plans, recipe, dataset=source.name, configuration=configuration)
+    write_json(made if row.source is None else _with_channels(row, made), target / f"{plans['plans_name']}.json")
     write_json(made_as, target / DONE)
 
 
@@ -129,6 +132,17 @@ def _maker(source: tuple[str, int | str], dataset_json: dict[str, Any], manager:
     return _of_folder(Path(which), dataset_json, manager, transpose)
 
 
+def _fused_by(model: Model) -> Make:
+    """Images of a leader that was trained alone, 8 bits each, as its exported ones."""
+    network = next(model.with_each_weights())
+
+    def make(_case: str, channels: np.ndarray, _properties: dict[str, Any], inside: np.ndarray | None) -> np.ndarray:
+        whole = fuse_whole_image(network, torch.from_numpy(channels), patch_size=model.patch_size, device=model.device)
+        return standardised(whole.fused.numpy(), inside)
+
+    return make
+
+
 def _of_folder(folder: Path, dataset_json: dict[str, Any], manager: ConfigurationManager, transpose: Sequence[int]) -> Make:
     """Images of the cases' own grids, transposed, cropped and resampled as the cases were."""
     ending = dataset_json["file_ending"]
@@ -150,47 +164,13 @@ def _of_folder(folder: Path, dataset_json: dict[str, Any], manager: Configuratio
     return make
 
 
-def recipe_of(row: Row, plans: dict[str, Any]) -> Recipe:
-    """What a row trains.
-
-    Raises:
-        RecipeError: A change fits no recipe, or is of what all rows have alike.
-    """
-    known = planned_recipe(plans, plans["plans_name"])
-    for path in (change.partition("=")[0] for change in row.changes):
-        if _is_alike(known, path):
-            raise RecipeError(path, "is the same for all rows. Plan with it under another name, and compare in another folder.",
-                              source=row.name)
-    recipe = changed(known, row.changes)
-    # Refused before anything is written.
-    chosen_reference(recipe, plans[OURS]["channel_names"])
-    require_leader(recipe, plans[OURS]["channel_names"])
-    return recipe
-
-
-def _is_alike(recipe: Recipe, path: str) -> bool:
-    """Whether planning decides an entry; each row of ours may have its own leader."""
-    section, _, entry = path.partition(".")
-    if section == "leader" or getattr(recipe, section, None) is None:
-        return False
-    return any(own.name == entry and own.metadata["planned"] for own in fields(getattr(recipe, section)))
-
-
-def _plans_of(row: Row, plans: dict[str, Any], recipe: Recipe | None) -> dict[str, Any]:
-    """With the row's recipe; patch and batch stay."""
+def _with_channels(row: Row, plans: dict[str, Any]) -> dict[str, Any]:
+    """Plans of a row that has other channels than the dataset, normalised as its first."""
     made = copy.deepcopy(plans)
     for configuration in made["configurations"].values():
-        if row.source is not None:
-            for entry in ("normalization_schemes", "use_mask_for_norm"):
-                if entry in configuration:
-                    configuration[entry] = configuration[entry][:1] * channels_of(row)
-        if recipe is not None and "architecture" in configuration:
-            arguments = configuration["architecture"]["arch_kwargs"]
-            asks = chosen_reference(recipe, made[OURS]["channel_names"])
-            known = arguments["leader"]["arch_kwargs"]["reference"]
-            arguments["leader"] = leader_architecture(recipe, known if asks is None else asks)
-    if recipe is not None:
-        made[OURS] = {**made[OURS], RECIPE: to_plain(recipe)}
+        for entry in ("normalization_schemes", "use_mask_for_norm"):
+            if entry in configuration:
+                configuration[entry] = configuration[entry][:1] * channels_of(row)
     return made
 
 

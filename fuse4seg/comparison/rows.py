@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from fuse4seg.errors import OptionError
-from fuse4seg.recipes.recipe import Losses
+from fuse4seg.recipes.kinds import network_module
+from fuse4seg.recipes.reading import read_recipe, recipe_names
+from fuse4seg.recipes.recipe import WITH_LABELS, WITHOUT_LABELS, Losses
 
 #: Rules of f4s_fuse that stand for fusion without learning.
 FIXED = ("max", "mean", "wavelet", "colour")
@@ -18,6 +20,12 @@ METHOD, PEER = "fuse4seg", "stacked"
 #: The paper's fused image of one channel.
 GREY = "grey"
 IN_GREY = ("leader.fused_image=grey", "leader.brighter=1")
+#: The paper's own system, a recipe.
+PAPER = "paper"
+#: Behind a rival's name: it is the leader, or the follower, of our bi-level training.
+IN_OURS = "+fuse4seg"
+#: A source: a leader that was trained alone, by a recipe.
+LEADER = "leader"
 
 
 @dataclass(frozen=True)
@@ -27,19 +35,24 @@ class Row:
     Attributes:
         name: Of its folder and in tables.
         ours: Whether Fuse4Seg trains, or stock nnU-Net.
-        source: What stock nnU-Net's one channel is: ("modality", index), ("rule", name) or ("folder", path); None: all stacked.
-        changes: Entries of the plans' recipe that differ, as ``--set`` takes them; none of stock nnU-Net.
+        source: What stock nnU-Net's one channel is: ("modality", index), ("rule", name), ("folder", path), or (LEADER, recipe),
+            which is trained alone before; None: all stacked.
+        changes: Entries of the recipe that differ, as ``--set`` takes them; none of stock nnU-Net.
+        recipe: Trained by this one; of stock nnU-Net the follower alone is taken from it. None: the plans'.
+        leader: Recipe from which leader, stage 1 and fusion losses are taken; None: those of the plans.
     """
 
     name: str
     ours: bool = False
     source: tuple[str, int | str] | None = None
     changes: tuple[str, ...] = ()
+    recipe: str | None = None
+    leader: str | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """For a JSON file."""
         return {"name": self.name, "ours": self.ours, "source": None if self.source is None else list(self.source),
-                "changes": list(self.changes)}
+                "changes": list(self.changes), "recipe": self.recipe, "leader": self.leader}
 
 
 def _losses(**weights: float) -> tuple[str, ...]:
@@ -67,8 +80,16 @@ LEARNING: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row(GREY, ours=True, changes=IN_GREY),
     *(Row(f"{GREY}_{teacher}", ours=True, changes=(*IN_GREY, *changes)) for teacher, changes in TEACHERS.items()))})
 OWN: Mapping[str, Row] = MappingProxyType({METHOD: Row(METHOD, ours=True), **LEARNING, **ABLATIONS})
+#: The paper's Table 3: its own system, one part left out at a time.
+TABLE_3: Mapping[str, Row] = MappingProxyType({name: Row(name, ours=True, recipe=PAPER, changes=changes) for name, changes in {
+    PAPER: (),
+    f"{PAPER}_no_reconstruction": ("leader.network=embedding", "pretraining.epochs=0"),
+    f"{PAPER}_no_adversarial_pretraining": ("pretraining.adversarial=0",),
+    f"{PAPER}_no_adversarial_training": ("losses.adversarial=0",),
+    f"{PAPER}_no_cross_attention": ("leader.cross_attention=false",),
+}.items()})
 #: Names that stand for several rows.
-GROUPS = ("singles", "fixed", "learning", "ablations")
+GROUPS = ("singles", "fixed", "learning", "ablations", "leaders", "followers", "table1", "table2", "table3")
 USUAL = (PEER, "singles", "fixed", METHOD)
 
 
@@ -85,9 +106,14 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
     Raises:
         OptionError: A name is unknown or there twice.
     """
+    rivals = rival_rows()
     known = {PEER: Row(PEER), **{name: Row(name, source=("modality", index)) for index, name in enumerate(modalities)},
-             **{rule: Row(rule, source=("rule", rule)) for rule in FIXED}, **OWN}
-    groups = {"singles": tuple(modalities), "fixed": FIXED, "learning": tuple(LEARNING), "ablations": tuple(ABLATIONS)}
+             **{rule: Row(rule, source=("rule", rule)) for rule in FIXED}, **rivals, **TABLE_3, **OWN}
+    leaders, followers = (tuple(name for name, row in rivals.items() if not row.ours and (row.recipe is None) == fuses)
+                          for fuses in (True, False))
+    groups = {"singles": tuple(modalities), "fixed": FIXED, "learning": tuple(LEARNING), "ablations": tuple(ABLATIONS),
+              "leaders": leaders, "followers": followers, "table1": (PEER, *followers, *leaders, PAPER, METHOD),
+              "table2": (*leaders, PAPER, METHOD), "table3": tuple(TABLE_3)}
     chosen = [row for name in names for row in groups.get(name, (name,))]
     for name in chosen:
         if name not in known:
@@ -97,6 +123,31 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
     rows += [Row(name, ours=True, changes=tuple(changes.split())) for name, changes in (variants or {}).items()]
     _require_different(row.name for row in rows)
     return rows
+
+
+def fuses_first(row: Row) -> bool:
+    """Whether its leader must be trained alone before."""
+    return row.source is not None and row.source[0] == LEADER
+
+
+def rival_rows() -> dict[str, Row]:
+    """A row for each recipe but our own.
+
+    What fuses alone is a leader, and stock nnU-Net segments what it fuses; a follower of fixed stages gets the stacked channels;
+    both also stand in our bi-level training. Anything else is a method of its own.
+    """
+    rows = []
+    for name in recipe_names():
+        recipe = read_recipe(name)
+        if name in (WITH_LABELS, WITHOUT_LABELS, *OWN):
+            continue
+        if not recipe.segments:
+            rows += [Row(name, source=(LEADER, name)), Row(f"{name}{IN_OURS}", ours=True, leader=name)]
+        elif network_module("follower", recipe.follower.network).FOLLOWER.fixed:
+            rows += [Row(name, recipe=name), Row(f"{name}{IN_OURS}", ours=True, recipe=name)]
+        else:
+            rows.append(Row(name, ours=True, recipe=name))
+    return {row.name: row for row in rows}
 
 
 def _require_different(names: Iterable[str]) -> None:

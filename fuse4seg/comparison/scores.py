@@ -112,11 +112,21 @@ def _log(trial: Trial) -> dict[str, Any]:
     """A finished training's curves and times of day, with ``parameters`` and ``pretrain_epochs``."""
     if not trial.row.ours:
         # nnU-Net's checkpoints are pickles with more than plain data.
-        return {**read_json(trial.fold_folder / TRAINING_LOG, PlansNotFoundError), "pretrain_epochs": 0}
+        log = {**read_json(trial.fold_folder / TRAINING_LOG, PlansNotFoundError), "pretrain_epochs": 0}
+        return log if trial.first is None else _with_its_leader(log, trial.first)
     state = load_checkpoint(trial.fold_folder / FINAL)
     # nnU-Net's U-Net holds its encoder twice.
     parameters = sum({weights.data_ptr(): weights.numel() for weights in state["network_weights"].values()}.values())
     return {**state["logging"], "parameters": parameters, "pretrain_epochs": state["recipe"]["pretraining"]["epochs"]}
+
+
+def _with_its_leader(log: dict[str, Any], fusing: Trial) -> dict[str, Any]:
+    """The leader counts as what it is in use, and its training as a stage 1."""
+    state = load_checkpoint(fusing.fold_folder / FINAL)
+    leader = sum(weights.numel() for name, weights in state["network_weights"].items() if name.startswith("fusion."))
+    training = state["recipe"]["training"]
+    return {**log, "parameters": log["parameters"] + leader,
+            "pretrain_epochs": state["recipe"]["pretraining"]["epochs"] + training["epochs"]}
 
 
 def score_trivial(cases: list[str], source: Path, *, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
@@ -218,11 +228,12 @@ def _fused_by(trial: Trial, plans: dict[str, Any], dataset_json: dict[str, Any])
     """How this row fuses; None where it does not, or not from the sources at hand."""
     if trial.row.source is not None and trial.row.source[0] == "rule":
         return partial(_by_rule, rule=str(trial.row.source[1]))
-    if not trial.row.ours:
+    by = trial if trial.row.ours else trial.first
+    if by is None:
         return None
     manager = PlansManager(copy.deepcopy(plans))
     description = ModelDescription(manager, manager.get_configuration(trial.configuration), dataset_json)
-    folder, ending = trial.fold_folder / "validation" / FUSED, dataset_json["file_ending"]
+    folder, ending = by.fold_folder / "validation" / FUSED, dataset_json["file_ending"]
 
     def fuse(case: str, _sources: np.ndarray) -> np.ndarray:
         levels, properties = read_fused(folder / f"{case}{ending}", manager.image_reader_writer_class)

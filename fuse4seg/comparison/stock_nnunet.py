@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuse4seg.files import write_json
-from fuse4seg.plans import read_plans
+from fuse4seg.plans import planned_recipe, read_plans
+from fuse4seg.recipes.recipe import Follower
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +55,26 @@ def make_stock_trainer(plans: dict[str, Any], configuration: str, fold: int | st
     from fuse4seg.training.data import foreground_share
 
     trainer = nnUNetTrainer(plans, configuration, fold, dataset_json, device)
+    _train_follower_as_its_recipe_says(trainer, planned_recipe(plans, STOCK_PLANS).follower)
     trainer.oversample_foreground_percent = foreground_share(trainer.configuration_manager.batch_size,
                                                              trainer.oversample_foreground_percent)
     return trainer
+
+
+def _train_follower_as_its_recipe_says(trainer: nnUNetTrainer, follower: Follower) -> None:
+    """Leave deep supervision out where there is none; the optimiser is nnU-Net's unless the follower's is another."""
+    from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+
+    from fuse4seg.networks.follower import follower_kind
+    from fuse4seg.steps.levels import follower_optimiser
+
+    trainer.enable_deep_supervision = follower_kind(follower.network).deep_supervision
+
+    def configure_optimizers() -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        optimiser = follower_optimiser(list(trainer.network.parameters()), follower)
+        return optimiser, PolyLRScheduler(optimiser, follower.rate, trainer.num_epochs)
+
+    trainer.configure_optimizers = configure_optimizers
 
 
 def train_stock_nnunet(training: Training, *, epochs: int, iterations: int, seed: int, resume: bool) -> None:

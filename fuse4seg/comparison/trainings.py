@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -15,11 +15,14 @@ from typing import Any
 from fuse4seg.comparison.prepared_data import environment_of
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
+from fuse4seg.inference.validate_fold import FUSION_LOSSES, VALIDATION
 from fuse4seg.progress import progress
 from fuse4seg.recipes.reading import name_after
 from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.signals import Terminated
 
+#: Behind the name of a row: the training of its leader alone.
+ALONE = ".alone"
 TRAIN_OURS = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
 
 
@@ -56,6 +59,7 @@ class Trial:
         budget: What it gets.
         changes: Entries of its plans' recipe that differ, where the budget is not that of the plans; of ours alone.
         purpose: Folder of the output that it lies in.
+        first: The training of the leader alone that must come before; None where there is none.
     """
 
     row: Row
@@ -68,6 +72,7 @@ class Trial:
     budget: Budget
     changes: tuple[str, ...] = ()
     purpose: str = "trainings"
+    first: Trial | None = None
 
     @property
     def place(self) -> Path:
@@ -76,8 +81,13 @@ class Trial:
 
     @property
     def data(self) -> Path:
-        """The row's preprocessed dataset."""
-        return self.output / "data" / self.row.name / self.dataset
+        """The row's preprocessed dataset; where a leader is trained alone first, of each training its own."""
+        own = "" if self.first is None else f"_fold{self.fold}_seed{self.seed}"
+        return self.output / "data" / f"{self.row.name}{own}" / self.dataset
+
+    def after_its_leader(self, budget: Budget) -> Trial:
+        """The same, after a training of the row's leader alone, with that budget."""
+        return replace(self, first=replace(self, row=leader_alone(self.row), purpose="fusions", budget=budget))
 
     @property
     def model(self) -> Path:
@@ -94,7 +104,7 @@ class Trial:
     @property
     def finished(self) -> bool:
         """Whether it is trained and validated."""
-        return (self.fold_folder / "validation" / "summary.json").is_file()
+        return any((self.fold_folder / VALIDATION / name).is_file() for name in ("summary.json", FUSION_LOSSES))
 
     def command(self, device: str) -> list[str]:
         """Words of the training's process."""
@@ -105,6 +115,11 @@ class Trial:
             program = ["-m", "fuse4seg.cli.train_stock_nnunet"]
             budget = ["--epochs", self.budget.epochs, "--iterations", self.budget.iterations]
         return [sys.executable, *program, *map(str, [*words, *budget])]
+
+
+def leader_alone(row: Row) -> Row:
+    """What trains the leader of a row whose source it is."""
+    return Row(f"{row.name}{ALONE}", ours=True, recipe=str(row.source[1]))
 
 
 def place_of(output: Path, row: str, fold: int, seed: int, *, purpose: str = "trainings") -> Path:

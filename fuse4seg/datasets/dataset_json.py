@@ -117,6 +117,8 @@ def _problem(content: Any) -> str | None:
 def _channels_problem(channels: Any) -> str | None:
     if not isinstance(channels, dict) or not channels or set(channels) != {str(number) for number in range(len(channels))}:
         return "channel_names must map \"0\", \"1\", ... to names. Renumber them without a gap."
+    if unnamed := [name for name in channels.values() if not isinstance(name, str)]:
+        return f"channel_names must map numbers to names, not to {unnamed[0]!r}. Name each."
     return None
 
 
@@ -164,8 +166,15 @@ def _labels_problem(content: dict[str, Any]) -> str | None:
 
 def _regions_problem(classes: dict[str, int | tuple[int, ...]], order: Any) -> str | None:
     has_regions = any(isinstance(entry, tuple) for entry in classes.values())
-    if has_regions and not (isinstance(order, list) and len(order) == len(classes)):
+    if not has_regions:
+        return None
+    if not (isinstance(order, list) and len(order) == len(classes)):
         return f"regions need regions_class_order with {len(classes)} values, one per region. Add it."
+    # What is written of a region would else be no part of it, or that of two the same.
+    for number, (name, value) in enumerate(zip(classes, order, strict=True)):
+        if type(value) is not int or value not in _members(classes[name]) or value in order[:number]:
+            return (f"regions_class_order gives the region {name!r} the value {value!r}. Give each region one of its own values, "
+                    "and no two the same.")
     return None
 
 

@@ -68,14 +68,14 @@ def shown_range(files: Sequence[Path], name: str, shared: GreyRange | None = Non
 
 
 def _deep(files: Iterable[Path]) -> Iterator[np.ndarray]:
-    """Finite intensities of every readable image that is not 8-bit."""
+    """Intensities of every readable image that is not 8-bit."""
     for path in files:
         try:
             levels = read_grey_image(path, None).levels
         except Fuse4SegError:
             continue  # named where it is used
-        if levels.dtype != np.uint8 and (finite := levels[np.isfinite(levels)]).size:
-            yield finite
+        if levels.dtype != np.uint8:
+            yield levels
 
 
 def is_narrow(image: GreyImage) -> bool:

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from fuse4seg.datasets.nifti import give_header_back, header_of, itk_header, readable_by_itk
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
 from fuse4seg.errors import DatasetJsonError, Fuse4SegError, UnreadableImageError, UnsuitableImageError
-from fuse4seg.files import read_json, require_plain_name
+from fuse4seg.files import read_json
 from fuse4seg.progress import progress
 
 ENDING = ".nii.gz"
@@ -73,7 +73,6 @@ def _case(path: Path) -> str:
 
 def _split(path: Path, folder: Path, channels: int, *, copy: bool) -> None:
     try:
-        require_plain_name(path)
         with readable_by_itk([path]) as (file,):
             _split_readable(path, file, folder, channels, copy=copy)
     except RuntimeError as error:

@@ -23,7 +23,7 @@ from fuse4seg.errors import ModelPlansError, UntrustedModelError, first_line
 from fuse4seg.files import read_json
 
 #: Where the networks of plans, and their building blocks, come from.
-PACKAGES = ("torch.nn", "dynamic_network_architectures", "fuse4seg.networks")
+PACKAGES = ("torch.nn", "dynamic_network_architectures", "fuse4seg.networks", "fuse4seg.leaders", "fuse4seg.followers")
 #: A dotted path without private parts; "a.b.os.system" is one as well, so what it leads to is looked at, too.
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 IDENTIFIER = re.compile(r"[A-Za-z]\w*", re.ASCII)

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Folders in the fold's, and beside the folds.
 VALIDATION, NEXT_STAGE = "validation", "predicted_next_stage"
+#: In the first of these, of a model that segments nothing.
+FUSION_LOSSES = "fusion_losses.json"
 
 
 def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path, *, preprocessed: Path,
@@ -57,13 +59,15 @@ def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path,
 
 
 def validate_fusion(model: Model, dataset: nnUNetBaseDataset, fold: Path) -> dict[str, float]:
-    """Write fused images, and score them against their sources, where no labels say more; arguments as above.
+    """Write fused images and FUSION_LOSSES, their likeness to the sources, where no labels say more; arguments as above.
 
     Returns:
         Mean over the cases of each loss between images, trained or not, on the grid that the network works on.
     """
     reports = [_fusion_losses(model, channels, made) for _, channels, made in _predicted(model, dataset, fold, SEGMENTATIONS)]
-    return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+    means = {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+    write_json(means, fold / VALIDATION / FUSION_LOSSES)
+    return means
 
 
 def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path,

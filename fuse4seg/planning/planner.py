@@ -35,7 +35,7 @@ from fuse4seg.planning.step_memory import CountedTraining
 from fuse4seg.planning.windows import normalisation_names
 from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, RECIPE, read_plans
 from fuse4seg.recipes.reading import to_plain
-from fuse4seg.recipes.recipe import Recipe
+from fuse4seg.recipes.recipe import WITH_LABELS, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def planner_for(dataset: str | int, options: PlanOptions, planner: type[Fuse4Seg
     """Our planner, or a variant of it, ready to plan a dataset by its recipe.
 
     Raises:
-        RecipeError: The recipe segments, and the dataset has no labels; or the reverse.
+        RecipeError: The recipe segments, and the dataset has no labels.
         OptionError, DatasetJsonError, FingerprintNotFoundError: As :class:`Fuse4SegPlanner` raises them.
     """
     return planner_of(recipe_of(dataset, options).follower.network, planner)(dataset, options=options)
@@ -91,7 +91,7 @@ def recipe_of(dataset: str | int, options: PlanOptions) -> Recipe:
     """What a dataset would be planned by.
 
     Raises:
-        RecipeError: The recipe segments, and the dataset has no labels; or the reverse.
+        RecipeError: The recipe segments, and the dataset has no labels.
         DatasetNotFoundError, DatasetJsonError: There is no such dataset, or it does not say what it is.
     """
     folder = data_root(RAW) / dataset_name(dataset, variables=(RAW,))
@@ -173,6 +173,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.memory = self._memory_model()
         self.predicted: dict[str, dict[str, float]] = {}
         self._let_nnunet_count_bytes()
+        self._memory_was_short = False
         self._smallest: tuple[dict[str, Any], Sequence[int]] | None = None
         self.old_plans = self._read_old_plans()
         self._lay_out_as_the_follower_wants()
@@ -217,7 +218,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         Raises:
             OptionError: The patch became too small to be worth planning for; the message says what would fit.
         """
-        if len(patch_size) == len(self.recipe.patches.size) or len(patch_size) not in self.kind.axes:
+        if len(patch_size) not in self.kind.axes:
             return 1  # so that nnU-Net leaves the patch as it is; it divides by this
         if len(arch_kwargs["strides"]) < SMALLEST_STAGES or min(patch_size) < 1:
             raise OptionError(FLAG, self._what_would_fit())
@@ -227,7 +228,9 @@ class Fuse4SegPlanner(ExperimentPlanner):
         architecture = self._fuse_then_segment(deepcopy(follower))
         # nnU-Net comes from larger patches to smaller ones.
         self._smallest = architecture, list(patch_size)
-        return self.memory.estimate(architecture, patch_size, SMALLEST_BATCH, limit=self.limit)
+        estimate = self.memory.estimate(architecture, patch_size, SMALLEST_BATCH, limit=self.limit)
+        self._memory_was_short = self._memory_was_short or estimate > self.limit
+        return estimate
 
     def _what_would_fit(self) -> str:
         if self._smallest is None:
@@ -245,11 +248,15 @@ class Fuse4SegPlanner(ExperimentPlanner):
         wanted, given = self.recipe.patches, list(median_shape)
         axes = len(spacing)
         fixed = wanted.size if len(wanted.size) == axes else ()
+        self._memory_was_short = False
         # nnU-Net's patch is the whole image where that fits.
         plan = super().get_plans_for_configuration(spacing, np.array(fixed or given), data_identifier,
                                                    approximate_n_voxels_dataset, _cache)
         plan["median_image_size_in_voxels"] = np.array(given)
-        if fixed and list(plan["patch_size"]) != list(fixed):
+        if fixed and self._memory_was_short:
+            logger.warning("patch %s of recipe %s is cut to %s: %g GB hold no more", _crossed(fixed), self.recipe.name,
+                           _crossed(plan["patch_size"]), self.target.gigabytes)
+        elif fixed and list(plan["patch_size"]) != list(fixed):
             raise RecipeError("patches.size", f"{_crossed(fixed)} cannot be had with this network and spacing. Give "
                                               f"{_crossed(plan['patch_size'])}.", source=self.recipe.name)
         if fixed and len(plan["architecture"]["arch_kwargs"]["strides"]) < SMALLEST_STAGES:
@@ -285,7 +292,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self._write(plans)
 
     def _write(self, plans: dict[str, Any]) -> None:
-        if not self.labelled:
+        if not self.recipe.segments:
             self._leave_segmentation_out(plans["configurations"])
         plans["configurations"].update(self._custom_configurations(plans["configurations"]))
         recursive_fix_for_json_export(plans)
@@ -303,12 +310,17 @@ class Fuse4SegPlanner(ExperimentPlanner):
                            " or ".join(map(str, self.kind.axes)), ", ".join(dropped))
 
     def _leave_segmentation_out(self, configurations: dict[str, Any]) -> None:
-        """Drop the cascade, and let the preprocessed dataset.json name no labels: by that a training knows."""
-        logger.warning("%s has no labelsTr: models trained on it fuse images and segment nothing. If it should have labels, add "
-                       "them and plan again.", self.dataset_name)
+        """Drop the cascade; without labels, let the preprocessed dataset.json name none."""
+        if self.labelled:
+            logger.warning("recipe %s segments nothing: models trained by it fuse images. For segmentations, plan with --recipe "
+                           "%s.", self.recipe.name, WITH_LABELS)
+        else:
+            logger.warning("%s has no labelsTr: models trained on it fuse images and segment nothing. If it should have labels, "
+                           "add them and plan again.", self.dataset_name)
         if configurations.pop(CASCADE, None):
             del configurations["3d_lowres"]["next_stage"]
-        write_json(self.dataset_json, self.folder / "dataset.json")
+        if not self.labelled:
+            write_json(self.dataset_json, self.folder / "dataset.json")
 
     @property
     def _plans_file(self) -> Path:
@@ -370,11 +382,10 @@ class Fuse4SegPlanner(ExperimentPlanner):
                 continue
             network = plan["architecture"], plan["patch_size"]
             plan["batch_size"] = self.memory.largest_batch(*network, limit=self.limit, cap=plan["batch_size"])
+            if plan["batch_size"] < self.recipe.patches.batch:
+                logger.warning("%s: batch %d of recipe %s is cut to %d: %g GB hold no more", name, self.recipe.patches.batch,
+                               self.recipe.name, plan["batch_size"], self.target.gigabytes)
             memory = self.memory.count(*network, plan["batch_size"])
-            if len(plan["patch_size"]) == len(self.recipe.patches.size) and memory.total > self.limit:
-                raise OptionError(FLAG, f"{self.target.gigabytes:g} GB do not hold the recipe's patch, "
-                                        f"{_crossed(plan['patch_size'])} in a batch of {plan['batch_size']}: "
-                                        f"{memory.total / GIGABYTE:.3g} GB would.")
             predicted[name] = memory.to_plain()
         return predicted
 

@@ -79,7 +79,8 @@ def _tables(path: Path, *, known: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _over(name: str, basis: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Entries of a section over those that it is like; another network leaves out what it lacks."""
     network = given.get("network", basis.get("network"))
-    if name in FOLDERS and network != basis.get("network"):
+    # Of an unknown network all are kept: it is refused with the file's name when the whole is read.
+    if name in FOLDERS and network != basis.get("network") and network in network_names(name):
         known = {own.name for own in fields(section_kind(name, network))}
         basis = {entry: value for entry, value in basis.items() if entry in known}
     return {**basis, **given}
@@ -213,7 +214,7 @@ def _changed_section(recipe: Recipe, name: str, given: Mapping[str, str], *, in_
     kept = {own: getattr(section, own) for own in known if hasattr(section, own)}
     values = {}
     for entry, text in given.items():
-        path = f"{name}.{entry}"
+        path = f"{name}.{entry}".rstrip(".")
         if entry not in known:
             raise RecipeError(path, f"there is no such entry. Entries of {name} are: {', '.join(known)}.")
         if in_training and known[entry].metadata["planned"]:

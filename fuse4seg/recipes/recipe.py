@@ -212,16 +212,13 @@ class Recipe:
         return self.bilevel is not None
 
     def require_labels(self, *, labelled: bool) -> None:
-        """Make sure that there are labels to learn from, and that none are left out.
+        """Make sure that there are labels to learn from.
 
         Raises:
-            RecipeError: A dataset has none, or has some, and nothing is segmented.
+            RecipeError: A dataset has none.
         """
         if self.segments and not labelled:
             raise RecipeError("bilevel", f"the dataset has no labels to segment. Plan it with --recipe {WITHOUT_LABELS}.",
-                              source=self.name)
-        if labelled and not self.segments:
-            raise RecipeError("bilevel", f"is missing, but the dataset has labels. Plan it with --recipe {WITH_LABELS}.",
                               source=self.name)
 
 
@@ -231,8 +228,8 @@ SECTIONS: dict[str, type[Section]] = {"leader": Leader, "follower": Follower, "p
 
 
 def section_name(section: type[Section]) -> str:
-    """What a section is called in a recipe."""
-    return section.__name__.lower()
+    """What a section is called in a recipe, also one that the file of a network makes longer."""
+    return next(name for name, kind in SECTIONS.items() if issubclass(section, kind))
 
 
 def require_value(path: str, value: Any, kind: Any, *, choices: tuple[str, ...], least: float | None, below: float,

@@ -5,16 +5,33 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields
 from typing import Any, get_type_hints
 
-from fuse4seg.recipes.reading import LONGEST_NAME, read_recipe, recipe_names
-from fuse4seg.recipes.recipe import SECTIONS, WITH_LABELS, WITHOUT_LABELS, Recipe, Section, described, in_range
+import tomllib
 
-#: Recipes with a column each: the usual ones, with labels and without.
-COLUMNS = (WITH_LABELS, WITHOUT_LABELS)
+from fuse4seg.recipes.kinds import FOLDERS, network_module, network_names
+from fuse4seg.recipes.reading import FOLDER, LIKE, LONGEST_NAME, read_recipe, recipe_names, section_kind
+from fuse4seg.recipes.recipe import (
+    SECTIONS,
+    WITH_LABELS,
+    WITHOUT_LABELS,
+    Losses,
+    Recipe,
+    Section,
+    described,
+    in_range,
+    section_name,
+)
+
+#: These have the first columns; recipes that are like no other follow.
+USUAL = (WITH_LABELS, WITHOUT_LABELS)
 WIDTH = 120
+#: More losses left out than these are not named one by one.
+FEW = 2
+#: More recipes than these, that agree, share a column.
+MANY = 3
 HEAD = """\
 # Recipes
 
@@ -41,6 +58,9 @@ with `-p`; planning ends with the command that trains by it. `f4s_train --set` c
 names the trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`. Give the same `--set` with
 `--c` and `--val`, and `f4s_predict` the trainer: `-tr Fuse4SegTrainer-training.epochs=50`.
 
+Another network has entries of its own, which the tables below list: `follower.network=cnn_transformer` goes with
+`follower.blocks=4`.
+
 ## Write your own
 
     # sharp.toml, for --recipe sharp.toml
@@ -50,10 +70,10 @@ names the trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4S
     [losses]
     edges = 4.0
 
-Its plans are `Fuse4SegPlans-sharp`. `like` names a recipe that comes along; give only what differs. Without it, every
-entry must be there; without the
-section `bilevel`, nothing is segmented. What is misspelt or out of range is refused, with what would do. In Python:
-`fuse4seg.recipes.reading.read_recipe`.
+Its plans are `Fuse4SegPlans-sharp`. `like` names a recipe that comes along; give only what differs. With another
+`network`, entries that this lacks are left out; give those that it adds. Without `like`, every entry must be there;
+without the section `bilevel`, nothing is segmented. What is misspelt or out of range is refused, with what would do.
+In Python: `fuse4seg.recipes.reading.read_recipe`.
 
 Planning decides the entries in **`bold`**; to change these, plan anew.
 """
@@ -61,37 +81,93 @@ Planning decides the entries in **`bold`**; to change these, plan anew.
 
 def recipes_page() -> str:
     """The page, as it stands in documentation/reference/recipes.md."""
-    recipes = [read_recipe(name) for name in COLUMNS]
-    others = [read_recipe(name) for name in recipe_names() if name not in COLUMNS]
+    like = {name: tomllib.loads((FOLDER / f"{name}.toml").read_text()).get(LIKE) for name in (*USUAL, *recipe_names())}
+    recipes = [read_recipe(name) for name in like if like[name] is None]
+    others = [(read_recipe(name), read_recipe(like[name])) for name in like if like[name] is not None]
     told = [f"- `{recipe.name}`: {recipe.about}" for recipe in recipes] + [
-        f"- `{other.name}`: {other.about} ({', '.join(_differing(other, recipes[0]))})" for other in others]
+        f"- `{other.name}`: {other.about} ({_difference(other, its)})" for other, its in others]
     listed = "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in told)
     head = HEAD.format(recipes=listed, usual=WITH_LABELS, unlabelled=WITHOUT_LABELS, longest=LONGEST_NAME)
-    return head + "".join("\n" + "\n".join(_section(name, kind, recipes)) + "\n" for name, kind in SECTIONS.items())
+    return head + "".join("\n" + "\n".join(_section(name, recipes, others)) + "\n" for name in SECTIONS)
 
 
-def _differing(recipe: Recipe, usual: Recipe) -> Iterator[str]:
-    for name in SECTIONS:
-        section, its = getattr(recipe, name), getattr(usual, name)
-        for own in fields(section) if section and its else ():
-            if (value := getattr(section, own.name)) != getattr(its, own.name):
-                yield f"`{name}.{own.name}={_shown(value)}`"
+def _difference(recipe: Recipe, like: Recipe) -> str:
+    """From what it is like, in entries that both have."""
+    return f"as `{like.name}` but for {', '.join(word for name in SECTIONS for word in _differing(name, recipe, like))}"
 
 
-def _section(name: str, kind: type[Section], recipes: list[Recipe]) -> Iterator[str]:
+def _differing(name: str, recipe: Recipe, like: Recipe) -> Iterator[str]:
+    section, its = getattr(recipe, name), getattr(like, name)
+    if (section is None) != (its is None):
+        yield f"{'no' if section is None else 'a'} section `{name}`"
+    if section is None or its is None:
+        return
+    # What another network adds stands in a table of its own.
+    known = [own for own in fields(section) if hasattr(its, own.name)]
+    values = {own.name: getattr(section, own.name) for own in known if getattr(section, own.name) != getattr(its, own.name)}
+    zeros = [entry for entry, value in values.items() if value == 0 and name == section_name(Losses)]
+    if len(zeros) > FEW:
+        weighed = ", ".join(f"`{own.name}={_shown(value)}`" for own in known if (value := getattr(section, own.name)))
+        yield f"{weighed or 'none'} alone of `{name}`"
+    else:
+        yield from (f"`{name}.{entry}={_shown(value).replace(', ', ',')}`" for entry, value in values.items())
+
+
+def _section(name: str, recipes: list[Recipe], others: list[tuple[Recipe, Recipe]]) -> Iterator[str]:
+    """A section, with a column for each of the recipes; what networks add has one for others, too, whose like lacks it."""
+    kind = SECTIONS[name]
     yield from (f"## {name}", "", inspect.getdoc(kind).splitlines()[0], "")
-    hints = get_type_hints(kind)
-    allowed = {own.name: _allowed(own, hints[own.name]) for own in fields(kind)}
-    alike = len(set(allowed.values())) == 1
+    yield from _table(fields(kind), get_type_hints(kind), {recipe.name: getattr(recipe, name) for recipe in recipes})
+    if name not in FOLDERS:
+        return
+    yield ""
+    for network in network_names(name):
+        yield from textwrap.wrap(f"- `{network}`: {inspect.getdoc(network_module(name, network)).splitlines()[0]}", WIDTH,
+                                 subsequent_indent="  ", break_on_hyphens=False)
+    for networks, added in _added(name).items():
+        hints = get_type_hints(section_kind(name, networks[0]))
+        words = f"{', '.join(f'`{network}`' for network in networks)} {'add' if len(networks) > 1 else 'adds'}:"
+        yield from ("", *textwrap.wrap(words, WIDTH), "")
+        columns = [*recipes, *(other for other, like in others if getattr(like, name).network not in networks)]
+        yield from _table(added, hints, _columns(name, networks, added, columns))
+
+
+def _added(name: str) -> dict[tuple[str, ...], list[Field]]:
+    """Entries that files of networks add to a section, by the networks that have them."""
+    common, known = {own.name for own in fields(SECTIONS[name])}, {}
+    for network in network_names(name):
+        kind = section_kind(name, network)
+        for own in fields(kind):
+            if own.name not in common:
+                key = own.name, get_type_hints(kind)[own.name], own.metadata["about"]
+                known.setdefault(key, []).append((network, own))
+    found: dict[tuple[str, ...], list[Field]] = {}
+    for having in known.values():
+        found.setdefault(tuple(network for network, _ in having), []).append(having[0][1])
+    return found
+
+
+def _columns(name: str, networks: Sequence[str], entries: Sequence[Field], recipes: list[Recipe]) -> dict[str, Section]:
+    """Sections with one of these networks, by their recipes; one for all where many agree."""
+    using = {recipe.name: getattr(recipe, name) for recipe in recipes if getattr(recipe, name).network in networks}
+    different = {tuple(getattr(section, own.name) for own in entries) for section in using.values()}
+    if len(using) > MANY and len(different) == 1:
+        return {"their recipes": next(iter(using.values()))}
+    return using
+
+
+def _table(entries: Sequence[Field], hints: dict[str, Any], sections: dict[str, Section | None]) -> Iterator[str]:
+    """Rows of entries, with a column for the section of each recipe, by its name."""
+    allowed = {own.name: _allowed(own, hints[own.name]) for own in entries}
+    alike = len(set(allowed.values())) == 1 and len(allowed) > 1
     if alike:
         yield from (f"Each is a {next(iter(allowed.values()))}.", "")
-    header = ["entry", *["value"] * (not alike), "meaning", *(recipe.name for recipe in recipes)]
+    header = ["entry", *["value"] * (not alike), "meaning", *sections]
     yield from (f"| {' | '.join(header)} |", "| --- " * len(header) + "|")
-    for own in fields(kind):
-        values = (_shown(getattr(getattr(recipe, name), own.name)) if getattr(recipe, name) else "-" for recipe in recipes)
+    for own in entries:
+        values = (_shown(getattr(section, own.name)) if section else "-" for section in sections.values())
         entry = f"**`{own.name}`**" if own.metadata["planned"] else f"`{own.name}`"
-        cells = (entry, *[allowed[own.name]] * (not alike), own.metadata["about"], *values)
-        yield f"| {' | '.join(cells)} |"
+        yield f"| {' | '.join((entry, *[allowed[own.name]] * (not alike), own.metadata['about'], *values))} |"
 
 
 def _allowed(own: Field, hint: Any) -> str:

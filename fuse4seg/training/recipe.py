@@ -23,7 +23,7 @@ def require_fit(recipe: Recipe, dataset_json: dict[str, Any]) -> None:
     """Make sure that a dataset can be trained on by a recipe.
 
     Raises:
-        RecipeError: It has no labels to segment, or has some that would be left out, or one modality that would be.
+        RecipeError: It has no labels to segment, or one modality that would be left out.
     """
     recipe.require_labels(labelled=bool(foreground_classes(dataset_json)))
     if recipe.training.modality_dropout and len(channel_names(dataset_json)) == 1:

@@ -71,10 +71,13 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
                  device: torch.device = torch.device("cuda")) -> None:  # noqa: B008 (nnU-Net's signature)
+        self.recipe = planned_recipe(plans, plans["plans_name"])
+        if not self.recipe.segments:
+            # By that the model knows that it segments nothing.
+            dataset_json = {**dataset_json, "labels": {"background": 0}}
         with logged_prints():
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.logger.local_logger = History()
-        self.recipe = planned_recipe(self.plans_manager.plans, self.plans_manager.plans_name)
         self.seed = 0
         self.set_save_every(SaveEvery())
         self.epoch = Epoch("training", 0, [])

@@ -149,6 +149,17 @@ class TestPrepareRow:
             prepare_row(Row("FILM", source=("folder", str(tmp_path / "fused"))), source, tmp_path / "FILM", plans=plans,
                         configuration="2d")
 
+    def test_of_a_folder_with_nan_is_refused(self, planned_phantom: Path, source: Path, plans: dict[str, Any],
+                                             tmp_path: Path) -> None:
+        (tmp_path / "fused").mkdir()
+        for path in (planned_phantom / "nnUNet_raw" / DATASET / "imagesTr").glob("*_0001.nii.gz"):
+            voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32)
+            voxels[1, 2, 3] = np.nan
+            sitk.WriteImage(sitk.GetImageFromArray(voxels), tmp_path / "fused" / path.name.replace("_0001", ""))
+        with pytest.raises(FaultyImageError, match="holds NaN or infinite intensities. Fuse the case again"):
+            prepare_row(Row("FILM", source=("folder", str(tmp_path / "fused"))), source, tmp_path / "FILM", plans=plans,
+                        configuration="2d")
+
 
 class TestGrey:
     def test_cuts_to_the_windows(self) -> None:

@@ -13,13 +13,14 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 import torch
+from PIL import Image as Picture
 
 from fuse4seg.errors import FaultyCasesError, OptionError
 from fuse4seg.inference import predict_folder as module
-from fuse4seg.inference.export_case import Wanted
+from fuse4seg.inference.export_case import Export, Wanted
 from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.predict_case import CasePrediction, predict_case
-from fuse4seg.inference.predict_folder import predict_folder
+from fuse4seg.inference.predict_folder import claim_exports, predict_folder
 from fuse4seg.inference.run_record import RunRecord
 
 Load = Callable[..., Model]
@@ -189,6 +190,22 @@ class TestPredictFolder:
         assert not list((tmp_path / "out").rglob("second*"))
         assert {name: case["status"] for name, case in record.cases.items()} == {"first": "done", "second": "failed"}
 
+    def test_leaves_out_16_bits_that_a_channel_of_8_does_not_take(self, images: Path, tmp_path: Path,
+                                                                  make_untrained: Callable[..., Path]) -> None:
+        for path in images.glob("*.nii.gz"):
+            levels = np.rint(np.interp(found := voxels(path)[16], (found.min(), found.max()), (0, 255))).astype(np.uint8)
+            deep = path.name == "second_0002.nii.gz"
+            Picture.fromarray(levels * np.uint16(200) if deep else levels).save(images / path.name.replace(".nii.gz", ".png"))
+        root = make_untrained("2d", ending=".png", reader="NaturalImage2DIO")
+        (folder,) = (root / "nnUNet_results" / "Dataset990_Phantom").iterdir()
+        model = load_model(folder, folds=(0,), device=torch.device("cpu"), mirroring=False)
+        model.description.dataset_json["normalization"] = dict.fromkeys("0123", "rgb_to_0_1")
+        model.description.configuration.configuration["normalization_schemes"] = ["RGBTo01Normalization"] * 4
+        said = rf"case second: {images / 'second_0002.png'} holds intensities from 0 to 51000, and its channel takes 0 to 255"
+        with pytest.raises(FaultyCasesError, match=said):
+            predict_folder(model, images, tmp_path / "out", folds=(0,))
+        assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["first.png"]
+
     def test_leaves_a_case_out_that_memory_does_not_hold(self, images: Path, tmp_path: Path, record: RunRecord, load: Load,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
@@ -328,3 +345,15 @@ class TestWhatIsThereAlready:
         assert sorted(dataset.rglob("*")) == before
         predict_folder(load(0), images, dataset / "labelsTs", folds=(0,), overwrite=True)
         assert (dataset / "labelsTs" / "first.nii.gz").is_file()
+
+    @pytest.mark.parametrize(("cases", "ending", "said"), [
+        (("c5", "c5_a"), ".nii.gz", r"probabilities/c5_a_b\.nii\.gz would be written for case c5 and case c5_a\. Rename"),
+        (("a", "dataset"), ".tif", r"dataset\.json would be written for the run and case dataset\. Rename")])
+    def test_two_that_would_be_one_file_are_refused(self, tmp_path: Path, load: Load, cases: tuple[str, str], ending: str,
+                                                    said: str) -> None:
+        description = load(0).description
+        description.dataset_json.update(labels={"background": 0, "a_b": 1, "b": 2}, file_ending=ending)
+        export = Export(description, tmp_path / "out", (0,), 0, self.EVERYTHING)
+        with pytest.raises(OptionError, match=said):
+            claim_exports(cases, export)
+        assert claim_exports(["c5", "c6"], export).names > {"probabilities/c5_a_b.nii.gz", "probabilities/c6_b.nii.gz"}

@@ -11,16 +11,6 @@ from scipy.ndimage import gaussian_filter
 
 
 @pytest.fixture(scope="session")
-def random_images() -> Callable[..., torch.Tensor]:
-    """Function of a shape and a seed that gives uniform noise in [0, 1]."""
-
-    def make(*shape: int, seed: int = 0) -> torch.Tensor:
-        return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-    return make
-
-
-@pytest.fixture(scope="session")
 def smooth_images() -> Callable[..., torch.Tensor]:
     """Function of a shape (B, N, Y, X) and a seed that gives grey structures with some noise, on a black ground, in [0, 1]."""
 

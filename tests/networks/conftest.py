@@ -1,4 +1,4 @@
-"""Images and tiny segmentation networks that the network tests share."""
+"""Tiny segmentation networks that the network tests share."""
 
 from __future__ import annotations
 
@@ -19,16 +19,6 @@ HYBRID = "fuse4seg.followers.cnn_transformer.CNNTransformer"
 def same_numbers_in_every_run() -> None:
     """Whatever a test draws without a generator of its own."""
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session")
-def random_images() -> Callable[..., torch.Tensor]:
-    """Function of a shape and a seed that gives uniform noise in [0, 1]."""
-
-    def make(*shape: int, seed: int = 0) -> torch.Tensor:
-        return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment, IntensityWindow, as_read, build_follower, mirrored, whole_levels
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, IntensityWindow, as_read, build_planned, mirrored, whole_levels
 
 
 def column(*channels: list[float]) -> torch.Tensor:
@@ -87,7 +87,8 @@ class TestMirrored:
 Architecture = Callable[[int], dict[str, Any]]
 Images = Callable[..., torch.Tensor]
 CLASSES = 3
-FUSION = {"detail_features": 4, "base_features": 8, "couplings": 1, "transformers": 1}
+LEADER = {"network_class_name": "fuse4seg.leaders.gate.GateLeader", "_kw_requires_import": [],
+          "arch_kwargs": {"detail_features": 4, "base_features": 8, "couplings": 1, "transformers": 1}}
 grey_and_colour = pytest.mark.parametrize("colours", [1, 3])
 
 
@@ -99,7 +100,7 @@ def planned(architecture: dict[str, Any], *, modalities: int = 2, extra: int = 0
     return get_network_from_plans(
         "fuse4seg.networks.fuse_then_segment.FuseThenSegment",
         {"conv_op": arguments["conv_op"], "strides": arguments["strides"], "windows": [[-2.0, 2.0]] * modalities,
-         "follower": architecture, "fusion": {**FUSION, "colours": colours}},
+         "leader": {**LEADER, "arch_kwargs": {**LEADER["arch_kwargs"], "colours": colours}}, "follower": architecture},
         ["conv_op"], modalities + extra, CLASSES, deep_supervision=deep_supervision)
 
 
@@ -159,7 +160,7 @@ class TestFuse:
         fused = model.fusion(seen.sources)
         # Black inside the image becomes the darkest level.
         assert ((seen.fused.image - fused.image.clamp(min=1 / 255))[..., 5:].abs() <= 0.5 / 255 + 1e-6).all()
-        for name in ("shares", "low", "high", "base", "detail", "decoded"):
+        for name in ("own", "low", "high", "decoded"):
             assert torch.equal(getattr(seen.fused, name), getattr(fused, name))
 
     def test_is_zero_outside_the_image(self, model: FuseThenSegment, channels: torch.Tensor) -> None:
@@ -436,13 +437,13 @@ class TestBuilding:
     def test_refuses_a_follower_that_does_not_exist(self, follower_architecture: Architecture) -> None:
         architecture = {**follower_architecture(2), "network_class_name": "no.such.Network"}
         with pytest.raises(ValueError, match="no.such.Network cannot be imported"):
-            build_follower(architecture, channels=1, classes=2, deep_supervision=False)
+            build_planned(architecture, input_channels=1, num_classes=2, deep_supervision=False)
 
     def test_builds_the_follower_that_nnu_net_would_build(self, follower_architecture: Architecture,
                                                           random_images: Images) -> None:
         architecture = follower_architecture(2)
         torch.manual_seed(0)
-        ours = build_follower(architecture, channels=1, classes=2, deep_supervision=False)
+        ours = build_planned(architecture, input_channels=1, num_classes=2, deep_supervision=False)
         torch.manual_seed(0)
         stock = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
                                        architecture["_kw_requires_import"], 1, 2, allow_init=False,
@@ -451,5 +452,5 @@ class TestBuilding:
 
     def test_leaves_the_plans_as_they_are(self, follower_architecture: Architecture) -> None:
         architecture = follower_architecture(2)
-        build_follower(architecture, channels=1, classes=2, deep_supervision=False)
+        build_planned(architecture, input_channels=1, num_classes=2, deep_supervision=False)
         assert architecture == follower_architecture(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fuse4seg.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.errors import RecipeError
+from fuse4seg.recipes.kinds import network_names
 from fuse4seg.recipes.reading import (
     LONGEST_NAME,
     changed,
@@ -23,16 +24,19 @@ from fuse4seg.recipes.reading import (
     name_after,
     read_recipe,
     recipe_names,
+    section_kind,
     to_plain,
 )
 from fuse4seg.recipes.recipe import SECTIONS, VIEWING, WITH_LABELS, WITHOUT_LABELS, Losses
 
 USUAL = read_recipe(WITH_LABELS)
+OURS = (WITH_LABELS, WITHOUT_LABELS, "grey")
 
 
 class TestRecipesThatComeAlong:
-    def test_are_the_usual_ones_with_and_without_labels_and_grey(self) -> None:
-        assert recipe_names() == ["fuse4seg", "fusion_alone", "grey"]
+    def test_are_our_own_and_one_for_each_rival_called_as_its_network(self) -> None:
+        assert {*OURS, "paper", "paper_v3"} <= set(recipe_names())
+        assert set(recipe_names()) - {*OURS, "paper", "paper_v3"} <= {*network_names("leader"), *network_names("follower")}
 
     @pytest.mark.parametrize("name", recipe_names())
     def test_can_all_be_read(self, name: str) -> None:
@@ -57,10 +61,18 @@ class TestRecipesThatComeAlong:
         leader = replace(grey.leader, fused_image="colour", brighter=0.0)
         assert replace(grey, leader=leader, name=USUAL.name, about=USUAL.about) == USUAL
 
-    def test_are_followed_by_nnu_net_s_own_optimiser(self) -> None:
-        for name in recipe_names():
-            follower = read_recipe(name).follower
-            assert (follower.rate, follower.momentum, follower.nesterov, follower.weight_decay) == (1e-2, 0.99, True, 3e-5)
+    @pytest.mark.parametrize("name", OURS)
+    def test_of_our_own_are_followed_by_nnu_net_s_network_and_optimiser(self, name: str) -> None:
+        follower = read_recipe(name).follower
+        assert (follower.network, follower.optimiser) == ("unet", "sgd")
+        assert (follower.rate, follower.momentum, follower.nesterov, follower.weight_decay) == (1e-2, 0.99, True, 3e-5)
+
+    @pytest.mark.parametrize("name", OURS)
+    def test_of_our_own_segment_as_nnu_net_does_and_have_no_losses_of_another(self, name: str) -> None:
+        recipe = read_recipe(name)
+        assert (recipe.losses.own, recipe.pretraining.own) == (0, False)
+        if recipe.bilevel is not None:
+            assert (recipe.bilevel.cross_entropy, recipe.bilevel.dice, recipe.bilevel.mirroring) == (1, 1, True)
 
 
 class TestReadRecipe:
@@ -93,7 +105,7 @@ class TestReadRecipe:
     def test_misses_no_entry(self, section: str, tmp_path: Path) -> None:
         """Of a file that is like no other, each line is needed but for the whole of bilevel."""
         lines = (Path(read_recipe.__globals__["FOLDER"]) / "fuse4seg.toml").read_text().splitlines()
-        for entry in fields(SECTIONS[section]):
+        for entry in fields(getattr(USUAL, section)):
             within, kept = "", []
             for line in lines:
                 within = line.strip("[] ").split("]")[0] if line.startswith("[") else within
@@ -163,8 +175,14 @@ class TestChanged:
     @pytest.mark.parametrize(("word", "said"), [
         ("losses", "losses: is no change. Write SECTION.ENTRY=VALUE, as losses.edges=2."), ("=3", ": fuse4seg has no such sec"),
         ("loses.edges=3", "loses.edges: fuse4seg has no such section. Its sections are: leader, follower,"),
-        ("losses.edge=3", "losses.edge: there is no such entry. Entries of losses are: intensity, texture"),
-        ("losses=3", "losses: there is no such entry"), ("losses.edges=much", "losses.edges: 'much' is not a number."),
+        ("losses.edge=3", "losses.edge: there is no such entry. Entries of losses are: own, intensity, texture"),
+        ("losses=3", "losses: there is no such entry"), ("leader.folding=true", "leader.folding: there is no such entry."),
+        ("leader.network=gates", "leader.network: there is no 'gates'. Choose from: "),
+        ("follower.network=gate", "follower.network: there is no 'gate'. Choose from: "),
+        ("follower.blocks=4", "follower.blocks: there is no such entry. Entries of follower are: network, optimiser"),
+        ("follower.network=cnn_transformer",
+         "follower.blocks: is missing: cnn_transformer has entries that fuse4seg lacks. Set it, too, or begin with a recipe"),
+        ("losses.edges=much", "losses.edges: 'much' is not a number."),
         ("training.epochs=2.5", "training.epochs: '2.5' is not a whole number."), ("patches.size=8,x", "patches.size: 'x'"),
         ("leader.cross_attention=yes", "leader.cross_attention: 'yes' is not true or false."),
         ("losses.edges=nan", "losses.edges: must be at least 0, got nan.")])
@@ -178,12 +196,55 @@ class TestChanged:
             changed(read_recipe("fusion_alone"), ["bilevel.damping=1"])
 
     def test_in_training_leaves_what_plans_decide(self) -> None:
-        planned = [f"{name}.{own.name}" for name, kind in SECTIONS.items() for own in fields(kind) if own.metadata["planned"]]
+        planned = {f"{name}.{own.name}": getattr(getattr(USUAL, name), own.name) for name in SECTIONS
+                   for own in fields(getattr(USUAL, name)) if own.metadata["planned"]}
         assert {path.split(".")[0] for path in planned} == {"leader", "follower", "patches"}
+        assert {"leader.network", "leader.brighter", "follower.features"} <= planned.keys()
         for path in planned:
-            with pytest.raises(RecipeError, match=rf"--set: {path}: is decided in planning. Plan anew: f4s_plan_experiment"):
-                changed(USUAL, [f"{path}=1"], in_training=True)
+            value = {"leader.network": "decoder", "follower.network": "resenc_m"}.get(path, "1")
+            with pytest.raises(RecipeError, match=rf"--set: {path}: is decided in planning. Plan anew: f4s_plan_experiment --set "
+                                                  rf"{path}={value}"):
+                changed(USUAL, [f"{path}={value}"], in_training=True)
         assert changed(USUAL, ["leader.rate=0.1"], in_training=True).leader.rate == 0.1
+
+
+class TestAnotherNetwork:
+    def test_keeps_what_both_have_and_takes_what_it_adds(self) -> None:
+        hybrid = changed(USUAL, ["follower.blocks=3", "follower.network=cnn_transformer", "follower.features=8"]).follower
+        assert type(hybrid) is section_kind("follower", "cnn_transformer")
+        assert hybrid == type(hybrid)(**{**asdict(USUAL.follower), "network": "cnn_transformer", "features": 8, "blocks": 3})
+
+    def test_leaves_out_what_it_lacks(self) -> None:
+        grey = read_recipe("grey")
+        decoder = changed(grey, ["leader.network=decoder"])
+        assert not hasattr(decoder.leader, "brighter")
+        assert all(getattr(decoder.leader, own.name) == getattr(grey.leader, own.name) for own in fields(decoder.leader)
+                   if own.name != "network")
+        assert difference_of(decoder, grey) == difference_of(grey, decoder) == "leader.network"
+
+    def test_comes_back_from_plans(self) -> None:
+        for recipe in (read_recipe("paper"), changed(USUAL, ["follower.network=cnn_transformer", "follower.blocks=3"])):
+            back = from_plain(json.loads(json.dumps(to_plain(recipe))), source="plans")
+            assert back == recipe
+            assert type(back.follower) is section_kind("follower", "cnn_transformer")
+
+    def test_of_a_file_leaves_out_what_it_lacks_of_the_recipe_it_is_like(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text('about = "Mine."\nlike = "grey"\n[leader]\nnetwork = "decoder"\ncouplings = 0\n'
+                                            '[follower]\nnetwork = "resenc_m"\n')
+        mine = read_recipe(tmp_path / "mine.toml")
+        wanted = changed(read_recipe("grey"), ["leader.network=decoder", "leader.couplings=0", "follower.network=resenc_m"])
+        assert replace(mine, name=wanted.name, about=wanted.about) == wanted
+
+    @pytest.mark.parametrize(("section", "said"), [
+        ('[leader]\nnetwork = "decoder"\nbrighter = 1.0', "leader.brighter: there is no such entry. Entries of leader are: "),
+        ('[follower]\nnetwork = "cnn_transformer"', "follower.blocks: is missing"),
+        ('[follower]\nnetwork = "vnet"', "follower.network: there is no 'vnet'. Choose from: "),
+        ("[follower]\nnetwork = 3", "follower.network: there is no 3. Choose from: "),
+        ('[follower]\nnetwork = ["unet"]', r"follower.network: there is no \['unet'\]. Choose from: ")])
+    def test_of_a_file_is_refused_in_one_line(self, section: str, said: str, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text(f'about = "Mine."\nlike = "grey"\n{section}\n')
+        with pytest.raises(RecipeError, match=f"^mine.toml: {said}"):
+            read_recipe(tmp_path / "mine.toml")
 
 
 class TestNameAfter:
@@ -198,6 +259,8 @@ class TestNameAfter:
     @pytest.mark.parametrize(("words", "same"), [
         (["losses.edges=4.0", "training.epochs=9"], ["training.epochs=9", "losses.edges=4"]),
         (["leader.rate=1e-4"], ["leader.rate=0.0001"]), (["losses.edges=4 "], ["losses.edges=4"]),
+        (["patches.size=064,48"], ["patches.size=64,48"]), (["follower.network=cnn_transformer", "follower.blocks=04"],
+                                                            ["follower.blocks=4", "follower.network=cnn_transformer"]),
         (["losses.edges=3", "losses.edges=4"], ["losses.edges=4"])])
     def test_is_the_same_for_the_same_recipe(self, words: list[str], same: list[str]) -> None:
         assert changed(USUAL, words) == changed(USUAL, same)
@@ -207,7 +270,10 @@ class TestNameAfter:
         ("bilevel.viewing=blur,noise", "Plans-bilevel.viewing=blur+noise"), ("bilevel.viewing=", "Plans-bilevel.viewing="),
         ("leader.cross_attention=true", "Plans-leader.cross_attention=true"),
         ("leader.reference=T1 c_", "Plans-leader.reference=T1+c"),
-        ("training.modality_dropout=.25", "Plans-training.modality_dropout=0.25")])
+        ("training.modality_dropout=.25", "Plans-training.modality_dropout=0.25"),
+        ("patches.size=64,48", "Plans-patches.size=64+48"), ("leader.reference=1e3", "Plans-leader.reference=1000"),
+        ("leader.own_entry=1.50", "Plans-leader.own_entry=1.5"),
+        ("follower.network=resenc_m", "Plans-follower.network=resenc_m")])
     def test_says_what_was_changed(self, change: str, name: str) -> None:
         assert name_after("Plans", [change]) == name
 

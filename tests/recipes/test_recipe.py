@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import Field, fields, replace
 from typing import Any
 
 import pytest
@@ -11,37 +11,51 @@ import torch
 
 from fuse4seg.errors import RecipeError
 from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST
-from fuse4seg.networks.fusion import FusionNetwork
-from fuse4seg.planning.planner import COLOURS, fusion_arguments
+from fuse4seg.networks.fuse_then_segment import build_planned
+from fuse4seg.planning.leaders import COLOURS, leader_architecture
 from fuse4seg.recipes import recipe as known
+from fuse4seg.recipes.kinds import FOLDERS, network_names
 from fuse4seg.recipes.reading import read_recipe, recipe_names
 from fuse4seg.recipes.recipe import SECTIONS, Bilevel, Losses, Section
 from fuse4seg.steps.hypergradients import ESTIMATORS
+from fuse4seg.steps.levels import follower_optimiser
 
 USUAL = read_recipe("fuse4seg")
-NUMBERS = [(section, own.name) for section, kind in SECTIONS.items() for own in fields(kind) if own.metadata["least"] is not None]
+#: Each section as the usual recipe has it; leader and follower of other networks as their recipes do.
+SAID = {(name, ""): getattr(USUAL, name) for name in SECTIONS} | {
+    (name, section.network): section for name in FOLDERS for recipe in recipe_names()
+    if type(section := getattr(read_recipe(recipe), name)) is not type(getattr(USUAL, name))}
+ENTRIES = [(*which, own.name) for which, section in SAID.items() for own in fields(section)
+           if which[1] == "" or not hasattr(getattr(USUAL, which[0]), own.name)]
+
+
+def entry_of(section: str, network: str, entry: str) -> Field:
+    return next(own for own in fields(SAID[section, network]) if own.name == entry)
 
 
 class TestEntries:
-    @pytest.mark.parametrize(("section", "entry"), [(name, own.name) for name, kind in SECTIONS.items() for own in fields(kind)])
-    def test_say_what_they_mean(self, section: str, entry: str) -> None:
-        about = next(own for own in fields(SECTIONS[section]) if own.name == entry).metadata["about"]
-        assert len(about.split()) >= 2 or section == "follower"
+    @pytest.mark.parametrize(("section", "network", "entry"), ENTRIES)
+    def test_say_what_they_mean(self, section: str, network: str, entry: str) -> None:
+        about = entry_of(section, network, entry).metadata["about"]
+        assert len(about.split()) >= 2
         assert not about.endswith(".")
 
-    @pytest.mark.parametrize(("section", "entry"), NUMBERS)
+    @pytest.mark.parametrize(("section", "network", "entry"),
+                             [which for which in ENTRIES if entry_of(*which).metadata["least"] is not None])
     @pytest.mark.parametrize("value", [-1, math.nan, math.inf, "2", None, True])
-    def test_refuse_what_is_no_number_in_range(self, section: str, entry: str, value: Any) -> None:
-        if isinstance(getattr(getattr(USUAL, section), entry), tuple):
+    def test_refuse_what_is_no_number_in_range(self, section: str, network: str, entry: str, value: Any) -> None:
+        if isinstance(getattr(SAID[section, network], entry), tuple):
             value = (value,)
         with pytest.raises(RecipeError, match=rf"^recipe: {section}\.{entry}: "):
-            replace(getattr(USUAL, section), **{entry: value})
+            replace(SAID[section, network], **{entry: value})
 
     @pytest.mark.parametrize(("section", "entry", "value", "said"), [
-        ("leader", "network", "unet", "there is no 'unet'. Choose from: gate."),
+        ("leader", "network", "unet", "there is no 'unet'. Choose from: " + ", ".join(network_names("leader")) + "."),
         ("leader", "cross_attention", 1, "1 is not true or false."),
         ("leader", "detail_features", 8.0, "8.0 is not a whole number."),
-        ("leader", "reference", 3, "3 is not a word."), ("follower", "network", "vnet", "there is no 'vnet'. Choose from: unet,"),
+        ("leader", "reference", 3, "3 is not a word."),
+        ("follower", "network", "vnet", "there is no 'vnet'. Choose from: " + ", ".join(network_names("follower")) + "."),
+        ("follower", "optimiser", "adam", "there is no 'adam'. Choose from: sgd, adamw."),
         ("follower", "momentum", 1.0, "must be from 0 to below 1, got 1."),
         ("patches", "size", (4, 64), "must be at least 8, got 4."),
         ("patches", "size", 64, "64 is not a list of whole numbers."), ("training", "epochs", 0, "must be at least 1, got 0."),
@@ -71,7 +85,9 @@ class TestRecipe:
     @pytest.mark.parametrize(("section", "entry", "value", "said"), [
         ("patches", "size", (64,), "has 1 axes. Give two or three"), ("patches", "size", (8, 8, 8, 8), "has 4 axes"),
         ("leader", "base_features", 10, "must be a multiple of 4, got 10"),
-        ("follower", "momentum", 0, "needs a momentum above 0"), ("follower", "rate", 10**400, "0000000000 is too large"),
+        ("follower", "momentum", 0, "follower.nesterov: needs a momentum above 0. Set it to false, or give one."),
+        ("follower", "optimiser", "adamw", "follower.momentum: adamw has none. Set it to 0, and follower.nesterov=false."),
+        ("follower", "rate", 10**400, "0000000000 is too large"),
         ("losses", "edges", 1e39, r"1e\+39 is too large to compute with")])
     def test_refuses_what_no_network_takes(self, section: str, entry: str, value: Any, said: str) -> None:
         with pytest.raises(RecipeError, match=said):
@@ -85,13 +101,27 @@ class TestRecipe:
             replace(USUAL, bilevel=None, **change)
         replace(USUAL, **change)
 
-    @pytest.mark.parametrize(("bilevel", "labelled"), [(USUAL.bilevel, False), (None, True)])
-    def test_refuses_labels_that_do_not_fit(self, bilevel: Bilevel | None, labelled: bool) -> None:
+    @pytest.mark.parametrize("bilevel", [USUAL.bilevel, None])
+    def test_refuses_to_segment_without_labels(self, bilevel: Bilevel | None) -> None:
         one = replace(USUAL, bilevel=bilevel)
         assert one.segments is (bilevel is not None)
-        one.require_labels(labelled=not labelled)
-        with pytest.raises(RecipeError, match="^fuse4seg: bilevel: .*--recipe (fuse4seg|fusion_alone)"):
-            one.require_labels(labelled=labelled)
+        one.require_labels(labelled=True)
+        if bilevel is None:
+            one.require_labels(labelled=False)
+            return
+        with pytest.raises(RecipeError, match="^fuse4seg: bilevel: the dataset has no labels to segment.*--recipe fusion_alone"):
+            one.require_labels(labelled=False)
+
+    @pytest.mark.parametrize("left_out", ["cross_entropy", "dice"])
+    def test_refuses_to_segment_by_nothing(self, left_out: str) -> None:
+        one = replace(USUAL.bilevel, **{left_out: 0})
+        assert replace(USUAL, bilevel=one).bilevel == one
+        with pytest.raises(RecipeError, match="bilevel.dice: 0 beside a cross-entropy of 0 leaves nothing to segment by"):
+            replace(USUAL, bilevel=replace(one, cross_entropy=0, dice=0))
+
+    def test_lets_adamw_move_a_follower_without_momentum(self) -> None:
+        follower = replace(USUAL.follower, optimiser="adamw", momentum=0, nesterov=False)
+        assert replace(USUAL, follower=follower).follower.optimiser == "adamw"
 
 
 class TestNames:
@@ -101,12 +131,21 @@ class TestNames:
         assert set(ESTIMATORS) == set(known.HYPERGRADIENTS)
 
     def test_of_fusion_losses(self) -> None:
-        assert {part.name for part in fields(Losses)} == {*OF_THE_STRONGEST, *OF_EACH, "decomposition", "adversarial", "chroma"}
+        apart = {"own", "decomposition", "adversarial", "chroma"}
+        assert {part.name for part in fields(Losses)} == {*OF_THE_STRONGEST, *OF_EACH, *apart}
 
     def test_of_fused_images(self) -> None:
         assert set(COLOURS) == set(known.FUSED_IMAGES)
 
     @pytest.mark.parametrize("name", recipe_names())
     def test_of_the_leader_s_arguments(self, name: str) -> None:
-        network = FusionNetwork(2, conv_op=torch.nn.Conv2d, strides=[1, 2, 2], **fusion_arguments(read_recipe(name), 1))
+        architecture = leader_architecture(read_recipe(name), 1)
+        with torch.device("meta"):
+            network = build_planned(architecture, modalities=2, conv_op=torch.nn.Conv2d, strides=[1, 2, 2])
         assert (network.reference, network.colours) == (1, COLOURS[read_recipe(name).leader.fused_image])
+
+    def test_of_optimisers(self) -> None:
+        weights = [torch.nn.Parameter(torch.ones(2))]
+        by = replace(USUAL.follower, momentum=0, nesterov=False)
+        kinds = [type(follower_optimiser(weights, replace(by, optimiser=name))) for name in known.OPTIMISERS]
+        assert kinds == [torch.optim.SGD, torch.optim.AdamW]

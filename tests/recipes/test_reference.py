@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
-from fuse4seg.recipes.reading import recipe_names
+import pytest
+
+from fuse4seg.recipes import reading, reference
+from fuse4seg.recipes.kinds import FOLDERS, network_module, network_names
+from fuse4seg.recipes.reading import recipe_names, section_kind
 from fuse4seg.recipes.recipe import SECTIONS
 from fuse4seg.recipes.reference import recipes_page
 
@@ -18,26 +23,90 @@ def test_the_committed_page_is_the_generated_one() -> None:
     assert PAGE.read_text() == recipes_page()
 
 
-def test_holds_every_recipe_and_every_entry_of_every_section() -> None:
-    assert [name for name in recipe_names() if f"\n- `{name}`: " not in recipes_page()] == []
+@pytest.fixture(scope="module")
+def page() -> str:
+    return recipes_page()
+
+
+def part_of(page: str, section: str) -> str:
+    return page.split(f"\n## {section}\n")[1].split("\n## ")[0]
+
+
+def entries_of(table: str) -> list[str]:
+    return re.findall(r"^\| \**`(\w+)`", table, re.MULTILINE)
+
+
+def test_holds_every_recipe_and_every_entry_of_every_section(page: str) -> None:
+    assert [name for name in recipe_names() if f"\n- `{name}`: " not in page] == []
     for name, kind in SECTIONS.items():
-        table = recipes_page().split(f"\n## {name}\n")[1].split("\n## ")[0]
-        entries = re.findall(r"^\| \**`(\w+)`", table, re.MULTILINE)
-        assert entries == [own.name for own in fields(kind)]
+        common, *_ = re.split(r"^.* adds?:$", part_of(page, name), flags=re.MULTILINE)
+        assert entries_of(common) == [own.name for own in fields(kind)]
 
 
-def test_a_row_gives_type_range_meaning_and_values() -> None:
-    page = recipes_page()
-    assert "| `momentum` | number, from 0 to below 1 | of SGD | 0.99 | 0.99 |" in page
+@pytest.mark.parametrize("section", FOLDERS)
+def test_holds_every_network_and_what_it_adds_once(section: str, page: str) -> None:
+    common = {own.name for own in fields(SECTIONS[section])}
+    _, *tables = re.split(r"^((?:`\w+`,?\s)+adds?:)$", part_of(page, section), flags=re.MULTILINE)
+    added: dict[str, list[str]] = {name: [] for name in network_names(section)}
+    for networks, table in zip(tables[::2], tables[1::2], strict=True):
+        for network in re.findall(r"`(\w+)`", networks):
+            added[network] += entries_of(table)
+    for name, entries in added.items():
+        own = [entry.name for entry in fields(section_kind(section, name)) if entry.name not in common]
+        assert sorted(entries) == sorted(own)
+        assert f"\n- `{name}`: {network_module(section, name).__doc__.split()[0]} " in part_of(page, section)
+
+
+def test_a_row_gives_type_range_meaning_and_values(page: str) -> None:
+    assert "| `momentum` | number, from 0 to below 1 | of SGD; 0 with adamw | 0.99 | 0.99 | 0.9 |" in page
     assert "preferred before training | 0 | 10 |" in page
-    assert "learns to read the image | blur, gamma, window, noise | - |" in page
-    assert "(`leader.fused_image=grey`, `leader.brighter=1`)" in " ".join(page.split())
+    assert "learns to read the image | blur, gamma, window, noise | - | none |" in page
+    assert "(as `fuse4seg` but for `leader.fused_image=grey`, `leader.brighter=1`)" in " ".join(page.split())
 
 
-def test_what_holds_for_a_whole_section_is_said_once() -> None:
-    assert "\n\nEach is a number, at least 0.\n\n| entry | meaning | fuse4seg | fusion_alone |\n" in recipes_page()
+def test_what_holds_for_a_whole_section_is_said_once(page: str) -> None:
+    assert "\n\nEach is a number, at least 0.\n\n| entry | meaning | fuse4seg | fusion_alone | paper |\n" in page
 
 
-def test_what_planning_decides_is_in_bold() -> None:
-    assert "| **`couplings`** |" in recipes_page()
-    assert "| **`nesterov`** |" not in recipes_page()
+def test_what_planning_decides_is_in_bold(page: str) -> None:
+    assert "| **`couplings`** |" in page
+    assert "| **`nesterov`** |" not in page
+
+
+class TestAnotherRecipe:
+    """One that a later version may bring along, in a folder of its own beside those that come along."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        for path in reading.FOLDER.glob("*.toml"):
+            shutil.copy(path, tmp_path)
+        for module in (reading, reference):
+            monkeypatch.setattr(module, "FOLDER", tmp_path)
+        return tmp_path
+
+    def line(self, folder: Path, text: str) -> str:
+        """What the page says of a recipe, in one line."""
+        (folder / "new.toml").write_text(f'about = "New."\n{text}')
+        found = re.search(r"^- `new`: (.*?)\n(?:-|\n)", recipes_page(), re.MULTILINE | re.DOTALL)
+        return " ".join(found[1].split())
+
+    def test_shows_what_differs_from_the_one_it_is_like(self, folder: Path) -> None:
+        said = self.line(folder, 'like = "grey"\n[leader]\nrate = 1e-4\n[bilevel]\nmirroring = false\n')
+        assert said == "New. (as `grey` but for `leader.rate=0.0001`, `bilevel.mirroring=false`)"
+
+    def test_of_another_network_leaves_what_this_adds_to_a_table(self, folder: Path) -> None:
+        said = self.line(folder, 'like = "fuse4seg"\n[follower]\nnetwork = "cnn_transformer"\nblocks = 4\nfeatures = 16\n')
+        assert said == "New. (as `fuse4seg` but for `follower.network=cnn_transformer`, `follower.features=16`)"
+        table = recipes_page().split("\n`cnn_transformer` adds:\n\n")[1].split("\n\n")[0].splitlines()
+        header, blocks = (row.split(" | ") for row in (table[0], table[-1]))
+        assert (header[-2:], blocks[-2:]) == (["paper", "new |"], ["12", "4 |"])
+
+    def test_names_no_loss_that_it_leaves_out_of_many(self, folder: Path) -> None:
+        zeros = "".join(f"{name} = 0\n" for name in ("decomposition", "edges", "ssim", "vif", "scd"))
+        said = self.line(folder, f'like = "fusion_alone"\n[losses]\nintensity = 3\n{zeros}')
+        assert said == "New. (as `fusion_alone` but for `intensity=3`, `chroma=1` alone of `losses`)"
+
+    def test_that_segments_unlike_the_one_it_is_like_says_so(self, folder: Path) -> None:
+        bilevel = (folder / "fuse4seg.toml").read_text().split("[bilevel]\n")[1]
+        said = self.line(folder, f'like = "fusion_alone"\n[bilevel]\n{bilevel}')
+        assert said == "New. (as `fusion_alone` but for a section `bilevel`)"

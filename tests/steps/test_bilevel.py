@@ -20,10 +20,12 @@ from fuse4seg.losses.adversarial import discriminator_loss, generator_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.fusion import fusion_loss
 from fuse4seg.networks.decoder import AuxiliaryHead
-from fuse4seg.networks.discriminator import Discriminator
-from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen
+from fuse4seg.networks.leader import Fused
+from fuse4seg.networks.pair_leader import Fold
 from fuse4seg.recipes.reading import read_recipe
 from fuse4seg.recipes.recipe import Losses
+from fuse4seg.steps.adversary import OnePerModality
 from fuse4seg.steps.bilevel import (
     MAX_NORM,
     AuxiliaryLoss,
@@ -33,7 +35,6 @@ from fuse4seg.steps.bilevel import (
     background_of,
     fusion_loss_of,
     half,
-    move_discriminators,
 )
 from fuse4seg.steps.hypergradients import DETACHED, ESTIMATORS, NEEDS_HALVES
 from fuse4seg.steps.viewing import UNCHANGED, as_viewed
@@ -59,7 +60,7 @@ class RecordingSGD(torch.optim.SGD):
 
 
 def step_of(model: FuseThenSegment, *, leader_rate: float = 1e-3, follower_rate: float = 1e-2,
-            loss: Callable[..., torch.Tensor] = cross_entropy, discriminators: nn.ModuleList | None = None,
+            loss: Callable[..., torch.Tensor] = cross_entropy, adversary: OnePerModality | None = None,
             auxiliary: AuxiliaryLoss | None = None, scaler: torch.amp.GradScaler | None = None, autocast: Any = None,
             losses: Losses = PAPER, **settings: Any) -> BilevelStep:
     chosen = replace(read_recipe("fuse4seg").bilevel, **{"hypergradient": "joint", "fusion_weight": 0.1, **settings})
@@ -67,9 +68,9 @@ def step_of(model: FuseThenSegment, *, leader_rate: float = 1e-3, follower_rate:
     levels = [Level(parameters, RecordingSGD(parameters, lr=rate, momentum=0.9))
               for parameters, rate in (([*model.fusion.parameters(), *of_the_head], leader_rate),
                                        (list(model.segmentation.parameters()), follower_rate))]
-    optimiser = RecordingSGD(discriminators.parameters(), lr=1e-2) if discriminators is not None else None
+    optimiser = RecordingSGD(adversary.parameters(), lr=1e-2) if adversary is not None else None
     extra = {} if autocast is None else {"autocast": autocast}
-    return BilevelStep(model, loss, leader=levels[0], follower=levels[1], discriminators=discriminators,
+    return BilevelStep(model, loss, leader=levels[0], follower=levels[1], adversary=adversary,
                        discriminator_optimiser=optimiser, auxiliary=auxiliary, settings=chosen, losses=losses,
                        scaler=scaler, **extra)
 
@@ -100,8 +101,8 @@ def gradient_of(loss: torch.Tensor, module: nn.Module) -> tuple[torch.Tensor, ..
 
 def fusion_objective(model: FuseThenSegment, batch: torch.Tensor) -> torch.Tensor:
     seen = model.fuse(batch)
-    return fusion_loss(seen.fused.image, seen.sources, low=seen.fused.low, high=seen.fused.high, logits=None,
-                       weights=PAPER, tissue=seen.inside)[0]
+    return fusion_loss(seen.fused.image, seen.sources, streams=(seen.fused.low, seen.fused.high), weights=PAPER,
+                       tissue=seen.inside)[0]
 
 
 class TestHalf:
@@ -123,6 +124,18 @@ class TestHalf:
         split = half(Samples(torch.rand(4, 1), targets), offset=1)
         assert (split.present, split.flips, split.viewing) == (None, None, None)
         assert [part.tolist() for part in split.targets] == [[1, 3], [11, 13]]
+
+    def test_goes_into_whatever_a_leader_s_own_losses_look_at(self) -> None:
+        """Folds of a pair leader are named tuples in a tuple; another leader may give a dictionary, or a name."""
+        numbers = torch.arange(4)
+        fold = Fold(numbers, numbers + 10, numbers + 20, own={"deep": [numbers + 30], "none": None, "name": "a"})
+        seen = Seen(numbers, numbers, Fused(numbers, own=(fold, fold)), numbers)
+        (first, second), odd = half(seen, offset=1).fused.own, torch.tensor([1, 3])
+        assert isinstance(first, Fold)
+        assert [part.tolist() for part in (first.first, first.second, first.image)] == [[1, 3], [11, 13], [21, 23]]
+        assert first.own.keys() == {"deep", "none", "name"}
+        assert torch.equal(second.own["deep"][0], odd + 30)
+        assert (first.own["none"], first.own["name"], half(None, offset=0)) == (None, "a", None)
 
 
 class TestFlips:
@@ -207,7 +220,7 @@ class TestTissue:
         batch[..., :4] = 0
         with torch.no_grad():
             seen = model.fuse(batch)
-            _, parts = fusion_loss_of(seen, None, weights=read_recipe("fuse4seg").losses,
+            _, parts = fusion_loss_of(model, seen, None, weights=read_recipe("fuse4seg").losses,
                                       targets=targets[:, None] if labelled else None)
         background = torch.arange(16) >= 4 if not labelled else (torch.arange(16) >= 4) & (targets[:, None] == 0)
         assert parts["chroma"] == chroma_loss(seen.fused.image, background.expand(4, 1, 16, 16).float())
@@ -252,8 +265,8 @@ class TestReport:
     ])
     def test_names_every_loss(self, hypergradient: str, adversarial: bool, more: set[str], tiny_model: MakeModel,
                               batch: torch.Tensor, targets: torch.Tensor) -> None:
-        discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2)) if adversarial else None
-        report = step_of(tiny_model(), hypergradient=hypergradient, discriminators=discriminators)(batch, targets)
+        adversary = OnePerModality(2, axes=2) if adversarial else None
+        report = step_of(tiny_model(), hypergradient=hypergradient, adversary=adversary)(batch, targets)
         assert set(report) == {"upper", "fusion", "intensity", "texture", "decomposition"} | more
         assert all(isinstance(value, float) for value in report.values())
 
@@ -474,8 +487,7 @@ class TestAuxiliaryHead:
 
 def step_with_all_losses(model: FuseThenSegment, hypergradient: str) -> BilevelStep:
     torch.manual_seed(7)
-    discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2)).eval()
-    return step_of(model, loss=with_channel, hypergradient=hypergradient, discriminators=discriminators,
+    return step_of(model, loss=with_channel, hypergradient=hypergradient, adversary=OnePerModality(2, axes=2).eval(),
                    auxiliary=auxiliary_loss())
 
 
@@ -510,7 +522,7 @@ class TestAbsentModalities:
         model = tiny_model()
         step = step_with_all_losses(model, hypergradient)
         judged = rows[1:] if hypergradient in NEEDS_HALVES else rows
-        idle = [judge for modality, judge in enumerate(step.discriminators) if not any(row[modality] for row in judged)]
+        idle = [judge for modality, judge in enumerate(step.adversary.each) if not any(row[modality] for row in judged)]
         before = [parameter.clone() for judge in idle for parameter in judge.parameters()]
         report = step(batch, targets[:, None], torch.tensor([*rows, *rows]))
         assert all(math.isfinite(value) for value in report.values())
@@ -529,8 +541,8 @@ class TestAbsentModalities:
         with torch.no_grad():
             seen = model.fuse(batch, present=present)
             images = [luma(seen.fused.image), luma(seen.fused.image)[:3]]
-            fake = [judge(image) for judge, image in zip(step.discriminators, images, strict=True)]
-            real = [step.discriminators[0](seen.sources[:, :1]), step.discriminators[1](seen.sources[:3, 1:])]
+            fake = [judge(image) for judge, image in zip(step.adversary.each, images, strict=True)]
+            real = [step.adversary.each[0](seen.sources[:, :1]), step.adversary.each[1](seen.sources[:3, 1:])]
         report = step(batch, targets[:, None], present)
         assert report["adversarial"] == pytest.approx(generator_loss(fake).item(), rel=1e-5)
         assert report["discriminator"] == pytest.approx(discriminator_loss(real, fake).item(), rel=1e-5)
@@ -580,19 +592,19 @@ class TestMixedPrecision:
 
 
 class TestDiscriminators:
-    def discriminators(self) -> nn.ModuleList:
+    def adversary(self) -> OnePerModality:
         # In evaluation mode spectral normalisation does not move, so that the same weights give the same logits.
-        return nn.ModuleList(Discriminator(2, 4) for _ in range(2)).eval()
+        return OnePerModality(2, axes=2).eval()
 
     def test_learn_from_their_own_loss_alone(self, tiny_model: MakeModel, batch: torch.Tensor,
                                              targets: torch.Tensor) -> None:
-        model, discriminators = tiny_model(), self.discriminators()
+        model, adversary = tiny_model(), self.adversary()
         with torch.no_grad():
             seen = model.fuse(batch)
-        loss = discriminator_loss([network(seen.sources[:, index:index + 1]) for index, network in enumerate(discriminators)],
-                                  [network(luma(seen.fused.image)) for network in discriminators])
-        expected = gradient_of(loss, discriminators)
-        step = step_of(model, discriminators=discriminators)
+        loss = discriminator_loss([network(seen.sources[:, index:index + 1]) for index, network in enumerate(adversary.each)],
+                                  [network(luma(seen.fused.image)) for network in adversary.each])
+        expected = gradient_of(loss, adversary)
+        step = step_of(model, adversary=adversary)
         assert step(batch, targets)["discriminator"] == pytest.approx(loss.item(), rel=1e-5)
         assert_same(step.discriminator_optimiser.given, expected)
 
@@ -600,7 +612,7 @@ class TestDiscriminators:
                                              targets: torch.Tensor) -> None:
         given = []
         for adversarial in (0.01, 5.0):
-            step = step_of(tiny_model(), discriminators=self.discriminators(), fusion_weight=1.0,
+            step = step_of(tiny_model(), adversary=self.adversary(), fusion_weight=1.0,
                            losses=replace(PAPER, adversarial=adversarial))
             step(batch, targets)
             given.append(step.leader.optimiser.given)
@@ -608,17 +620,8 @@ class TestDiscriminators:
 
     def test_stay_as_they_are_with_weight_0(self, tiny_model: MakeModel, batch: torch.Tensor,
                                             targets: torch.Tensor) -> None:
-        discriminators = self.discriminators().train()
-        before = {name: weight.clone() for name, weight in discriminators.state_dict().items()}
-        report = step_of(tiny_model(), discriminators=discriminators,
-                         losses=replace(PAPER, adversarial=0))(batch, targets)
+        adversary = self.adversary().train()
+        before = {name: weight.clone() for name, weight in adversary.state_dict().items()}
+        report = step_of(tiny_model(), adversary=adversary, losses=replace(PAPER, adversarial=0))(batch, targets)
         assert not {"adversarial", "discriminator"} & set(report)
-        assert all(torch.equal(weight, before[name]) for name, weight in discriminators.state_dict().items())
-
-    def test_get_better_with_every_step_on_the_same_images(self) -> None:
-        discriminators = self.discriminators()
-        optimiser = torch.optim.SGD(discriminators.parameters(), lr=1e-2)
-        sources, fakes = torch.rand(2, 2, 16, 16), [torch.rand(2, 1, 16, 16) / 2] * 2
-        losses = [move_discriminators(discriminators, optimiser, sources=sources, fakes=fakes) for _ in range(5)]
-        assert losses == sorted(losses, reverse=True)
-        assert not losses[0].requires_grad
+        assert all(torch.equal(weight, before[name]) for name, weight in adversary.state_dict().items())

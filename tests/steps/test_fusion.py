@@ -14,9 +14,9 @@ from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.strongest_source import intensity_loss, texture_loss
-from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.recipe import Losses
+from fuse4seg.steps.adversary import OnePerModality
 from fuse4seg.steps.bilevel import MAX_NORM
 from fuse4seg.steps.fusion import FusionStep
 
@@ -28,9 +28,9 @@ READABLE = replace(PAPER, adversarial=0)
 def step_of(model: FuseThenSegment, weights: Losses = PAPER, *, rate: float = 1e-2,
             scaler: torch.amp.GradScaler | None = None) -> FusionStep:
     torch.manual_seed(1)
-    discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2))
-    return FusionStep(model, torch.optim.Adam(model.parameters(), lr=rate), discriminators=discriminators,
-                      discriminator_optimiser=torch.optim.Adam(discriminators.parameters(), lr=3e-3), weights=weights,
+    adversary = OnePerModality(2, axes=2)
+    return FusionStep(model, torch.optim.Adam(model.parameters(), lr=rate), adversary=adversary,
+                      discriminator_optimiser=torch.optim.Adam(adversary.parameters(), lr=3e-3), weights=weights,
                       scaler=scaler)
 
 
@@ -65,13 +65,13 @@ class TestFusionStep:
         model = tiny_model()
         weights = Losses.only(intensity=2.0, texture=3.0, decomposition=0.5, adversarial=0.25, chroma=0.75)
         step = step_of(model, weights)
-        step.discriminators.eval()
+        step.adversary.eval()
         with torch.no_grad():
             seen = model.fuse(batch)
             image = luma(seen.fused.image)
             wanted = {"intensity": intensity_loss(image, seen.sources), "texture": texture_loss(image, seen.sources),
                       "decomposition": decomposition_loss(seen.fused.low, seen.fused.high),
-                      "adversarial": generator_loss([network(image) for network in step.discriminators]),
+                      "adversarial": generator_loss([network(image) for network in step.adversary.each]),
                       "chroma": chroma_loss(seen.fused.image, seen.inside)}
         readable = 2 * wanted["intensity"] + 3 * wanted["texture"] + 0.5 * wanted["decomposition"] + 0.75 * wanted["chroma"]
         assert step.score(batch) == pytest.approx(readable.item(), rel=1e-5)
@@ -97,7 +97,7 @@ class TestFusionStep:
     def test_teaches_each_discriminator_unless_their_loss_is_left_out(self, tiny_model: MakeModel,
                                                                       batch: torch.Tensor) -> None:
         step = step_of(tiny_model(), rate=1e-5)
-        discriminators = step.discriminators
+        discriminators = step.adversary.each
         before = [weights_of(network) for network in discriminators]
         losses = [step(batch)["discriminator"] for _ in range(20)]
         assert losses[-1] < losses[0]

@@ -23,7 +23,7 @@ def levels(tiny_model: MakeModel) -> Levels:
 def moved_by(levels: Levels, step: Callable[[], object]) -> set[str]:
     """Which parts have a parameter that ``step`` changes."""
     parts = {"fusion": levels.network.fusion, "segmentation": levels.network.segmentation,
-             "auxiliary head": levels.auxiliary_head, "discriminators": levels.discriminators}
+             "auxiliary head": levels.auxiliary_head, "discriminators": levels.adversary}
     before = {name: [value.clone() for value in part.parameters()] for name, part in parts.items()}
     step()
     return {name for name, part in parts.items()
@@ -43,7 +43,7 @@ class TestBuildLevels:
 
     def test_has_one_discriminator_per_modality_on_the_networks_device(self, tiny_model: MakeModel) -> None:
         levels = build_levels(tiny_model().to("meta"), classes=4, recipe=read_recipe("fuse4seg"))
-        assert len(levels.discriminators) == 2
+        assert len(levels.adversary.each) == 2
         assert all(value.is_meta for module in levels.modules() for value in module.parameters())
 
 

@@ -12,10 +12,10 @@ from torch import nn
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.ssim import content_loss
-from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.reading import read_recipe
 from fuse4seg.recipes.recipe import Pretraining
+from fuse4seg.steps.adversary import OnePerModality
 from fuse4seg.steps.pretraining import PretrainingStep
 
 MakeModel = Callable[..., FuseThenSegment]
@@ -24,9 +24,9 @@ USUAL = read_recipe("fuse4seg").pretraining
 
 
 def step_of(model: FuseThenSegment, weights: Pretraining = USUAL, *, rate: float = 1e-2) -> PretrainingStep:
-    discriminators = nn.ModuleList(Discriminator(2, 4) for _ in range(2))
-    return PretrainingStep(model, torch.optim.Adam(model.parameters(), lr=rate), discriminators=discriminators,
-                           discriminator_optimiser=torch.optim.Adam(discriminators.parameters(), lr=rate),
+    adversary = OnePerModality(2, axes=2)
+    return PretrainingStep(model, torch.optim.Adam(model.parameters(), lr=rate), adversary=adversary,
+                           discriminator_optimiser=torch.optim.Adam(adversary.parameters(), lr=rate),
                            weights=weights)
 
 
@@ -54,13 +54,13 @@ class TestPretrainingStep:
     def test_minimises_eq_9(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         model = tiny_model()
         step = step_of(model, replace(USUAL, adversarial=0.3, decomposition=0.25))
-        step.discriminators.eval()
+        step.adversary.eval()
         with torch.no_grad():
             sources, _ = model.window(batch)
             images, low, high = model.fusion.reconstruct(sources)
             content, decomposition = content_loss(images, sources), decomposition_loss(low, high)
             adversarial = generator_loss([network(images[:, index:index + 1])
-                                          for index, network in enumerate(step.discriminators)])
+                                          for index, network in enumerate(step.adversary.each)])
         report = step(batch)
         total = 0.3 * adversarial + 0.25 * decomposition + 0.75 * content
         assert report["total"] == pytest.approx(total.item(), rel=1e-5)
@@ -69,16 +69,16 @@ class TestPretrainingStep:
 
     def test_teaches_each_discriminator_its_own_modality(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         step = step_of(tiny_model(), rate=3e-3)
-        before = [copy_of(network) for network in step.discriminators]
+        before = [copy_of(network) for network in step.adversary.each]
         losses = [step(batch)["discriminator"] for _ in range(20)]
-        assert all(moved(network, old) for network, old in zip(step.discriminators, before, strict=True))
+        assert all(moved(network, old) for network, old in zip(step.adversary.each, before, strict=True))
         assert losses[-1] < losses[0]
 
     def test_leaves_discriminators_alone_with_weight_0(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         step = step_of(tiny_model(), replace(USUAL, adversarial=0))
-        before = copy_of(step.discriminators)
+        before = copy_of(step.adversary)
         assert set(step(batch)) == {"total", "content", "decomposition"}
-        assert moved(step.discriminators, before) == set()
+        assert moved(step.adversary, before) == set()
 
     def test_does_not_look_at_a_cascade_s_channels(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         plain, cascaded = (step_of(tiny_model(extra=1), replace(USUAL, adversarial=0)) for _ in range(2))

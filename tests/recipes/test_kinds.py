@@ -1,0 +1,62 @@
+"""Networks that recipes may name: each file holds what the rest looks for, and is some recipe's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from fuse4seg.networks.follower import FollowerKind, StagedSettings
+from fuse4seg.networks.leader import LeaderNetwork
+from fuse4seg.planning.leaders import own_entries
+from fuse4seg.recipes.kinds import network_module, network_names
+from fuse4seg.recipes.reading import read_recipe, recipe_names, section_kind
+from fuse4seg.recipes.recipe import Follower, Leader
+
+
+class TestNetworkNames:
+    def test_are_those_of_the_files(self) -> None:
+        assert {"gate", "decoder"} <= set(network_names("leader"))
+        assert {"unet", "resenc_m", "resenc_l", "resenc_xl", "cnn_transformer"} <= set(network_names("follower"))
+        for section in ("leader", "follower"):
+            assert list(network_names(section)) == sorted(network_names(section))
+            assert not any(name.startswith("_") for name in network_names(section))
+
+    def test_are_known_without_reading_the_files(self) -> None:
+        """These import torch, which commands do not wait for."""
+        script = ("import sys; from fuse4seg.recipes.kinds import network_names; "
+                  "assert network_names('leader') and network_names('follower'); assert 'torch' not in sys.modules")
+        subprocess.run([sys.executable, "-c", script], check=True)
+
+
+class TestNetworkModule:
+    @pytest.mark.parametrize("name", network_names("leader"))
+    def test_of_a_leader_has_its_network_and_entries(self, name: str) -> None:
+        module = network_module("leader", name)
+        assert issubclass(module.LEADER, LeaderNetwork)
+        assert issubclass(module.Settings, Leader)
+        assert module.LEADER.__module__ == module.Settings.__module__ == f"fuse4seg.leaders.{name}"
+
+    @pytest.mark.parametrize("name", network_names("follower"))
+    def test_of_a_follower_has_its_kind_and_entries(self, name: str) -> None:
+        module = network_module("follower", name)
+        assert isinstance(module.FOLLOWER, FollowerKind)
+        assert issubclass(module.Settings, Follower)
+        assert issubclass(module.Settings, StagedSettings) != module.FOLLOWER.fixed
+        assert module.Settings.__module__ == f"fuse4seg.followers.{name}"
+
+    @pytest.mark.parametrize(("section", "common"), [("leader", Leader), ("follower", StagedSettings)])
+    def test_that_adds_entries_is_some_recipe_s_which_gives_them(self, section: str, common: type) -> None:
+        used = {getattr(read_recipe(name), section).network for name in recipe_names()}
+        adding = {name for name in network_names(section)
+                  if {own.name for own in fields(section_kind(section, name))} - {own.name for own in fields(common)}}
+        assert adding <= used
+
+    def test_hands_its_entries_to_the_network_by_name(self) -> None:
+        usual = read_recipe("fuse4seg")
+        assert own_entries(usual.leader, Leader) == {"cross_attention": False, "detail_features": 16, "base_features": 32,
+                                                     "couplings": 1, "transformers": 2, "brighter": 0.0}
+        assert own_entries(usual.follower, StagedSettings) == {}
+        assert own_entries(read_recipe("paper").follower, StagedSettings) == {"blocks": 12}
