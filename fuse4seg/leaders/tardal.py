@@ -163,7 +163,8 @@ def saliency(images: Tensor) -> Tensor:
     counts = torch.zeros(*levels.shape[:2], LEVELS, device=images.device)
     counts.scatter_add_(2, levels, torch.ones_like(levels, dtype=counts.dtype))
     grey = torch.arange(LEVELS, device=images.device) / (LEVELS - 1)
-    of_level = (counts / levels.shape[2]) @ (grey - grey.unsqueeze(1)).abs()
+    # No product of matrices, which mixed precision would round.
+    of_level = ((counts / levels.shape[2]).unsqueeze(2) * (grey - grey.unsqueeze(1)).abs()).sum(dim=3)
     return of_level.gather(2, levels).view(images.shape)
 
 
