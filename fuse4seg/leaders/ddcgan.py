@@ -1,4 +1,4 @@
-"""DDcGAN (reimplemented, from scratch): intensities of one image, texture of the other, a discriminator for each."""
+"""DDcGAN: intensities of one image, texture of the other, a discriminator for each."""
 
 from __future__ import annotations
 
@@ -66,14 +66,13 @@ class DualDiscriminators(Adversary):
 
 
 class DDcGAN(PairLeader):
-    """A densely connected generator for images of one resolution.
+    """DDcGAN for images of one resolution, reimplemented, from scratch.
 
-    The reference plays the visible image's part, whose texture is kept (as MRI does in the paper beside PET), the other
-    the infrared's, whose intensities are kept.
+    A densely connected generator against two discriminators. The reference plays the visible image's part, whose
+    texture is kept (as MRI does in the paper beside PET), the other the infrared's, whose intensities are kept.
 
     Args:
-        modalities, conv_op, strides, reference, colours, folding: As :class:`PairLeader` takes them; strides have no
-        effect.
+        modalities, conv_op, strides, reference, colours, folding: As :class:`PairLeader` takes them.
         texture: See :class:`Settings`.
 
     Deviations: no deconvolutions at the entrance, as the images have one resolution here. Discriminators take any size

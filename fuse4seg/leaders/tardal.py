@@ -1,4 +1,4 @@
-"""TarDAL's fusion (reimplemented, from scratch): what stands out in one image, and the other's detail around it."""
+"""TarDAL's fusion: what stands out in one image, and the other's detail around it."""
 
 from __future__ import annotations
 
@@ -83,14 +83,13 @@ class TargetAndDetail(Adversary):
 
 
 class TarDAL(PairLeader):
-    """A densely connected generator.
+    """The fusion of TarDAL, reimplemented, from scratch.
 
-    The reference plays the visible image's part, whose detail is kept, the other the infrared's, whose targets are
-    kept.
+    A densely connected generator against two discriminators. The reference plays the visible image's part, whose detail
+    is kept, the other the infrared's, whose targets are kept.
 
     Args:
-        modalities, conv_op, strides, reference, colours, folding: As :class:`PairLeader` takes them; strides have no
-        effect.
+        modalities, conv_op, strides, reference, colours, folding: As :class:`PairLeader` takes them.
         pixel: See :class:`Settings`.
 
     Deviations: the published detection, which the paper trains with the fusion in two levels, is left to the follower.
@@ -164,7 +163,8 @@ def saliency(images: Tensor) -> Tensor:
     counts = torch.zeros(*levels.shape[:2], LEVELS, device=images.device)
     counts.scatter_add_(2, levels, torch.ones_like(levels, dtype=counts.dtype))
     grey = torch.arange(LEVELS, device=images.device) / (LEVELS - 1)
-    of_level = (counts / levels.shape[2]) @ (grey - grey.unsqueeze(1)).abs()
+    # No product of matrices, which mixed precision would round.
+    of_level = ((counts / levels.shape[2]).unsqueeze(2) * (grey - grey.unsqueeze(1)).abs()).sum(dim=3)
     return of_level.gather(2, levels).view(images.shape)
 
 

@@ -1,4 +1,4 @@
-"""U2Fusion (reimplemented, from scratch): the more a source has to tell, the more the image is held to look like it."""
+"""U2Fusion: the more a source has to tell, the more the image is held to look like it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class Settings(PairSettings):
 
 
 class U2Fusion(PairLeader):
-    """A densely connected network, taught by similarity to both sources, each weighed by how much it has to tell.
+    """U2Fusion, reimplemented, from scratch.
+
+    A densely connected network, taught by similarity to both sources, each weighed by how much it has to tell.
 
     Args:
-        modalities, conv_op, strides, reference, colours, folding: As :class:`PairLeader` takes them; strides have no
-        effect.
+        modalities, conv_op, strides, reference, colours, folding: As :class:`PairLeader` takes them.
         evenness: See :class:`Settings`.
 
     Deviations: information is measured on the image's own scales (:func:`information`) and not on the features of a

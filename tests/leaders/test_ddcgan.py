@@ -13,6 +13,7 @@ from torch import nn
 
 from fuse4seg.leaders.ddcgan import DDcGAN
 from fuse4seg.networks.pair_leader import Fold
+from fuse4seg.recipes.reading import read_recipe
 from fuse4seg.steps.fusion import FusionStep
 
 Images = Callable[..., torch.Tensor]
@@ -63,6 +64,12 @@ class TestLosses:
         first, second = sources(1, 1, 8, 8) / 2, sources(1, 1, 8, 8, seed=1) / 2 + 0.5
         ideal = first - first.mean() + second.mean()
         assert leader().pair_losses(Fold(first, second, ideal, None))["texture"].item() == pytest.approx(0, abs=1e-6)
+
+    def test_have_the_published_proportion_to_the_adversarial_loss(self) -> None:
+        """Half of norms that are sums over 84 x 84 pixels; here means."""
+        recipe = read_recipe("ddcgan")
+        assert recipe.leader.texture == 1.2
+        assert recipe.losses.own / recipe.losses.adversarial == pytest.approx(0.5 * 84**2, rel=0.02)
 
     def test_fall_in_training_by_the_recipe(self, fusion_step: Callable[..., FusionStep], sources: Images) -> None:
         step, batch = fusion_step("ddcgan", "leader.rate=1e-3"), sources(2, 2, 16, 16)

@@ -56,6 +56,12 @@ class TestSaliency:
         expected = [[contrast(image) for image in case] for case in images.numpy()]
         np.testing.assert_allclose(saliency(images).numpy(), expected, atol=1e-6)
 
+    def test_is_as_precise_under_autocast(self, sources: Images) -> None:
+        images = sources(1, 2, 12, 12)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = saliency(images)
+        assert torch.equal(found, saliency(images))
+
     def test_finds_the_bright_spot_on_a_dark_ground(self) -> None:
         image = torch.full((1, 1, 10, 10), 0.1)
         image[..., 4:6, 3:5] = 0.9
