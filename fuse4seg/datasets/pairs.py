@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fuse4seg.datasets.colour_files import PICTURES, TIFF
 from fuse4seg.datasets.dataset_json import NO_LABELS, NORMALISATION, OF_8_BITS
-from fuse4seg.datasets.grey_images import image_files, read_label_image
+from fuse4seg.datasets.grey_images import ENDINGS, image_files, read_label_image
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place_pictures, write_picture
 from fuse4seg.datasets.sources import find_sources, require_equal_names
 from fuse4seg.errors import (
@@ -122,9 +122,11 @@ def _part_of(place: Path, ending: str) -> Part | None:
     if infrared is None or visible is None:
         return None
     images = find_sources([infrared, visible]).images
-    labels = image_files(masks) if masks else {}
-    if masks:
-        require_equal_names(infrared, images, masks, labels)
+    # Boxes, as text files, lie in folders of that name, too.
+    if masks is None or not any(path.name.lower().endswith(ENDINGS) for path in masks.iterdir()):
+        return Part(ending, images)
+    labels = image_files(masks)
+    require_equal_names(infrared, images, masks, labels)
     return Part(ending, images, labels)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ExifTags
 from PIL import Image as Picture
 
 from fuse4seg.datasets.grey_images import GreyImage, read_grey_image
@@ -103,7 +104,8 @@ def place_pictures(files: Sequence[Path], folder: Path, case: str, *, copy: bool
 
 def _place_picture(image: GreyImage, target: Path, *, copy: bool) -> None:
     with Picture.open(image.path) as stored:
-        as_it_is = (stored.format, stored.mode, stored.has_transparency_data) == ("PNG", "L", False)
+        as_it_is = ((stored.format, stored.mode, stored.has_transparency_data) == ("PNG", "L", False)
+                    and ExifTags.Base.Orientation not in stored.getexif())
     if as_it_is:
         place(image.path, target, copy=copy)
     else:

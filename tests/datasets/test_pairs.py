@@ -32,7 +32,10 @@ def msrs(tmp_path: Path) -> Path:
             picture(tmp_path / "MSRS" / part / "ir" / f"{case}.png")
             picture(tmp_path / "MSRS" / part / "vi" / f"{case}.png", (*SHAPE, 3))
             picture(tmp_path / "MSRS" / part / "Segmentation_labels" / f"{case}.png", most=9)
-    picture(tmp_path / "MSRS" / "detection" / "ir" / "1.png")
+    for kind in ("ir", "vi"):
+        picture(tmp_path / "MSRS" / "detection" / kind / "1.png")
+    (tmp_path / "MSRS" / "detection" / "labels").mkdir()
+    (tmp_path / "MSRS" / "detection" / "labels" / "1.txt").write_text("0 .5 .5 .1 .1")
     return tmp_path / "MSRS"
 
 
@@ -86,6 +89,12 @@ class TestFolders:
         convert_pairs(msrs, 7)
         described = json.loads((raw / "Dataset007_Pairs" / "dataset.json").read_text())
         assert described["labels"] == {"background": 0, "road": 1, "human being": 2}
+
+    def test_boxes_are_no_masks(self, msrs: Path, raw: Path) -> None:
+        convert_pairs(msrs / "detection", 7)
+        folder = raw / "Dataset007_Pairs"
+        assert {path.name for path in (folder / "imagesTr").iterdir()} == {"1_0000.png", "1_0001.png"}
+        assert not (folder / "labelsTr").exists()
 
     def test_masks_of_test_images_alone_make_no_labels(self, msrs: Path, raw: Path) -> None:
         shutil.rmtree(msrs / "train" / "Segmentation_labels")
