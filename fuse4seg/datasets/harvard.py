@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.dataset_json import NO_LABELS, NORMALISATION
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place_pictures
 from fuse4seg.datasets.sources import find_sources
-from fuse4seg.errors import FaultyCasesError, Fuse4SegError, PairsNotFoundError
+from fuse4seg.errors import FaultyCasesError, PairsNotFoundError
 from fuse4seg.progress import progress
 
 MRI, OTHER = "MRI", "other"
@@ -59,8 +60,8 @@ def convert_harvard(source: Path, dataset_id: int, *, name: str = "Harvard", cop
                 try:
                     place_pictures(files, target, f"{pairs.modality}_{case}" if several else case, copy=copy)
                     training += target.name == "imagesTr"
-                except Fuse4SegError as error:
-                    faults.append(str(error))
+                except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+                    faults.append(str(fault_of(error, case)))
         if faults:
             raise FaultyCasesError(faults)
         # Pictures have a scale of their own: black is 0, white 255.

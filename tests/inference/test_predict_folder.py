@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -160,7 +161,9 @@ class TestPredictFolder:
                 tifffile.imwrite(images / name, voxels(path))
                 (images / f"{path.name[:-len('_0000.nii.gz')]}.json").write_text('{"spacing": [2, 1, 0.5]}')
             else:
-                sitk.WriteImage(sitk.ReadImage(str(path)), str(images / name))
+                image = sitk.ReadImage(str(path))
+                image.SetDirection((1, 0, 0, 0, 1, 0.2588, 0, 0, 0.9659))  # a gantry tilted by 15 degrees
+                sitk.WriteImage(image, str(images / name))
             path.unlink()
         model = load(0)
         model.description.dataset_json["file_ending"] = ending
@@ -169,7 +172,15 @@ class TestPredictFolder:
         shares = [sitk.ReadImage(str(found)) for found in (tmp_path / "out" / "probabilities").glob("first_*.nii.gz")]
         assert {share.GetPixelID() for share in shares} == {sitk.sitkFloat32}
         np.testing.assert_allclose(sum(map(sitk.GetArrayFromImage, shares)), 1, atol=1e-3)
-        assert shares[0].GetSpacing() == ((0.5, 1, 2) if ending == ".tif" else sitk.ReadImage(str(path)).GetSpacing())
+        if ending == ".tif":
+            assert shares[0].GetSpacing() == (0.5, 1, 2)
+            return
+        source = sitk.ReadImage(str(images / f"first_0000{ending}"))
+        for place in (path, tmp_path / "out" / "fused" / f"first{ending}"):
+            assert sitk.ReadImage(str(place)).GetDirection() == pytest.approx(source.GetDirection())
+        axes = np.diag([-1, -1, 1]) @ np.reshape(source.GetDirection(), (3, 3)) * source.GetSpacing()
+        found = next((tmp_path / "out" / "probabilities").glob("first_*.nii.gz"))
+        np.testing.assert_allclose(nibabel.load(found).affine[:3, :3], axes, atol=1e-5)
 
     def test_logs_the_volume_of_each_label(self, images: Path, tmp_path: Path, load: Load,
                                            caplog: pytest.LogCaptureFixture) -> None:
