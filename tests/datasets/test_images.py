@@ -133,7 +133,8 @@ class TestWhatCannotBeUsed:
         assert read_image(tmp_path / "image.nii", SimpleITKIO).voxels.size == 60
 
     def test_is_a_volume_of_tiff_pages_that_nnunet_takes_for_colours(self, tmp_path: Path) -> None:
-        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.arange(120, dtype=np.uint8).reshape(4, 5, 6)), str(tmp_path / "a.tif"))
+        pages = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(pages), str(tmp_path / "a.tif"))
         with pytest.raises(UnsuitableImageError, match="a.tif was read as 4 channels, and 1 wanted"):
             read_image(tmp_path / "a.tif", NaturalImage2DIO)
 
