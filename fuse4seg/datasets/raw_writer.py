@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse4seg.datasets.integrity import find_faults
-from fuse4seg.errors import DatasetExistsError, FaultyDatasetError, OptionError, UnwritableFolderError
+from fuse4seg.errors import DatasetExistsError, DuplicateCaseError, FaultyDatasetError, OptionError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.paths import RAW, data_root
 
@@ -49,8 +49,12 @@ def place(source: Path, target: Path, *, copy: bool = False) -> None:
     """Put a file into a dataset: linked by its absolute path where the file system allows it, else (or with ``copy``) copied.
 
     A plain .nii becomes a .nii.gz where ``target`` says so.
+
+    Raises:
+        DuplicateCaseError: Another file was put there before.
     """
     target.parent.mkdir(exist_ok=True)
+    require_new(source, target)
     if target.name.endswith(".gz") and not source.name.endswith(".gz"):
         with source.open("rb") as plain, target.open("wb") as packed, gzip.GzipFile("", "wb", 6, packed, mtime=0) as stream:
             shutil.copyfileobj(plain, stream)
@@ -62,6 +66,16 @@ def place(source: Path, target: Path, *, copy: bool = False) -> None:
     except OSError:
         pass  # no links here (FAT, some network shares)
     shutil.copyfile(source, target)
+
+
+def require_new(source: Path, target: Path) -> None:
+    """Make sure that nothing lies where a file is put: through a link, the file that it was linked to would be overwritten.
+
+    Raises:
+        DuplicateCaseError: Something does.
+    """
+    if target.exists() or target.is_symlink():
+        raise DuplicateCaseError(target.name, target.resolve() if target.is_symlink() else target, source)
 
 
 def describe(folder: Path, *, channels: Sequence[str], labels: Mapping[str, int], training: int, ending: str, processes: int,
