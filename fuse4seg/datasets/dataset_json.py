@@ -16,6 +16,7 @@ IGNORE = "ignore"
 NORMALISATION = "normalization"
 #: That of pictures of 8 bits a channel.
 OF_8_BITS = "rgb_to_0_1"
+READER = "overwrite_image_reader_writer"
 NORMALISATIONS = ("ct", "nonorm", "zscore", "rescale_to_0_1", OF_8_BITS)
 #: Labels of a dataset that nobody labelled.
 NO_LABELS = {"background": 0}
@@ -182,6 +183,8 @@ def _scalars_problem(content: dict[str, Any]) -> str | None:
     ending, count = content["file_ending"], content["numTraining"]
     if not isinstance(ending, str) or not ending.startswith("."):
         return f"file_ending must be an ending with its dot, not {ending!r}. Write for example \".nii.gz\"."
+    if not isinstance(content.get(READER, ""), str):
+        return f"{READER} must be the name of a reader of nnU-Net's, not {content[READER]!r}. Leave it out."
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         return f"numTraining must be a number of cases, not {count!r}. Write how many training cases there are."
     return None

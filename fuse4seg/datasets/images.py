@@ -155,12 +155,13 @@ def given_to(reader: type[BaseReaderWriter], images: Sequence[Path], *, labels: 
 
 def _is_finite(image: Image) -> bool:
     """Whether no intensity is NaN or infinite, in the voxels or in a NIfTI file, of which ITK reads both as 0."""
-    if is_nifti(image.path) and not _is_stored_finite(image.path):
+    if is_nifti(image.path) and not is_stored_finite(image.path):
         return False
     return bool(np.isfinite(image.voxels).all())
 
 
-def _is_stored_finite(path: Path) -> bool:
+def is_stored_finite(path: Path) -> bool:
+    """Whether a NIfTI file holds no NaN and nothing infinite, which ITK reads as 0."""
     try:
         stored = nibabel.load(path)
         return stored.get_data_dtype().kind != "f" or bool(np.isfinite(np.asanyarray(stored.dataobj)).all())

@@ -262,7 +262,12 @@ def _listed_cases(folder: Path, listed: Any, channels: Sequence[str]) -> Iterato
         problem = "'dataset' names no cases. Map each case to its images and label, or leave it out."
         raise DatasetJsonError(folder / "dataset.json", problem)
     for name, entry in listed.items():
+        if not name or name.startswith(".") or Path(name).name != name:
+            problem = f"'dataset' names a case {name!r}, which is no file name. Give another."
+            raise DatasetJsonError(folder / "dataset.json", problem)
         try:
+            if not isinstance(entry["images"], list):
+                raise TypeError(entry["images"])
             images, label = [os.path.expandvars(path) for path in entry["images"]], os.path.expandvars(entry["label"])
         except (TypeError, KeyError) as error:
             problem = f"'dataset' gives case {name} without images and label. Add both, or remove the case."

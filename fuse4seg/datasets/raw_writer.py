@@ -65,7 +65,7 @@ def place(source: Path, target: Path, *, copy: bool = False) -> None:
     Raises:
         DuplicateCaseError: The dataset has a file there.
     """
-    _require_new(source, target)
+    require_new(source, target)
     target.parent.mkdir(exist_ok=True)
     if target.name.endswith(".gz") and not source.name.endswith(".gz"):
         with source.open("rb") as plain, target.open("wb") as packed, gzip.GzipFile("", "wb", 6, packed, mtime=0) as stream:
@@ -118,15 +118,19 @@ def write_picture(image: GreyImage, target: Path) -> None:
     Raises:
         DuplicateCaseError: The dataset has a file there.
     """
-    _require_new(image.path, target)
+    require_new(image.path, target)
     target.parent.mkdir(exist_ok=True)
     Picture.fromarray(image.levels.astype(np.uint8)).save(target)
 
 
-def _require_new(source: Path, target: Path) -> None:
-    """Written through a link that is there, a file would replace what the link names."""
+def require_new(source: Path, target: Path) -> None:
+    """Make sure that nothing lies where a file is put: through a link, the file that it was linked to would be overwritten.
+
+    Raises:
+        DuplicateCaseError: Something does.
+    """
     if target.exists() or target.is_symlink():
-        raise DuplicateCaseError(target.name.partition(".")[0], target.resolve(), source)
+        raise DuplicateCaseError(target.name, target.resolve() if target.is_symlink() else target, source)
 
 
 def describe(folder: Path, *, channels: Sequence[str], labels: Mapping[str, int], training: int, ending: str, processes: int,

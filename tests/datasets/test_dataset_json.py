@@ -76,6 +76,7 @@ class TestReadDatasetJson:
         (REGIONS | {"regions_class_order": ["whole", "core"]}, "the region 'whole' the value 'whole'"),
         ({"channel_names": {"0": ["T1"], "1": "FLAIR"}}, r"not to \['T1'\]"),
         ({"channel_names": {"0": "T1", "1": None}}, "not to None"),
+        ({"overwrite_image_reader_writer": 5}, "the name of a reader of nnU-Net's, not 5"),
         ({"file_ending": "nii.gz"}, "with its dot"),
         ({"normalization": {"7": "zscore"}}, "normalization must map"),
         ({"normalization": {"0": "best"}}, "some of ct, nonorm, zscore"),

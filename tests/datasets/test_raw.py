@@ -119,7 +119,9 @@ class TestTrainingCases:
             training_cases(tmp_path, SOUND | {"dataset": {"p": {"images": images, "label": "seg.nii.gz"}}})
 
     @pytest.mark.parametrize("listed", [[], {}, {"p": {"images": ["x"]}}, {"p": None},
-                                        {"p": {"images": 3, "label": "x"}}, {"p": {"images": [1], "label": "x"}}])
+                                        {"p": {"images": 3, "label": "x"}}, {"p": {"images": [1], "label": "x"}},
+                                        {"p": {"images": "xy", "label": "x"}}, {"a/b": {"images": ["x", "y"], "label": "z"}},
+                                        {"": {"images": ["x", "y"], "label": "z"}}])
     def test_refuse_explicit_lists_that_name_no_files(self, tmp_path: Path, listed: Any) -> None:
         with pytest.raises(DatasetJsonError, match="dataset"):
             training_cases(tmp_path, SOUND | {"dataset": listed})

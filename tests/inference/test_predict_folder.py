@@ -217,6 +217,27 @@ class TestPredictFolder:
             predict_folder(model, images, tmp_path / "out", folds=(0,))
         assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["first.png"]
 
+    @pytest.mark.parametrize("allow_missing", [False, True])
+    def test_leaves_a_case_out_whose_links_lead_nowhere(self, images: Path, tmp_path: Path, load: Load,
+                                                        allow_missing: bool) -> None:
+        for path in images.glob("second*"):
+            path.unlink()
+            path.symlink_to(tmp_path / "moved" / path.name)
+        with pytest.raises(FaultyCasesError, match="case second.*second_0000"):
+            predict_folder(load(0), images, tmp_path / "out", folds=(0,), allow_missing=allow_missing)
+        assert (tmp_path / "out" / "first.nii.gz").is_file()
+        assert not list((tmp_path / "out").rglob("second*"))
+
+    def test_writes_a_case_whose_name_ends_as_a_file_does(self, images: Path, tmp_path: Path, load: Load) -> None:
+        for path in images.glob("second*"):
+            path.rename(images / path.name.replace("second", "second.nii"))
+        predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=Wanted(attention=True))
+        first, second = ({path.relative_to(tmp_path / "out").as_posix().replace(f"{name}", "") for path in
+                          (tmp_path / "out").rglob(f"{name}[._]*")} for name in ("first", "second.nii"))
+        assert first == second
+        np.testing.assert_array_equal(*(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz")))
+                                        for name in ("first", "second.nii")))
+
     def test_leaves_a_case_out_that_memory_does_not_hold(self, images: Path, tmp_path: Path, record: RunRecord, load: Load,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
