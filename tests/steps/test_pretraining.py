@@ -94,8 +94,8 @@ class TestPretrainingStep:
         before = copy_of(step.adversary)
         report = step(batch)
         assert report.keys() == {"total", "near", "dark"}
-        assert report == pytest.approx({"total": float(sum(wanted.values())), **{name: float(part) for name, part in wanted.items()}},
-                                       rel=1e-5)
+        values = {name: float(part) for name, part in {"total": sum(wanted.values()), **wanted}.items()}
+        assert report == pytest.approx(values, rel=1e-5)
         assert moved(step.adversary, before) == set()
         losses = [step(batch)["total"] for _ in range(20)]
         assert losses[-1] < 0.8 * report["total"]
