@@ -21,15 +21,16 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
 from fuse4seg import __version__
-from fuse4seg.background import in_background
+from fuse4seg.background import in_background, results_of
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.brain import AXES, RULE, extract_brain, is_skull_stripped, telling_slices, to_8_bit
-from fuse4seg.datasets.brats import MODALITIES, BratsCase, enhancing_is_three, find_brats_cases
+from fuse4seg.datasets.brats import MODALITIES, BratsCase, find_brats_cases, find_release, label_values_of, meaning_of, with_three
 from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.grey_images import grey_levels
 from fuse4seg.datasets.images import geometry_difference, read_image
 from fuse4seg.datasets.nifti import readable_by_itk
 from fuse4seg.datasets.raw import Case
-from fuse4seg.errors import Fuse4SegError, OptionError, UnsuitableImageError
+from fuse4seg.errors import OptionError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, fusion_metrics
 from fuse4seg.evaluation.table import format_table
 from fuse4seg.files import checksum, make_writable_folder, write_json, written_whole
@@ -96,19 +97,21 @@ def build_brats_fuse(source: Path, build: Build, *, processes: int, overwrite: b
         FolderNotFoundError, EmptyFolderError, FaultyCasesError: The source.
         UnwritableFolderError: The output.
         CheckpointError, ModelPlansError, UntrustedModelError, OptionError: The model, or its modalities.
-        OptionError: The output holds the source, belongs to a raw dataset, or holds what this tool did not write.
+        OptionError: The output holds the source, belongs to a raw dataset, or holds what this tool did not write; or the release
+            cannot be told, so nor what labels mean.
         WorkerDiedError: A process ended without an answer.
     """
     cases = find_brats_cases(source)
     require_apart(build.output, [source, *(path.parent for case in cases for path in case.images)], overwrite=overwrite)
     own = claim_outputs(build.output, (MANIFEST, TABLE, *FOLDERS), overwrite=overwrite)
+    release = _release_of(cases, processes=processes)
     # Each process loads it again; here it is only to be refused before anything is written.
     _model(build)
     make_writable_folder(build.output)
     own.note()
     make_writable_folder(build.output / CASES)
-    made_by = build.to_plain()
-    work = partial(_build_case, build=build, made_by=made_by)
+    made_by = {**build.to_plain(), "labels": meaning_of(release)}
+    work = partial(_build_case, build=build, release=release, made_by=made_by)
     # Always in processes of their own with one thread each: the same bytes, however many there are.
     with in_background(work, cases, processes=processes, doing="building BraTS-Fuse", initializer=torch.set_num_threads,
                        initargs=(1,)) as building:
@@ -127,9 +130,23 @@ def format_metrics(table: Path) -> str:
     return format_table(header[1:], [[*row[1:3], *map(float, row[3:])] for row in rows if row[0] == "mean"])
 
 
+def _release_of(cases: Sequence[BratsCase], *, processes: int) -> str:
+    """Key in CONVENTIONS; labels that cannot be read, whose cases will be named, tell nothing."""
+    found = results_of(_readable_values, cases, processes=processes, doing="reading labels")
+    return find_release(cases, set().union(*found))
+
+
+def _readable_values(case: BratsCase) -> set[int]:
+    try:
+        return label_values_of(case)
+    except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+        log.debug("%s", fault_of(error, case.name))
+        return set()
+
+
 # ------------------------------------------------------------------------------ one case
 
-def _build_case(case: BratsCase, *, build: Build, made_by: dict[str, Any]) -> dict[str, Any] | str:
+def _build_case(case: BratsCase, *, build: Build, release: str, made_by: dict[str, Any]) -> dict[str, Any] | str:
     """The case's record, after all its files are written; or what is wrong with it."""
     try:
         sources = {path.name: checksum(path) for path in (*case.images, *([case.label] if case.label else []))}
@@ -137,7 +154,7 @@ def _build_case(case: BratsCase, *, build: Build, made_by: dict[str, Any]) -> di
         kept = _kept_record(place, build.output, {"made_by": made_by, "sources": sources})
         if kept:
             return kept["record"]
-        volumes, label, brain, extracted = _load(case, build.device)
+        volumes, label, brain, extracted = _load(case, release, build.device)
         axis = AXES[build.plane]
         slices = telling_slices(brain, axis)
         if not slices:
@@ -156,8 +173,8 @@ def _build_case(case: BratsCase, *, build: Build, made_by: dict[str, Any]) -> di
                   "metrics": written.pop("metrics"), "files": written}
         write_json({"made_by": made_by, "sources": sources, "record": record}, place)
         return record
-    except Fuse4SegError as error:
-        return str(error)
+    except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+        return str(fault_of(error, case.name))
 
 
 def _kept_record(place: Path, output: Path, expected: dict[str, Any]) -> dict[str, Any] | None:
@@ -171,7 +188,7 @@ def _kept_record(place: Path, output: Path, expected: dict[str, Any]) -> dict[st
     return found if whole else None
 
 
-def _load(case: BratsCase, device: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, str]:
+def _load(case: BratsCase, release: str, device: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, str]:
     """Volumes (N, Z, Y, X) and labels in ORIENTATION, the brain's mask, and how it was found."""
     images = [read_image(path, SimpleITKIO) for path in (*case.images, *([case.label] if case.label else []))]
     for image in images[1:]:
@@ -181,7 +198,7 @@ def _load(case: BratsCase, device: str) -> tuple[np.ndarray, np.ndarray | None, 
     volumes = np.concatenate([image.voxels for image in images[:len(MODALITIES)]])
     if not np.isfinite(volumes).all():
         raise UnsuitableImageError(case.images[0], "or a sibling holds NaN or infinite intensities. Replace them.")
-    label = enhancing_is_three(images[-1].voxels[0].astype(np.uint8), case.name) if case.label else None
+    label = with_three(images[-1].voxels[0].astype(np.uint8), release) if case.label else None
     if is_skull_stripped(volumes):
         log.info("%s is skull-stripped already", case.name)
         brain, extracted = (volumes != 0).any(axis=0), "skipped: already skull-stripped"

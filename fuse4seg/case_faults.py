@@ -14,6 +14,17 @@ logger = logging.getLogger(__name__)
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
 
 
+def fault_in_scoring(error: Exception, case: str) -> Fuse4SegError:
+    """:func:`fault_of` for work that writes no more than temporary copies, where full disks and the like end nothing either.
+
+    What is scored already would be lost with the run, and cases that need no copy can be scored all the same.
+    """
+    try:
+        return fault_of(error, case)
+    except (UnwritableFolderError, OSError) as refused:
+        return FaultyImageError(case, f"it was not scored ({first_line(refused)}). Free space for temporary files, score again.")
+
+
 def fault_of(error: Exception, case: str) -> Fuse4SegError:
     """The fault of a case, of whatever was raised while it was worked on; call it where that is caught.
 

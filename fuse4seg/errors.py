@@ -72,7 +72,8 @@ class MissingModalityError(Fuse4SegError):
     """A case lacks the file of one of the dataset's channels."""
 
     def __init__(self, case: str, channel: str, expected: Path, mend: str) -> None:
-        super().__init__(f"case {case} has no {channel} image: expected {expected}. {mend}")
+        nowhere = ", a link that leads nowhere" if expected.is_symlink() else ""
+        super().__init__(f"case {case} has no {channel} image: expected {expected}{nowhere}. {mend}")
 
 
 class SurplusChannelError(Fuse4SegError):
@@ -148,10 +149,10 @@ class UnreadableImageError(Fuse4SegError):
 
 
 class PairsNotFoundError(Fuse4SegError):
-    """A folder holds no pairs of MRI and another modality."""
+    """A folder holds no pairs of images."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} holds no folder MRI beside that of another modality, nor train/MRI or val/MRI. Give it.")
+    def __init__(self, folder: Path, wanted: str) -> None:
+        super().__init__(f"{folder} holds no {wanted}. Give the folder that does.")
 
 
 class UnsuitableImageError(Fuse4SegError):
@@ -176,10 +177,9 @@ class BrainExtractionError(Fuse4SegError):
 
 
 class UnreadableRecordError(Fuse4SegError):
-    """The record of a folder of fused images, or of a comparison, is damaged."""
+    """A record that this tool keeps beside what it wrote is damaged."""
 
-    def __init__(self, path: Path, problem: str = "is no record of fused images", *,
-                 mend: str = "Fuse again, or remove it.") -> None:
+    def __init__(self, path: Path, problem: str, *, mend: str = "Remove it, and run the same command again.") -> None:
         super().__init__(f"{path} {problem}. {mend}")
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,8 @@ TEMPORARY = re.compile(r"\.(?P<process>\d+)\.(?P<host>[\w-]*)\.partial\.")
 def written_whole(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it to ``path`` when the block succeeds, delete it when it fails.
 
-    The temporary name keeps the file's ending, because image writers choose their format by it.
+    The temporary name keeps the file's ending, because image writers choose their format by it, and nothing else of its name:
+    ITK writes x.nii.nii.gz as x.nii.gz, and a long name would become too long.
 
     Args:
         path: Final path. Its folder must exist.
@@ -30,7 +32,7 @@ def written_whole(path: Path, *, previous: Path | None = None) -> Iterator[Path]
     Raises:
         UnwritableFolderError: The operating system refused to write or rename.
     """
-    temporary = path.with_name(_temporary_name(path.name))
+    temporary = path.with_name(_temporary_name(path))
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -64,8 +66,9 @@ def remove_stale(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _temporary_name(name: str) -> str:
-    return f".{os.getpid()}.{_host()}.partial.{name}"
+def _temporary_name(path: Path) -> str:
+    ending = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
+    return f".{os.getpid()}.{_host()}.partial.{zlib.crc32(os.fsencode(path.name)):08x}{ending}"
 
 
 def _host() -> str:
@@ -87,18 +90,28 @@ def read_json(path: Path, error: Callable[..., Fuse4SegError]) -> Any:
 
     Args:
         path: The file.
-        error: Makes what is raised where it is missing (from the path) or cannot be read (from the path and the reason).
+        error: Makes what is raised where it is missing (from the path) or cannot be read, or gives a key twice, of which other
+            readers keep the last (from the path and the reason).
 
     Raises:
         Fuse4SegError: As ``error`` makes it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
     except FileNotFoundError as missing:
         raise error(path) from missing
     # Brackets nested by the thousands end in a RecursionError.
     except (OSError, ValueError, RecursionError) as unreadable:
         raise error(path, f"cannot be read as JSON ({unreadable})") from unreadable
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"it gives {key[:40]!r} twice")
+        content[key] = value
+    return content
 
 
 def write_json(content: Any, path: Path) -> None:

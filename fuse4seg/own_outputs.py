@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fuse4seg.errors import OptionError, UnreadableRecordError
@@ -88,7 +89,8 @@ def _known(folder: Path) -> set[str]:
     path = folder / RECORD
     if not path.is_file():
         return set()
-    names = read_json(path, UnreadableRecordError)
+    damaged = partial(UnreadableRecordError, mend="Remove it, and write with --overwrite.")
+    names = read_json(path, damaged)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UnreadableRecordError(path, "is no record of outputs", mend="Remove it, and write with --overwrite.")
+        raise damaged(path, "is no record of outputs")
     return set(names)

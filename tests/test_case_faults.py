@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuse4seg.case_faults import fault_of
+from fuse4seg.case_faults import fault_in_scoring, fault_of
 from fuse4seg.errors import CaseTooLargeError, FaultyImageError, UnreadableImageError, UnwritableFolderError
 
 
@@ -37,3 +37,13 @@ def test_what_every_case_would_meet_ends_the_run(error: Exception) -> None:
     with pytest.raises(type(error)) as raised:
         fault_of(error, "a")
     assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), UnwritableFolderError(Path("out"), "full")])
+def test_a_full_disk_ends_no_scoring(error: Exception) -> None:
+    assert str(fault_in_scoring(error, "a")).startswith("case a: it was not scored (")
+
+
+def test_scoring_ends_with_a_process_that_died() -> None:
+    with pytest.raises(BrokenProcessPool):
+        fault_in_scoring(BrokenProcessPool(), "a")

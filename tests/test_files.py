@@ -31,13 +31,15 @@ class TestWrittenWhole:
             assert path.read_text() == "old"
         assert path.read_text() == "new"
 
-    @pytest.mark.parametrize("name", ["case.nii.gz", "progress.png", "checkpoint_final.pth"])
-    def test_temporary_name_is_hidden_and_ends_alike(self, tmp_path: Path, name: str) -> None:
+    @pytest.mark.parametrize(("name", "ending"), [("case.nii.gz", ".nii.gz"), ("progress.png", ".png"), ("a.v1.tif", ".tif"),
+                                                  ("checkpoint_final.pth", ".pth"), (f"{250 * 'a'}.json", ".json")])
+    def test_temporary_name_is_hidden_and_ends_alike(self, tmp_path: Path, name: str, ending: str) -> None:
         with written_whole(tmp_path / name) as temporary:
             temporary.touch()
             assert temporary.parent == tmp_path
             assert temporary.name.startswith(".")
-            assert temporary.name.endswith(f".{name}")
+            assert temporary.name.endswith(ending)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
 
     @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
     def test_failure_leaves_the_old_file_and_nothing_else(self, tmp_path: Path, failure: type[BaseException]) -> None:
@@ -91,7 +93,7 @@ class TestReadJson:
         (tmp_path / "plans.json").write_text('{"a": [1, 2.5, null]}')
         assert read_json(tmp_path / "plans.json", PlansNotFoundError) == {"a": [1, 2.5, None]}
 
-    @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe\x00"])
+    @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe\x00", b'{"a": {"b": 1, "b": 1}}'])
     def test_raises_what_it_was_asked_for(self, content: bytes | None, tmp_path: Path) -> None:
         if content is not None:
             (tmp_path / "plans.json").write_bytes(content)

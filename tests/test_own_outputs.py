@@ -43,7 +43,7 @@ class TestClaimOutputs:
     def test_refuses_a_damaged_record(self, tmp_path: Path, content: str) -> None:
         (tmp_path / RECORD).write_text(content)
         (tmp_path / "a").touch()
-        with pytest.raises(UnreadableRecordError, match=RECORD):
+        with pytest.raises(UnreadableRecordError, match=f"{RECORD} .*with --overwrite"):
             claim_outputs(tmp_path, ["a"])
 
 

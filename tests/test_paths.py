@@ -136,6 +136,12 @@ class TestDatasetName:
             dataset_name(dataset)
         assert str(caught.value).startswith(f"no dataset {dataset} in {roots / RAW}, ")
 
+    @pytest.mark.parametrize("dataset", ["601", "Task601_X"])
+    def test_of_the_decathlon_is_refused_with_the_command_that_converts_it(self, dataset: str, roots: Path) -> None:
+        (roots / RAW / "Task601_X").mkdir()
+        with pytest.raises(DatasetNotFoundError, match=rf"no dataset {dataset} in .*f4s_convert_dataset msd converts .*Task<id>"):
+            dataset_name(dataset)
+
     def test_that_is_not_unique_is_refused_with_both_names(self) -> None:
         with pytest.raises(AmbiguousDatasetError, match="id 7 is not unique: Dataset007_One, Dataset007_Other"):
             dataset_name("7")

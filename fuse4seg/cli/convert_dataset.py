@@ -1,4 +1,4 @@
-"""f4s_convert_dataset: BraTS, Harvard's pairs or a Decathlon task as a raw dataset."""
+"""f4s_convert_dataset: BraTS, pairs of images or a Decathlon task as a raw dataset."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
 
 #: Where the converters are; each is called (source, id, *, copy, processes, name) and writes through datasets/raw_writer.py.
 FORMATS = {"brats": "fuse4seg.datasets.brats.convert_brats", "harvard": "fuse4seg.datasets.harvard.convert_harvard",
-           "msd": "fuse4seg.datasets.msd.convert_msd"}
+           "msd": "fuse4seg.datasets.msd.convert_msd", "pairs": "fuse4seg.datasets.pairs.convert_pairs"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser("Write nnUNet_raw/Dataset<OUT_ID>_<name> from a dataset as it was released; files that need no "
                          "change are linked.", example="f4s_convert_dataset brats BraTS2021_TrainingData 501")
-    parser.add_argument("format", choices=FORMATS, help="brats: 2018 to 2024; harvard: PNG pairs; msd: a Decathlon task")
+    parser.add_argument("format", choices=FORMATS, help="brats: 2018 to 2024; harvard: PNG pairs; msd: a Decathlon task; "
+                                                               "pairs: infrared and visible, as MSRS, RoadScene, TNO")
     parser.add_argument("source", type=Path, metavar="IN", help="folder of the release")
     parser.add_argument("dataset", type=int, metavar="OUT_ID", help="id of the new dataset")
-    parser.add_argument("--name", help="its name (default: BraTS, Harvard, or the task's)")
+    parser.add_argument("--name", help="its name (default: BraTS, Harvard, Pairs, or the task's)")
     parser.add_argument("--copy", action="store_true", help="copy files instead of linking them")
     parser.add_argument("--release", help="brats: what label values mean, if files do not tell: 2018 (to 2021), 2023 (all, and "
                                           "MEN, MET, SSA of 2024), 2024-GLI or 2024-PED")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fuse4seg.cli.command import add_overwrite_flag, claim_results, make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
+from fuse4seg.evaluation.published import format_published, published_sets
 
 if TYPE_CHECKING:
     from fuse4seg.datasets.grey_images import GreyRange
@@ -21,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          example="f4s_evaluate_fusion -i CT MRI -f fused -o fused.json")
     add_source_flags(parser)
     parser.add_argument("-f", dest="fused", type=Path, required=True, help="folder of fused images, PNG, BMP or NIfTI")
+    parser.add_argument("--cases", type=Path, metavar="FILE",
+                        help="score these cases alone: a text file, a name a line, or a JSON list of names")
+    parser.add_argument("--published", metavar="SET", choices=published_sets(),
+                        help=f"print published rows, with their conventions, under yours: {', '.join(published_sets())}")
     parser.add_argument("--labels", type=Path, metavar="FOLDER",
                         help="label images with the cases' names: also say how well the boundaries between classes can be seen")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="RESULT.json", help="result; a CSV beside it")
@@ -43,6 +48,7 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from fuse4seg.datasets.sources import read_case_names
     from fuse4seg.errors import FaultyCasesError, OptionError
     from fuse4seg.evaluation.fusion_folders import evaluate_fusion
     from fuse4seg.evaluation.fusion_metrics import Conventions
@@ -54,12 +60,15 @@ def _run(options: argparse.Namespace) -> None:
     (own,) = claim_results({"-o": options.output}, overwrite=options.overwrite)
     conventions = Conventions(normalise=options.normalise, mi_unit=options.mi_unit, ssim_range=options.ssim_range)
     make_writable_folder(options.output.absolute().parent)
-    evaluation = evaluate_fusion(options.sources, options.fused, labels=options.labels, conventions=conventions,
+    cases = None if options.cases is None else read_case_names(options.cases)
+    evaluation = evaluate_fusion(options.sources, options.fused, cases=cases, labels=options.labels, conventions=conventions,
                                  levels=levels, processes=processes_of(options))
     if evaluation.cases:
         own.note()
         evaluation.write(options.output)
         print(evaluation.format())
+        if options.published:
+            print(f"\n{format_published(options.published, cases=len(evaluation.cases))}")
     if evaluation.faults:
         raise FaultyCasesError(evaluation.faults)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,18 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from fuse4seg.datasets.dataset_json import NO_LABELS
+from fuse4seg.datasets.dataset_json import NO_LABELS, read_dataset_json
 from fuse4seg.datasets.images import read_image
 from fuse4seg.datasets.nifti import NIFTI, give_header_back, header_of, readable_by_itk
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
-from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FolderNotFoundError, MissingModalityError, OptionError
+from fuse4seg.errors import (
+    DatasetJsonError,
+    EmptyFolderError,
+    FaultyCasesError,
+    FolderNotFoundError,
+    MissingModalityError,
+    OptionError,
+)
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -94,17 +102,40 @@ def find_brats_cases(folder: Path) -> list[BratsCase]:
             for name, files in sorted(cases.items())]
 
 
-def enhancing_is_three(labels: np.ndarray, name: str) -> np.ndarray:
-    """Labels of a case with enhancing tumour as 3, which releases before 2023, told by the case's name, call 4."""
-    return labels if TASK.match(name) or (labels == 3).any() else np.where(labels == 4, 3, labels).astype(labels.dtype)
+def with_three(labels: np.ndarray, release: str) -> np.ndarray:
+    """Label values of a release, enhancing tumour as 3, which releases before 2023 call 4."""
+    return np.where(labels == 4, 3, labels).astype(labels.dtype) if release == "2018" else labels
+
+
+def meaning_of(release: str) -> dict[str, int]:
+    """What the values of :func:`with_three` mean."""
+    return LABELS if release == "2018" else CONVENTIONS[release]
+
+
+def label_values_of(case: BratsCase) -> set[int]:
+    """Values that a case's label holds; none of a case without one.
+
+    Raises:
+        UnreadableImageError, UnsuitableImageError: It cannot be read.
+    """
+    return set(np.unique(read_image(case.label, SimpleITKIO).voxels).astype(int).tolist()) if case.label else set()
 
 
 def find_release(cases: Sequence[BratsCase], values: set[int]) -> str:
-    """Key in CONVENTIONS of the release that labelled cases belong to, by their names and all values of their labels.
+    """Key in CONVENTIONS of the release that cases belong to: by what f4s_convert_dataset wrote, else by names and labels.
+
+    Args:
+        cases: At least one.
+        values: That their labels hold, all together.
 
     Raises:
         OptionError: They do not tell.
     """
+    described = {}
+    with suppress(DatasetJsonError):  # a release has none, or one of its own
+        described = read_dataset_json(cases[0].images[0].parent.parent)["labels"]
+    if known := [release for release, meaning in CONVENTIONS.items() if meaning == described]:
+        return known[0]
     tasks = {matched["task"].upper() if (matched := TASK.match(case.name)) else "" for case in cases}
     if tasks <= {"GLI", "MEN", "MET", "SSA"}:
         return "2024-GLI" if 4 in values and "GLI" in tasks else "2023"
@@ -115,7 +146,7 @@ def find_release(cases: Sequence[BratsCase], values: set[int]) -> str:
     if tasks == {""} and 3 not in values and all(OLD.search(case.images[1].name) for case in cases):
         return "2018"
     raise OptionError("--release", f"names and label values {sorted(values)} do not tell the release, so nor their meaning. "
-                                   f"Give one of {', '.join(CONVENTIONS)}.")
+                                   f"Give f4s_convert_dataset brats one of {', '.join(CONVENTIONS)}, and use what it writes.")
 
 
 def convert_brats(source: Path, dataset_id: int, *, name: str = "BraTS", copy: bool = False, processes: int = 1,
@@ -160,8 +191,7 @@ def _files(case: BratsCase) -> tuple[Path, ...]:
 
 def _convert_labels(cases: Sequence[BratsCase], folder: Path, ending: str, *, copy: bool, release: str) -> dict[str, int]:
     """Write the labels; returns their names."""
-    values = {case.name: set(np.unique(read_image(case.label, SimpleITKIO).voxels).astype(int).tolist())
-              for case in progress(cases, "reading labels", unit="case")}
+    values = {case.name: label_values_of(case) for case in progress(cases, "reading labels", unit="case")}
     release = release or find_release(cases, set().union(*values.values()))
     log.info("labels mean %s", CONVENTIONS[release])
     for case in progress(cases, "converting labels", unit="case"):
@@ -170,16 +200,15 @@ def _convert_labels(cases: Sequence[BratsCase], folder: Path, ending: str, *, co
             place(case.label, target, copy=copy)
             continue
         target.parent.mkdir(exist_ok=True)
-        _write_with_three(case.label, target)
-    return LABELS if release == "2018" else CONVENTIONS[release]
+        _write_with_three(case.label, target, release)
+    return meaning_of(release)
 
 
-def _write_with_three(label: Path, target: Path) -> None:
-    """A label image with 4 as 3, in the place of the other."""
+def _write_with_three(label: Path, target: Path, release: str) -> None:
+    """The label image that :func:`with_three` gives, in the place of the other."""
     with readable_by_itk([label]) as (file,):
         stored = sitk.ReadImage(str(file))
-    voxels = sitk.GetArrayFromImage(stored)
-    changed = sitk.GetImageFromArray(np.where(voxels == 4, 3, voxels).astype(np.uint8))
+    changed = sitk.GetImageFromArray(with_three(sitk.GetArrayFromImage(stored), release).astype(np.uint8))
     changed.CopyInformation(stored)
     sitk.WriteImage(changed, str(target), useCompression=True)
     give_header_back(target, header_of(label))

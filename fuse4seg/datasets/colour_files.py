@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def readable_files(images: Sequence[Path], *, labels: bool = False) -> Iterator[
             if stored == 1:
                 raise UnsuitableImageError(path, f"is grey, and {count} channels in colour are wanted of it. Save it in colour.")
             parts = _wanted_of(path, _read_colours(path), count, labels=labels)
-            given += [_written(part, path, Path(folder, f"{number}-{index}")) for index, part in enumerate(parts)]
+            given += [write_copy(part, path, Path(folder, f"{number}-{index}")) for index, part in enumerate(parts)]
         yield given
 
 
@@ -109,23 +109,17 @@ def _wanted_of(path: Path, colours: list[sitk.Image], count: int, *, labels: boo
         return colours[:1]
     if labels:
         raise UnsuitableImageError(path, "is in colour, and label values are wanted. Save label values as grey levels.")
-    _say_luma(path)
+    logger.debug("%s is in colour, and its luma is taken", path)
+    _say_luma(path.parent)
     grey = sitk.GetImageFromArray(_luma(levels))
     grey.CopyInformation(colours[0])
     return [grey]
 
 
-@lru_cache(maxsize=4096)
-def _said_of(folder: Path) -> list[str]:
-    """Names of files whose luma was said to be taken: the first of each folder, as images of one are mostly alike."""
-    return []
-
-
-def _say_luma(path: Path) -> None:
-    said = _said_of(path.parent)
-    if not said:
-        said.append(path.name)
-        logger.warning("%s is in colour and stands for one channel: the luma of such images in this folder is taken", path)
+@cache
+def _say_luma(folder: Path) -> None:
+    """Once of each folder, as the images of one are mostly alike."""
+    logger.warning("%s: images in colour stand for one channel, and their luma is taken; --verbose names each", folder)
 
 
 def _luma(levels: np.ndarray) -> np.ndarray:
@@ -137,14 +131,23 @@ def _luma(levels: np.ndarray) -> np.ndarray:
     return (np.rint(grey) if levels.dtype.kind in "iu" else grey).astype(levels.dtype)
 
 
-def _written(image: sitk.Image, path: Path, place: Path) -> Path:
-    """A copy named like the channel of a case: by that nnU-Net's reader of TIFF files finds the spacing beside it."""
+def write_copy(image: sitk.Image, path: Path, place: Path) -> Path:
+    """Write what was read of a file, named like the channel of a case: by that nnU-Net's reader of TIFF finds the spacing beside.
+
+    Args:
+        image: All of the file, or one of its channels.
+        path: The file.
+        place: Of the copy, without "_0000" and ending.
+
+    Returns:
+        The copy, PNG of pictures, else in the file's format.
+    """
     name = path.name.lower()
     ending = ".png" if name.endswith(PICTURES) else ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
     copy = place.with_name(f"{place.name}_0000{ending}")
     sitk.WriteImage(image, str(copy))
-    for beside in (path.with_suffix(".json"), path.with_name(f"{path.stem[:-5]}.json")) if ending in TIFF else ():
-        if beside.is_file():
-            for name in (place.name, copy.stem):
-                shutil.copyfile(beside, place.with_name(f"{name}.json"))
+    beside = (path.with_suffix(".json"), path.with_name(f"{path.stem[:-5]}.json")) if ending in TIFF else ()
+    if spacing := next((file for file in beside if file.is_file()), None):
+        for name in (place.name, copy.stem):
+            shutil.copyfile(spacing, place.with_name(f"{name}.json"))
     return copy

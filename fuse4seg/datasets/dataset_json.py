@@ -16,6 +16,7 @@ IGNORE = "ignore"
 NORMALISATION = "normalization"
 #: That of pictures of 8 bits a channel.
 OF_8_BITS = "rgb_to_0_1"
+READER = "overwrite_image_reader_writer"
 NORMALISATIONS = ("ct", "nonorm", "zscore", "rescale_to_0_1", OF_8_BITS)
 #: Labels of a dataset that nobody labelled.
 NO_LABELS = {"background": 0}
@@ -117,6 +118,8 @@ def _problem(content: Any) -> str | None:
 def _channels_problem(channels: Any) -> str | None:
     if not isinstance(channels, dict) or not channels or set(channels) != {str(number) for number in range(len(channels))}:
         return "channel_names must map \"0\", \"1\", ... to names. Renumber them without a gap."
+    if unnamed := [name for name in channels.values() if not isinstance(name, str)]:
+        return f"channel_names must map numbers to names, not to {unnamed[0]!r}. Name each."
     return None
 
 
@@ -164,8 +167,15 @@ def _labels_problem(content: dict[str, Any]) -> str | None:
 
 def _regions_problem(classes: dict[str, int | tuple[int, ...]], order: Any) -> str | None:
     has_regions = any(isinstance(entry, tuple) for entry in classes.values())
-    if has_regions and not (isinstance(order, list) and len(order) == len(classes)):
+    if not has_regions:
+        return None
+    if not (isinstance(order, list) and len(order) == len(classes)):
         return f"regions need regions_class_order with {len(classes)} values, one per region. Add it."
+    # What is written of a region would else be no part of it, or that of two the same.
+    for number, (name, value) in enumerate(zip(classes, order, strict=True)):
+        if type(value) is not int or value not in _members(classes[name]) or value in order[:number]:
+            return (f"regions_class_order gives the region {name!r} the value {value!r}. Give each region one of its own values, "
+                    "and no two the same.")
     return None
 
 
@@ -173,6 +183,8 @@ def _scalars_problem(content: dict[str, Any]) -> str | None:
     ending, count = content["file_ending"], content["numTraining"]
     if not isinstance(ending, str) or not ending.startswith("."):
         return f"file_ending must be an ending with its dot, not {ending!r}. Write for example \".nii.gz\"."
+    if not isinstance(content.get(READER, ""), str):
+        return f"{READER} must be the name of a reader of nnU-Net's, not {content[READER]!r}. Leave it out."
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         return f"numTraining must be a number of cases, not {count!r}. Write how many training cases there are."
     return None

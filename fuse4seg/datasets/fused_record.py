@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,10 @@ def read_record(folder: Path) -> FusedRecord | None:
     path = folder / RECORD
     if not path.is_file():
         return None
-    content = read_json(path, UnreadableRecordError)
+    damaged = partial(UnreadableRecordError, mend="Fuse again, or remove it: the sources are then not compared.")
+    content = read_json(path, damaged)
     try:
         return FusedRecord(content["method"], tuple(content["sources"]),
                            {case: tuple(sums) for case, sums in content["checksums"].items()})
     except (KeyError, TypeError, AttributeError) as error:
-        raise UnreadableRecordError(path) from error
+        raise damaged(path, "is no record of fused images") from error

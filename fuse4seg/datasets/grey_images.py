@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
+from PIL import ImageOps
 
 from fuse4seg.colour import WHITE, luma, windowed
-from fuse4seg.datasets.colour_files import JPEG, PICTURES, TIFF
-from fuse4seg.datasets.images import Geometry, geometry_of, read_image, require_whole
-from fuse4seg.datasets.nifti import NIFTI, header_of, itk_header, readable_by_itk
+from fuse4seg.datasets.colour_files import JPEG, PICTURES, write_copy
+from fuse4seg.datasets.images import Geometry, geometry_of, read_image, require_whole, tilt_reader
+from fuse4seg.datasets.nifti import NIFTI, give_header_back, header_of, is_nifti, itk_header, readable_by_itk
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.files import require_plain_name
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 ENDINGS = (*PICTURES, *NIFTI)
 #: Of images that other tools read.
 UNREAD = (".tif", ".tiff", ".gif", ".webp", ".mha", ".mhd", ".nrrd", ".gipl", ".dcm", ".hdr", ".img")
+IMAGES = (*ENDINGS, *UNREAD)
 #: Sub-folder of a folder of fused images with grey copies of those in colour, for metrics are for grey.
 GREY = "grey"
 #: Chroma of grey.
@@ -91,7 +93,7 @@ def image_files(folder: Path) -> dict[str, Path]:
         raise FolderNotFoundError(folder)
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
+        if path.name.startswith(".") or path.is_dir():
             continue
         ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
         if ending is None:
@@ -118,30 +120,36 @@ def read_grey_image(path: Path, levels: GreyRange | None = UNIT_RANGE) -> GreyIm
         UnsuitableImageError: It is a picture of more than 8 bits or with transparency, or leaves the range.
     """
     require_plain_name(path)
-    return _read_volume(path, levels) if path.name.lower().endswith(NIFTI) else _read_picture(path)
+    return _read_volume(path, levels) if is_nifti(path) else _read_picture(path)
 
 
 def read_label_image(path: Path) -> GreyImage:
-    """Read one file of label values, which its ``levels`` are, int64.
+    """Read one file of label values, which its ``levels`` are, int64; of a picture with a palette, its indices.
 
     Raises:
         UnreadableImageError: It is missing, truncated, or no image.
         UnsuitableImageError: It is in colour, a JPEG, or holds other than whole numbers from 0 on.
     """
+    require_plain_name(path)
     if path.name.lower().endswith(JPEG):
         raise UnsuitableImageError(path, "is a JPEG, which keeps no label values. Give label images as PNG.")
-    image = read_grey_image(path, None)
+    image = _read_picture(path, indices=True) if path.name.lower().endswith(PICTURES) else read_grey_image(path, None)
     if image.colour is not None:
         raise UnsuitableImageError(path, "is in colour, and label values are wanted. Save label values as grey levels.")
-    if not np.isfinite(image.levels).all() or (image.levels != np.floor(image.levels)).any() or image.levels.min() < 0:
+    if (image.levels != np.floor(image.levels)).any() or image.levels.min() < 0:
         raise UnsuitableImageError(path, "holds other values than 0, 1, 2, .... Give label images.")
     return replace(image, levels=image.levels.astype(np.int64))
 
 
-def _read_picture(path: Path) -> GreyImage:
+def _read_picture(path: Path, *, indices: bool = False) -> GreyImage:
+    """A picture, of one with a palette the colours or its indices."""
     try:
         with Picture.open(path) as opened:
             opened.load()
+            if indices and opened.mode == "P":
+                return GreyImage(path, np.asarray(opened), geometry=Geometry((opened.height, opened.width), ()))
+            # As viewers show it; photographs say how they were held.
+            opened = ImageOps.exif_transpose(opened)
             picture = opened.convert("RGBA" if opened.has_transparency_data else "RGB") if opened.mode == "P" else opened.copy()
     # What Pillow raises on damaged files has no common base (OSError, SyntaxError, ValueError, its own).
     except Exception as error:
@@ -168,26 +176,25 @@ def _picture_levels(path: Path, picture: Picture.Image) -> GreyImage:
 
 
 def _read_volume(path: Path, levels: GreyRange | None) -> GreyImage:
+    reader = tilt_reader(path, SimpleITKIO)
     if _stored_as(path) == sitk.sitkVectorUInt8:
-        return _read_colour_volume(path)
-    image = read_image(path, SimpleITKIO)
-    if len(image.voxels) != 1:
-        raise UnsuitableImageError(path, f"holds {len(image.voxels)} images, one volume is wanted. Split it.")
+        return _read_colour_volume(path, reader)
+    image = read_image(path, reader)
     voxels = image.voxels[0]
     if _stored_as(path) == sitk.sitkUInt8:
         return GreyImage(path, voxels.astype(np.uint8), geometry=image.geometry, properties=image.properties)
     if levels is None:
         return GreyImage(path, voxels, geometry=image.geometry, properties=image.properties)
-    if not np.isfinite(voxels).all() or not levels.clips and (voxels.min() < levels.low or voxels.max() > levels.high):
+    if not levels.clips and (voxels.min() < levels.low or voxels.max() > levels.high):
         raise UnsuitableImageError(path, f"holds intensities from {voxels.min():g} to {voxels.max():g}, "
                                          f"outside {levels.low:g} to {levels.high:g}. Give black and white with --range.")
     scaled = WHITE * windowed(voxels, levels.low, levels.high)
     return GreyImage(path, scaled, geometry=image.geometry, properties=image.properties)
 
 
-def _read_colour_volume(path: Path) -> GreyImage:
+def _read_colour_volume(path: Path, reader: type[BaseReaderWriter]) -> GreyImage:
     """Luma and colours of a NIfTI file of 8-bit red, green and blue."""
-    channels, properties = read_channels(path, SimpleITKIO)
+    channels, properties = read_channels(path, reader)
     return GreyImage(path, grey_levels(channels), channels, geometry_of(channels.shape[1:], properties), properties)
 
 
@@ -229,16 +236,11 @@ def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarra
         raise UnreadableImageError(path, str(error).splitlines()[-1]) from error
     count = image.GetNumberOfComponentsPerPixel()
     channels = [sitk.VectorIndexSelectionCast(image, index) for index in range(count)] if count > 1 else [image]
-    ending = next((end for end in NIFTI if path.name.lower().endswith(end)), path.suffix)
     with tempfile.TemporaryDirectory() as folder:
-        read = []
-        for index, channel in enumerate(channels):
-            # Named like the channel of a case: by that nnU-Net's reader of TIFF files finds the spacing beside it.
-            part = Path(folder, f"{index}_0000{ending}")
-            sitk.WriteImage(channel, str(part))
-            if ending in TIFF and (beside := path.with_suffix(".json")).is_file():
-                shutil.copyfile(beside, Path(folder, f"{index}.json"))
-            read.append(read_image(part, reader))
+        parts = [write_copy(channel, path, Path(folder, str(index))) for index, channel in enumerate(channels)]
+        for part in parts if reader is NibabelIO else ():
+            give_header_back(part, header_of(path))
+        read = [read_image(part, reader) for part in parts]
     properties = {**read[0].properties, **header_of(path)}
     return np.concatenate([part.voxels for part in read]).astype(np.uint8), properties
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fuse4seg.case_faults import fault_in_scoring
 from fuse4seg.colour import WHITE, window_of
 from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, read_grey_image
 from fuse4seg.datasets.sources import Sources
-from fuse4seg.errors import Fuse4SegError, OptionError
+from fuse4seg.errors import OptionError
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +69,15 @@ def shown_range(files: Sequence[Path], name: str, shared: GreyRange | None = Non
 
 
 def _deep(files: Iterable[Path]) -> Iterator[np.ndarray]:
-    """Finite intensities of every readable image that is not 8-bit."""
+    """Intensities of every readable image that is not 8-bit."""
     for path in files:
         try:
             levels = read_grey_image(path, None).levels
-        except Fuse4SegError:
-            continue  # named where it is used
-        if levels.dtype != np.uint8 and (finite := levels[np.isfinite(levels)]).size:
-            yield finite
+        except Exception as error:  # noqa: BLE001 (what is no fault of the image is raised again)
+            fault_in_scoring(error, path.name)  # named where it is used
+            continue
+        if levels.dtype != np.uint8:
+            yield levels
 
 
 def is_narrow(image: GreyImage) -> bool:

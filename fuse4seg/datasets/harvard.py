@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image as Picture
-
+from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.dataset_json import NO_LABELS, NORMALISATION
-from fuse4seg.datasets.grey_images import read_grey_image
-from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
+from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place_pictures
 from fuse4seg.datasets.sources import find_sources
-from fuse4seg.errors import FaultyCasesError, Fuse4SegError, PairsNotFoundError, UnsuitableImageError
+from fuse4seg.errors import FaultyCasesError, PairsNotFoundError
 from fuse4seg.progress import progress
 
 MRI, OTHER = "MRI", "other"
 PARTS = {"train": "imagesTr", "val": "imagesTs", "test": "imagesTs", "": "imagesTr"}
+WANTED = "folder MRI beside that of another modality, nor train/MRI or val/MRI"
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,10 @@ def convert_harvard(source: Path, dataset_id: int, *, name: str = "Harvard", cop
             target, doing = folder / PARTS[pairs.part], f"converting {pairs.modality} {pairs.part}".strip()
             for case, files in progress(list(sources.images.items()), doing, unit="case"):
                 try:
-                    _convert(files, target, f"{pairs.modality}_{case}" if several else case, copy=copy)
+                    place_pictures(files, target, f"{pairs.modality}_{case}" if several else case, copy=copy)
                     training += target.name == "imagesTr"
-                except Fuse4SegError as error:
-                    faults.append(str(error))
+                except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+                    faults.append(str(fault_of(error, case)))
         if faults:
             raise FaultyCasesError(faults)
         # Pictures have a scale of their own: black is 0, white 255.
@@ -81,24 +80,8 @@ def find_pairs(source: Path) -> list[Pairs]:
                  if (place / part / MRI).is_dir() for other in _others(place / part)]
         if found:
             return found
-    raise PairsNotFoundError(source)
+    raise PairsNotFoundError(source, WANTED)
 
 
 def _others(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in (MRI, *PARTS))
-
-
-def _convert(files: tuple[Path, ...], target: Path, case: str, *, copy: bool) -> None:
-    images = [read_grey_image(path) for path in files]
-    if images[0].levels.shape != images[1].levels.shape:
-        shapes = f"has shape {images[1].levels.shape} instead of {images[0].levels.shape}"
-        raise UnsuitableImageError(files[1], f"{shapes} in {files[0]}. Resample it to that grid.")
-    for number, image in enumerate(images):
-        path = target / f"{case}_{number:04d}.png"
-        with Picture.open(image.path) as stored:
-            as_it_is = stored.mode == "L" and image.path.suffix == ".png"
-        if as_it_is:
-            place(image.path, path, copy=copy)
-        else:
-            target.mkdir(exist_ok=True)
-            Picture.fromarray(image.levels).save(path)

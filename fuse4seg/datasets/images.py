@@ -16,6 +16,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.reader_writer_registry import (
     determine_reader_writer_from_dataset_json,
     determine_reader_writer_from_file_ending,
@@ -23,9 +24,9 @@ from nnunetv2.imageio.reader_writer_registry import (
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from fuse4seg.datasets.colour_files import readable_files
-from fuse4seg.datasets.nifti import NIFTI, claimed_voxels, header_of, itk_header, readable_by_itk
-from fuse4seg.errors import Fuse4SegError, UnreadableImageError, UnsupportedFormatError
-from fuse4seg.files import has_plain_name, require_plain_name
+from fuse4seg.datasets.nifti import claimed_voxels, header_of, is_nifti, is_tilted, itk_header, readable_by_itk
+from fuse4seg.errors import Fuse4SegError, UnreadableImageError, UnsuitableImageError, UnsupportedFormatError
+from fuse4seg.files import has_plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -104,19 +105,41 @@ def read_image(path: Path, reader: type[BaseReaderWriter], *, channels: int = 1,
 
     Raises:
         UnreadableImageError: It is missing, truncated, or no image.
-        UnsuitableImageError: It holds another number of channels in colour, or label values in colour.
+        UnsuitableImageError: It holds another number of channels, label values in colour, NaN or infinite values, or more than
+            three dimensions; or its spacing is not above 0.
     """
     try:
-        require_plain_name(path)
         require_whole(path)
         with redirect_stdout(io.StringIO()), given_to(reader, [path] * channels, labels=labels) as files:
-            voxels, properties = reader().read_images(list(map(str, files)))
+            # Not the same for TIFF: beside a label its spacing lies under another name.
+            voxels, properties = reader().read_seg(str(files[0])) if labels else reader().read_images(list(map(str, files)))
+        image = Image(path, voxels, geometry_of(voxels.shape[1:], properties), {**properties, **header_of(path)})
     except Fuse4SegError:
         raise
     # ITK, nibabel, tifffile and imageio have no common base for what they raise on a damaged file.
     except Exception as error:
         raise UnreadableImageError(path, _one_line(error)) from error
-    return Image(path, voxels, geometry_of(voxels.shape[1:], properties), {**properties, **header_of(path)})
+    if problem := _problem(image, channels):
+        raise UnsuitableImageError(path, problem)
+    return image
+
+
+def _problem(image: Image, channels: int) -> str | None:
+    """What keeps an image that could be read from being used for anything."""
+    spacing = image.geometry.spacing
+    if not all(0 < step < math.inf for step in spacing):
+        return f"has spacing {_rounded(spacing)} mm. Correct it, in its header or in the file beside it."
+    if len(image.geometry.origin) > 3:
+        return (f"has {len(image.geometry.origin)} dimensions. Split it into one 3D file per channel, as f4s_convert_dataset msd "
+                "does with a Decathlon task.")
+    if len(image.voxels) != channels:  # nnU-Net takes a TIFF of three or four pages for one picture in colour
+        return f"was read as {len(image.voxels)} channels, and {channels} wanted. Save each as a file of its own, as .nii.gz."
+    return None if _is_finite(image) else "holds NaN or infinite intensities. Replace them by numbers."
+
+
+def tilt_reader(path: Path, reader: type[BaseReaderWriter]) -> type[BaseReaderWriter]:
+    """The reader, or nibabel's of a NIfTI file with a tilt that ITK refuses; where no straight axes are needed."""
+    return NibabelIO if issubclass(reader, SimpleITKIO) and is_tilted(path) else reader
 
 
 @contextmanager
@@ -130,14 +153,15 @@ def given_to(reader: type[BaseReaderWriter], images: Sequence[Path], *, labels: 
         yield list(files)
 
 
-def is_finite(image: Image) -> bool:
+def _is_finite(image: Image) -> bool:
     """Whether no intensity is NaN or infinite, in the voxels or in a NIfTI file, of which ITK reads both as 0."""
-    if image.path.name.lower().endswith(NIFTI) and not _is_stored_finite(image.path):
+    if is_nifti(image.path) and not is_stored_finite(image.path):
         return False
     return bool(np.isfinite(image.voxels).all())
 
 
-def _is_stored_finite(path: Path) -> bool:
+def is_stored_finite(path: Path) -> bool:
+    """Whether a NIfTI file holds no NaN and nothing infinite, which ITK reads as 0."""
     try:
         stored = nibabel.load(path)
         return stored.get_data_dtype().kind != "f" or bool(np.isfinite(np.asanyarray(stored.dataobj)).all())
@@ -189,7 +213,7 @@ def _require_room_for_voxels(path: Path, size: int) -> None:
     Raises:
         OSError: It does not.
     """
-    if not path.name.lower().endswith(NIFTI):
+    if not is_nifti(path):
         return
     try:
         header = itk_header(path)

@@ -15,8 +15,8 @@ from fuse4seg.background import results_of
 from fuse4seg.case_faults import fault_of
 from fuse4seg.colour import WHITE
 from fuse4seg.datasets.dataset_json import OF_8_BITS, channel_names, channels_of_8_bits, label_values, read_raw_dataset_json
-from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, is_finite, read_image
-from fuse4seg.datasets.raw import Case, expected_training_cases, require_channels
+from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, read_image
+from fuse4seg.datasets.raw import Case, expected_training_cases, require_trainable
 from fuse4seg.errors import (
     DatasetJsonError,
     FaultyDatasetError,
@@ -81,7 +81,7 @@ def find_fault(case: Case, *, channels: Sequence[str], allowed: set[int], reader
         of_8_bits: Numbers of the channels that hold no other intensities than 0 to 255.
     """
     try:
-        require_channels(case, channels)
+        require_trainable(case, channels)
         problems = list(_problems(case, allowed, reader, of_8_bits))
     except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
         return str(fault_of(error, case.name))
@@ -107,8 +107,8 @@ def read_sound_images(case: Case, reader: type[BaseReaderWriter], *,
     """
     images: list[Image] = []
     problems = list(_image_problems(case, reader, of_8_bits, images))
-    if problems:
-        raise FaultyImageError(case.name, " ".join(problems))
+    if problems or not images:
+        raise FaultyImageError(case.name, " ".join(problems) or f"{case.images[0]} and its other images do not exist. Add one.")
     return np.concatenate([image.voxels for image in images]), images[0].properties
 
 
@@ -146,11 +146,7 @@ def _readable(path: Path, reader: type[BaseReaderWriter], *, channels: int = 1, 
         -> Generator[str, None, Image | None]:
     """Yield the problem of an unreadable file; return the image of a readable one."""
     try:
-        image = read_image(path, reader, channels=channels, labels=labels)
-        if len(image.geometry.origin) <= 3:
-            return image
-        yield (f"{path} has {len(image.geometry.origin)} dimensions. Split it into one 3D file per channel, as "
-               "f4s_convert_dataset msd does with a Decathlon task.")
+        return read_image(path, reader, channels=channels, labels=labels)
     except (UnreadableImageError, UnsuitableImageError) as error:
         yield str(error)
     return None
@@ -163,9 +159,7 @@ def _misplacement(image: Image, expected: Geometry) -> Iterator[str]:
 
 
 def _intensity_problems(image: Image) -> Iterator[str]:
-    if not is_finite(image):
-        yield f"{image.path} holds NaN or infinite intensities. Replace them by numbers."
-    elif image.voxels.min() == image.voxels.max():
+    if image.voxels.min() == image.voxels.max():
         yield f"{image.path} is constant, every voxel is {image.voxels.min():g}. Replace it by the real image."
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import SimpleITK as sitk
 
+from fuse4seg.datasets.images import is_stored_finite, require_whole
 from fuse4seg.datasets.nifti import give_header_back, header_of, itk_header, readable_by_itk
-from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place
+from fuse4seg.datasets.raw_writer import describe, new_raw_dataset, place, require_new
 from fuse4seg.errors import DatasetJsonError, Fuse4SegError, UnreadableImageError, UnsuitableImageError
-from fuse4seg.files import read_json, require_plain_name
+from fuse4seg.files import read_json
 from fuse4seg.progress import progress
 
 ENDING = ".nii.gz"
@@ -28,7 +29,8 @@ def convert_msd(source: Path, dataset_id: int, *, name: str = "", copy: bool = F
 
     Raises:
         DatasetJsonError: The task's dataset.json cannot be used.
-        UnreadableImageError, UnsuitableImageError: An image cannot be read, or has not a channel per modality.
+        UnreadableImageError, UnsuitableImageError: An image cannot be read, holds NaN, or has not a channel per modality.
+        DuplicateCaseError: Two cases have one name.
         FaultyDatasetError: Cases cannot be trained on; one line each.
         As :func:`~fuse4seg.datasets.raw_writer.new_raw_dataset`.
     """
@@ -73,10 +75,12 @@ def _case(path: Path) -> str:
 
 def _split(path: Path, folder: Path, channels: int, *, copy: bool) -> None:
     try:
-        require_plain_name(path)
+        require_whole(path)
+        if not is_stored_finite(path):
+            raise UnsuitableImageError(path, "holds NaN or infinite intensities. Replace them by numbers.")
         with readable_by_itk([path]) as (file,):
             _split_readable(path, file, folder, channels, copy=copy)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise UnreadableImageError(path, str(error).strip().splitlines()[-1][:160]) from error
 
 
@@ -94,5 +98,6 @@ def _split_readable(path: Path, file: Path, folder: Path, channels: int, *, copy
     for number in range(channels):
         part = sitk.Extract(whole, [*size[:3], 0], [0, 0, 0, number])
         made = folder / f"{_case(path)}_{number:04d}{ENDING}"
+        require_new(path, made)
         sitk.WriteImage(part, str(made), useCompression=True)
         give_header_back(made, header)

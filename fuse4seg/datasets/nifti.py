@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from fuse4seg.errors import Fuse4SegError, UnreadableImageError, first_line
+from fuse4seg.files import require_plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -37,21 +38,43 @@ def readable_by_itk(paths: Sequence[Path], *, tilted: bool = False) -> Iterator[
         tilted: Whether axes may be any way off right angles, because the place in space is not asked for.
 
     Raises:
-        UnreadableImageError: Axes of such a file are further than STRAIGHT from right angles, or its voxels cannot be read.
+        UnreadableImageError: Axes of such a file are further than STRAIGHT from right angles, or its voxels cannot be read; or a
+            file's name is not in UTF-8.
     """
     with tempfile.TemporaryDirectory() as folder:
         given = []
         for number, path in enumerate(paths):
+            require_plain_name(path)
             given.append(path)
-            if path.name.endswith(NIFTI) and not _is_read_by_itk(path) and (image := _loaded(path)) is not None:
+            if is_nifti(path) and not _is_read_by_itk(path) and (image := _loaded(path)) is not None:
                 given[-1] = Path(folder) / f"{number}.nii.gz"
                 _try_save_straight(path, image, given[-1], 90 if tilted else STRAIGHT)
         yield given
 
 
+def is_nifti(path: Path) -> bool:
+    """Whether a name ends so, in capitals or not."""
+    return path.name.lower().endswith(NIFTI)
+
+
+def is_tilted(path: Path) -> bool:
+    """Whether ITK refuses a NIfTI file because its axes are further than STRAIGHT from right angles."""
+    image = _loaded(path) if is_nifti(path) and not _is_read_by_itk(path) else None
+    return image is not None and _degrees_off(image.affine) > STRAIGHT
+
+
+def header_at(affine: np.ndarray) -> dict[str, bytes]:
+    """HEADER of a NIfTI file with this affine (RAS, millimetres), sheared or not; its qform says as much of it as one can."""
+    image = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.uint8), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    return {HEADER: image.header.binaryblock}
+
+
 def header_of(path: Path) -> dict[str, bytes]:
     """What an image's properties say of its header: HEADER of a NIfTI file, nothing of another."""
-    image = _loaded(path) if path.name.endswith(NIFTI) else None
+    image = _loaded(path) if is_nifti(path) else None
     return {} if image is None else {HEADER: image.header.binaryblock}
 
 
@@ -98,7 +121,9 @@ def itk_header(path: Path) -> sitk.ImageFileReader:
 
     Raises:
         RuntimeError: ITK cannot read it.
+        UnreadableImageError: Its name is not in UTF-8.
     """
+    require_plain_name(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
@@ -132,20 +157,26 @@ def _try_save_straight(path: Path, image: nibabel.Nifti1Image, copy: Path, allow
         raise UnreadableImageError(path, first_line(error)) from error
 
 
+def _degrees_off(affine: np.ndarray) -> float:
+    """Of two axes from a right angle, at most; NaN where an axis has no direction."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return math.degrees(math.asin(np.minimum(1, np.abs(axes.T @ axes - np.eye(3)).max())))
+
+
 def _save_straight(path: Path, image: nibabel.Nifti1Image, copy: Path, allowed: float) -> None:
     affine = image.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or not (spacing > 0).all():
         raise UnreadableImageError(path, "its header says no place in space")
-    axes = affine[:3, :3] / spacing
-    off = math.degrees(math.asin(min(1, np.abs(axes.T @ axes - np.eye(3)).max())))
+    off = _degrees_off(affine)
     if off > allowed:
         raise UnreadableImageError(path, f"its axes are {off:.3g} degrees off right angles, up to {STRAIGHT} are straightened",
                                    mend="Resample it to a straight grid, for example with "
                                         "nibabel.processing.resample_to_output.")
     if off > 0.01 and allowed == STRAIGHT:
         logger.warning("%s: its axes are %.3g degrees off right angles, and are taken for straight", path, off)
-    left, _, right = np.linalg.svd(axes)
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
     straight = np.eye(4)
     straight[:3, :3], straight[:3, 3] = (left @ right) * spacing, affine[:3, 3]
     voxels = np.asanyarray(image.dataobj)

@@ -15,6 +15,7 @@ from fuse4seg.errors import (
     DatasetJsonError,
     DuplicateCaseError,
     EmptyFolderError,
+    FaultyImageError,
     FolderNotFoundError,
     Fuse4SegError,
     MisnamedImageError,
@@ -29,6 +30,8 @@ COLOURS = (["r", "g", "b"], ["red", "green", "blue"])
 #: What a user can do about a missing channel, in training and in prediction.
 COMPLETE_IT = "Add it, or remove the case."
 PREDICT_ANYWAY = "Add it, remove the case, or predict with --allow_missing."
+#: How nnU-Net ends the names of preprocessed labels.
+OF_LABELS = "_seg"
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,11 @@ def training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, Case
         The cases in the order of their names, each with all its channel files and the label it should have, if any.
 
     Raises:
-        As :func:`list_cases`, and DatasetJsonError if the explicit lists cannot be used.
+        As :func:`list_cases` and :func:`require_trainable`, and DatasetJsonError if the explicit lists cannot be used.
     """
     cases = expected_training_cases(folder, dataset_json)
     for case in cases.values():
-        require_channels(case, channel_names(dataset_json))
+        require_trainable(case, channel_names(dataset_json))
     return cases
 
 
@@ -194,6 +197,19 @@ def _is_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == b"DICM"
 
 
+def require_trainable(case: Case, channels: Sequence[str]) -> None:
+    """Make sure that nnU-Net can train on a case: it has its channels, and a name that nnU-Net does not take for another's label.
+
+    Raises:
+        FaultyImageError: Its name ends in _seg: preprocessed, it would be passed over, or overwrite the label of another case.
+        As :func:`require_channels`.
+    """
+    require_channels(case, channels)
+    if case.name.endswith(OF_LABELS):
+        raise FaultyImageError(case.name, f"nnU-Net takes names that end in {OF_LABELS} for labels, and would not train on it. "
+                                          "Rename its files.")
+
+
 def require_channels(case: Case, channels: Sequence[str], *, mend: str = COMPLETE_IT) -> None:
     """Make sure that a case has one existing file for each channel.
 
@@ -220,16 +236,21 @@ def refuse_surplus(case: Case, channels: Sequence[str]) -> None:
 
 
 def _channel_files(images_folder: Path, file_ending: str) -> Iterator[tuple[str, int]]:
-    pattern, in_capitals = _channel_pattern(file_ending), []
-    for path in sorted(images_folder.iterdir()):
-        matched = pattern.fullmatch(path.name)
-        if matched and path.is_file():
+    pattern, others = _channel_pattern(file_ending), []
+    # Links that lead nowhere are files here: they are named where they are read, and not passed over.
+    for path in sorted(path for path in images_folder.iterdir() if not path.is_dir()):
+        if matched := pattern.fullmatch(path.name):
             yield matched["case"], int(matched["channel"])
-        elif pattern.fullmatch(path.name[:-len(file_ending)] + path.name[-len(file_ending):].lower()):
-            in_capitals.append(path.name)
-    if in_capitals:
-        logger.warning("%s: left out %s%s: only files *%s are read. Rename what is meant to be.", images_folder, in_capitals[0],
-                       f" and {len(in_capitals) - 1} more" if in_capitals[1:] else "", file_ending)
+        elif re.fullmatch(r"[^.].*_\d{4}(\.\w+)+", path.name):
+            others.append(path.name)
+    say_left_out(images_folder, others, file_ending)
+
+
+def say_left_out(folder: Path, names: Sequence[str], file_ending: str) -> None:
+    """Say that files of other endings, or of the same in capitals, are not read."""
+    if names:
+        logger.warning("%s: left out %s%s: only files *%s are read. Convert or rename what is meant to be.", folder, names[0],
+                       f" and {len(names) - 1} more" if names[1:] else "", file_ending)
 
 
 def _channel_pattern(file_ending: str) -> re.Pattern[str]:
@@ -241,7 +262,12 @@ def _listed_cases(folder: Path, listed: Any, channels: Sequence[str]) -> Iterato
         problem = "'dataset' names no cases. Map each case to its images and label, or leave it out."
         raise DatasetJsonError(folder / "dataset.json", problem)
     for name, entry in listed.items():
+        if not name or name.startswith(".") or Path(name).name != name:
+            problem = f"'dataset' names a case {name!r}, which is no file name. Give another."
+            raise DatasetJsonError(folder / "dataset.json", problem)
         try:
+            if not isinstance(entry["images"], list):
+                raise TypeError(entry["images"])
             images, label = [os.path.expandvars(path) for path in entry["images"]], os.path.expandvars(entry["label"])
         except (TypeError, KeyError) as error:
             problem = f"'dataset' gives case {name} without images and label. Add both, or remove the case."

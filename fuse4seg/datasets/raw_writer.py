@@ -10,8 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import ExifTags
+from PIL import Image as Picture
+
+from fuse4seg.datasets.grey_images import GreyImage, read_grey_image
 from fuse4seg.datasets.integrity import find_faults
-from fuse4seg.errors import DatasetExistsError, FaultyDatasetError, OptionError, UnwritableFolderError
+from fuse4seg.errors import (
+    DatasetExistsError,
+    DuplicateCaseError,
+    FaultyDatasetError,
+    OptionError,
+    UnsuitableImageError,
+    UnwritableFolderError,
+)
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.paths import RAW, data_root
 
@@ -49,7 +61,11 @@ def place(source: Path, target: Path, *, copy: bool = False) -> None:
     """Put a file into a dataset: linked by its absolute path where the file system allows it, else (or with ``copy``) copied.
 
     A plain .nii becomes a .nii.gz where ``target`` says so.
+
+    Raises:
+        DuplicateCaseError: The dataset has a file there.
     """
+    require_new(source, target)
     target.parent.mkdir(exist_ok=True)
     if target.name.endswith(".gz") and not source.name.endswith(".gz"):
         with source.open("rb") as plain, target.open("wb") as packed, gzip.GzipFile("", "wb", 6, packed, mtime=0) as stream:
@@ -62,6 +78,59 @@ def place(source: Path, target: Path, *, copy: bool = False) -> None:
     except OSError:
         pass  # no links here (FAT, some network shares)
     shutil.copyfile(source, target)
+
+
+def place_pictures(files: Sequence[Path], folder: Path, case: str, *, copy: bool = False) -> list[GreyImage]:
+    """Put pictures of one case into a folder of a dataset: grey PNG files placed, of all others the levels or the luma written.
+
+    Returns:
+        What they hold.
+
+    Raises:
+        UnreadableImageError, UnsuitableImageError: One cannot be read, is no picture, or differs in size from the first.
+        DuplicateCaseError: The folder has such a case.
+    """
+    images = [read_grey_image(path) for path in files]
+    for image in images:
+        if image.levels.ndim != 2:
+            raise UnsuitableImageError(image.path, "is a volume. Give pictures.")
+        if image.levels.shape != images[0].levels.shape:
+            raise UnsuitableImageError(image.path, f"has shape {image.levels.shape} instead of {images[0].levels.shape} in "
+                                                   f"{files[0]}. Resample it to that grid.")
+    for number, image in enumerate(images):
+        _place_picture(image, folder / f"{case}_{number:04d}.png", copy=copy)
+    return images
+
+
+def _place_picture(image: GreyImage, target: Path, *, copy: bool) -> None:
+    with Picture.open(image.path) as stored:
+        as_it_is = ((stored.format, stored.mode, stored.has_transparency_data) == ("PNG", "L", False)
+                    and ExifTags.Base.Orientation not in stored.getexif())
+    if as_it_is:
+        place(image.path, target, copy=copy)
+    else:
+        write_picture(image, target)
+
+
+def write_picture(image: GreyImage, target: Path) -> None:
+    """Write levels of 8 bits into a dataset as a PNG file.
+
+    Raises:
+        DuplicateCaseError: The dataset has a file there.
+    """
+    require_new(image.path, target)
+    target.parent.mkdir(exist_ok=True)
+    Picture.fromarray(image.levels.astype(np.uint8)).save(target)
+
+
+def require_new(source: Path, target: Path) -> None:
+    """Make sure that nothing lies where a file is put: through a link, the file that it was linked to would be overwritten.
+
+    Raises:
+        DuplicateCaseError: Something does.
+    """
+    if target.exists() or target.is_symlink():
+        raise DuplicateCaseError(target.name, target.resolve() if target.is_symlink() else target, source)
 
 
 def describe(folder: Path, *, channels: Sequence[str], labels: Mapping[str, int], training: int, ending: str, processes: int,

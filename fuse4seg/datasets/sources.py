@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from fuse4seg.datasets.grey_images import image_files
-from fuse4seg.errors import MissingModalityError, OptionError, UnpairedCasesError
+from fuse4seg.datasets.grey_images import ENDINGS, image_files
+from fuse4seg.errors import MissingModalityError, OptionError, UnpairedCasesError, first_line
+
+Found = TypeVar("Found")
 
 SHOWN = 5
 MOST_FOLDERS = 4
@@ -58,8 +62,53 @@ def require_equal_names(folder: Path, names: Iterable[str], other: Path, others:
     names, others = set(names), set(others)
     for holds, lacks, missing in ((folder, other, names - others), (other, folder, others - names)):
         if missing:
-            shown = ", ".join(sorted(missing)[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-            raise UnpairedCasesError(f"{lacks} lacks {len(missing)} image(s) that {holds} holds: {shown}. Add or remove them.")
+            raise UnpairedCasesError(f"{lacks} lacks {len(missing)} image(s) that {holds} holds: {_first(sorted(missing))}. "
+                                     "Add or remove them.")
+
+
+def read_case_names(path: Path) -> list[str]:
+    """Names of cases in a text file, one a line, or in a JSON file, a list; endings of images may stand behind them.
+
+    Raises:
+        OptionError: It cannot be read, or holds something else, none, or one twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if text.lstrip().startswith(("[", "{")) else text.split("\n")
+    except (OSError, ValueError, RecursionError) as error:
+        raise OptionError("--cases", f"{path} cannot be read ({first_line(error)}). Give a text file, a name a line, or a "
+                                     "JSON list of names.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise OptionError("--cases", f"{path} is no list of names. Give a text file, a name a line, or a JSON list of "
+                                     "names.")
+    cases = [_without_ending(name.strip()) for name in names if name.strip()]
+    if not cases or len(set(cases)) < len(cases):
+        twice = next((case for case in cases if cases.count(case) > 1), "")
+        raise OptionError("--cases", f"{path} names {f'{twice} twice' if twice else 'no case'}. Correct it.")
+    return cases
+
+
+def _without_ending(name: str) -> str:
+    return next((name[:-len(ending)] for ending in ENDINGS if name.lower().endswith(ending)), name)
+
+
+def only(chosen: Sequence[str] | None, found: Mapping[str, Found], folder: Path) -> dict[str, Found]:
+    """What was found of the chosen cases, in their order; all of it where none are chosen.
+
+    Raises:
+        UnpairedCasesError: The folder lacks one; the first few are named.
+    """
+    if chosen is None:
+        return dict(found)
+    missing = [case for case in chosen if case not in found]
+    if missing:
+        raise UnpairedCasesError(f"{folder} lacks {len(missing)} of the chosen case(s): {_first(missing)}. Add them, or "
+                                 "choose others.")
+    return {case: found[case] for case in chosen}
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _numbered(folder: Path) -> Sources:

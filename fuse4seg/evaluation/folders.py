@@ -13,9 +13,11 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 
-from fuse4seg.case_faults import fault_of
+from fuse4seg.case_faults import fault_in_scoring
 from fuse4seg.datasets.dataset_json import IGNORE, foreground_classes, label_values
-from fuse4seg.datasets.images import Image, find_reader, geometry_difference, read_image
+from fuse4seg.datasets.grey_images import IMAGES
+from fuse4seg.datasets.images import Image, find_reader, geometry_difference, read_image, tilt_reader
+from fuse4seg.datasets.raw import say_left_out
 from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError
 from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval
@@ -188,7 +190,7 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
                 predicted = replace(predicted, voxels=keep_largest_component(predicted.voxels, declared - {0, ignored}))
             cases[case] = {name: _score(predicted, wanted, entry, ignored) for name, entry in {**classes, **regions}.items()}
         except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
-            faults.append(str(fault_of(error, case)))
+            faults.append(str(fault_in_scoring(error, case)))
     return Evaluation(classes, cases, regions, tuple(faults), largest_component)
 
 
@@ -202,7 +204,7 @@ def _score(predicted: Image, wanted: Image, entry: int | Sequence[int], ignored:
 def _read_pair(case: str, prediction: Path, reference: Path, *, reader: type[BaseReaderWriter],
                declared: set[int]) -> tuple[Image, Image]:
     """Prediction and reference, label values of shape (1, Z, Y, X) each."""
-    predicted, wanted = (read_image(path, reader, labels=True) for path in (prediction, reference))
+    predicted, wanted = (read_image(path, tilt_reader(path, reader), labels=True) for path in (prediction, reference))
     difference = geometry_difference(predicted.geometry, wanted.geometry)
     if difference:
         raise FaultyImageError(case, f"{prediction} has {difference} in {reference}. Predict again from its images.")
@@ -217,9 +219,11 @@ def _read_pair(case: str, prediction: Path, reference: Path, *, reader: type[Bas
 def _image_names(folder: Path, ending: str) -> list[str]:
     if not folder.is_dir():
         raise FolderNotFoundError(folder)
-    names = sorted(path.name for path in folder.glob(f"[!.]*{ending}") if path.is_file())
+    files = sorted(path.name for path in folder.glob("[!.]*") if not path.is_dir())
+    names = [name for name in files if name.endswith(ending)]
     if not names:
         raise EmptyFolderError(folder, ending)
+    say_left_out(folder, [name for name in files if not name.endswith(ending) and name.lower().endswith(IMAGES)], ending)
     return names
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +14,12 @@ import numpy as np
 
 from fuse4seg import __version__
 from fuse4seg.background import results_of
-from fuse4seg.case_faults import fault_of
+from fuse4seg.case_faults import fault_in_scoring
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, image_files, read_grey_image, read_label_image
 from fuse4seg.datasets.grey_ranges import fused_range, is_narrow, source_ranges, warn_of_narrow
 from fuse4seg.datasets.images import geometry_difference
-from fuse4seg.datasets.sources import Sources, find_sources, require_equal_names
+from fuse4seg.datasets.sources import Sources, find_sources, only, require_equal_names
 from fuse4seg.errors import StaleImageError, UnsuitableImageError
 from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, Conventions, fusion_metrics
@@ -119,13 +119,15 @@ class FusionEvaluation:
             table.writerows(["mean", row, *self.mean(row).values()] for row in self.rows)
 
 
-def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None = None, conventions: Conventions = STANDARD,
-                    levels: GreyRange | Sequence[GreyRange] | None = UNIT_RANGE, processes: int = 1) -> FusionEvaluation:
-    """Score every fused image of a folder.
+def evaluate_fusion(folders: Sequence[Path], fused: Path, *, cases: Sequence[str] | None = None, labels: Path | None = None,
+                    conventions: Conventions = STANDARD, levels: GreyRange | Sequence[GreyRange] | None = UNIT_RANGE,
+                    processes: int = 1) -> FusionEvaluation:
+    """Score every fused image of a folder, or some.
 
     Args:
         folders: One folder of CASE_0000, CASE_0001, ... files, or two to four of images with equal names.
         fused: Folder of fused images with the cases' names, all in colour or all grey. Of those in colour the luma is scored.
+        cases: Names of those to score, in this order; None for all.
         labels: Folder of label images with the cases' names, for the visibility of the boundaries between classes; None for none.
         conventions: How to score.
         levels: Black and white of images that are not 8-bit: of all; or a list with one of all sources or one of each, and
@@ -137,7 +139,7 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None
 
     Raises:
         FolderNotFoundError, EmptyFolderError: A folder is missing or holds no image.
-        MissingModalityError, UnpairedCasesError: Sources and fused images do not belong together.
+        MissingModalityError, UnpairedCasesError: Sources and fused images do not belong together, or lack a chosen case.
         OptionError: ``folders`` are none of those.
         WorkerDiedError: A process ended without an answer.
 
@@ -155,9 +157,10 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, labels: Path | None
         >>> round(evaluation.mean("fused")["SCD"], 2), round(evaluation.mean("average")["SCD"], 2)
         (1.24, 1.43)
     """
-    sources, images = find_sources(folders), image_files(fused)
+    sources, images = find_sources(folders), only(cases, image_files(fused), fused)
+    sources = replace(sources, images=only(cases, sources.images, folders[0]))
     require_equal_names(folders[0], sources.images, fused, images)
-    truth = {} if labels is None else image_files(labels)
+    truth = {} if labels is None else only(cases, image_files(labels), labels)
     if labels is not None:
         require_equal_names(folders[0], sources.images, labels, truth)
     given = [levels] * (len(sources.names) + 1) if isinstance(levels, GreyRange) else levels
@@ -213,7 +216,7 @@ def _score(case: str, *, sources: Sources, images: dict[str, Path], truth: dict[
         return Scored(len(fused.channels), _rows(fused, read, sources.names, conventions), visible,
                       tuple(image.path for image in (*read, fused) if is_narrow(image)))
     except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
-        return str(fault_of(error, case))
+        return str(fault_in_scoring(error, case))
 
 
 def _require_fresh(case: str, fused: Path, sources: Sources, record: FusedRecord | None) -> None:

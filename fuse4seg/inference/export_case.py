@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
 
+from fuse4seg.datasets.colour_files import TIFF
 from fuse4seg.datasets.dataset_json import channel_names, file_part
-from fuse4seg.datasets.grey_images import GREY, TIFF
+from fuse4seg.datasets.grey_images import GREY
 from fuse4seg.datasets.images import given_to
 from fuse4seg.datasets.raw import Case
 from fuse4seg.files import make_writable_folder, written_whole

@@ -14,9 +14,10 @@ import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from PIL import Image as Picture
 
-from fuse4seg.datasets.grey_images import GREY, TIFF, grey_levels, read_channels, read_header
+from fuse4seg.datasets.colour_files import TIFF
+from fuse4seg.datasets.grey_images import GREY, grey_levels, read_channels, read_header
 from fuse4seg.datasets.images import read_image
-from fuse4seg.datasets.nifti import NIFTI, give_header_back
+from fuse4seg.datasets.nifti import NIFTI, give_header_back, header_at
 from fuse4seg.errors import UnreadableImageError, UnsuitableImageError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, write_json, written_whole
 
@@ -48,6 +49,9 @@ def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> N
     image = placed(voxels, properties)
     if without_place and path.name.endswith(NIFTI):
         image.SetSpacing([float(step) for step in properties["spacing"]][:-image.GetDimension() - 1:-1])
+    if path.name.endswith(NIFTI) and "sitk_stuff" in properties and image.GetDimension() == 3:
+        # ITK straightens what it writes as NIfTI; a NIfTI input's own header goes before.
+        properties = {**header_at(_affine_of(image)), **properties}
     with image_written_whole(path, properties) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
@@ -68,11 +72,15 @@ def image_written_whole(path: Path, properties: dict[str, Any]) -> Iterator[Path
     with written_whole(path) as temporary:
         try:
             yield temporary
+        # What ITK raises when it notices.
+        except RuntimeError as error:
+            raise UnwritableFolderError(path.parent, "the disk may be full") from error
+        try:
             if path.name.endswith(NIFTI):
                 np.asanyarray(nibabel.load(temporary).dataobj)
                 give_header_back(temporary, properties)
-        # What ITK raises when it notices, and what nibabel raises when the end is missing.
-        except (RuntimeError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError, zlib.error) as error:
+        # What nibabel raises when the end is missing.
+        except (EOFError, ValueError, nibabel.filebasedimages.ImageFileError, zlib.error) as error:
             raise UnwritableFolderError(path.parent, "the disk may be full") from error
 
 
@@ -103,6 +111,14 @@ def _with_affine(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
     image.SetOrigin(turned[:3, 3].tolist())
     image.SetDirection((turned[:3, :3] / spacing).ravel().tolist())
     return image
+
+
+def _affine_of(image: sitk.Image) -> np.ndarray:
+    """The affine that nibabel has of a volume."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return np.diag([-1, -1, 1, 1]) @ affine
 
 
 def write_fused(levels: np.ndarray, folder: Path, name: str, ending: str, properties: dict[str, Any]) -> list[Path]:

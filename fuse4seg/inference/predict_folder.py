@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, cases_of_files, list_cases, require_channels
-from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, UnwritableFolderError
+from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, OptionError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
 from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case, outputs_of
 from fuse4seg.inference.model import DESCRIPTIONS, Model, ModelDescription
@@ -122,10 +122,18 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
 
 
 def claim_exports(cases: Iterable[str], export: Export, *, parts: int = 1, overwrite: bool = False) -> OwnOutputs:
-    """Everything that may be written of cases, and beside them; see :func:`~fuse4seg.own_outputs.claim_outputs`."""
+    """Everything that may be written of cases, and beside them; see :func:`~fuse4seg.own_outputs.claim_outputs`.
+
+    Raises:
+        OptionError: Two of them would be one file, as those of case c5, label a_b, and of case c5_a, label b.
+    """
     beside = [*DESCRIPTIONS, MISSING, *(record_name((number, parts)) for number in range(parts))]
-    names = [name for case in cases for name in outputs_of(case, export)]
-    return claim_outputs(export.output, [*beside, *names], overwrite=overwrite)
+    wanted_for = dict.fromkeys(beside, "the run")
+    for case in cases:
+        for name in outputs_of(case, export):
+            if (other := wanted_for.setdefault(name, f"case {case}")) != f"case {case}":
+                raise OptionError("-i", f"{export.output / name} would be written for {other} and case {case}. Rename a case.")
+    return claim_outputs(export.output, wanted_for, overwrite=overwrite)
 
 
 def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list[Case]:

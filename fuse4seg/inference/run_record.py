@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,10 @@ def open_record(output: Path, made_by: dict[str, Any], *, resume: bool, part: tu
     path = output / record_name(part)
     if not (resume and path.is_file()):
         return RunRecord(path, made_by)
-    content = read_json(path, UnreadableRecordError)
+    damaged = partial(UnreadableRecordError, mend="Predict without --continue_prediction, all cases anew.")
+    content = read_json(path, damaged)
     if not isinstance(content, dict) or not all(isinstance(content.get(entry), dict) for entry in ("made_by", "cases")):
-        raise UnreadableRecordError(path)
+        raise damaged(path, "is no record of a run")
     for entry in DECISIVE:
         if content["made_by"].get(entry) != made_by[entry]:
             raise OptionError("--continue_prediction", f"{path} was made with {entry} {content['made_by'].get(entry)}, not "

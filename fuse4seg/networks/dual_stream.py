@@ -64,6 +64,7 @@ class DualStreamLeader(LeaderNetwork):
     """
 
     takes_apart = True
+    rebuilds = True
     has_features = True
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int], reference: int = 0,
@@ -89,6 +90,10 @@ class DualStreamLeader(LeaderNetwork):
     def attends(self) -> bool:
         """Whether there is a cross-attention to be shown."""
         return self.cross_attention is not None
+
+    def decoded(self, base: Tensor, detail: Tensor) -> Tensor:
+        """Features (B, c, *t) that the image is painted from, of those fused per frequency, (B, C, *s) and (B, c, *t)."""
+        return self.decoder.features(base, detail)
 
     @abstractmethod
     def paint(self, decoded: Tensor, high: Tensor, sources: Tensor, *, present: Tensor | None,
@@ -126,7 +131,7 @@ class DualStreamLeader(LeaderNetwork):
         if self.cross_attention is not None:
             context, attention = self.cross_attention(low, present=present, want_maps=want_maps)
             base = base + context
-        decoded = self.decoder.features(base, detail)
+        decoded = self.decoded(base, detail)
         image, beside = self.paint(decoded, high, padded, present=present)
         return Fused(image[(..., *size)], low, high, decoded, attention, None if beside is None else beside[(..., *size)])
 

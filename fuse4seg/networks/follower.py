@@ -92,6 +92,8 @@ class FixedFollower(nn.Module):
         """Logits (B, num_classes, *S) of images (B, input_channels, *S)."""
         size: Sequence[int] = images.shape[2:]
         missing = [-extent % self.multiple for extent in size]
+        # Batch normalisation needs two values of a channel, even of one sample's coarsest features.
+        missing[-1] = max(missing[-1], 2 * self.multiple - size[-1])
         padding = [amount for width in reversed(missing) for amount in (0, width)]
         padded = functional.pad(images, padding) if any(missing) else images
         return self.segment(padded)[(..., *(slice(extent) for extent in size))]

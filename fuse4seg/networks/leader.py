@@ -65,14 +65,15 @@ class LeaderNetwork(nn.Module):
         colours: Channels of the fused image: 3 for colour, 1 for grey.
 
     Attributes:
-        takes_apart: Whether it gives low and high frequencies of every modality, and reconstructs from them (the paper's
-            stage 1, the decomposition loss).
+        takes_apart: Whether it gives low and high frequencies of every modality (the decomposition loss).
+        rebuilds: Whether it can :meth:`reconstruct` a modality from these (the paper's stage 1).
         reconstructs: Whether :meth:`pretraining_losses` has something to teach: a stage 1 of its own.
         has_features: Whether ``Fused.decoded`` is there for an auxiliary head.
         decoded_features: How many channels that has.
     """
 
     takes_apart: bool = False
+    rebuilds: bool = False
     reconstructs: bool = False
     has_features: bool = False
     decoded_features: int | None = None
@@ -115,7 +116,7 @@ class LeaderNetwork(nn.Module):
         return {}
 
     def reconstruct(self, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct every modality from its own features alone, of a leader that ``takes_apart``.
+        """Reconstruct every modality from its own features alone, of a leader that ``rebuilds``.
 
         Args:
             sources: In [0, 1], shape (B, N, *S).

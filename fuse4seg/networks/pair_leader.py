@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fuse4seg.errors import RecipeError
 from fuse4seg.networks.leader import Fused, LeaderNetwork
@@ -27,8 +28,9 @@ class PairSettings(Leader):
         RecipeError: The fused image is to have colours.
     """
 
-    folding: bool = entry("more than two modalities: the first two are fused, then the result with the third, and so on, by the "
-                          "same weights; false refuses them, as the method is published for two", planned=True)
+    folding: bool = entry("more than two modalities: the reference is fused with the first of the others, then the result with "
+                          "the next, and so on, by the same weights; false refuses them, as the method is published for two",
+                          planned=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,7 +42,8 @@ class Fold(NamedTuple):
     """One fusion of two images.
 
     Attributes:
-        first, second: What was fused, in [0, 1], shape (B, 1, *S); the first of a later fold is an image fused before.
+        first, second: What was fused, in [0, 1], shape (B, 1, *S); the first is the reference, or of a later fold the image
+            fused before.
         image: In [0, 1], shape (B, 1, *S).
         own: Whatever else the losses look at.
     """
@@ -54,16 +57,24 @@ class Fold(NamedTuple):
 class PairLeader(LeaderNetwork):
     """A fusion network for two modalities.
 
-    Its subclass says how two images are fused, and by what that is taught; folding is here.
+    Its subclass says how two images are fused, and by what that is taught; folding is here. Where a paper treats its two unlike,
+    the reference stands for the visible image, which is the sharper one, and the other for the infrared one.
 
     Args:
         modalities, conv_op, strides, reference, colours: As every leader takes them; colours is 1.
         folding: Take more than two modalities.
 
+    Attributes:
+        multiple, smallest: Extents that the network takes are multiples of the one, and at least the other. Others are made up
+            by repeating the border, which the fused image loses again; the losses see it.
+
     Raises:
         ValueError: There are other than two modalities, and no folding; one, of which there is nothing to fuse; or colours are
             asked for.
     """
+
+    multiple: int = 1
+    smallest: int = 1
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int], reference: int = 0,
                  colours: int = 1, folding: bool = False) -> None:
@@ -75,7 +86,7 @@ class PairLeader(LeaderNetwork):
 
     @abstractmethod
     def fuse_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Any]:
-        """Fuse two images in [0, 1], shape (B, 1, *S), S of any extents.
+        """Fuse two images in [0, 1], shape (B, 1, *S), S as :meth:`pad` makes it.
 
         Returns:
             The fused image in [0, 1], shape (B, 1, *S), and what :meth:`pair_losses` wants beside it, or None.
@@ -88,11 +99,12 @@ class PairLeader(LeaderNetwork):
     def forward(self, sources: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> Fused:
         """Fuse; see :class:`LeaderNetwork`. A case that lacks one of two images keeps the other."""
         present = checked_presence(present, sources)
-        sources = fill_absent(sources, present)
-        image, there = sources[:, :1], None if present is None else present[:, 0]
+        padded = self.pad(fill_absent(sources, present))
+        image = padded[:, self.reference:self.reference + 1]
+        there = None if present is None else present[:, self.reference]
         folds = []
-        for modality in range(1, self.modalities):
-            second = sources[:, modality:modality + 1]
+        for modality in (index for index in range(self.modalities) if index != self.reference):
+            second = padded[:, modality:modality + 1]
             made, own = self.fuse_pair(image, second)
             if present is not None:
                 has = present[:, modality]
@@ -100,7 +112,14 @@ class PairLeader(LeaderNetwork):
                 there = there | has
             folds.append(Fold(image, second, made, own))
             image = made
-        return Fused(image, own=tuple(folds))
+        return Fused(image[(..., *(slice(extent) for extent in sources.shape[2:]))], own=tuple(folds))
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Images (B, C, *S) of extents that the network takes: their border is repeated."""
+        wanted = [max(self.smallest, extent) for extent in images.shape[2:]]
+        missing = [extent + -extent % self.multiple - has for extent, has in zip(wanted, images.shape[2:], strict=True)]
+        padding = [amount for width in reversed(missing) for amount in (0, width)]
+        return functional.pad(images, padding, mode="replicate") if any(missing) else images
 
     def losses(self, fused: Fused, sources: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
         """Mean over the folds."""

@@ -46,3 +46,9 @@ def mean_of_present(features: Tensor, present: Tensor | None) -> Tensor:
 def maximum_of_present(features: Tensor, present: Tensor | None) -> Tensor:
     """Maximum of features (B, N, ...) over the modalities that are present, shape (B, ...)."""
     return fill_absent(features, present, value=-torch.inf).amax(dim=1)
+
+
+def reference_apart(values: Tensor, reference: int) -> tuple[Tensor, Tensor]:
+    """The reference's of values (B, N, ...), shape (B, 1, ...), and those of the others, shape (B, N - 1, ...)."""
+    others = torch.cat([values[:, :reference], values[:, reference + 1:]], dim=1)
+    return values[:, reference:reference + 1], others

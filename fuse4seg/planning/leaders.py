@@ -53,7 +53,7 @@ def require_leader(recipe: Recipe, modalities: Sequence[str]) -> None:
         "losses.own": losses.own and network.losses is LeaderNetwork.losses,
         "losses.decomposition": losses.decomposition and not network.takes_apart,
         "pretraining.own": first.epochs and first.own and not network.reconstructs,
-        "pretraining.epochs": first.epochs and not first.own and not network.takes_apart,
+        "pretraining.epochs": first.epochs and not first.own and not network.rebuilds,
         "bilevel.auxiliary_weight": bilevel is not None and bilevel.auxiliary_weight and not network.has_features,
     }
     for path, lacks in lacking.items():

@@ -169,7 +169,7 @@ def count_bytes(compute: Callable[[], object], known: Iterable[Tensor]) -> LiveB
 #: Operations in half precision, and in float32, as PyTorch documents them for CUDA ("CUDA Ops that can autocast"), of
 #: those that our networks and losses use.
 IN_HALF = frozenset({"conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d", "linear", "matmul", "bmm", "__matmul__", "addmm",
-                     "scaled_dot_product_attention"})
+                     "scaled_dot_product_attention", "prelu"})
 IN_FLOAT = frozenset({"layer_norm", "group_norm", "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "mse_loss",
                       "l1_loss", "smooth_l1_loss", "exp", "log", "log1p", "pow", "__pow__", "reciprocal", "rsqrt", "softplus",
                       "cosine_similarity", "norm", "normalize"})

@@ -107,10 +107,9 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
         flips = torch.empty(batch_size, len(patch_size), dtype=torch.bool)
         viewing = torch.empty(batch_size, len(UNCHANGED))
     levels = _build(architecture, training)
-    first = levels.pretraining_step()
-    stage_1 = _alive(partial(first.move, batch), [first.optimiser, first.discriminator_optimiser], [*_tensors(levels), batch])
-    # Stage 2 is counted from its own beginning.
-    first.discriminator_optimiser.state.clear()
+    fusion, own = levels.network.fusion, training.recipe.pretraining.own
+    # Also where there are no epochs of it, as a training may be given some.
+    stage_1 = _stage_1(levels, batch) if (fusion.reconstructs if own else fusion.takes_apart) else 0
     step = (_bilevel_step(levels, training, outputs=len(targets)) if training.recipe.segments
             else _fusion_step(levels, training))
     optimisers = [levels.leader.optimiser, levels.discriminator_optimiser]
@@ -119,7 +118,7 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
     stage_2 = _alive(partial(step, batch, targets, flips, viewing), optimisers,
                      [*_tensors(levels), batch, *targets, flips, viewing])
     return StepMemory(parameters=_bytes(_tensors(levels)), optimisers=stage_2.live, batch=_bytes([batch, *targets]),
-                      stage_1=stage_1.peak, stage_2=stage_2.peak - stage_2.live)
+                      stage_1=stage_1, stage_2=stage_2.peak - stage_2.live)
 
 
 def _build(architecture: Mapping[str, Any], training: CountedTraining) -> Levels:
@@ -130,6 +129,15 @@ def _build(architecture: Mapping[str, Any], training: CountedTraining) -> Levels
     # Spectral normalisation finds its first vectors faster on the CPU, and draws random numbers for it.
     with torch.random.fork_rng(devices=[]):
         return build_levels(network, classes=training.classes, recipe=training.recipe)
+
+
+def _stage_1(levels: Levels, batch: Tensor) -> int:
+    """Bytes of a step of stage 1 beyond the levels and the batch."""
+    step = levels.pretraining_step()
+    alive = _alive(partial(step.move, batch), [step.optimiser, step.discriminator_optimiser], [*_tensors(levels), batch])
+    # Stage 2 is counted from its own beginning.
+    step.discriminator_optimiser.state.clear()
+    return alive.peak
 
 
 def _output_sizes(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -59,6 +59,38 @@ def test_unpaired_folders_write_nothing(words: list[str], tmp_path: Path, capsys
     assert not (tmp_path / "r" / "r.json").exists()
 
 
+class TestCases:
+    @pytest.mark.parametrize("text", ["b.png\n", '["b"]', "\n b \n\n"])
+    def test_are_scored_alone(self, words: list[str], tmp_path: Path, text: str) -> None:
+        (tmp_path / "split").write_text(text)
+        (tmp_path / "fused" / "a.png").unlink()
+        assert main([*words, "--cases", str(tmp_path / "split")]) == 0
+        assert list(json.loads((tmp_path / "r" / "r.json").read_text())["cases"]) == ["b"]
+
+    @pytest.mark.parametrize(("text", "said"), [
+        ('{"train": ["a"]}', "is no list of names"), ("[1]", "is no list of names"), ("[", "cannot be read"),
+        ("\n", "names no case"), ("a\na.png", "names a twice"), ("a\nc", "lacks 1 of the chosen case(s): c")])
+    def test_in_a_file_that_does_not_do_are_one_line(self, words: list[str], tmp_path: Path, text: str, said: str,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "split").write_text(text)
+        assert main([*words, "--cases", str(tmp_path / "split")]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+        assert not (tmp_path / "r" / "r.json").exists()
+
+    def test_in_no_file_are_one_line(self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([*words, "--cases", str(tmp_path / "nowhere")]) == 1
+        assert "nowhere cannot be read" in capsys.readouterr().err
+
+
+def test_published_rows_stand_under_ones_own(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--published", "harvard-mri-ct"]) == 0
+    own, published = capsys.readouterr().out.split("\n\n")
+    assert own.splitlines()[-1].startswith("maximum")
+    assert "on 21 pairs (yours: 2)" in published
+    assert "\nFuse4Seg [1]" in published
+
+
 class TestLabels:
     @pytest.fixture
     def labels(self, tmp_path: Path) -> Path:

@@ -13,7 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from fuse4seg.comparison.prepared_data import as_grey, environment_of, prepare_row, recipe_of, standardised, windows_of
 from fuse4seg.comparison.rows import Row
-from fuse4seg.errors import FaultyImageError, OptionError, RecipeError, UnpairedCasesError
+from fuse4seg.errors import FaultyImageError, Fuse4SegError, OptionError, RecipeError, UnpairedCasesError
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 
 DATASET = "Dataset990_Phantom"
@@ -148,6 +148,17 @@ class TestPrepareRow:
         for case in nnUNetDatasetBlosc2(str(source / IDENTIFIER)).identifiers:
             sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5, 6), np.float32)), tmp_path / "fused" / f"{case}.nii.gz")
         with pytest.raises(FaultyImageError, match="on the grid of its sources"):
+            prepare_row(Row("FILM", source=("folder", str(tmp_path / "fused"))), source, tmp_path / "FILM", plans=plans,
+                        configuration="2d")
+
+    def test_of_a_folder_with_nan_is_refused(self, planned_phantom: Path, source: Path, plans: dict[str, Any],
+                                             tmp_path: Path) -> None:
+        (tmp_path / "fused").mkdir()
+        for path in (planned_phantom / "nnUNet_raw" / DATASET / "imagesTr").glob("*_0001.nii.gz"):
+            voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32)
+            voxels[1, 2, 3] = np.nan
+            sitk.WriteImage(sitk.GetImageFromArray(voxels), tmp_path / "fused" / path.name.replace("_0001", ""))
+        with pytest.raises(Fuse4SegError, match="holds NaN or infinite intensities"):
             prepare_row(Row("FILM", source=("folder", str(tmp_path / "fused"))), source, tmp_path / "FILM", plans=plans,
                         configuration="2d")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from fuse4seg.datasets.brats import convert_brats, enhancing_is_three, find_brats_cases
+from fuse4seg.datasets.brats import CONVENTIONS, BratsCase, convert_brats, find_brats_cases, find_release, with_three
 from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FaultyDatasetError, FolderNotFoundError, OptionError
 
 RELEASES = {
@@ -61,10 +61,30 @@ class TestFindBratsCases:
         with pytest.raises(EmptyFolderError, match="BraTS release"):
             find_brats_cases(tmp_path)
 
-    def test_enhancing_tumour_becomes_three_unless_there_is_a_three(self) -> None:
-        np.testing.assert_array_equal(enhancing_is_three(np.array([0, 1, 2, 4], np.uint8), "a"), [0, 1, 2, 3])
-        np.testing.assert_array_equal(enhancing_is_three(np.array([0, 4], np.uint8), "BraTS-GLI-00001-100"), [0, 4])
-        np.testing.assert_array_equal(enhancing_is_three(np.array([0, 3, 4], np.uint8), "a"), [0, 3, 4])
+
+class TestFindRelease:
+    @pytest.mark.parametrize(("release", "expected"), [("2018", [0, 1, 2, 3]), ("2024-GLI", [0, 1, 2, 4]),
+                                                       ("2024-PED", [0, 1, 2, 4]), ("2023", [0, 1, 2, 4])])
+    def test_enhancing_tumour_becomes_three_by_release(self, release: str, expected: list[int]) -> None:
+        np.testing.assert_array_equal(with_three(np.array([0, 1, 2, 4], np.uint8), release), expected)
+
+    @pytest.mark.parametrize(("file", "values", "release"), [
+        ("a_t1ce.nii.gz", {0, 1, 2, 4}, "2018"), ("a_t1ce.nii.gz", {0, 1, 2, 3}, "2023"), ("a_0001.nii.gz", {0, 1, 2, 3}, "2023"),
+        ("a_t1ce.nii", {0}, "2023"), ("BraTS-GLI-1-t1c.nii.gz", {0, 4}, "2024-GLI"),
+        ("BraTS-PED-1-t1c.nii.gz", {0, 4}, "2024-PED")])
+    def test_is_told_by_names_and_values_of_all_cases(self, file: str, values: set[int], release: str) -> None:
+        case = BratsCase(file.partition("_")[0], (Path(file),) * 4)
+        assert find_release([case], values) == release
+
+    @pytest.mark.parametrize(("file", "values"), [("a_0001.nii.gz", {0, 1, 2, 4}), ("a_t1ce.nii.gz", {0, 3, 4}),
+                                                  ("BraTS-PED-1-t1c.nii.gz", {0, 1})])
+    def test_is_told_by_what_the_conversion_wrote_where_names_do_not(self, tmp_path: Path, file: str, values: set[int]) -> None:
+        case = BratsCase(file.partition("_")[0], (tmp_path / "imagesTr" / file,) * 4)
+        with pytest.raises(OptionError, match=r"--release: .*f4s_convert_dataset brats one of 2018, 2023, 2024-GLI, 2024-PED"):
+            find_release([case], values)
+        described = {"channel_names": {"0": "T1"}, "labels": CONVENTIONS["2024-PED"], "numTraining": 1, "file_ending": ".nii.gz"}
+        (tmp_path / "dataset.json").write_text(json.dumps(described))
+        assert find_release([case], values) == "2024-PED"
 
 
 Make, Shear = Callable[..., Path], Callable[..., np.ndarray]

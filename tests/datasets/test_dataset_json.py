@@ -44,7 +44,8 @@ class TestReadDatasetJson:
     def test_accepts_regions_and_an_ignore_label(self, tmp_path: Path) -> None:
         assert read_dataset_json(describe(tmp_path, **REGIONS) and tmp_path)["labels"] == REGIONS["labels"]
 
-    @pytest.mark.parametrize(("text", "said"), [("{", "as JSON"), ("[]", "not a JSON object"), ("\xff", "as JSON")])
+    @pytest.mark.parametrize(("text", "said"), [("{", "as JSON"), ("[]", "not a JSON object"), ("\xff", "as JSON"),
+                                               ('{"labels": {}, "labels": {}}', "it gives 'labels' twice")])
     def test_refuses_what_is_no_json_object(self, tmp_path: Path, text: str, said: str) -> None:
         (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
         with pytest.raises(DatasetJsonError, match=said):
@@ -70,6 +71,12 @@ class TestReadDatasetJson:
         ({"labels": {"background": 0, "tumour": 2}}, "without a gap"),
         ({"labels": {"background": 0, "tumour": 2, "ignore": 1}}, "ignore"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "regions_class_order"),
+        (REGIONS | {"regions_class_order": [1, 1]}, "the region 'core' the value 1"),
+        (REGIONS | {"regions_class_order": [2, 9]}, "the region 'core' the value 9"),
+        (REGIONS | {"regions_class_order": ["whole", "core"]}, "the region 'whole' the value 'whole'"),
+        ({"channel_names": {"0": ["T1"], "1": "FLAIR"}}, r"not to \['T1'\]"),
+        ({"channel_names": {"0": "T1", "1": None}}, "not to None"),
+        ({"overwrite_image_reader_writer": 5}, "the name of a reader of nnU-Net's, not 5"),
         ({"file_ending": "nii.gz"}, "with its dot"),
         ({"normalization": {"7": "zscore"}}, "normalization must map"),
         ({"normalization": {"0": "best"}}, "some of ct, nonorm, zscore"),

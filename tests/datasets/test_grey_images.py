@@ -53,6 +53,14 @@ class TestPictures:
         np.testing.assert_array_equal(image.levels, LEVELS)
         assert image.colour is None
 
+    @pytest.mark.parametrize("ending", [".png", ".jpg"])
+    def test_stand_upright(self, tmp_path: Path, ending: str) -> None:
+        """A photograph that is stored lying on its side says so."""
+        picture, steps = np.repeat(np.repeat(LEVELS, 8, axis=0), 8, axis=1), Picture.Exif()
+        steps[0x0112] = 6
+        Picture.fromarray(np.rot90(picture).copy()).save(tmp_path / f"a{ending}", exif=steps, quality=100)
+        np.testing.assert_allclose(read_grey_image(tmp_path / f"a{ending}").levels.astype(int), picture, atol=3)
+
     def test_16_bit_and_transparent_ones_are_refused(self, tmp_path: Path) -> None:
         Picture.fromarray(LEVELS.astype(np.uint16) * 256).save(tmp_path / "deep.png")
         with pytest.raises(UnsuitableImageError, match=r"deep\.png is no 8-bit"):
@@ -106,6 +114,14 @@ class TestVolumes:
         with pytest.raises(UnsuitableImageError, match=r"from 0 to 230, outside 0 to 1\. Give .*--range"):
             read_grey_image(deep)
 
+    @pytest.mark.parametrize("levels", [GreyRange(), GreyRange(0, 5, clips=True), None])
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_nan_and_infinity_are_refused(self, tmp_path: Path, levels: GreyRange | None, value: float) -> None:
+        """ITK gives 0 for both."""
+        path = save_volume(tmp_path / "a.nii.gz", np.array([[[0, 1, value]]], np.float32))
+        with pytest.raises(UnsuitableImageError, match="holds NaN or infinite"):
+            read_grey_image(path, levels)
+
     def test_any_intensities_are_taken_where_no_range_is_asked_for(self, tmp_path: Path) -> None:
         deep = save_volume(tmp_path / "a.nii.gz", LEVELS[None].astype(np.int16) - 7)
         np.testing.assert_array_equal(read_grey_image(deep, None).levels, LEVELS[None].astype(float) - 7)
@@ -119,6 +135,12 @@ class TestLabels:
             assert image.levels.dtype == np.int64
             np.testing.assert_array_equal(image.levels, labels)
         Picture.fromarray(LEVELS).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(read_label_image(tmp_path / "a.png").levels, LEVELS)
+
+    def test_are_the_indices_of_a_palette(self, tmp_path: Path) -> None:
+        picture = Picture.fromarray(LEVELS)
+        picture.putpalette([level for index in range(256) for level in (255 - index, index, 7)])
+        picture.save(tmp_path / "a.png")
         np.testing.assert_array_equal(read_label_image(tmp_path / "a.png").levels, LEVELS)
 
     @pytest.mark.parametrize("values", [[0, 0.5], [-1, 2]])
@@ -139,6 +161,12 @@ class TestFolders:
             (tmp_path / name).touch()
         (tmp_path / "c.png").mkdir()
         assert image_files(tmp_path) == {"a": tmp_path / "a.png", "b": tmp_path / "b.nii.gz"}
+
+    def test_names_links_that_lead_nowhere(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").symlink_to(tmp_path / "moved" / "a.png")
+        assert image_files(tmp_path) == {"a": tmp_path / "a.png"}
+        with pytest.raises(UnreadableImageError, match=r"a\.png"):
+            read_grey_image(tmp_path / "a.png")
 
     def test_missing_and_empty_ones_and_twice_the_same_name_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(FolderNotFoundError):

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image as Picture
 
-from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyRange, read_grey_image
+from fuse4seg.datasets.grey_images import UNIT_RANGE, GreyImage, GreyRange, read_grey_image
 from fuse4seg.datasets.grey_ranges import fused_range, is_narrow, shown_range, source_ranges, warn_of_narrow
 from fuse4seg.datasets.sources import Sources
 from fuse4seg.errors import OptionError
@@ -36,6 +36,16 @@ class TestRanges:
             tissue = np.int16(RAMP * top)[np.int16(RAMP * top) > 0]
             low, high = np.percentile(tissue, [0.5, 99.9])
             assert (found.low, found.high, found.clips) == (pytest.approx(low), pytest.approx(high), True)
+
+    def test_are_measured_over_the_others_where_one_breaks(self, sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+        def read(path: Path, levels: None) -> GreyImage:
+            return read_grey_image(path, levels) if path.name == "a.nii.gz" else [][0]
+
+        expected = source_ranges(sources, None)
+        more = {"b": tuple(path.with_name("b.nii.gz") for path in sources.images["a"])}
+        monkeypatch.setattr("fuse4seg.datasets.grey_ranges.read_grey_image", read)
+        monkeypatch.setattr("fuse4seg.datasets.grey_ranges.VOXELS_PER_FOLDER", 4_000_000)
+        assert source_ranges(Sources(sources.names, {**sources.images, **more}), None) == expected
 
     def test_are_those_given_in_their_order(self, sources: Sources) -> None:
         one, two, three = GreyRange(0, 1), GreyRange(0, 2), GreyRange(0, 3)

@@ -16,9 +16,11 @@ import SimpleITK
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage.io import imsave
 
-from fuse4seg.datasets.integrity import check_dataset, find_faults, read_sound_images
+from fuse4seg.background import results_of
+from fuse4seg.datasets.dataset_json import read_dataset_json
+from fuse4seg.datasets.integrity import check_dataset, find_fault, find_faults, read_sound_images
 from fuse4seg.datasets.nifti import HEADER
-from fuse4seg.datasets.raw import Case
+from fuse4seg.datasets.raw import Case, training_cases
 from fuse4seg.errors import DatasetJsonError, FaultyDatasetError, FaultyImageError, FolderNotFoundError
 
 DESCRIPTION = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "tumour": 1}, "numTraining": 3,
@@ -81,6 +83,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "direction": ("imagesTr/b_0001", lambda path: write(path, voxels(), Direction=TURNED), "direction"),
     "NaN": ("imagesTr/b_0001", lambda path: write(path, with_value(np.nan)), "NaN or infinite"),
     "infinite": ("imagesTr/b_0000", lambda path: write(path, with_value(np.inf)), "NaN or infinite"),
+    "NaN in the label": ("labelsTr/b", lambda path: write(path, np.full((4, 5, 6), np.nan, np.float32)), "NaN or infinite"),
     "constant": ("imagesTr/b_0001", lambda path: write(path, np.full((4, 5, 6), 7.0, np.float32)), "every voxel is 7"),
     "missing label": ("labelsTr/b", Path.unlink, "b.nii.gz. Add it"),
     "unreadable label": ("labelsTr/b", lambda path: path.write_text(""), "Replace the file"),
@@ -104,6 +107,25 @@ class TestFindFaults:
         assert str(dataset / f"{stem}.nii.gz") in line
         assert said in line
         assert "\n" not in line
+
+    def test_refuses_a_name_that_nnunet_takes_for_a_label(self, dataset: Path) -> None:
+        """Preprocessed, b_seg would lie where the label of b lies; and without b, it would be in no fold."""
+        for kind, channel in (("imagesTr", "_0000"), ("imagesTr", "_0001"), ("labelsTr", "")):
+            (dataset / kind / f"c{channel}.nii.gz").rename(dataset / kind / f"b_seg{channel}.nii.gz")
+        (line,) = find_faults(dataset)
+        assert line.startswith("case b_seg: nnU-Net takes names that end in _seg for labels")
+        with pytest.raises(FaultyImageError, match="case b_seg"):
+            training_cases(dataset, read_dataset_json(dataset))
+
+    def test_takes_the_spacing_of_tiff_from_beside_images_and_labels(self, tmp_path: Path) -> None:
+        for name in ("imagesTr/a_0000", "imagesTr/a_0001", "labelsTr/a"):
+            write(tmp_path / f"{name}.tif", np.uint8(voxels((5, 5, 6)) * (1 if name == "labelsTr/a" else 255)))
+            (tmp_path / name).with_name("a.json").write_text('{"spacing": [3, 0.5, 0.5]}')
+        describe(tmp_path, numTraining=1, file_ending=".tif")
+        assert find_faults(tmp_path) == []
+        (tmp_path / "labelsTr" / "a.json").unlink()
+        (line,) = find_faults(tmp_path)
+        assert "a.tif has spacing (1, 1, 1) instead of (3, 0.5, 0.5)" in line
 
     def test_examines_all_cases_and_tells_all_that_is_wrong_with_one(self, dataset: Path) -> None:
         (dataset / "imagesTr" / "a_0000.nii.gz").unlink()
@@ -176,6 +198,27 @@ class TestFindFaults:
         (dataset / "imagesTr" / "a_0000.nii.gz").unlink()
         write(dataset / "imagesTr" / "c_0000.nii.gz", with_value(np.nan))
         assert find_faults(dataset, processes=2) == find_faults(dataset)
+
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_any_error_of_a_case_is_its_fault(self, dataset: Path, processes: int) -> None:
+        sound, broken = (Case("a", two_channels(dataset).images, label) for label in (None, dataset / "labelsTr" / "b.nii.gz"))
+        examine = partial(find_fault, channels=["T1", "FLAIR"], allowed=None, reader=SimpleITKIO)
+        first, second, third = results_of(examine, [sound, broken, sound], processes=processes, doing="checking")
+        assert (first, third) == (None, None)
+        assert second.startswith("case a: it cannot be used (TypeError: ")
+
+    def test_names_the_range_of_16_bits_in_a_channel_of_8(self, tmp_path: Path) -> None:
+        for case in "ab":
+            for name, kind in ((f"imagesTr/{case}_0000", np.uint16 if case == "b" else np.uint8), (f"labelsTr/{case}", np.uint8)):
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                imsave(tmp_path / f"{name}.png", np.eye(6, dtype=kind) * (900 if kind == np.uint16 else 1), check_contrast=False)
+        described = {"file_ending": ".png", "numTraining": 2, "channel_names": {"0": "MRI"}}
+        describe(tmp_path, **described)
+        assert find_faults(tmp_path) == []
+        describe(tmp_path, **described, normalization={"0": "rgb_to_0_1"})
+        (line,) = find_faults(tmp_path)
+        assert f"{tmp_path / 'imagesTr' / 'b_0000.png'} holds intensities from 0 to 900, and its channel takes 0 to 255" in line
 
 
 class TestReadSoundImages:

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from fuse4seg.datasets.msd import convert_msd
-from fuse4seg.errors import DatasetJsonError, Fuse4SegError
+from fuse4seg.errors import DatasetJsonError, DuplicateCaseError, Fuse4SegError
 
 TASK = {"name": "BRATS", "modality": {"0": "FLAIR", "1": "T1w"}, "labels": {"0": "background", "1": "edema", "2": "tumour"},
         "training": [{"image": "./imagesTr/B_1.nii.gz", "label": "./labelsTr/B_1.nii.gz"}], "test": ["./imagesTs/B_2.nii.gz"]}
@@ -81,6 +81,37 @@ def test_what_cannot_be_used_is_told_and_nothing_is_written(tmp_path: Path, raw:
     with pytest.raises(Fuse4SegError, match=said):
         convert_msd(write_task(tmp_path / "Task01", **changes), 7)
     assert not raw.exists() or not list(raw.iterdir())
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def with_a_hole(path: Path) -> None:
+    voxels = np.random.default_rng(1).random((5, 4, 3, 2)).astype(np.float32)
+    voxels[1, 2, 1, 0] = np.nan
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
+
+
+@pytest.mark.parametrize(("damage", "said"), [(cut_off, "truncated"), (with_a_hole, "NaN")])
+def test_4d_images_that_itk_would_fill_with_0_are_refused(tmp_path: Path, raw: Path, damage: Callable[[Path], None],
+                                                          said: str) -> None:
+    source = write_task(tmp_path / "Task01")
+    damage(source / "imagesTr" / "B_1.nii.gz")
+    with pytest.raises(Fuse4SegError, match=rf"B_1\.nii\.gz.*{said}"):
+        convert_msd(source, 7)
+    assert not list(raw.iterdir())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_case_that_is_named_twice_is_refused_and_its_files_stay(tmp_path: Path, raw: Path, channels: int) -> None:
+    source = write_task(tmp_path / "Task01", channels, modality={str(number): f"M{number}" for number in range(channels)},
+                        training=TASK["training"] * 2)
+    before = (source / "imagesTr" / "B_1.nii.gz").read_bytes()
+    with pytest.raises(DuplicateCaseError, match=r"B_1.*is there twice.*Rename one"):
+        convert_msd(source, 7)
+    assert (source / "imagesTr" / "B_1.nii.gz").read_bytes() == before
+    assert not list(raw.iterdir())
 
 
 def test_a_folder_that_is_no_task_is_refused(tmp_path: Path, raw: Path) -> None:

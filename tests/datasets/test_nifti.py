@@ -14,7 +14,7 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import Z
 
 from fuse4seg.datasets.images import read_image
 from fuse4seg.datasets.integrity import find_fault
-from fuse4seg.datasets.nifti import HEADER, give_header_back, header_of
+from fuse4seg.datasets.nifti import HEADER, give_header_back, header_of, itk_header, readable_by_itk
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import UnreadableImageError
 from fuse4seg.planning.fingerprint import summarise_case
@@ -70,6 +70,15 @@ class TestReading:
         with pytest.raises(UnreadableImageError, match=said):
             read_image(path, SimpleITKIO)
         assert read_image(path, NibabelIO).voxels.shape == (1, 5, 6, 7)
+
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".tif"])
+    def test_gives_itk_no_name_that_would_abort_it(self, tmp_path: Path, ending: str) -> None:
+        path = Path(str(tmp_path), b"M\xfcller".decode(errors="surrogateescape") + ending)
+        path.write_bytes(b"")
+        with pytest.raises(UnreadableImageError, match="its name is not in UTF-8"), readable_by_itk([path]):
+            pass
+        with pytest.raises(UnreadableImageError, match="its name is not in UTF-8"):
+            itk_header(path)
 
     def test_names_what_is_cut_off(self, tmp_path: Path) -> None:
         path = written(tmp_path / "a.nii", sheared(0), nibabel.Nifti2Image)

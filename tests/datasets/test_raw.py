@@ -66,6 +66,13 @@ class TestListCases:
         with pytest.raises(MissingModalityError, match=r"case b has no T1 image: expected .*b_0000\.nii\.gz.*--allow_missing"):
             self.list(tmp_path)
 
+    def test_names_a_link_that_leads_nowhere(self, tmp_path: Path) -> None:
+        """As where the folder that a dataset was linked from has moved: no case may vanish without a word."""
+        touch(tmp_path, "a_0000.png")
+        (tmp_path / "b_0000.png").symlink_to(tmp_path / "moved" / "b_0000.png")
+        with pytest.raises(MissingModalityError, match=r"expected .*b_0000\.png, a link that leads nowhere"):
+            list_cases(tmp_path, channels=["T1"], file_ending=".png")
+
     def test_refuses_a_channel_beyond_the_dataset(self, tmp_path: Path) -> None:
         touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz")
         with pytest.raises(SurplusChannelError, match=r"a_0002\.nii\.gz is beyond .*\(T1, FLAIR\)"):
@@ -112,7 +119,9 @@ class TestTrainingCases:
             training_cases(tmp_path, SOUND | {"dataset": {"p": {"images": images, "label": "seg.nii.gz"}}})
 
     @pytest.mark.parametrize("listed", [[], {}, {"p": {"images": ["x"]}}, {"p": None},
-                                        {"p": {"images": 3, "label": "x"}}, {"p": {"images": [1], "label": "x"}}])
+                                        {"p": {"images": 3, "label": "x"}}, {"p": {"images": [1], "label": "x"}},
+                                        {"p": {"images": "xy", "label": "x"}}, {"a/b": {"images": ["x", "y"], "label": "z"}},
+                                        {"": {"images": ["x", "y"], "label": "z"}}])
     def test_refuse_explicit_lists_that_name_no_files(self, tmp_path: Path, listed: Any) -> None:
         with pytest.raises(DatasetJsonError, match="dataset"):
             training_cases(tmp_path, SOUND | {"dataset": listed})
@@ -151,8 +160,17 @@ class TestFoldersWithoutCases:
                                                                      caplog: pytest.LogCaptureFixture) -> None:
         touch(tmp_path, f"a_0000{ending}", f"b_0000{other}", f"c_0000{other}", f"._a_0000{ending}", ".DS_Store", f"d{other}")
         assert list(list_cases(tmp_path, channels=["T1"], file_ending=ending)) == ["a"]
-        assert [record.getMessage() for record in caplog.records] == [
-            f"{tmp_path}: left out b_0000{other} and 1 more: only files *{ending} are read. Rename what is meant to be."]
+        (record,) = caplog.records
+        said = f"{tmp_path}: left out b_0000{other} and 1 more: only files *{ending} are read."
+        assert record.getMessage() == f"{said} Convert or rename what is meant to be."
+
+    def test_channels_of_another_format_beside_others_are_said_to_be_left_out(self, tmp_path: Path,
+                                                                              caplog: pytest.LogCaptureFixture) -> None:
+        touch(tmp_path, "a_0000.nii.gz", "b_0000.nii", "c_0000.mha", "a.json", "notes.txt")
+        (tmp_path / "d_0000.nii.gz").mkdir()
+        assert list(list_cases(tmp_path, channels=["T1"], file_ending=".nii.gz")) == ["a"]
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"{tmp_path}: left out b_0000.nii and 1 more: only files *.nii.gz are read.")
 
     def test_files_of_another_ending_are_named(self, tmp_path: Path) -> None:
         touch(tmp_path, "a_0000.NII.GZ", "b_0000.tiff", "._a_0000.nii.gz")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fuse4seg.datasets.raw_writer import new_raw_dataset, place
-from fuse4seg.errors import DatasetExistsError, OptionError
+from fuse4seg.errors import DatasetExistsError, DuplicateCaseError, OptionError
 
 
 def test_appears_when_it_is_whole(raw: Path) -> None:
@@ -54,6 +54,20 @@ def test_files_are_linked_copied_or_packed_always_to_the_same_bytes(tmp_path: Pa
     packed = (tmp_path / "images" / "packed.nii.gz").read_bytes()
     assert gzip.decompress(packed) == b"voxels"
     assert (tmp_path / "images" / "again.nii.gz").read_bytes() == packed
+
+
+@pytest.mark.parametrize("copy", [False, True])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_second_file_of_one_name_is_refused_and_the_first_stays(tmp_path: Path, copy: bool, ending: str) -> None:
+    """A file that was linked is the user's own; a second one written there would go through the link."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"a{ending}").write_bytes(name.encode())
+    target = tmp_path / "images" / f"a{ending}"
+    place(tmp_path / "one" / f"a{ending}", target, copy=copy)
+    with pytest.raises(DuplicateCaseError, match=f"{tmp_path / 'other' / 'a'}"):
+        place(tmp_path / "other" / f"a{ending}", target, copy=copy)
+    assert (tmp_path / "one" / f"a{ending}").read_bytes() == target.read_bytes() == b"one"
 
 
 def test_files_are_copied_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

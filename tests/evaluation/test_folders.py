@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -20,6 +21,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import ndimage
 
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError
+from fuse4seg.evaluation import folders as module
 from fuse4seg.evaluation.folders import METRICS, Evaluation, Scores, evaluate_folders, keep_largest_component
 from fuse4seg.evaluation.overlap import Confusion
 
@@ -79,6 +81,17 @@ class TestEvaluateFolders:
         assert evaluation.class_means("HD95")["core"] == pytest.approx(6)
         assert evaluation.left_out("HD95") == {"core": 0, "oedema": 1}
 
+    def test_measures_surfaces_of_tiff_in_the_millimetres_beside_it(self, tmp_path: Path) -> None:
+        labels = np.zeros((2, 6, 8, 8), np.uint8)
+        labels[0, 1:4, 2:6, 2:6] = labels[1, 2:5, 2:6, 2:6] = 1
+        for kind, of_kind in zip(("predictions", "references"), labels, strict=True):
+            write(tmp_path / kind / "a.tif", of_kind)
+            (tmp_path / kind / "a.json").write_text('{"spacing": [3, 1, 1]}')
+        evaluation = evaluate_folders(tmp_path / "predictions", tmp_path / "references",
+                                      dataset_json=LABELS | {"file_ending": ".tif"})
+        assert evaluation.faults == ()
+        assert evaluation.class_means("HD95")["core"] == 3
+
     def test_scores_further_regions_outside_the_foreground_mean(self, folders: tuple[Path, Path]) -> None:
         plain = evaluate_folders(*folders, dataset_json=LABELS)
         evaluation = evaluate_folders(*folders, dataset_json=LABELS, regions={"whole": (1, 2)})
@@ -115,6 +128,21 @@ class TestEvaluateFolders:
         (folders[0] / "._a.nii.gz").touch()
         assert evaluate_folders(*folders, dataset_json=LABELS) == expected
 
+    def test_names_links_that_lead_nowhere(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        for folder in folders:
+            (folder / "d.nii.gz").symlink_to(tmp_path / "moved" / "d.nii.gz")
+        evaluation = evaluate_folders(*folders, dataset_json=LABELS)
+        assert list(evaluation.cases) == ["a", "b", "c"]
+        assert len(evaluation.faults) == 1
+        assert "d.nii.gz cannot be read" in evaluation.faults[0]
+
+    def test_says_which_images_of_another_format_are_left_out(self, folders: tuple[Path, Path],
+                                                              caplog: pytest.LogCaptureFixture) -> None:
+        (folders[1] / "d.nii").touch()
+        evaluate_folders(*folders, dataset_json=LABELS)
+        assert [record.getMessage().split(". ")[0] for record in caplog.records] == [
+            f"{folders[1]}: left out d.nii: only files *.nii.gz are read"]
+
     @pytest.mark.parametrize("lacking", [0, 1])
     def test_refuses_an_image_in_one_folder_only(self, folders: tuple[Path, Path], lacking: int) -> None:
         (folders[lacking] / "b.nii.gz").unlink()
@@ -127,6 +155,46 @@ class TestEvaluateFolders:
         (tmp_path / "empty").mkdir()
         with pytest.raises(EmptyFolderError, match="empty"):
             evaluate_folders(tmp_path / "empty", folders[1], dataset_json=LABELS)
+
+    def test_scores_rounded_and_tilted_series_whatever_the_first_is(self, folders: tuple[Path, Path]) -> None:
+        """Which ITK refuses, where the sform alone says it."""
+        expected = evaluate_folders(*folders, dataset_json=LABELS)
+        for case, shear in (("b", 1e-3), ("c", math.tan(math.radians(15)))):
+            affine = np.eye(4)
+            affine[1, 2] = shear
+            for folder in folders:
+                image = nibabel.Nifti1Image(np.asanyarray(nibabel.load(folder / f"{case}.nii.gz").dataobj), affine)
+                image.set_qform(None, 0)
+                nibabel.save(image, folder / f"{case}.nii.gz")
+        evaluation = evaluate_folders(*folders, dataset_json=LABELS)
+        assert evaluation.faults == ()
+        for metric in ("Dice", "IoU"):
+            assert evaluation.class_means(metric) == expected.class_means(metric)
+        write(folders[0] / "c.nii.gz", np.zeros(SHAPE))
+        (fault,) = evaluate_folders(*folders, dataset_json=LABELS).faults
+        assert "case c: " in fault
+
+    @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+    def test_scores_tilted_series_of_other_formats(self, folders: tuple[Path, Path], ending: str) -> None:
+        expected = evaluate_folders(*folders, dataset_json=LABELS)
+        for path in [path for folder in folders for path in folder.iterdir()]:
+            image = SimpleITK.ReadImage(str(path))
+            image.SetDirection((1, 0, 0, 0, 1, math.sin(math.radians(15)), 0, 0, math.cos(math.radians(15))))
+            SimpleITK.WriteImage(image, str(path.with_name(f"{path.name[0]}{ending}")))
+            path.unlink()
+        assert evaluate_folders(*folders, dataset_json={**LABELS, "file_ending": ending}) == expected
+
+    def test_any_error_of_a_case_is_its_fault(self, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail_on_b(case: str, *given: Any, **named: Any) -> Any:
+            if case == "b":
+                raise IndexError("list index out of range")
+            return read_pair(case, *given, **named)
+
+        read_pair = module._read_pair
+        monkeypatch.setattr(module, "_read_pair", fail_on_b)
+        evaluation = evaluate_folders(*folders, dataset_json=LABELS)
+        assert list(evaluation.cases) == ["a", "c"]
+        assert evaluation.faults[0].startswith("case b: it cannot be used (IndexError: list index out of range)")
 
     def test_leaves_out_and_names_what_cannot_be_scored(self, folders: tuple[Path, Path]) -> None:
         def faults() -> tuple[str, ...]:
@@ -142,6 +210,9 @@ class TestEvaluateFolders:
         assert "origin" in faults()[0]
         write(folders[0] / "b.nii.gz", np.full(SHAPE, 3))
         assert f"{folders[0] / 'b.nii.gz'} holds the value 3" in faults()[0]
+        holed = SimpleITK.GetImageFromArray(np.where(np.arange(120).reshape(SHAPE) == 7, np.nan, 0).astype(np.float32))
+        SimpleITK.WriteImage(holed, str(folders[0] / "b.nii.gz"))
+        assert "b.nii.gz holds NaN" in faults()[0]
         (folders[0] / "b.nii.gz").write_text("no image")
         assert "b.nii.gz cannot be read" in faults()[0]
 

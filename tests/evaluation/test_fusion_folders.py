@@ -8,6 +8,7 @@ import math
 import re
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -241,6 +242,40 @@ def test_a_faulty_case_is_left_out_and_named(folders: tuple[list[Path], Path], f
     assert len(evaluation.faults) == 1
     assert str(path) in evaluation.faults[0]
     assert evaluation.to_plain()["faults"] == list(evaluation.faults)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_any_error_of_a_case_is_its_fault(folders: tuple[list[Path], Path], processes: int) -> None:
+    Picture.new("L", (9, 9)).save(folders[1] / "b.png")
+    a, b = evaluate_fusion(*folders, conventions=None, processes=processes).faults
+    assert a.startswith("case a: it cannot be used (AttributeError: ")
+    assert "b.png has shape" in b
+
+
+@pytest.mark.parametrize(("axes", "codes"), [(1e-3, (1, 0)), (math.tan(math.radians(15)), (1, 0)),
+                                             (math.tan(math.radians(15)), (1, 1))])
+@pytest.mark.parametrize("rule", ["max", "colour"])
+def test_rounded_and_tilted_series_score_as_straight_ones(tmp_path: Path, sources: list[np.ndarray], rule: str, axes: float,
+                                                          codes: tuple[int, int]) -> None:
+    """Which ITK refuses, where the sform alone says it."""
+    scores = []
+    for shear in (0, axes):
+        folder = tmp_path / str(shear)
+        affine = np.diag([1.0, 1, 3, 1])
+        affine[1, 2] = 3 * shear
+        for name, levels in zip(("CT", "MRI", "labels"), (*sources, sources[0] > 99), strict=True):
+            (folder / name).mkdir(parents=True)
+            image = nibabel.Nifti1Image(np.stack([levels.T] * 2, axis=-1).astype(np.uint8), affine)
+            image.set_sform(affine, codes[0])
+            image.set_qform(affine, codes[1])
+            nibabel.save(image, folder / name / "a.nii.gz")
+        read = [folder / "CT", folder / "MRI"]
+        assert fuse_folder(find_sources(read), folder / "out", by_rule(rule), method={}) == []
+        np.testing.assert_allclose(nibabel.load(folder / "out" / "a.nii.gz").get_sform(), affine, atol=1e-6)
+        evaluation = evaluate_fusion(read, folder / "out", labels=folder / "labels")
+        assert evaluation.faults == ()
+        scores.append((evaluation.mean(), evaluation.mean_visibility()))
+    assert scores[0] == scores[1]
 
 
 def test_an_image_whose_source_changed_since_is_stale(folders: tuple[list[Path], Path], tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from fuse4seg.checkpoint import load_checkpoint
 from fuse4seg.datasets.dataset_json import channel_names, foreground_classes, label_values, read_dataset_description
 from fuse4seg.datasets.fused_record import FusedRecord, read_record
 from fuse4seg.datasets.grey_images import read_grey_image
-from fuse4seg.datasets.images import is_finite, read_image
+from fuse4seg.datasets.images import read_image
 from fuse4seg.errors import Fuse4SegError
 from fuse4seg.inference.image_files import RGB24, read_fused
 from fuse4seg.inference.model import load_model
@@ -211,7 +211,7 @@ def encoded(kind: str, mode: str) -> bytes:
 
 
 def read_volume(path: Path, reader: type) -> None:
-    is_finite(read_image(path, reader))
+    read_image(path, reader)
 
 
 def describe(path: Path) -> None:

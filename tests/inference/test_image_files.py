@@ -19,7 +19,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image as Picture
 
 from fuse4seg.errors import UnreadableImageError, UnsuitableImageError, UnwritableFolderError
-from fuse4seg.inference.image_files import read_fused, write_fused, write_image
+from fuse4seg.inference.image_files import image_written_whole, read_fused, write_fused, write_image
 
 SHAPE = (5, 6, 7)
 AFFINES = {"RAS": np.diag([0.9, 1.1, 2.5, 1]), "LPS": np.diag([-0.9, -1.1, 2.5, 1]),
@@ -302,6 +302,20 @@ class TestWriteImage:
                 write_image(voxels, tmp_path / f"out{ending}", properties)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("name", ["x.nii.nii.gz", "x.hdr.nii.gz", "x.img.nii", "x.gz.nii.gz", "x.nii.png",
+                                      f"{240 * 'x'}.mha"])
+    def test_keeps_the_whole_name(self, voxels: np.ndarray, name: str, tmp_path: Path) -> None:
+        """ITK writes x.nii.nii.gz as x.nii.gz, and x.hdr.nii.gz as x.hdr.gz."""
+        write_image(voxels[:1], tmp_path / name, {"spacing": (1, 1, 1)})
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert Path(name).suffix == ".png" or sitk.ReadImage(str(tmp_path / name)).GetSize()[:2] == voxels.shape[:0:-1]
+
+    def test_calls_no_disk_full_that_is_not(self, tmp_path: Path) -> None:
+        """What a writer finds wrong with an image is a fault of its case."""
+        with pytest.raises(ValueError, match="samples"), image_written_whole(tmp_path / "a.tif", {}) as temporary:
+            NaturalImage2DIO().write_seg(np.ones((1, 3, 9), np.uint8), str(temporary), {})
         assert not list(tmp_path.iterdir())
 
     def test_leaves_no_temporary_file(self, voxels: np.ndarray, tmp_path: Path) -> None:

@@ -8,18 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
 import torch
+from PIL import Image as Picture
 
 from fuse4seg.errors import FaultyCasesError, OptionError
 from fuse4seg.inference import predict_folder as module
-from fuse4seg.inference.export_case import Wanted
+from fuse4seg.inference.export_case import Export, Wanted
 from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.predict_case import CasePrediction, predict_case
-from fuse4seg.inference.predict_folder import predict_folder
+from fuse4seg.inference.predict_folder import claim_exports, predict_folder
 from fuse4seg.inference.run_record import RunRecord
 
 Load = Callable[..., Model]
@@ -159,7 +161,9 @@ class TestPredictFolder:
                 tifffile.imwrite(images / name, voxels(path))
                 (images / f"{path.name[:-len('_0000.nii.gz')]}.json").write_text('{"spacing": [2, 1, 0.5]}')
             else:
-                sitk.WriteImage(sitk.ReadImage(str(path)), str(images / name))
+                image = sitk.ReadImage(str(path))
+                image.SetDirection((1, 0, 0, 0, 1, 0.2588, 0, 0, 0.9659))  # a gantry tilted by 15 degrees
+                sitk.WriteImage(image, str(images / name))
             path.unlink()
         model = load(0)
         model.description.dataset_json["file_ending"] = ending
@@ -168,7 +172,15 @@ class TestPredictFolder:
         shares = [sitk.ReadImage(str(found)) for found in (tmp_path / "out" / "probabilities").glob("first_*.nii.gz")]
         assert {share.GetPixelID() for share in shares} == {sitk.sitkFloat32}
         np.testing.assert_allclose(sum(map(sitk.GetArrayFromImage, shares)), 1, atol=1e-3)
-        assert shares[0].GetSpacing() == ((0.5, 1, 2) if ending == ".tif" else sitk.ReadImage(str(path)).GetSpacing())
+        if ending == ".tif":
+            assert shares[0].GetSpacing() == (0.5, 1, 2)
+            return
+        source = sitk.ReadImage(str(images / f"first_0000{ending}"))
+        for place in (path, tmp_path / "out" / "fused" / f"first{ending}"):
+            assert sitk.ReadImage(str(place)).GetDirection() == pytest.approx(source.GetDirection())
+        axes = np.diag([-1, -1, 1]) @ np.reshape(source.GetDirection(), (3, 3)) * source.GetSpacing()
+        found = next((tmp_path / "out" / "probabilities").glob("first_*.nii.gz"))
+        np.testing.assert_allclose(nibabel.load(found).affine[:3, :3], axes, atol=1e-5)
 
     def test_logs_the_volume_of_each_label(self, images: Path, tmp_path: Path, load: Load,
                                            caplog: pytest.LogCaptureFixture) -> None:
@@ -188,6 +200,43 @@ class TestPredictFolder:
         assert (tmp_path / "out" / "first.nii.gz").is_file()
         assert not list((tmp_path / "out").rglob("second*"))
         assert {name: case["status"] for name, case in record.cases.items()} == {"first": "done", "second": "failed"}
+
+    def test_leaves_out_16_bits_that_a_channel_of_8_does_not_take(self, images: Path, tmp_path: Path,
+                                                                  make_untrained: Callable[..., Path]) -> None:
+        for path in images.glob("*.nii.gz"):
+            levels = np.rint(np.interp(found := voxels(path)[16], (found.min(), found.max()), (0, 255))).astype(np.uint8)
+            deep = path.name == "second_0002.nii.gz"
+            Picture.fromarray(levels * np.uint16(200) if deep else levels).save(images / path.name.replace(".nii.gz", ".png"))
+        root = make_untrained("2d", ending=".png", reader="NaturalImage2DIO")
+        (folder,) = (root / "nnUNet_results" / "Dataset990_Phantom").iterdir()
+        model = load_model(folder, folds=(0,), device=torch.device("cpu"), mirroring=False)
+        model.description.dataset_json["normalization"] = dict.fromkeys("0123", "rgb_to_0_1")
+        model.description.configuration.configuration["normalization_schemes"] = ["RGBTo01Normalization"] * 4
+        said = rf"case second: {images / 'second_0002.png'} holds intensities from 0 to 51000, and its channel takes 0 to 255"
+        with pytest.raises(FaultyCasesError, match=said):
+            predict_folder(model, images, tmp_path / "out", folds=(0,))
+        assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["first.png"]
+
+    @pytest.mark.parametrize("allow_missing", [False, True])
+    def test_leaves_a_case_out_whose_links_lead_nowhere(self, images: Path, tmp_path: Path, load: Load,
+                                                        allow_missing: bool) -> None:
+        for path in images.glob("second*"):
+            path.unlink()
+            path.symlink_to(tmp_path / "moved" / path.name)
+        with pytest.raises(FaultyCasesError, match="case second.*second_0000"):
+            predict_folder(load(0), images, tmp_path / "out", folds=(0,), allow_missing=allow_missing)
+        assert (tmp_path / "out" / "first.nii.gz").is_file()
+        assert not list((tmp_path / "out").rglob("second*"))
+
+    def test_writes_a_case_whose_name_ends_as_a_file_does(self, images: Path, tmp_path: Path, load: Load) -> None:
+        for path in images.glob("second*"):
+            path.rename(images / path.name.replace("second", "second.nii"))
+        predict_folder(load(0), images, tmp_path / "out", folds=(0,), wanted=Wanted(attention=True))
+        first, second = ({path.relative_to(tmp_path / "out").as_posix().replace(f"{name}", "") for path in
+                          (tmp_path / "out").rglob(f"{name}[._]*")} for name in ("first", "second.nii"))
+        assert first == second
+        np.testing.assert_array_equal(*(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz")))
+                                        for name in ("first", "second.nii")))
 
     def test_leaves_a_case_out_that_memory_does_not_hold(self, images: Path, tmp_path: Path, record: RunRecord, load: Load,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,3 +377,15 @@ class TestWhatIsThereAlready:
         assert sorted(dataset.rglob("*")) == before
         predict_folder(load(0), images, dataset / "labelsTs", folds=(0,), overwrite=True)
         assert (dataset / "labelsTs" / "first.nii.gz").is_file()
+
+    @pytest.mark.parametrize(("cases", "ending", "said"), [
+        (("c5", "c5_a"), ".nii.gz", r"probabilities/c5_a_b\.nii\.gz would be written for case c5 and case c5_a\. Rename"),
+        (("a", "dataset"), ".tif", r"dataset\.json would be written for the run and case dataset\. Rename")])
+    def test_two_that_would_be_one_file_are_refused(self, tmp_path: Path, load: Load, cases: tuple[str, str], ending: str,
+                                                    said: str) -> None:
+        description = load(0).description
+        description.dataset_json.update(labels={"background": 0, "a_b": 1, "b": 2}, file_ending=ending)
+        export = Export(description, tmp_path / "out", (0,), 0, self.EVERYTHING)
+        with pytest.raises(OptionError, match=said):
+            claim_exports(cases, export)
+        assert claim_exports(["c5", "c6"], export).names > {"probabilities/c5_a_b.nii.gz", "probabilities/c6_b.nii.gz"}

@@ -92,7 +92,7 @@ class TestRunRecord:
     @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"made_by": {}}), json.dumps({"made_by": 1, "cases": {}})])
     def test_refuses_a_damaged_one(self, made_by: dict[str, Any], output: Path, content: str) -> None:
         (output / "run.json").write_text(content)
-        with pytest.raises(UnreadableRecordError, match=r"run\.json"):
+        with pytest.raises(UnreadableRecordError, match=r"run\.json .*Predict without --continue_prediction"):
             open_record(output, made_by, resume=True)
 
     def test_of_parts_lie_beside_each_other(self, made_by: dict[str, Any], output: Path) -> None:

@@ -25,6 +25,8 @@ def work(item: str) -> tuple[str, int]:
         raise FaultyImageError(item, "it is constant")
     if item == "large":
         raise MemoryError
+    if item == "broken":
+        return [][0]
     if item == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     return item, os.getpid()
@@ -46,6 +48,12 @@ class TestWorkers:
         assert type(faulty.failure) is FaultyImageError
         assert str(faulty.failure) == "case faulty: it is constant"
         assert isinstance(large.failure, CaseTooLargeError)
+
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_make_any_error_the_fault_of_its_case(self, count: int) -> None:
+        first, broken, last = outcomes(["first", "broken", "last"], count)
+        assert str(broken.failure).startswith("case broken: it cannot be used (IndexError: list index out of range)")
+        assert (first.failure, last.failure) == (None, None)
 
     def test_that_die_are_known_by_their_case_and_replaced(self) -> None:
         first, dead, last = outcomes(["first", "dies", "last"], 1)

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuse4seg.networks.presence import checked_presence, fill_absent, maximum_of_present, mean_of_present
+from fuse4seg.networks.presence import (
+    checked_presence,
+    fill_absent,
+    maximum_of_present,
+    mean_of_present,
+    reference_apart,
+)
 
 #: One row per case, one modality at least in each.
 masks = st.integers(1, 4).flatmap(lambda modalities: st.lists(
@@ -50,3 +56,12 @@ class TestCheckedPresence:
     def test_refuses_a_case_without_any_modality(self) -> None:
         with pytest.raises(ValueError, match="at least one modality"):
             checked_presence(torch.tensor([[True, True], [False, False]]), torch.zeros(2, 2, 4))
+
+
+class TestReferenceApart:
+    @pytest.mark.parametrize(("reference", "others"), [(0, [1, 2]), (1, [0, 2]), (2, [0, 1])])
+    def test_keeps_the_others_in_their_order(self, reference: int, others: list[int]) -> None:
+        values = torch.rand(2, 3, 4, 5)
+        apart = reference_apart(values, reference)
+        assert torch.equal(apart[0], values[:, [reference]])
+        assert torch.equal(apart[1], values[:, others])

@@ -158,6 +158,11 @@ class TestExtractFingerprint:
         with pytest.raises(NoForegroundError, match=DATASET):
             extract_fingerprint(991, processes=1)
 
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_any_error_of_a_case_names_it(self, processes: int) -> None:
+        with pytest.raises(FaultyImageError, match=r"case second: it cannot be used \(ZeroDivisionError: "):
+            module._summarise_all(partial(divmod, 1), {"first": 1, "second": 0}, processes=processes)
+
     def test_says_so_when_a_process_dies(self) -> None:
         with pytest.raises(WorkerDiedError, match="fingerprint"):
             module._summarise_all(os._exit, {"first": 1, "second": 1}, processes=2)

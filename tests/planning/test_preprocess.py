@@ -78,6 +78,17 @@ class TestPreprocess:
         with pytest.raises(WorkerDiedError, match="preprocessing 2d"):
             preprocess(991, configurations=["2d"], processes=1)
 
+    def test_any_error_of_a_case_in_another_process_names_it(self) -> None:
+        with pytest.raises(FaultyImageError, match=r"case second: it cannot be used \(IndexError: list index out of range\)"):
+            module._run_all(Breaking(), {"first": (1,), "second": (0,)}, task="preprocessing", processes=2)
+
+
+class Breaking:
+    """Stands for a preprocessor, whose second case breaks it."""
+
+    def run_case_save(self, case: int) -> None:
+        [][case - 1:][0] if case == 0 else None
+
 
 class TestEarlierData:
     @pytest.fixture
