@@ -143,7 +143,7 @@ class TestRefusedTrainings:
     def test_of_a_recipe_that_segments_without_labels(self, preprocessed: Path) -> None:
         description = json.loads((preprocessed / "dataset.json").read_text())
         (preprocessed / "dataset.json").write_text(json.dumps({**description, "labels": {"background": 0}}))
-        with pytest.raises(RecipeError, match="bilevel: the dataset has no labels to segment. Plan it with --recipe fusion_alone"):
+        with pytest.raises(RecipeError, match="the dataset has no labels to segment. Plan it with --recipe fusion_alone"):
             make_trainer(FOLD_0).initialize()
 
     def test_by_an_unknown_trainer(self) -> None:
