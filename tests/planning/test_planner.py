@@ -102,6 +102,17 @@ class TestPlannedConfigurations:
                                              allow_init=True, deep_supervision=False)
             assert network(torch.rand(1, 2, *found.patch_size)).shape == (1, 1, *found.patch_size)
 
+    def test_fuse_alone_where_there_are_labels_if_the_recipe_says_so(self, make_fingerprinted: MakeFingerprinted, roots: Path,
+                                                                     caplog: pytest.LogCaptureFixture) -> None:
+        """The dataset keeps its labels, for others to segment by."""
+        make_fingerprinted(SMALL)
+        plans = plan_experiment(991, options("follower.features=4", recipe="fusion_alone"))
+        assert plans["fuse4seg"]["recipe"]["bilevel"] is None
+        assert "segments nothing: models trained by it fuse images. For segmentations, plan with --recipe fuse4seg" in caplog.text
+        labels = [json.loads((roots / kind / "Dataset991_Small" / "dataset.json").read_text())["labels"]
+                  for kind in ("nnUNet_raw", "nnUNet_preprocessed")]
+        assert labels == [{"background": 0, "tumour": 1}] * 2
+
     def test_share_the_data_of_nnunet_where_these_are_the_same(self, make_fingerprinted: MakeFingerprinted) -> None:
         configurations = plan(LARGE, make_fingerprinted, gpu_memory_target=4, plans_name="Mine")["configurations"]
 
@@ -347,19 +358,26 @@ class TestPatches:
         with pytest.raises(RecipeError, match="patches.size: 50 x 48 cannot be had with .* Give 56 x 48"):
             plan_experiment(991, options("patches.size=50,48", "follower.features=4"))
 
-    def test_beyond_the_memory_have_a_smaller_batch(self, make_fingerprinted: MakeFingerprinted) -> None:
+    def test_beyond_the_memory_have_a_smaller_batch(self, make_fingerprinted: MakeFingerprinted,
+                                                    caplog: pytest.LogCaptureFixture) -> None:
         plans = plan((24, 96, 80), make_fingerprinted, cases=1000, gpu_memory_target=0.05,
                      changes=("patches.size=96,80", "patches.batch=64", "follower.features=4"))
         assert plans["configurations"]["2d"]["patch_size"] == [96, 80]
-        assert 2 <= plans["configurations"]["2d"]["batch_size"] < 64
+        batch = plans["configurations"]["2d"]["batch_size"]
+        assert 2 <= batch < 64
+        assert (f"2d: batch 64 of recipe {plans['fuse4seg']['recipe']['name']} is cut to {batch}: 0.05 GB hold no more"
+                in caplog.messages)
 
-    def test_that_no_batch_of_two_fits_are_refused_with_what_would_do(self, make_fingerprinted: MakeFingerprinted) -> None:
+    def test_that_no_batch_of_two_fits_are_cut_to_the_memory_with_a_warning(self, make_fingerprinted: MakeFingerprinted,
+                                                                          caplog: pytest.LogCaptureFixture) -> None:
         make_fingerprinted((24, 384, 384))
         changes = "patches.size=384,384", "follower.features=4"
-        with pytest.raises(OptionError, match="-gpu_memory_target: 0.05 GB do not hold the recipe's patch, 384 x") as refused:
-            plan_experiment(991, options(*changes, gpu_memory_target=0.05))
-        enough = float(re.search(r"of 2: ([\d.]+) GB would", str(refused.value))[1]) * 1.01
-        plan_experiment(991, options(*changes, gpu_memory_target=enough))
+        plans = plan_experiment(991, options(*changes, gpu_memory_target=0.05))
+        found = plans["configurations"]["2d"]["patch_size"]
+        assert math.prod(found) < 384 * 384
+        assert plans["fuse4seg"]["memory"]["2d"]["total"] <= 0.05
+        assert (f"patch 384 x 384 of recipe {plans['fuse4seg']['recipe']['name']} is cut to {found[0]} x {found[1]}: "
+                "0.05 GB hold no more") in caplog.messages
 
 
 class TestDescribePlans:
@@ -375,16 +393,22 @@ class TestDescribePlans:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(("labelled", "recipe", "said"), [
-        (True, "fusion_alone", "fusion_alone: bilevel: is missing, but the dataset has labels. Plan it with --recipe fuse4seg"),
-        (False, "fuse4seg", "fuse4seg: bilevel: the dataset has no labels to segment. Plan it with --recipe fusion_alone")])
-    def test_of_a_recipe_that_does_not_fit_the_labels(self, labelled: bool, recipe: str, said: str, roots: Path,
-                                                      make_fingerprinted: MakeFingerprinted) -> None:
+    def test_of_a_recipe_that_segments_without_labels(self, roots: Path, make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)
-        if not labelled:
-            shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
+        shutil.rmtree(roots / "nnUNet_raw" / "Dataset991_Small" / "labelsTr")
+        said = "fuse4seg: bilevel: the dataset has no labels to segment. Plan it with --recipe fusion_alone"
         with pytest.raises(RecipeError, match=f"^{said}"):
-            plan_experiment(991, PlanOptions(recipe=recipe))
+            plan_experiment(991, PlanOptions(recipe="fuse4seg"))
+        assert not list(folder.glob("*Plans*.json"))
+
+    @pytest.mark.parametrize(("changes", "said"), [
+        (("losses.own=1",), "losses.own: the leader gate has nothing for it. Set it to 0."),
+        (("pretraining.epochs=1", "pretraining.own=true"), "pretraining.own: the leader gate has nothing for it.")])
+    def test_of_a_leader_that_lacks_what_its_recipe_asks_for(self, changes: tuple[str, ...], said: str,
+                                                             make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted(SMALL)
+        with pytest.raises(RecipeError, match=f": {said}"):
+            plan_experiment(991, options(*changes))
         assert not list(folder.glob("*Plans*.json"))
 
     def test_of_a_reference_that_asks_nobody_name_what_would(self, make_fingerprinted: MakeFingerprinted) -> None:

@@ -13,6 +13,8 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
+from fuse4seg.followers import unet
+from fuse4seg.networks.follower import FollowerKind
 from fuse4seg.planning.live_bytes import LiveBytes
 from fuse4seg.planning.step_memory import ALLOWANCE, CountedTraining, StepMemory, count_memory
 from fuse4seg.plans import NETWORK
@@ -42,9 +44,10 @@ def planned(tiny_follower: dict[str, Any]) -> dict[str, Any]:
     return architecture(tiny_follower)
 
 
-def levels_on_cpu(planned: dict[str, Any], classes: int = CLASSES, recipe: Recipe = USUAL) -> Levels:
+def levels_on_cpu(planned: dict[str, Any], classes: int = CLASSES, recipe: Recipe = USUAL, *,
+                  deep_supervision: bool = True) -> Levels:
     network = get_network_from_plans(planned["network_class_name"], planned["arch_kwargs"], planned["_kw_requires_import"],
-                                     2, classes, allow_init=True, deep_supervision=True)
+                                     2, classes, allow_init=True, deep_supervision=deep_supervision)
     return build_levels(network, classes=classes, recipe=recipe)
 
 
@@ -87,6 +90,36 @@ class TestCountMemory:
             step.move(batch, targets, flips=flips, viewing=viewing)
         counted = count_memory(planned, PATCH, BATCH, CountedTraining(2, CLASSES, recipe, mixed_precision=False))
         assert (counted.optimisers, counted.optimisers + counted.stage_2) == (real.live, real.peak)
+
+    def test_without_deep_supervision_is_to_the_byte_that_of_the_second_step_on_the_cpu(
+            self, planned: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        supervised = count_memory(planned, PATCH, BATCH, FULL)
+        monkeypatch.setattr(unet, "FOLLOWER", FollowerKind(deep_supervision=False))
+        counted = count_memory(planned, PATCH, BATCH, FULL)
+        levels = levels_on_cpu(planned, deep_supervision=False)
+        loss = DC_and_CE_loss({"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
+                              dice_class=MemoryEfficientSoftDiceLoss)
+        step = levels.bilevel_step(loss, loss_at_one_resolution=loss)
+        batch, targets = torch.randn(BATCH, 2, *PATCH), torch.randint(CLASSES, (BATCH, 1, *PATCH), dtype=torch.int16)
+        known = [value for module in levels.modules() for value in (*module.parameters(), *module.buffers())]
+        flips, viewing = torch.rand(BATCH, 2) < 0.5, draw_viewing(np.random.default_rng(0), BATCH)
+        with LiveBytes([*known, batch, targets, flips, viewing]) as real:
+            for parameter in levels.adversary.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            levels.discriminator_optimiser.step()
+            levels.discriminator_optimiser.zero_grad(set_to_none=True)
+            step.move(batch, targets, flips=flips, viewing=viewing)
+            step.move(batch, targets, flips=flips, viewing=viewing)
+        assert (counted.optimisers, counted.optimisers + counted.stage_2) == (real.live, real.peak)
+        assert (supervised.batch - counted.batch, counted.batch) == (BATCH * 16 * 24 * 2, BATCH * 32 * 48 * (2 * 4 + 2))
+        assert counted.stage_2 < supervised.stage_2
+
+    def test_of_adamw_is_two_numbers_a_weight_and_a_step_each(self, planned: dict[str, Any]) -> None:
+        recipe = changed(USUAL, ["follower.optimiser=adamw", "follower.momentum=0", "follower.nesterov=false"])
+        by_sgd, by_adamw = (count_memory(planned, PATCH, BATCH, CountedTraining(2, CLASSES, one, mixed_precision=False))
+                            for one in (USUAL, recipe))
+        weights = levels_on_cpu(planned).follower.parameters
+        assert by_adamw.optimisers - by_sgd.optimisers == sizes(weights) + 4 * len(weights)
 
     def test_grows_with_the_batch_in_a_straight_line(self, planned: dict[str, Any]) -> None:
         two, four, eight = (count_memory(planned, PATCH, batch, FULL) for batch in (2, 4, 8))

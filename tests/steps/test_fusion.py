@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from fuse4seg.colour import luma
+from fuse4seg.leaders.gate import GateLeader
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.chroma import chroma_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.strongest_source import intensity_loss, texture_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+from fuse4seg.networks.leader import Fused
 from fuse4seg.recipes.recipe import Losses
 from fuse4seg.steps.adversary import OnePerModality
 from fuse4seg.steps.bilevel import MAX_NORM
@@ -120,6 +122,27 @@ class TestFusionStep:
         step_of(scaled, scaler=torch.amp.GradScaler("cpu"))(batch)
         for weight, wanted in zip(scaled.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(weight, wanted, rtol=1e-4, atol=1e-5)
+
+    def test_adds_the_leader_s_own_losses_by_their_weight(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+        """They are asked of what was fused, the sources, and who has which."""
+        asked = []
+
+        def own(_: GateLeader, fused: Fused, sources: torch.Tensor, present: torch.Tensor | None) -> dict[str, torch.Tensor]:
+            asked.append((fused, sources, present))
+            return {"dark": fused.image.mean(), "twice": 2 * sources.mean()}
+
+        monkeypatch.setattr(GateLeader, "losses", own)
+        model, present = tiny_model(), torch.tensor([[True, True], [True, False]] * 2)
+        with torch.no_grad():
+            seen = model.fuse(batch, present=present)
+        wanted = float(seen.fused.image.mean() + 2 * seen.sources.mean())
+        report = step_of(model, Losses.only(own=0.25))(batch, present)
+        assert (report["own"], report["fusion"]) == pytest.approx((wanted, 0.25 * wanted), rel=1e-5)
+        assert torch.equal(asked[0][1], seen.sources)
+        assert torch.equal(asked[0][2], present)
+        step_of(tiny_model(), READABLE)(batch)
+        assert len(asked) == 1  # not of weight 0
 
     def test_score_moves_nothing(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         model = tiny_model()

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from fuse4seg.leaders.gate import GateLeader
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.reading import changed, read_recipe
+from fuse4seg.steps.adversary import OnePerModality
 from fuse4seg.steps.levels import Levels, build_levels
 
 MakeModel = Callable[..., FuseThenSegment]
@@ -40,6 +42,41 @@ class TestBuildLevels:
         (group,) = levels.follower.optimiser.param_groups
         assert isinstance(levels.follower.optimiser, torch.optim.SGD)
         assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-2, 0.99, True, 3e-5)
+
+    def test_moves_the_follower_by_adamw_where_its_recipe_says_so(self, tiny_model: MakeModel) -> None:
+        recipe = changed(read_recipe("fuse4seg"), ["follower.optimiser=adamw", "follower.rate=1e-4", "follower.momentum=0",
+                                                   "follower.nesterov=false", "follower.weight_decay=0.05"])
+        levels = build_levels(tiny_model(), classes=4, recipe=recipe)
+        (group,) = levels.follower.optimiser.param_groups
+        assert isinstance(levels.follower.optimiser, torch.optim.AdamW)
+        assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-4, 0.05, (0.9, 0.999))
+        assert group["params"] == levels.follower.parameters
+
+    def test_has_no_head_for_a_leader_without_features(self, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(GateLeader, "has_features", False)
+        levels = build_levels(tiny_model(), classes=4, recipe=read_recipe("fuse4seg"))
+        assert levels.auxiliary_head is None
+        assert levels.modules() == [levels.network, levels.adversary]
+        assert levels.leader.parameters == list(levels.network.fusion.parameters())
+        assert levels.bilevel_step(cross_entropy, loss_at_one_resolution=cross_entropy).auxiliary is None
+
+    def test_moves_of_a_leader_in_stage_2_what_it_says_and_in_stage_1_all(self, tiny_model: MakeModel,
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(GateLeader, "taught_parameters", lambda leader: list(leader.gate.parameters()))
+        levels = build_levels(tiny_model(), classes=4, recipe=read_recipe("fuse4seg"))
+        gate, head = levels.network.fusion.gate, levels.auxiliary_head
+        assert levels.leader.parameters == [*gate.parameters(), *head.parameters()]
+        (group,) = levels.pretraining_step().optimiser.param_groups
+        assert group["params"] == list(levels.network.fusion.parameters())
+
+    def test_lets_a_leader_bring_an_adversary_of_its_own(self, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        own = OnePerModality(1, axes=2)
+        monkeypatch.setattr(GateLeader, "adversary", lambda leader: own)
+        levels = build_levels(tiny_model(), classes=4, recipe=changed(read_recipe("fuse4seg"), ["losses.adversarial=0.01"]))
+        assert levels.adversary is own
+        assert levels.fusion_step().adversary is own
+        (group,) = levels.discriminator_optimiser.param_groups
+        assert group["params"] == list(own.parameters())
 
     def test_has_one_discriminator_per_modality_on_the_networks_device(self, tiny_model: MakeModel) -> None:
         levels = build_levels(tiny_model().to("meta"), classes=4, recipe=read_recipe("fuse4seg"))

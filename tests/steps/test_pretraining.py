@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from fuse4seg.leaders.gate import GateLeader
 from fuse4seg.losses.adversarial import generator_loss
 from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.ssim import content_loss
@@ -79,6 +80,25 @@ class TestPretrainingStep:
         before = copy_of(step.adversary)
         assert set(step(batch)) == {"total", "content", "decomposition"}
         assert moved(step.adversary, before) == set()
+
+    def test_teaches_by_the_leader_s_own_losses_where_the_recipe_says_so(self, tiny_model: MakeModel, batch: torch.Tensor,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+        def own(leader: GateLeader, sources: torch.Tensor) -> dict[str, torch.Tensor]:
+            images, *_ = leader.reconstruct(sources)
+            return {"near": (images - sources).square().mean(), "dark": 0.5 * images.mean()}
+
+        monkeypatch.setattr(GateLeader, "pretraining_losses", own)
+        model, twin = tiny_model(), tiny_model()
+        wanted = own(twin.fusion, twin.window(batch)[0])
+        step = step_of(model, replace(USUAL, own=True))
+        before = copy_of(step.adversary)
+        report = step(batch)
+        assert report.keys() == {"total", "near", "dark"}
+        values = {name: float(part) for name, part in {"total": sum(wanted.values()), **wanted}.items()}
+        assert report == pytest.approx(values, rel=1e-5)
+        assert moved(step.adversary, before) == set()
+        losses = [step(batch)["total"] for _ in range(20)]
+        assert losses[-1] < 0.8 * report["total"]
 
     def test_does_not_look_at_a_cascade_s_channels(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         plain, cascaded = (step_of(tiny_model(extra=1), replace(USUAL, adversarial=0)) for _ in range(2))

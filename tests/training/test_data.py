@@ -429,6 +429,13 @@ class TestStreamsOfATraining:
         assert "flips" in batch
         assert "viewing" not in batch
 
+    def test_of_a_training_without_mirroring_draws_no_flips(self, own_results: Path) -> None:
+        trainer = make_trainer(Training("990", "2d", 0, device="cpu", changes=("bilevel.mirroring=false",)))
+        trainer.initialize()
+        batch = self.drawn(trainer, TRAIN_STREAM)
+        assert "flips" not in batch
+        assert "viewing" in batch
+
 
 class TestMemoryForBatches:
     def test_is_that_of_real_batches(self, trainer: Fuse4SegTrainer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,12 +140,11 @@ class TestRefusedTrainings:
         with pytest.raises(PlansNotFoundError, match=f"Fuse4SegPlans.json .*{said}.*Plan again"):
             make_trainer(FOLD_0)
 
-    def test_of_a_recipe_that_does_not_fit_the_labels(self, preprocessed: Path) -> None:
-        plans = json.loads((preprocessed / "Fuse4SegPlans.json").read_text())
-        plans["fuse4seg"]["recipe"]["bilevel"] = None
-        (preprocessed / "Fuse4SegPlans.json").write_text(json.dumps(plans))
-        with pytest.raises(RecipeError, match="bilevel: is missing, but the dataset has labels"):
-            make_trainer(FOLD_0)
+    def test_of_a_recipe_that_segments_without_labels(self, preprocessed: Path) -> None:
+        description = json.loads((preprocessed / "dataset.json").read_text())
+        (preprocessed / "dataset.json").write_text(json.dumps({**description, "labels": {"background": 0}}))
+        with pytest.raises(RecipeError, match="the dataset has no labels to segment. Plan it with --recipe fusion_alone"):
+            make_trainer(FOLD_0).initialize()
 
     def test_by_an_unknown_trainer(self) -> None:
         with pytest.raises(OptionError, match="-tr: no trainer Nobody in nnUNet_extTrainer"):

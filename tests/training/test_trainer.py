@@ -21,6 +21,8 @@ from matplotlib import pyplot as plt
 from fuse4seg.checkpoint import save_checkpoint
 from fuse4seg.cli.train import main
 from fuse4seg.errors import NonFiniteLossError
+from fuse4seg.followers import unet
+from fuse4seg.networks.follower import FollowerKind
 from fuse4seg.steps.pretraining import PretrainingStep
 from fuse4seg.training.data import TRAIN_STREAM, SeededBatches, batch_makers
 from fuse4seg.training.run import Training, make_trainer, pretrain, train
@@ -150,6 +152,49 @@ class TestTraining:
         cases = [f"phantom_{number:03d}" for number in range(5)]
         assert [sorted(part) for part in trainer.do_split()] == [cases, cases]
         assert Path(trainer.output_folder) == own_results / MODEL / "fold_all"
+
+
+class TestSegmentationLoss:
+    @pytest.mark.parametrize(("cross_entropy", "dice"), [(1, 1), (0.5, 0), (0, 2), (0.25, 3)])
+    def test_is_nnunets_with_its_parts_weighed_at_every_resolution(self, cross_entropy: float, dice: float,
+                                                                   own_results: Path) -> None:
+        trainer = make_trainer(of(f"bilevel.cross_entropy={cross_entropy}", f"bilevel.dice={dice}"))
+        trainer.initialize()
+        stock = trainer._build_loss()
+        with torch.no_grad():
+            outputs = trainer.network(torch.randn(2, trainer.network.modalities, *trainer.configuration_manager.patch_size))
+            targets = [torch.randint(output.shape[1], (2, 1, *output.shape[2:])) for output in outputs]
+            entropies = [torch.nn.functional.cross_entropy(output, target[:, 0])
+                         for output, target in zip(outputs, targets, strict=True)]
+            whole = float(sum(weight * part for weight, part in zip(stock.weight_factors, entropies, strict=True)))
+            wanted = cross_entropy * whole + dice * (float(stock(outputs, targets)) - whole)
+            assert float(trainer.bilevel_step.segmentation_loss(outputs, targets)) == pytest.approx(wanted, rel=1e-5)
+            at_one = cross_entropy * entropies[0] + dice * (stock.loss(outputs[0], targets[0]) - entropies[0])
+            found = trainer.bilevel_step.auxiliary.segmentation_loss(outputs[0], targets[0])
+        assert float(found) == pytest.approx(float(at_one), rel=1e-5)
+        assert len(outputs) > 1
+
+
+class TestFollowerWithoutDeepSupervision:
+    def test_is_taught_at_full_resolution_alone(self, own_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(unet, "FOLLOWER", FollowerKind(deep_supervision=False))
+        trainer = make_trainer(of())
+        trainer.initialize()
+        assert not trainer.enable_deep_supervision
+        channels = torch.randn(2, trainer.network.modalities, *trainer.configuration_manager.patch_size)
+        assert isinstance(trainer.network(channels), torch.Tensor)
+        train(of())
+        state = load(fold_of(of(), own_results) / "checkpoint_final.pth")
+        assert np.isfinite(state["logging"]["train_losses"]).all()
+
+
+class TestFollowersOptimiser:
+    def test_is_adamw_where_the_recipe_says_so_and_is_kept(self, own_results: Path) -> None:
+        training = of("follower.optimiser=adamw", "follower.rate=1e-4", "follower.momentum=0", "follower.nesterov=false")
+        train(training)
+        state = load(fold_of(training, own_results) / "checkpoint_final.pth")["optimizer_state"]
+        assert state["state"][0].keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert state["param_groups"][0]["initial_lr" if "initial_lr" in state["param_groups"][0] else "lr"] <= 1e-4
 
 
 class TestTwoStages:
