@@ -32,8 +32,8 @@ PAPER = "paper"
 GROUPS = {
     "own": "Ours:",
     PAPER: "The paper's:",
-    "leader": "Fusion networks of other papers, as {like} but for the leader of the recipe's name and these entries:",
-    "follower": "Segmentation networks of other papers, as {like} but for the follower of the recipe's name and these entries:"}
+    "leader": "Fusion networks of other papers, as {like} but for the leader of its name and these entries:",
+    "follower": "Segmentation networks of other papers, as {like} but for the follower of its name and these entries:"}
 WIDTH = 120
 #: More losses left out than these are not named one by one.
 FEW = 2
@@ -126,7 +126,7 @@ def _group(recipe: Recipe, like: Recipe | None) -> str:
 
 
 def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterator[str]:
-    """A table of recipes whose leader or follower is another: all entries in which one of them differs from what it is like."""
+    """A table of recipes whose leader or follower is another: entries in which one of them differs from its like."""
     columns: dict[str, tuple[str, str]] = {}
     for name in SECTIONS:
         for recipe, its in recipes:
@@ -137,7 +137,8 @@ def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterat
                     columns[name if whole else f"{name}.{own.name}"] = name, "" if whole else own.name
     if all(getattr(recipe, group).network == recipe.name for recipe, _ in recipes):
         del columns[f"{group}.network"]
-    yield from (f"| recipe | what | {' | '.join(f'`{column}`' for column in columns)} |", "| --- " * (2 + len(columns)) + "|")
+    header = ["recipe", "what", *(f"`{column}`" for column in columns)]
+    yield from (f"| {' | '.join(header)} |", "| --- " * len(header) + "|")
     for recipe, _ in recipes:
         values = (_shown(getattr(getattr(recipe, name), own)) if own else _weights(getattr(recipe, name))
                   for name, own in columns.values())
@@ -145,7 +146,8 @@ def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterat
 
 
 def _weights(losses: Losses) -> str:
-    return ", ".join(f"{own.name} {_shown(value)}" for own in fields(losses) if (value := getattr(losses, own.name))) or "none"
+    weights = {own.name: getattr(losses, own.name) for own in fields(losses)}
+    return ", ".join(f"{name} {_shown(weight)}" for name, weight in weights.items() if weight) or "none"
 
 
 def _difference(recipe: Recipe, like: Recipe) -> str:

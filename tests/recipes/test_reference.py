@@ -37,7 +37,8 @@ def entries_of(table: str) -> list[str]:
 
 
 def test_holds_every_recipe_and_every_entry_of_every_section(page: str) -> None:
-    assert [name for name in recipe_names() if not re.search(rf"^(- `{name}`: |\| `{name}` \| )", page, re.MULTILINE)] == []
+    listed = re.findall(r"^(?:- `(\w+)`: |\| `(\w+)` \| )", page.split("\n`f4s_plan_and_preprocess`")[0], re.MULTILINE)
+    assert sorted(one or other for one, other in listed) == recipe_names()
     for name, kind in SECTIONS.items():
         common, *_ = re.split(r"^.* adds?:$", part_of(page, name), flags=re.MULTILINE)
         assert entries_of(common) == [own.name for own in fields(kind)]
