@@ -6,39 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from signal import Signals
 
-
-class Fuse4SegError(Exception):
-    """Base of all failures that a command answers with its message alone and exit status 1."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Background processes send errors by their message, which is not what they are made from."""
-        return _with_message, (type(self), str(self))
-
-
-def _with_message(kind: type[Fuse4SegError], message: str) -> Fuse4SegError:
-    error = kind.__new__(kind)
-    error.args = (message,)
-    return error
-
-
-def first_line(error: Exception, *, kind: bool = False) -> str:
-    """What an exception says, in one line of at most 160 characters; with ``kind`` after the name of its class."""
-    said = f"{type(error).__name__}: {error}" if kind or not str(error) else str(error)
-    return said.splitlines()[0][:160]
-
-
-class _FileError(Fuse4SegError):
-    """Something is wrong with a file."""
-
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path}: {problem}")
-
-
-class _CaseError(Fuse4SegError):
-    """Something is wrong with a case."""
-
-    def __init__(self, case: str, problem: str) -> None:
-        super().__init__(f"case {case}: {problem}")
+from fuse4seg.base_error import CaseError, FileError, Fuse4SegError
+from fuse4seg.base_error import first_line as first_line
 
 
 class RootNotSetError(Fuse4SegError):
@@ -64,7 +33,7 @@ class AmbiguousDatasetError(Fuse4SegError):
         super().__init__(f"dataset id {dataset} is not unique: {', '.join(names)}. Rename one, or give the full name.")
 
 
-class DatasetJsonError(_FileError):
+class DatasetJsonError(FileError):
     """dataset.json is missing, cannot be read, or lacks something."""
 
 
@@ -200,7 +169,7 @@ class FaultyTrainingsError(Fuse4SegError):
                                             "command again: it goes on where these ended."]))
 
 
-class FaultyImageError(_CaseError):
+class FaultyImageError(CaseError):
     """A case whose images cannot be used: geometry, NaN or constant intensities."""
 
 
@@ -296,7 +265,7 @@ class PreviousStageNotFoundError(Fuse4SegError):
                          f"Train it with f4s_train, or give its segmentations with -prev_stage_predictions.")
 
 
-class PreviousStageError(_CaseError):
+class PreviousStageError(CaseError):
     """A case has no usable segmentation of a cascade's previous stage."""
 
 
@@ -314,7 +283,7 @@ class CheckpointNotFoundError(Fuse4SegError):
         super().__init__(f"{path} does not exist. {mend}")
 
 
-class CheckpointError(_FileError):
+class CheckpointError(FileError):
     """A checkpoint that cannot be read or does not belong to this model."""
 
 
@@ -394,7 +363,7 @@ class UntrustedModelError(Fuse4SegError):
         super().__init__(f"{path}: {self.problem}. If you know who made it, give --trust where the command has it.")
 
 
-class ModelArchiveError(_FileError):
+class ModelArchiveError(FileError):
     """An archive that cannot be installed: not one of ours, damaged, or hostile."""
 
 

@@ -15,7 +15,7 @@ TABLE = Path(__file__).parents[1] / "documentation" / "reference" / "errors.md"
 
 def named() -> set[str]:
     return {name for name, found in inspect.getmembers(errors, inspect.isclass)
-            if issubclass(found, errors.Fuse4SegError) and found is not errors.Fuse4SegError and not name.startswith("_")}
+            if issubclass(found, errors.Fuse4SegError) and found.__module__ == errors.__name__}
 
 
 def test_the_reference_lists_every_error_once_with_its_meaning() -> None:

@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("--rows", nargs="*", default=list(USUAL), metavar="ROW",
                         help="stacked, a modality's name, max, mean, wavelet, colour, fuse4seg, one with another teacher or in "
-                             f"grey, an ablation; or a group: {', '.join(GROUPS)} (default: {' '.join(USUAL)})")
+                             "grey, an ablation, another method's recipe, that as NAME+fuse4seg; or a group: "
+                             f"{', '.join(GROUPS)} (default: {' '.join(USUAL)})")
     parser.add_argument("--images", nargs="+", default=[], metavar="NAME=FOLDER",
                         help="further rows: nnU-Net on images that another method fused, one per training case")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=CHANGES",

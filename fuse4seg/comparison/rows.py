@@ -17,7 +17,7 @@ from fuse4seg.recipes.recipe import WITH_LABELS, WITHOUT_LABELS, Losses
 FIXED = ("max", "mean", "wavelet", "colour")
 #: The method itself, and the row that the others are tested against.
 METHOD, PEER = "fuse4seg", "stacked"
-#: The paper's fused image of one channel.
+#: With a fused image of one channel.
 GREY = "grey"
 IN_GREY = ("leader.fused_image=grey", "leader.brighter=1")
 #: The paper's own system, a recipe.
@@ -61,11 +61,10 @@ def _losses(**weights: float) -> tuple[str, ...]:
 
 
 STAGE_1 = "pretraining.epochs=2"
-#: The paper's Table 3, and what is ours, left out one at a time; pre-training and the cross-attention, out by default, put in.
+#: Parts of our method left out one at a time; pre-training and cross-attention, out by default, put in.
 ABLATIONS: Mapping[str, Row] = MappingProxyType({name: Row(name, ours=True, changes=changes) for name, changes in {
     "pretraining": (STAGE_1,),
     "no_adversarial_pretraining": (STAGE_1, "pretraining.adversarial=0"),
-    "paper_losses": _losses(intensity=1, texture=5, decomposition=0.1, adversarial=0.01),
     "cross_attention": ("leader.cross_attention=true",),
     "no_viewing": ("bilevel.viewing=",),
     "balance_alone": _losses(balance=6),

@@ -62,7 +62,7 @@ class Leader(Section):
     """The fusion network, and what moves it in both stages; its file adds entries of its own."""
 
     network: str = entry("the network, a file of fuse4seg/leaders", choices=network_names("leader"), planned=True)
-    fused_image: str = entry("colour: three channels; grey: one, as in the paper; a single modality is always grey",
+    fused_image: str = entry("colour: three channels; grey: one; a single modality is always grey",
                              choices=FUSED_IMAGES, planned=True)
     reference: str = entry("modality that asks in a cross-attention; empty: reference_modality of dataset.json, else the first",
                            planned=True)

@@ -27,6 +27,13 @@ from fuse4seg.recipes.recipe import (
 
 #: These have the first columns; recipes that are like no other follow.
 USUAL = (WITH_LABELS, WITHOUT_LABELS)
+PAPER = "paper"
+#: What stands above each group of recipes.
+GROUPS = {
+    "own": "Ours:",
+    PAPER: "The paper's:",
+    "leader": "Fusion networks of other papers, as {like} but for the leader of its name and these entries:",
+    "follower": "Segmentation networks of other papers, as {like} but for the follower of its name and these entries:"}
 WIDTH = 120
 #: More losses left out than these are not named one by one.
 FEW = 2
@@ -35,10 +42,9 @@ MANY = 3
 HEAD = """\
 # Recipes
 
-A recipe is a whole method in one TOML file: both networks, the losses, and how they are trained. These come along:
+A recipe is a whole method in one TOML file: both networks, the losses, and how they are trained. These come along.
 
 {recipes}
-
 `f4s_plan_and_preprocess` and `f4s_plan_experiment` take `--recipe`, a name or a file, and write the recipe into the
 plans; training, prediction and comparison follow the plans. Without `--recipe`, a dataset with labels gets `{usual}`,
 one without gets `{unlabelled}`.
@@ -84,11 +90,64 @@ def recipes_page() -> str:
     like = {name: tomllib.loads((FOLDER / f"{name}.toml").read_text()).get(LIKE) for name in (*USUAL, *recipe_names())}
     recipes = [read_recipe(name) for name in like if like[name] is None]
     others = [(read_recipe(name), read_recipe(like[name])) for name in like if like[name] is not None]
-    told = [f"- `{recipe.name}`: {recipe.about}" for recipe in recipes] + [
-        f"- `{other.name}`: {other.about} ({_difference(other, its)})" for other, its in others]
-    listed = "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in told)
+    listed = "\n".join(_listed([*((recipe, None) for recipe in recipes), *others]))
     head = HEAD.format(recipes=listed, usual=WITH_LABELS, unlabelled=WITHOUT_LABELS, longest=LONGEST_NAME)
     return head + "".join("\n" + "\n".join(_section(name, recipes, others)) + "\n" for name in SECTIONS)
+
+
+def _listed(recipes: Sequence[tuple[Recipe, Recipe | None]]) -> Iterator[str]:
+    """All recipes, each with what it is like: lists of ours and of the paper's, tables of other leaders and followers."""
+    groups: dict[str, list[tuple[Recipe, Recipe | None]]] = {group: [] for group in GROUPS}
+    for recipe, its in recipes:
+        groups[_group(recipe, its)].append((recipe, its))
+    for group, found in groups.items():
+        if not found:
+            continue
+        if group in FOLDERS:
+            alike = " or ".join(f"`{name}`" for name in dict.fromkeys(its.name for _, its in found))
+            yield from (*textwrap.wrap(GROUPS[group].format(like=alike), WIDTH), "", *_differences(group, found), "")
+            continue
+        yield from (GROUPS[group], "")
+        for recipe, its in found:
+            told = f"- `{recipe.name}`: {recipe.about}" + (f" ({_difference(recipe, its)})" if its else "")
+            yield from textwrap.wrap(told, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        yield ""
+
+
+def _group(recipe: Recipe, like: Recipe | None) -> str:
+    """Which of GROUPS a recipe belongs to."""
+    if PAPER in (recipe.name, like and like.name):
+        return PAPER
+    if like is None:
+        return "own"
+    if not recipe.segments:
+        return "own" if recipe.leader.network == read_recipe(WITHOUT_LABELS).leader.network else "leader"
+    return "follower" if network_module("follower", recipe.follower.network).FOLLOWER.fixed else "own"
+
+
+def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterator[str]:
+    """A table of recipes whose leader or follower is another: entries in which one of them differs from its like."""
+    columns: dict[str, tuple[str, str]] = {}
+    for name in SECTIONS:
+        for recipe, its in recipes:
+            section, like = getattr(recipe, name), getattr(its, name)
+            for own in fields(section) if section and like else ():
+                if hasattr(like, own.name) and getattr(section, own.name) != getattr(like, own.name):
+                    whole = name == section_name(Losses)
+                    columns[name if whole else f"{name}.{own.name}"] = name, "" if whole else own.name
+    if all(getattr(recipe, group).network == recipe.name for recipe, _ in recipes):
+        del columns[f"{group}.network"]
+    header = ["recipe", "what", *(f"`{column}`" for column in columns)]
+    yield from (f"| {' | '.join(header)} |", "| --- " * len(header) + "|")
+    for recipe, _ in recipes:
+        values = (_shown(getattr(getattr(recipe, name), own)) if own else _weights(getattr(recipe, name))
+                  for name, own in columns.values())
+        yield f"| `{recipe.name}` | {recipe.about} | {' | '.join(values)} |"
+
+
+def _weights(losses: Losses) -> str:
+    weights = {own.name: getattr(losses, own.name) for own in fields(losses)}
+    return ", ".join(f"{name} {_shown(weight)}" for name, weight in weights.items() if weight) or "none"
 
 
 def _difference(recipe: Recipe, like: Recipe) -> str:

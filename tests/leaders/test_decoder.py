@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +15,12 @@ from fuse4seg.errors import RecipeError
 from fuse4seg.leaders.decoder import DecoderLeader
 from fuse4seg.leaders.gate import GateLeader
 from fuse4seg.networks.dual_stream import DualStreamLeader
+from fuse4seg.planning.leaders import leader_class, own_entries
 from fuse4seg.recipes.reading import changed, read_recipe
+from fuse4seg.recipes.recipe import Leader
 
 Images = Callable[..., torch.Tensor]
+METHOD = Path(__file__).parents[2] / "documentation" / "explanation" / "method.md"
 
 
 def fusion(modalities: int = 2, *, axes: int = 2, kind: type[DualStreamLeader] = DecoderLeader) -> DualStreamLeader:
@@ -63,6 +68,20 @@ class TestForward:
     def test_computes_nothing_from_values_so_that_memory_can_be_counted(self, axes: int) -> None:
         network = fusion(axes=axes).to("meta")
         assert network(torch.empty(2, 2, *[9] * axes, device="meta")).image.shape == (2, 1, *[9] * axes)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("recipe", ["fuse4seg", "paper"])
+def test_parameters_are_as_the_page_on_the_method_says(recipe: str, axes: int) -> None:
+    """For four modalities; of our leader, too."""
+    entries = own_entries(read_recipe(recipe).leader, Leader)
+    conv_op, kind = {2: nn.Conv2d, 3: nn.Conv3d}[axes], leader_class(read_recipe(recipe))
+    with torch.device("meta"):
+        network = kind(4, conv_op=conv_op, strides=[1, 2, 2, 2], colours=3 if recipe == "fuse4seg" else 1, **entries)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    said = re.search(r"^For four modalities this leader has (.*?)\.\n", METHOD.read_text(), re.MULTILINE | re.DOTALL)[1]
+    ours, theirs = said.split("`paper`")
+    assert re.findall(r"[\d,]{4,}\d", theirs if recipe == "paper" else ours)[axes - 2] == f"{count:,}"
 
 
 class TestColours:

@@ -47,6 +47,15 @@ class TestForward:
         assert torch.equal(fold.image, fused.image)
         assert (fused.low, fused.high, fused.decoded, fused.attention) == (None, None, None, None)
 
+    def test_is_taught_by_the_samples_that_have_both_images(self, random_images: Images) -> None:
+        network, sources = fusion(), random_images(4, 2, 6, 6)
+        present = torch.tensor([[True, True], [True, False], [True, True], [False, True]])
+        found = network.losses(network(sources, present=present), sources, present)
+        whole = sources[[0, 2]]
+        assert found == network.losses(network(whole), whole)
+        lacking, some = sources[1:2], present[1:2]
+        assert network.losses(network(lacking, present=some), lacking, some) == {}
+
     def test_folds_the_third_into_what_was_fused_of_the_first_two_and_so_on(self, random_images: Images) -> None:
         sources = random_images(2, 4, 6, 6)
         fused = fusion(4)(sources)

@@ -37,7 +37,8 @@ def entries_of(table: str) -> list[str]:
 
 
 def test_holds_every_recipe_and_every_entry_of_every_section(page: str) -> None:
-    assert [name for name in recipe_names() if f"\n- `{name}`: " not in page] == []
+    listed = re.findall(r"^(?:- `(\w+)`: |\| `(\w+)` \| )", page.split("\n`f4s_plan_and_preprocess`")[0], re.MULTILINE)
+    assert sorted(one or other for one, other in listed) == recipe_names()
     for name, kind in SECTIONS.items():
         common, *_ = re.split(r"^.* adds?:$", part_of(page, name), flags=re.MULTILINE)
         assert entries_of(common) == [own.name for own in fields(kind)]
@@ -62,6 +63,29 @@ def test_a_row_gives_type_range_meaning_and_values(page: str) -> None:
     assert "preferred before training | 0 | 10 |" in page
     assert "learns to read the image | blur, gamma, window, noise | - | none |" in page
     assert "(as `fuse4seg` but for `leader.fused_image=grey`, `leader.brighter=1`)" in " ".join(page.split())
+
+
+class TestOtherNetworks:
+    """Of other papers: a table of what differs from the recipe that they are like."""
+
+    def table(self, page: str, which: str) -> dict[str, dict[str, str]]:
+        header, _, *rows = page.split(f"\n{which} networks of other papers, as ")[1].split("\n\n")[1].splitlines()
+        names, *values = ([cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in (header, *rows))
+        return {row[0]: dict(zip(names, row, strict=True)) for row in values}
+
+    def test_has_a_row_for_every_leader_with_its_losses(self, page: str) -> None:
+        table = self.table(page, "Fusion")
+        assert {"didfuse", "rfn_nest", "cddfuse", "u2fusion", "ddcgan", "tardal"} == table.keys()
+        assert table["tardal"]["losses"] == "own 1, adversarial 0.1"
+        assert (table["cddfuse"]["pretraining.epochs"], table["cddfuse"]["training.epochs"]) == ("40", "80")
+
+    def test_has_a_row_for_every_follower_with_its_optimiser(self, page: str) -> None:
+        table = self.table(page, "Segmentation")
+        assert {"attention_unet", "unet_3plus", "swin_unet", "cascade", "emcad"} == table.keys()
+        assert (table["emcad"]["follower.optimiser"], table["emcad"]["follower.rate"]) == ("adamw", "0.0001")
+
+    def test_leaves_out_what_all_have_alike_and_the_network_of_their_name(self, page: str) -> None:
+        assert not {"follower.network", "losses", "leader.rate"} & self.table(page, "Segmentation")["emcad"].keys()
 
 
 def test_what_holds_for_a_whole_section_is_said_once(page: str) -> None:
@@ -105,6 +129,17 @@ class TestAnotherRecipe:
         zeros = "".join(f"{name} = 0\n" for name in ("decomposition", "edges", "ssim", "vif", "scd"))
         said = self.line(folder, f'like = "fusion_alone"\n[losses]\nintensity = 3\n{zeros}')
         assert said == "New. (as `fusion_alone` but for `intensity=3`, `chroma=1` alone of `losses`)"
+
+    def test_with_another_recipe_s_network_names_it_in_the_table(self, folder: Path) -> None:
+        (folder / "new.toml").write_text('about = "New."\nlike = "emcad"\n[follower]\nrate = 1e-3\n')
+        assert "as `fuse4seg` or `emcad` but" in " ".join(recipes_page().split())
+        header, row = (re.search(rf"^\| {start} \|.*\|$", recipes_page(), re.MULTILINE)[0] for start in
+                       (r"recipe \| what \| `follower.network`", "`new`"))
+        assert row.split(" | ")[:5] == ["| `new`", "New.", "emcad", "adamw", "0.001"]
+
+    def test_that_is_like_no_other_has_its_columns_alone(self, folder: Path) -> None:
+        (folder / "new.toml").write_text((folder / "fuse4seg.toml").read_text())
+        assert "| meaning | fuse4seg | fusion_alone | new | paper |" in recipes_page()
 
     def test_that_segments_unlike_the_one_it_is_like_says_so(self, folder: Path) -> None:
         bilevel = (folder / "fuse4seg.toml").read_text().split("[bilevel]\n")[1]
