@@ -125,15 +125,19 @@ def _segmentations(trials: Sequence[Trial], wanted: Comparison, source: Path, pl
 def _fusions(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any],
              ) -> tuple[list[dict[str, Any]], list[str]]:
     """The same of rows that fuse alone, where nothing is labelled; rules and images need no training, and have no seed."""
+    cases = {fold: validation_cases(source, fold, plans=plans, configuration=wanted.configuration) for fold in wanted.folds}
+
+    def score(trial: Trial) -> dict[str, Any]:
+        return score_fusion_alone(trial, cases[trial.fold], plans=plans, source=source)
+
+    untrained = {(trial.row.name, trial.fold): replace(trial, seed=0) for trial in trials if not trial.row.ours}
+    scored = [score(trial) for trial in untrained.values()]  # first, as an image may be missing
     trained = [trial for trial in trials if trial.row.ours]
     _prepare(trained, wanted, source, plans)
     if wanted.minutes is not None and trained:
         trained = with_equal_minutes(trained, wanted.minutes, devices=wanted.devices)
     faults = run_trials(trained, devices=wanted.devices)
-    untrained = {(trial.row.name, trial.fold): replace(trial, seed=0) for trial in trials if not trial.row.ours}
-    cases = {fold: validation_cases(source, fold, plans=plans, configuration=wanted.configuration) for fold in wanted.folds}
-    return [score_fusion_alone(trial, cases[trial.fold], plans=plans, source=source)
-            for trial in (*untrained.values(), *(trial for trial in trained if trial.finished))], faults
+    return [*scored, *(score(trial) for trial in trained if trial.finished)], faults
 
 
 def _place(trial: Trial) -> tuple[str, int, int]:
