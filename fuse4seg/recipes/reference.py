@@ -218,7 +218,9 @@ def _columns(name: str, networks: Sequence[str], entries: Sequence[Field], recip
 
 def _table(entries: Sequence[Field], hints: dict[str, Any], sections: dict[str, Section | None]) -> Iterator[str]:
     """Rows of entries, with a column for the section of each recipe, by its name."""
-    allowed = {own.name: _allowed(own, hints[own.name]) for own in entries}
+    # A list below the table says what each network is.
+    allowed = {own.name: "one of those below" if own.name == "network" else _allowed(own, hints[own.name])
+               for own in entries}
     alike = len(set(allowed.values())) == 1 and len(allowed) > 1
     if alike:
         yield from (f"Each is a {next(iter(allowed.values()))}.", "")
