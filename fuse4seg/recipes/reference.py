@@ -32,8 +32,9 @@ PAPER = "paper"
 GROUPS = {
     "own": "Ours:",
     PAPER: "The paper's:",
-    "leader": "Fusion networks of other papers, as {like} but for the leader of its name and these entries:",
-    "follower": "Segmentation networks of other papers, as {like} but for the follower of its name and these entries:"}
+    "leader": "Fusion networks of other papers, for two modalities, without labels: as {like} but for the leader of its "
+              "name and these entries:",
+    "follower": "Segmentation networks of other papers: as {like} but for the follower of its name and these entries:"}
 WIDTH = 120
 #: More losses left out than these are not named one by one.
 FEW = 2
@@ -138,7 +139,7 @@ def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterat
     if all(getattr(recipe, group).network == recipe.name for recipe, _ in recipes):
         del columns[f"{group}.network"]
     header = ["recipe", "what", *(f"`{column}`" for column in columns)]
-    yield from (f"| {' | '.join(header)} |", "| --- " * len(header) + "|")
+    yield from (f"| {' | '.join(header)} |", "|---" * len(header) + "|")
     for recipe, _ in recipes:
         values = (_shown(getattr(getattr(recipe, name), own)) if own else _weights(getattr(recipe, name))
                   for name, own in columns.values())
@@ -217,12 +218,14 @@ def _columns(name: str, networks: Sequence[str], entries: Sequence[Field], recip
 
 def _table(entries: Sequence[Field], hints: dict[str, Any], sections: dict[str, Section | None]) -> Iterator[str]:
     """Rows of entries, with a column for the section of each recipe, by its name."""
-    allowed = {own.name: _allowed(own, hints[own.name]) for own in entries}
+    # A list below the table says what each network is.
+    allowed = {own.name: "one of those below" if own.name == "network" else _allowed(own, hints[own.name])
+               for own in entries}
     alike = len(set(allowed.values())) == 1 and len(allowed) > 1
     if alike:
         yield from (f"Each is a {next(iter(allowed.values()))}.", "")
     header = ["entry", *["value"] * (not alike), "meaning", *sections]
-    yield from (f"| {' | '.join(header)} |", "| --- " * len(header) + "|")
+    yield from (f"| {' | '.join(header)} |", "|---" * len(header) + "|")
     for own in entries:
         values = (_shown(getattr(section, own.name)) if section else "-" for section in sections.values())
         entry = f"**`{own.name}`**" if own.metadata["planned"] else f"`{own.name}`"
