@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fuse4seg.cli.command import make_parser, require_at_least, run_command
-from fuse4seg.comparison.rows import GROUPS, USUAL
+from fuse4seg.comparison.rows import GROUPS, USUAL, USUAL_ALONE
 from fuse4seg.errors import FolderNotFoundError, OptionError
 from fuse4seg.plans import PLANS_NAME
 
@@ -26,10 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="folder of all that is made; tables are in report.md")
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
-    parser.add_argument("--rows", nargs="*", default=list(USUAL), metavar="ROW",
+    parser.add_argument("--rows", nargs="*", metavar="ROW",
                         help="stacked, a modality's name, max, mean, wavelet, colour, fuse4seg, one with another teacher or in "
                              "grey, an ablation, another method's recipe, that as NAME+fuse4seg; or a group: "
-                             f"{', '.join(GROUPS)} (default: {' '.join(USUAL)})")
+                             f"{', '.join(GROUPS)} (default: {' '.join(USUAL)}; without labels {' '.join(USUAL_ALONE)})")
     parser.add_argument("--images", nargs="+", default=[], metavar="NAME=FOLDER",
                         help="further rows: nnU-Net on images that another method fused, one per training case")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=CHANGES",
@@ -67,16 +67,18 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.comparison.compare import Comparison, compare
     from fuse4seg.comparison.report import format_markdown, format_text, fusion_table, reading, segmentation_table
     from fuse4seg.comparison.rows import choose_rows
-    from fuse4seg.datasets.dataset_json import channel_names, read_dataset_json
+    from fuse4seg.datasets.dataset_json import channel_names, foreground_classes, read_dataset_json
     from fuse4seg.errors import FaultyTrainingsError
     from fuse4seg.files import written_whole
     from fuse4seg.machine import choose_device
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
 
     name = dataset_name(options.dataset, variables=(PREPROCESSED,))
-    modalities = channel_names(read_dataset_json(data_root(PREPROCESSED) / name))
-    rows = choose_rows(options.rows, modalities=modalities, images={row: Path(folder) for row, folder in images.items()},
-                       variants=variants)
+    dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
+    labelled = bool(foreground_classes(dataset_json))
+    rows = choose_rows((USUAL if labelled else USUAL_ALONE) if options.rows is None else options.rows,
+                       modalities=channel_names(dataset_json), images={row: Path(folder) for row, folder in images.items()},
+                       variants=variants, labelled=labelled)
     for folder in map(Path, images.values()):
         if not folder.is_dir():
             raise FolderNotFoundError(folder)

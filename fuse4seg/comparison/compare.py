@@ -16,9 +16,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from fuse4seg.comparison.methods import recipe_of
 from fuse4seg.comparison.pace import with_equal_minutes
+from fuse4seg.comparison.picture import PICTURE, write_picture
 from fuse4seg.comparison.prepared_data import prepare_row
 from fuse4seg.comparison.rows import Row, fuses_first
-from fuse4seg.comparison.scores import SCORES, score_trial, score_trivial
+from fuse4seg.comparison.scores import SCORES, score_fusion_alone, score_trial, score_trivial, validation_cases
 from fuse4seg.comparison.trainings import Budget, Trial, leader_alone, place_of, run_trials
 from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
 from fuse4seg.datasets.splits import require_fold
@@ -28,7 +29,7 @@ from fuse4seg.inference.model import load_model
 from fuse4seg.paths import PREPROCESSED, data_root
 from fuse4seg.plans import planned_recipe, read_plans
 from fuse4seg.recipes.reading import to_plain
-from fuse4seg.recipes.recipe import Recipe
+from fuse4seg.recipes.recipe import WITH_LABELS, Recipe
 
 RESULT = "comparison.json"
 
@@ -70,7 +71,7 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
 
     Raises:
         NotPreprocessedError, ConfigurationNotFoundError, PlansNotFoundError: There is nothing to train on.
-        OptionError: The dataset has no labels, the folder holds a comparison under other conditions or another row
+        OptionError: The plans segment nothing, the folder holds a comparison under other conditions or another row
             of the same name, or the minutes are too few.
         RecipeError: A row's changes do not do.
         FaultyTrainingsError: A row cannot be trained, so its pace cannot be measured.
@@ -82,11 +83,13 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     configuration = PlansManager(json.loads(json.dumps(plans))).get_configuration(wanted.configuration)
     if not (source / configuration.data_identifier).is_dir():
         raise NotPreprocessedError(source / configuration.data_identifier, wanted.configuration)
-    if not foreground_classes(read_dataset_json(source)):
-        raise OptionError("dataset", f"{wanted.dataset} has no labels, so there is no segmentation to compare.")
+    labelled = bool(foreground_classes(read_dataset_json(source)))
     for fold in wanted.folds:
         require_fold(source, fold)
     recipe = planned_recipe(plans, source / f"{wanted.plans}.json")
+    if labelled and not recipe.segments:
+        raise OptionError("-p", f"{wanted.plans} segment nothing, and {wanted.dataset} has labels. Plan it with --recipe "
+                                f"{WITH_LABELS}.")
     budgets = {row.name: Budget.of(recipe_of(row, plans) if row.ours else recipe) for row in wanted.rows}
     conditions = _conditions(wanted, recipe, configuration)
     _require_same_conditions(make_writable_folder(wanted.output), conditions)
@@ -94,21 +97,51 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
                     budgets[row.name]) for seed in wanted.seeds for fold in wanted.folds for row in wanted.rows]
     earlier = _earlier(wanted.output)
     _require_same_rows(wanted.rows, earlier["results"])
-    trials, faults = _fuse_first(trials, wanted, source, plans)
-    _prepare([trial for trial in trials if trial.first is None], wanted, source, plans)
-    if wanted.minutes is not None:
-        trials = with_equal_minutes(trials, wanted.minutes, devices=wanted.devices)
-    faults += run_trials(trials, devices=wanted.devices)
-    scored = [score_trial(trial, plans=plans, source=source) for trial in trials if trial.finished]
+    train_and_score = _segmentations if labelled else _fusions
+    scored, faults = train_and_score(trials, wanted, source, plans)
     results = list({**{_key(found): found for found in earlier["results"]}, **{_key(found): found for found in scored}}.values())
+    picture = write_picture(wanted.output / PICTURE, results, source, plans=plans, configuration=wanted.configuration)
     call = {"command": wanted.command, "machine": _machine(wanted.devices),
             "versions": ", ".join(f"{name} {version(name)}" for name in ("fuse4seg", "torch", "nnunetv2"))}
     result = {**conditions, "folds": sorted({found["fold"] for found in results}),
               "seeds": sorted({found["seed"] for found in results}),
               "calls": [*(known for known in earlier["calls"] if known != call), call],
-              "results": results, "trivial": _trivial(results, source, plans, wanted)}
+              "results": results, "trivial": _trivial(results, source, plans, wanted), "picture": picture}
     write_json(result, wanted.output / RESULT)
     return result, faults
+
+
+def _segmentations(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any],
+                   ) -> tuple[list[dict[str, Any]], list[str]]:
+    """Train and score rows that segment; the scores, and one line for each training that failed."""
+    trials, faults = _fuse_first(trials, wanted, source, plans)
+    _prepare([trial for trial in trials if trial.first is None], wanted, source, plans)
+    if wanted.minutes is not None:
+        trials = with_equal_minutes(trials, wanted.minutes, devices=wanted.devices)
+    faults += run_trials(trials, devices=wanted.devices)
+    return [score_trial(trial, plans=plans, source=source) for trial in trials if trial.finished], faults
+
+
+def _fusions(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any],
+             ) -> tuple[list[dict[str, Any]], list[str]]:
+    """The same of rows that fuse alone, where nothing is labelled; rules and images need no training, and have no seed."""
+    cases = {fold: validation_cases(source, fold, plans=plans, configuration=wanted.configuration) for fold in wanted.folds}
+
+    def score(trial: Trial) -> dict[str, Any]:
+        return score_fusion_alone(trial, cases[trial.fold], plans=plans, source=source)
+
+    untrained = {(trial.row.name, trial.fold): replace(trial, seed=0) for trial in trials if not trial.row.ours}
+    scored = [score(trial) for trial in untrained.values()]  # first, as an image may be missing
+    trained = [trial for trial in trials if trial.row.ours]
+    _prepare(trained, wanted, source, plans)
+    if wanted.minutes is not None and trained:
+        trained = with_equal_minutes(trained, wanted.minutes, devices=wanted.devices)
+    faults = run_trials(trained, devices=wanted.devices)
+    return [*scored, *(score(trial) for trial in trained if trial.finished)], faults
+
+
+def _place(trial: Trial) -> tuple[str, int, int]:
+    return trial.row.name, trial.fold, trial.seed
 
 
 def _prepare(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any]) -> None:
@@ -138,9 +171,9 @@ def _fuse_first(trials: Sequence[Trial], wanted: Comparison, source: Path, plans
         if not trial.finished:
             load = partial(load_model, trial.first.model, folds=[trial.fold], device=device, mirroring=False)
             prepare_row(trial.row, source, trial.data, plans=plans, configuration=wanted.configuration, leader=load)
-    known = {(trial.row.name, trial.fold, trial.seed): trial for trial in ready}
-    return [known.get((trial.row.name, trial.fold, trial.seed), trial) for trial in trials
-            if trial.row.name not in budgets or (trial.row.name, trial.fold, trial.seed) in known], faults
+    known = {_place(trial): trial for trial in ready}
+    return [known.get(_place(trial), trial) for trial in trials
+            if trial.row.name not in budgets or _place(trial) in known], faults
 
 
 def _conditions(wanted: Comparison, recipe: Recipe, configuration: ConfigurationManager) -> dict[str, Any]:
@@ -204,7 +237,8 @@ def _trivial(scored: list[dict[str, Any]], source: Path, plans: dict[str, Any], 
     """Scores of the trivial fusions of every fold; kept beside the trainings."""
     found = []
     for fold in sorted({result["fold"] for result in scored}):
-        cases = sorted(next(result for result in scored if result["fold"] == fold)["segmentation"]["cases"])
+        one = next(result for result in scored if result["fold"] == fold)
+        cases = sorted(one["segmentation" if "segmentation" in one else "fusion"]["cases"])
         kept = wanted.output / f"trivial_fold{fold}.json"
         if not kept.is_file():
             write_json(score_trivial(cases, source, plans=plans, configuration=wanted.configuration), kept)

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from fuse4seg.colour import WHITE, windowed
+from fuse4seg.comparison.case_grid import CaseGrid, FusedElsewhere
 from fuse4seg.comparison.methods import plans_of, recipe_of
 from fuse4seg.comparison.rows import Row
 from fuse4seg.datasets.dataset_json import channel_names
-from fuse4seg.datasets.images import find_reader, read_image
-from fuse4seg.errors import FaultyImageError, OptionError, UnpairedCasesError, UnreadableRecordError
+from fuse4seg.errors import OptionError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.inference.model import Model
@@ -72,8 +72,8 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
     else:
         channels = {str(index): row.name for index in range(channels_of(row))}
         write_json({**dataset_json, "channel_names": channels}, target / "dataset.json")
-        make = (_fused_by(leader()) if leader is not None
-                else _maker(row.source, dataset_json, manager, plans["transpose_forward"]))
+        grid = CaseGrid(PlansManager(copy.deepcopy(plans)), configuration, dataset_json)
+        make = _fused_by(leader()) if leader is not None else _maker(row.source, grid)
         write_channels(data, target / manager.data_identifier, make, manager, doing=f"preparing {row.name}")
     made = plans_of(row, plans, recipe, dataset=source.name, configuration=configuration)
     write_json(made if row.source is None else _with_channels(row, made), target / f"{plans['plans_name']}.json")
@@ -119,17 +119,16 @@ def standardised(channels: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
     return scaled if inside is None else np.where(inside, scaled, 0)
 
 
-def _maker(source: tuple[str, int | str], dataset_json: dict[str, Any], manager: ConfigurationManager,
-           transpose: Sequence[int]) -> Make:
+def _maker(source: tuple[str, int | str], grid: CaseGrid) -> Make:
     kind, which = source
-    windows = np.array(manager.network_arch_init_kwargs["windows"], dtype=np.float64)
-    count = len(channel_names(dataset_json))
+    windows = np.array(grid.plans.get_configuration(grid.configuration).network_arch_init_kwargs["windows"], dtype=np.float64)
+    count = len(channel_names(grid.dataset_json))
     if kind == "modality":
         return lambda _case, channels, _properties, _inside: channels[int(which):int(which) + 1]
     if kind == "rule":
         return lambda _case, channels, _properties, inside: standardised(
             fuse_by_rule(list(as_grey(channels[:count], windows)), str(which)), inside)
-    return _of_folder(Path(which), dataset_json, manager, transpose)
+    return _of_folder(FusedElsewhere(Path(which), grid))
 
 
 def _fused_by(model: Model) -> Make:
@@ -143,23 +142,9 @@ def _fused_by(model: Model) -> Make:
     return make
 
 
-def _of_folder(folder: Path, dataset_json: dict[str, Any], manager: ConfigurationManager, transpose: Sequence[int]) -> Make:
-    """Images of the cases' own grids, transposed, cropped and resampled as the cases were."""
-    ending = dataset_json["file_ending"]
-
+def _of_folder(images: FusedElsewhere) -> Make:
     def make(case: str, channels: np.ndarray, properties: dict[str, Any], inside: np.ndarray | None) -> np.ndarray:
-        path = folder / f"{case}{ending}"
-        if not path.is_file():
-            raise UnpairedCasesError(f"{folder} has no image {path.name}. Fuse every training case.")
-        voxels = read_image(path, find_reader(dataset_json, [path])).voxels.transpose(0, *(axis + 1 for axis in transpose))
-        if tuple(voxels.shape[1:]) != tuple(properties["shape_before_cropping"]):
-            raise FaultyImageError(case, f"{path} has shape {voxels.shape[1:]}, the case {properties['shape_before_cropping']}. "
-                                         "Give the fused image on the grid of its sources.")
-        cropped = voxels[(slice(None), *(slice(*bounds) for bounds in properties["bbox_used_for_cropping"]))]
-        spacing = [properties["spacing"][axis] for axis in transpose]
-        wanted = [*spacing[:len(spacing) - len(manager.spacing)], *manager.spacing]
-        resampled = manager.resampling_fn_data(cropped.astype(np.float32), channels.shape[1:], spacing, wanted)
-        return standardised(np.asarray(resampled), inside)
+        return standardised(images.image(case, channels.shape[1:], properties), inside)
 
     return make
 

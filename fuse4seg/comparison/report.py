@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fuse4seg.comparison.picture import PICTURE
 from fuse4seg.comparison.rows import METHOD, PEER
 from fuse4seg.evaluation.bootstrap import PairedTest, paired_test
 from fuse4seg.evaluation.fusion_metrics import METRICS
@@ -27,7 +28,7 @@ def segmentation_table(results: Sequence[Result]) -> Table:
     header = ["row", "runs", "Dice", "mIoU", "HD95 (mm)", "of the largest component", f"Dice less {PEER}", "p",
               "s/iteration", "s/case", "parameters"]
     rows = []
-    for name, trials in _by_row(results).items():
+    for name, trials in _by_row(_segmented(results)).items():
         means = [trial["segmentation"]["foreground_mean"] for trial in trials]
         scores = [_spread(known(mean[metric] for mean in means)) for metric in SEGMENTATION]
         scores.append(_spread(known(trial["largest_component"]["foreground_mean"]["HD95"] for trial in trials)))
@@ -100,17 +101,24 @@ def format_markdown(comparison: dict[str, Any]) -> str:
                   f"(patch {patch}, batch {comparison['batch_size']}), folds {_listed(comparison['folds'])}, seeds "
                   f"{_listed(comparison['seeds'])}; {_amount(budget, results)}. {made_by}.")
     parts = [f"# Comparison: {comparison['dataset']}, {comparison['configuration']}", conditions,
-             "\n".join(f"    {call['command']}" for call in comparison["calls"]),
-             "## Segmentation", as_markdown(segmentation_table(results)),
-             "Means over the trainings, ± their standard deviation. Difference to stacked nnU-Net over cases: mean, 95 % "
-             "bootstrap interval, and p of a signed-rank test. Largest component: HD95 with all foreground but its largest "
-             "connected component left out, as nnU-Net's post-processing does."]
+             "\n".join(f"    {call['command']}" for call in comparison["calls"])]
+    if _segmented(results):
+        parts += ["## Segmentation", as_markdown(segmentation_table(results)),
+                  "Means over the trainings, ± their standard deviation. Difference to stacked nnU-Net over cases: mean, 95 % "
+                  "bootstrap interval, and p of a signed-rank test. Largest component: HD95 with all foreground but its largest "
+                  "connected component left out, as nnU-Net's post-processing does."]
     header, rows = fusion_table(results, comparison["trivial"])
     if rows:
         parts += ["## Fused images", as_markdown((header, rows)),
-                  "Slices of the validation cases that hold foreground; luma, 0..255, not stretched, MI in nats; sources as the "
-                  "fusion network sees them. Of more than two sources, the mean over pairs. Visibility is of the whole image."]
-    parts += ["## Reading", "\n".join(f"- {line}" for line in reading(comparison))]
+                  f"Slices of the validation cases that hold {'foreground' if _segmented(results) else 'tissue'}; luma, 0..255, "
+                  "not stretched, MI in nats; sources as the fusion network sees them. Of more than two sources, the mean over "
+                  f"pairs.{' Visibility is of the whole image.' if _segmented(results) else ''}"]
+    if picture := comparison.get("picture"):
+        parts += ["## One case", f"![{picture['case']}]({PICTURE})",
+                  f"Slice {picture['slice']} as preprocessed, a validation case of fold {picture['fold']}; all in one window, as "
+                  "the fusion network sees its sources."]
+    if lines := reading(comparison):
+        parts += ["## Reading", "\n".join(f"- {line}" for line in lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,13 +127,14 @@ def _amount(budget: dict[str, Any], results: Sequence[Result]) -> str:
     epochs, stage_1 = budget["epochs"], budget["pretrain_epochs"]
     if budget["iterations"] is not None:
         return f"{epochs} x {budget['iterations']} iterations, ours after {stage_1} x {budget['iterations']} of pre-training"
-    each = ", ".join(f"{name} {trials[0]['iterations']}" for name, trials in _by_row(results).items())
+    each = ", ".join(f"{name} {trials[0]['iterations']}" for name, trials in _by_row(results).items()
+                     if "iterations" in trials[0])
     return f"{budget['minutes']:g} minutes in {epochs} epochs, ours with {stage_1} of pre-training; iterations per epoch: {each}"
 
 
 def reading(comparison: dict[str, Any]) -> list[str]:
     """What holds and what does not, in plain words."""
-    results = comparison["results"]
+    results = _segmented(comparison["results"])
     lines = []
     rows = _by_row(results)
     places = {name: {(trial["fold"], trial["seed"]) for trial in trials} for name, trials in rows.items()}
@@ -149,6 +158,11 @@ def _by_row(results: Sequence[Result]) -> dict[str, list[Result]]:
     for result in results:
         rows.setdefault(result["name"], []).append(result)
     return rows
+
+
+def _segmented(results: Sequence[Result]) -> list[Result]:
+    """Without rows that fuse alone."""
+    return [result for result in results if "segmentation" in result]
 
 
 def _paired(one: Sequence[Result], other: Sequence[Result]) -> tuple[list[Result], list[Result]]:

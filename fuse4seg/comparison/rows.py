@@ -49,6 +49,12 @@ class Row:
     recipe: str | None = None
     leader: str | None = None
 
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Row:
+        """Undo :meth:`to_plain`, whatever else is there."""
+        source = None if plain["source"] is None else tuple(plain["source"])
+        return cls(plain["name"], plain["ours"], source, tuple(plain["changes"]), plain["recipe"], plain["leader"])
+
     def to_plain(self) -> dict[str, Any]:
         """For a JSON file."""
         return {"name": self.name, "ours": self.ours, "source": None if self.source is None else list(self.source),
@@ -79,21 +85,23 @@ LEARNING: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row(GREY, ours=True, changes=IN_GREY),
     *(Row(f"{GREY}_{teacher}", ours=True, changes=(*IN_GREY, *changes)) for teacher, changes in TEACHERS.items()))})
 OWN: Mapping[str, Row] = MappingProxyType({METHOD: Row(METHOD, ours=True), **LEARNING, **ABLATIONS})
+NO_RECONSTRUCTION = f"{PAPER}_no_reconstruction"
 #: The paper's Table 3: its own system, one part left out at a time.
 TABLE_3: Mapping[str, Row] = MappingProxyType({name: Row(name, ours=True, recipe=PAPER, changes=changes) for name, changes in {
     PAPER: (),
-    f"{PAPER}_no_reconstruction": ("leader.network=embedding", "pretraining.epochs=0"),
     f"{PAPER}_no_adversarial_pretraining": ("pretraining.adversarial=0",),
     f"{PAPER}_no_adversarial_training": ("losses.adversarial=0",),
     f"{PAPER}_no_cross_attention": ("leader.cross_attention=false",),
-}.items()})
+}.items()} | {NO_RECONSTRUCTION: Row(NO_RECONSTRUCTION, ours=True, recipe=NO_RECONSTRUCTION)})
 #: Names that stand for several rows.
 GROUPS = ("singles", "fixed", "learning", "ablations", "leaders", "followers", "table1", "table2", "table3")
 USUAL = (PEER, "singles", "fixed", METHOD)
+#: Without labels.
+USUAL_ALONE = ("fixed", METHOD)
 
 
 def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapping[str, Path] | None = None,
-                variants: Mapping[str, str] | None = None) -> list[Row]:
+                variants: Mapping[str, str] | None = None, labelled: bool = True) -> list[Row]:
     """The rows of these names, in this order, and those of ``images`` and ``variants``.
 
     Args:
@@ -101,9 +109,11 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
         modalities: Names of the dataset's channels.
         images: Folders of images that others fused, each with the name of its row.
         variants: Entries of the recipe that differ, as SECTION.ENTRY=VALUE words, each with the name of its row of Fuse4Seg.
+        labelled: Whether there is anything to segment. If not, a leader's row is its training alone, and table2 is without the
+            paper's own system, which needs labels.
 
     Raises:
-        OptionError: A name is unknown or there twice.
+        OptionError: A name is unknown or there twice, or its row needs labels that the dataset lacks.
     """
     rivals = rival_rows()
     known = {PEER: Row(PEER), **{name: Row(name, source=("modality", index)) for index, name in enumerate(modalities)},
@@ -113,15 +123,28 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
     groups = {"singles": tuple(modalities), "fixed": FIXED, "learning": tuple(LEARNING), "ablations": tuple(ABLATIONS),
               "leaders": leaders, "followers": followers, "table1": (PEER, *followers, *leaders, PAPER, METHOD),
               "table2": (*leaders, PAPER, METHOD), "table3": tuple(TABLE_3)}
+    alone = {} if labelled else _rows_without_labels(leaders)
+    if not labelled:
+        groups["table2"] = (*leaders, METHOD)
     chosen = [row for name in names for row in groups.get(name, (name,))]
     for name in chosen:
         if name not in known:
             raise OptionError("--rows", f"unknown row {name}. Choose from: {', '.join([*known, *groups])}.")
+    if not labelled and (segmented := [name for name in chosen if name not in alone]):
+        raise OptionError("--rows", f"the dataset has no labels, which {', '.join(segmented)} need. Choose from: "
+                                    f"{', '.join(alone)}.")
+    known |= alone
     rows = [known[name] for name in chosen]
     rows += [Row(name, source=("folder", str(folder.absolute()))) for name, folder in (images or {}).items()]
     rows += [Row(name, ours=True, changes=tuple(changes.split())) for name, changes in (variants or {}).items()]
     _require_different(row.name for row in rows)
     return rows
+
+
+def _rows_without_labels(leaders: Iterable[str]) -> dict[str, Row]:
+    """What fuses and segments nothing: rules, leaders trained alone, and the plans' recipe."""
+    return {**{rule: Row(rule, source=("rule", rule)) for rule in FIXED},
+            **{name: Row(name, ours=True, recipe=name) for name in leaders}, METHOD: Row(METHOD, ours=True)}
 
 
 def fuses_first(row: Row) -> bool:

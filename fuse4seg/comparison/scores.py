@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.checkpoint import load_checkpoint
 from fuse4seg.colour import WHITE, chroma, luma
+from fuse4seg.comparison.fused_images import Fuse, fused_by
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
 from fuse4seg.comparison.trainings import Trial
 from fuse4seg.datasets.dataset_json import channel_names, foreground_classes
+from fuse4seg.datasets.splits import read_splits
 from fuse4seg.errors import PlansNotFoundError
 from fuse4seg.evaluation.folders import evaluate_folders
 from fuse4seg.evaluation.fusion_metrics import fusion_metrics
 from fuse4seg.evaluation.ssim import ssim
 from fuse4seg.evaluation.vif import SMALLEST
 from fuse4seg.evaluation.visibility import visibility
-from fuse4seg.files import read_json, write_json
+from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.inference.export_case import FUSED
 from fuse4seg.inference.fusion_rules import fuse_by_rule
-from fuse4seg.inference.image_files import read_fused
-from fuse4seg.inference.input_space import read_levels
-from fuse4seg.inference.model import ModelDescription
+from fuse4seg.inference.validate_fold import VALIDATION
 from fuse4seg.progress import progress
 
 FINAL = "checkpoint_final.pth"
@@ -45,8 +45,6 @@ SCORED = {"segmentation", "largest_component"}
 TRIVIAL = {"average": "mean", "maximum": "max"}
 #: All sources as the channels of one image: the bound of visibility.
 TOGETHER = "all_sources"
-#: Makes an image (K, Z, Y, X) in 0..255 of a case's name and sources (N, Z, Y, X) in 0..255.
-Fuse = Callable[[str, np.ndarray], np.ndarray]
 
 
 def score_trial(trial: Trial, *, plans: dict[str, Any], source: Path) -> dict[str, Any]:
@@ -58,20 +56,53 @@ def score_trial(trial: Trial, *, plans: dict[str, Any], source: Path) -> dict[st
         source: The dataset's preprocessed folder, whose channels are the sources of every fused image.
     """
     kept = trial.place / SCORES
-    if kept.is_file() and kept.stat().st_mtime >= (trial.fold_folder / "validation" / "summary.json").stat().st_mtime:
+    if kept.is_file() and kept.stat().st_mtime >= trial.record.stat().st_mtime:
         found = read_json(kept, PlansNotFoundError)
         if found.keys() >= SCORED:
             return found
     dataset_json = read_json(source / "dataset.json", PlansNotFoundError)
-    evaluation, largest = (evaluate_folders(trial.fold_folder / "validation", references_of(trial, source),
+    evaluation, largest = (evaluate_folders(trial.fold_folder / VALIDATION, references_of(trial, source),
                                             dataset_json=dataset_json, largest_component=alone) for alone in (False, True))
     found = {**trial.row.to_plain(), "fold": trial.fold, "seed": trial.seed, "segmentation": evaluation.to_plain(),
              "largest_component": largest.to_plain(), **costs(trial, len(evaluation.cases))}
-    if (fuse := _fused_by(trial, plans, dataset_json)) is not None:
+    if (fuse := _fused_by(trial, plans, source)) is not None:
         found["fusion"] = score_fusion(fuse, list(evaluation.cases), source, plans=plans, configuration=trial.configuration,
                                        doing=f"scoring {trial.row.name}")
     write_json(found, kept)
     return found
+
+
+def score_fusion_alone(trial: Trial, cases: list[str], *, plans: dict[str, Any], source: Path) -> dict[str, Any]:
+    """The same of a row where nothing is labelled: its fused images, in all slices that hold tissue.
+
+    Args:
+        trial: Finished, or one of a row that is not trained.
+        cases: That its fold validates.
+        plans: Of the dataset.
+        source: The dataset's preprocessed folder.
+    """
+    kept = trial.place / SCORES
+    if kept.is_file() and (not trial.row.ours or kept.stat().st_mtime >= trial.record.stat().st_mtime):
+        return read_json(kept, PlansNotFoundError)
+    score = partial(score_fusion, cases=cases, source=source, plans=plans, configuration=trial.configuration)
+    found = {**trial.row.to_plain(), "fold": trial.fold, "seed": trial.seed,
+             **({"iterations": trial.budget.iterations} if trial.row.ours else {}),
+             "fusion": score(_fused_by(trial, plans, source), doing=f"scoring {trial.row.name}")}
+    write_json(found, make_writable_folder(trial.place) / SCORES)
+    return found
+
+
+def _fused_by(trial: Trial, plans: dict[str, Any], source: Path) -> Fuse | None:
+    by = trial if trial.row.ours else trial.first
+    exported = None if by is None else by.fold_folder / VALIDATION / FUSED
+    return fused_by(trial.row, exported, source, plans=plans, configuration=trial.configuration)
+
+
+def validation_cases(source: Path, fold: int, *, plans: dict[str, Any], configuration: str) -> list[str]:
+    """Cases that a fold validates, as the file of splits says, or as nnU-Net would write it."""
+    data = source / PlansManager(plans).get_configuration(configuration).data_identifier
+    splits = read_splits(source) or generate_crossval_split(sorted(nnUNetDatasetBlosc2(str(data)).identifiers))
+    return sorted(splits[fold]["val"])
 
 
 def references_of(trial: Trial, source: Path) -> Path:
@@ -79,7 +110,7 @@ def references_of(trial: Trial, source: Path) -> Path:
     folder = trial.place / "references"
     folder.mkdir(exist_ok=True)
     ending = read_json(source / "dataset.json", PlansNotFoundError)["file_ending"]
-    for path in (trial.fold_folder / "validation").glob(f"*{ending}"):
+    for path in (trial.fold_folder / VALIDATION).glob(f"*{ending}"):
         if not (folder / path.name).exists():
             (folder / path.name).symlink_to((source / "gt_segmentations" / path.name).absolute())
     return folder
@@ -95,7 +126,7 @@ def costs(trial: Trial, cases: int) -> dict[str, Any]:
     """
     log = _log(trial)
     checkpoint = trial.fold_folder / FINAL
-    validated = (trial.fold_folder / "validation" / "summary.json").stat().st_mtime - checkpoint.stat().st_mtime
+    validated = trial.record.stat().st_mtime - checkpoint.stat().st_mtime
     return {"parameters": log["parameters"], "pretrain_epochs": log["pretrain_epochs"], "iterations": trial.budget.iterations,
             "seconds_per_iteration": seconds_per_iteration(trial), "seconds_per_case": validated / cases,
             "pseudo_dice": [float(value) for value in log["mean_fg_dice"]]}
@@ -131,12 +162,13 @@ def _with_its_leader(log: dict[str, Any], fusing: Trial) -> dict[str, Any]:
 
 def score_trivial(cases: list[str], source: Path, *, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     """Fusion metrics of the trivial rows on the same cases: fixed fusions, each source, and all of them side by side."""
-    names = channel_names(read_json(source / "dataset.json", PlansNotFoundError))
+    dataset_json = read_json(source / "dataset.json", PlansNotFoundError)
+    names = channel_names(dataset_json)
     by: dict[str, Fuse] = {name: partial(_by_rule, rule=rule) for name, rule in TRIVIAL.items()}
     by |= {name: partial(_copied, modality=index) for index, name in enumerate(names)}
     score = partial(score_fusion, cases=cases, source=source, plans=plans, configuration=configuration)
     found = {name: score(fuse, doing=f"scoring {name}") for name, fuse in by.items()}
-    if len(names) > 1:
+    if len(names) > 1 and foreground_classes(dataset_json):
         # Three sources are no red, green and blue.
         found[TOGETHER] = _visibility_alone(score(lambda _case, sources: sources, doing=f"scoring {TOGETHER}"))
     return found
@@ -161,6 +193,8 @@ def score_fusion(fuse: Fuse, cases: list[str], source: Path, *, plans: dict[str,
                  doing: str) -> dict[str, Any]:
     """Fusion metrics of the slices that hold foreground, sources and fused image in 0..255 as the network sees them.
 
+    Where nothing is labelled, of all slices that hold tissue, and of these metrics alone.
+
     Returns:
         Per case, and as ``mean`` over the cases where each is defined: of the luma of images of one or three channels the fusion
         metrics and the SSIM to each source by its name ("SSIM to T1"); of three channels the mean chroma of background and of
@@ -169,26 +203,33 @@ def score_fusion(fuse: Fuse, cases: list[str], source: Path, *, plans: dict[str,
     """
     windows = windows_of(plans, configuration)
     dataset_json = read_json(source / "dataset.json", PlansNotFoundError)
-    names, classes = channel_names(dataset_json), _single_labels(dataset_json)
+    names, classes, labelled = channel_names(dataset_json), _single_labels(dataset_json), bool(foreground_classes(dataset_json))
     identifier = PlansManager(plans).get_configuration(configuration).data_identifier
     dataset = nnUNetDatasetBlosc2(str(source / identifier))
     found = {}
     for case in progress(cases, doing, unit="case"):
         data, labels, _, _ = dataset.load_case(case)
         truth, sources = np.asarray(labels[0]), as_grey(data[:len(windows)], windows)
-        if not (truth > 0).any():
+        held = (truth > 0 if labelled else sources.any(axis=0)).any(axis=(1, 2))
+        if not held.any():
             continue
         fused = np.clip(fuse(case, sources), 0, WHITE).astype(np.float64)
-        seen = visibility(fused, truth, (truth >= 0) & sources.any(axis=0), classes=classes)
-        found[case] = {f"{VISIBILITY} {boundary}": value for boundary, value in seen.items()}
-        if len(fused) == 3:
-            found[case] |= {f"chroma of {part}": float(chroma(fused[None])[0, 0][where].mean()) for part, where in
-                            (("background", (truth == 0) & sources.any(axis=0)), ("foreground", truth > 0)) if where.any()}
+        found[case] = _told_apart(fused, truth, sources, classes) if labelled else {}
         if len(fused) in (1, 3):
-            found[case] |= _likeness(luma(fused[None])[0, 0], sources, names, (truth > 0).any(axis=(1, 2)))
+            found[case] |= _likeness(luma(fused[None])[0, 0], sources, names, held)
     return {"mean": _means(list(found.values())),
             "cases": {case: {name: None if math.isnan(value) else value for name, value in values.items()}
                       for case, values in found.items()}}
+
+
+def _told_apart(fused: np.ndarray, truth: np.ndarray, sources: np.ndarray, classes: dict[str, int]) -> dict[str, float]:
+    """Visibility of each boundary and, in colour, the chroma of background and foreground."""
+    seen = visibility(fused, truth, (truth >= 0) & sources.any(axis=0), classes=classes)
+    found = {f"{VISIBILITY} {boundary}": value for boundary, value in seen.items()}
+    if len(fused) == 3:
+        found |= {f"chroma of {part}": float(chroma(fused[None])[0, 0][where].mean()) for part, where in
+                  (("background", (truth == 0) & sources.any(axis=0)), ("foreground", truth > 0)) if where.any()}
+    return found
 
 
 def _means(cases: Sequence[dict[str, float]]) -> dict[str, float | None]:
@@ -222,22 +263,3 @@ def _similarities(fused: np.ndarray, sources: np.ndarray, names: list[str]) -> d
     return {f"SSIM to {name}": statistics.fmean(ssim(image, [one, one]) / 2
                                                 for image, one in zip(fused, source, strict=True))
             for name, source in zip(names, sources, strict=True)}
-
-
-def _fused_by(trial: Trial, plans: dict[str, Any], dataset_json: dict[str, Any]) -> Fuse | None:
-    """How this row fuses; None where it does not, or not from the sources at hand."""
-    if trial.row.source is not None and trial.row.source[0] == "rule":
-        return partial(_by_rule, rule=str(trial.row.source[1]))
-    by = trial if trial.row.ours else trial.first
-    if by is None:
-        return None
-    manager = PlansManager(copy.deepcopy(plans))
-    description = ModelDescription(manager, manager.get_configuration(trial.configuration), dataset_json)
-    folder, ending = by.fold_folder / "validation" / FUSED, dataset_json["file_ending"]
-
-    def fuse(case: str, _sources: np.ndarray) -> np.ndarray:
-        levels, properties = read_fused(folder / f"{case}{ending}", manager.image_reader_writer_class)
-        image, _ = read_levels(levels, properties["spacing"], description=description)
-        return image * WHITE
-
-    return fuse

@@ -102,9 +102,16 @@ class Trial:
         return self.model / f"fold_{self.fold}"
 
     @property
+    def record(self) -> Path:
+        """What the validation leaves last: of segmentations or, without labels, of fused images."""
+        validation = self.fold_folder / VALIDATION
+        alone = validation / FUSION_LOSSES
+        return alone if alone.is_file() else validation / "summary.json"
+
+    @property
     def finished(self) -> bool:
         """Whether it is trained and validated."""
-        return any((self.fold_folder / VALIDATION / name).is_file() for name in ("summary.json", FUSION_LOSSES))
+        return self.record.is_file()
 
     def command(self, device: str) -> list[str]:
         """Words of the training's process."""

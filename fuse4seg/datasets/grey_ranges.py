@@ -55,17 +55,29 @@ def shown_range(files: Sequence[Path], name: str, shared: GreyRange | None = Non
         name: Of it, for the log.
         shared: A range that other images have.
     """
+    shown = range_of(_deep(files), len(files), shared)
+    if shown.clips:
+        log.info("%s: measured black %g and white %g; --range gives others", name, shown.low, shown.high)
+    return shown
+
+
+def range_of(images: Iterable[np.ndarray], count: int, shared: GreyRange | None = None) -> GreyRange:
+    """As :func:`shown_range`, of intensities that are read already.
+
+    Args:
+        images: Intensities of each, any shape.
+        count: How many there are at most.
+        shared: A range that other images have.
+    """
     low, high, drawn = np.inf, -np.inf, [np.zeros(0, np.float32)]
-    for voxels in _deep(files):
+    for voxels in images:
         low, high = min(low, float(voxels.min())), max(high, float(voxels.max()))
-        tissue, limit = voxels[voxels != 0], max(1, VOXELS_PER_FOLDER // len(files))
+        tissue, limit = voxels[voxels != 0], max(1, VOXELS_PER_FOLDER // count)
         drawn.append(tissue if len(tissue) <= limit else tissue[np.random.default_rng(SEED).integers(len(tissue), size=limit)])
     for fits in (UNIT_RANGE, *([] if shared is None else [shared])):
         if low >= fits.low and high <= fits.high:
             return fits
-    measured = GreyRange(*window_of(np.concatenate(drawn)), clips=True)
-    log.info("%s: measured black %g and white %g; --range gives others", name, measured.low, measured.high)
-    return measured
+    return GreyRange(*window_of(np.concatenate(drawn)), clips=True)
 
 
 def _deep(files: Iterable[Path]) -> Iterator[np.ndarray]:

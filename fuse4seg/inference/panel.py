@@ -147,14 +147,14 @@ def _draw(tiles: Sequence[Tile]) -> Figure:
         if tile.heat is not None:
             axis.imshow(tile.heat, cmap="inferno", alpha=0.5)
         if tile.labels is not None:
-            axis.imshow(_coloured(tile.labels))
+            axis.imshow(coloured(tile.labels))
         if tile.hue is not None:
             axis.add_patch(plt.Rectangle((0, 0), 1, BAR, transform=axis.transAxes, color=tuple(tile.hue)))
         axis.set_title(tile.title, color="white", fontsize=9)
     return figure
 
 
-def _coloured(labels: np.ndarray) -> np.ndarray:
+def coloured(labels: np.ndarray) -> np.ndarray:
     """RGBA of a label slice (Y, X); background is clear."""
     from matplotlib.colors import to_rgba
 

@@ -24,6 +24,8 @@ SIMILARITY = 100.0
 SCALES = (1.0, 10.0, 100.0, 1000.0)
 #: The published weights go with grey levels of 0..255, and a squared error with their square.
 LEVELS_SQUARED = 255.0 ** 2
+#: Contrast of black and white, as painted, that is stretched at the most; that of a trained network is several times as strong.
+FAINTEST = 1.0
 POOLS = {2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
@@ -42,7 +44,7 @@ class Painted(NamedTuple):
 
     Attributes:
         first, second, fused: Features at each scale, (B, c, *s).
-        image: As painted, in no fixed range, shape (B, 1, *S).
+        image: Stretched, but not clamped, shape (B, 1, *S).
     """
 
     first: list[Tensor]
@@ -126,10 +128,11 @@ class RFNNest(PairLeader):
 
     Norms are means over all values, and of grey levels of 0..255, as in the public code.
 
-    Where it leaves the paper: the fused features are as strong as both weights together, and so is what is painted. The public
-    code stretches every painted image to the full range; here it is divided by w_vi + w_ir and clamped, so that a patch is as
-    bright as it is in the whole image. The public code's ReLU behind the last layer is left out: a network that starts below 0
-    everywhere would stay there. The detail loss sees the image before it is clamped.
+    Where it leaves the paper: the fused features are as strong as both weights together, and what is painted is in no known
+    range. The public code stretches every painted image to the full range; here it is stretched so that black in both images
+    becomes black, and white in both white, and clamped: a patch is as bright as it is in the whole image. The detail loss sees
+    it before it is clamped. The public code's ReLU behind the last layer is left out: a network that starts below 0 everywhere
+    would stay there.
 
     Args:
         modalities, conv_op, strides, reference, colours, folding: As every leader for two modalities takes them.
@@ -164,10 +167,18 @@ class RFNNest(PairLeader):
 
     def fuse_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Painted]:
         """Fuse; see :class:`PairLeader`."""
+        painted = self._painted(first, second)
+        with torch.no_grad():
+            plain = torch.ones(2, 1, *[self.smallest] * self.axes, device=first.device)
+            plain[0] = 0
+            black, white = self._painted(plain, plain).image.mean(dim=tuple(range(1, plain.ndim)))
+        image = (painted.image - black) / (white - black).clamp(min=FAINTEST)
+        return image.clamp(0, 1), painted._replace(image=image)
+
+    def _painted(self, first: Tensor, second: Tensor) -> Painted:
         ours, theirs = zip(*(scale.chunk(2) for scale in self.encode(torch.cat([first, second]))), strict=True)
         fused = [network(one, other) for network, one, other in zip(self.fusion, ours, theirs, strict=True)]
-        image = self.decoder(fused) / (self.reference_features + self.other_features)
-        return image.clamp(0, 1), Painted(list(ours), list(theirs), fused, image)
+        return Painted(list(ours), list(theirs), fused, self.decoder(fused))
 
     def pair_losses(self, fold: Fold) -> dict[str, Tensor]:
         """What teaches the residual fusion networks."""

@@ -14,6 +14,7 @@ from torch.nn import functional
 from fuse4seg.errors import RecipeError
 from fuse4seg.networks.leader import Fused, LeaderNetwork
 from fuse4seg.networks.presence import checked_presence, fill_absent
+from fuse4seg.networks.samples import samples_of
 from fuse4seg.recipes.recipe import Leader, entry
 
 #: What a leader as published can take.
@@ -46,12 +47,14 @@ class Fold(NamedTuple):
             fused before.
         image: In [0, 1], shape (B, 1, *S).
         own: Whatever else the losses look at.
+        both: Samples that have both, bool of shape (B,); None for all.
     """
 
     first: Tensor
     second: Tensor
     image: Tensor
     own: Any
+    both: Tensor | None = None
 
 
 class PairLeader(LeaderNetwork):
@@ -106,11 +109,13 @@ class PairLeader(LeaderNetwork):
         for modality in (index for index in range(self.modalities) if index != self.reference):
             second = padded[:, modality:modality + 1]
             made, own = self.fuse_pair(image, second)
+            both = None
             if present is not None:
                 has = present[:, modality]
-                made = torch.where(_per_sample(there & has, made), made, torch.where(_per_sample(there, made), image, second))
+                both = there & has
+                made = torch.where(_per_sample(both, made), made, torch.where(_per_sample(there, made), image, second))
                 there = there | has
-            folds.append(Fold(image, second, made, own))
+            folds.append(Fold(image, second, made, own, both))
             image = made
         return Fused(image[(..., *(slice(extent) for extent in sources.shape[2:]))], own=tuple(folds))
 
@@ -122,9 +127,10 @@ class PairLeader(LeaderNetwork):
         return functional.pad(images, padding, mode="replicate") if any(missing) else images
 
     def losses(self, fused: Fused, sources: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
-        """Mean over the folds."""
-        each = [self.pair_losses(fold) for fold in fused.own]
-        return {name: sum(parts[name] for parts in each) / len(each) for name in each[0]}
+        """Mean over the folds, each of the samples that have both its images; nothing where none has."""
+        folds = [fold if fold.both is None else samples_of(fold, fold.both) for fold in fused.own]
+        each = [self.pair_losses(fold) for fold in folds if len(fold.image)]
+        return {name: sum(parts[name] for parts in each) / len(each) for name in each[0]} if each else {}
 
 
 def _per_sample(of: Tensor, like: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import __version__
 from fuse4seg.datasets.dataset_json import channel_names, is_labelled, read_raw_dataset_json
@@ -25,6 +24,7 @@ from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.networks.follower import follower_kind
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
+from fuse4seg.planning.describe import MEMORY, crossed, describe_plans
 from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
 from fuse4seg.planning.followers import follower_architecture, nnunet_planner
 from fuse4seg.planning.leaders import leader_architecture, require_leader
@@ -43,8 +43,6 @@ CASCADE = "3d_cascade_fullres"
 PLANNED_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", CASCADE)
 #: nnU-Net's networks stop at 16 times the first stage's features in 2D, at 10 times as many in 3D.
 GROWTH_2D, GROWTH_3D = 16, 10
-#: Predicted memory of each configuration, under OURS.
-MEMORY = "memory"
 #: Where dataset.json may name the modality that asks in the cross-attention.
 REFERENCE = "reference_modality"
 #: A U-Net halves its input once at least.
@@ -120,13 +118,6 @@ def chosen_reference(recipe: Recipe, channels: Sequence[str]) -> int | None:
 
 def _no_modality(wanted: str, channels: Sequence[str]) -> str:
     return f"the dataset has no modality {wanted!r}. Name one of: {', '.join(channels)}."
-
-
-def describe_plans(plans: dict[str, Any]) -> list[str]:
-    """One line per configuration: patch, batch, spacing in mm, features per stage and, where predicted, memory in GB."""
-    manager, memory = PlansManager(plans), plans.get(OURS, {}).get(MEMORY, {})
-    return [_describe(name, manager.get_configuration(name).configuration, memory.get(name))
-            for name in manager.available_configurations]
 
 
 class Fuse4SegPlanner(ExperimentPlanner):
@@ -239,8 +230,9 @@ class Fuse4SegPlanner(ExperimentPlanner):
         need = self.memory.count(*self._smallest, SMALLEST_BATCH).total
         # Up, so that it does fit.
         gigabytes = ceil(need * 1000 / GIGABYTE) / 1000
-        return (f"{self.target.gigabytes:g} GB hold no patch. The smallest, {_crossed(self._smallest[1])} in a "
-                f"batch of {SMALLEST_BATCH}, would fit into {gigabytes:g} GB; fewer follower.features take less.")
+        return (f"{self.target.gigabytes:g} GB hold no patch. The smallest, {crossed(self._smallest[1])} in a "
+                f"batch of {SMALLEST_BATCH}, would fit into {gigabytes:g} GB"
+                f"{'' if self.kind.fixed else '; fewer follower.features take less'}.")
 
     def get_plans_for_configuration(self, spacing: np.ndarray, median_shape: Sequence[int], data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict[str, int]) -> dict[str, Any]:
@@ -254,13 +246,13 @@ class Fuse4SegPlanner(ExperimentPlanner):
                                                    approximate_n_voxels_dataset, _cache)
         plan["median_image_size_in_voxels"] = np.array(given)
         if fixed and self._memory_was_short:
-            logger.warning("patch %s of recipe %s is cut to %s: %g GB hold no more", _crossed(fixed), self.recipe.name,
-                           _crossed(plan["patch_size"]), self.target.gigabytes)
+            logger.warning("patch %s of recipe %s is cut to %s: %g GB hold no more", crossed(fixed), self.recipe.name,
+                           crossed(plan["patch_size"]), self.target.gigabytes)
         elif fixed and list(plan["patch_size"]) != list(fixed):
-            raise RecipeError("patches.size", f"{_crossed(fixed)} cannot be had with this network and spacing. Give "
-                                              f"{_crossed(plan['patch_size'])}.", source=self.recipe.name)
+            raise RecipeError("patches.size", f"{crossed(fixed)} cannot be had with this network and spacing. Give "
+                                              f"{crossed(plan['patch_size'])}.", source=self.recipe.name)
         if fixed and len(plan["architecture"]["arch_kwargs"]["strides"]) < SMALLEST_STAGES:
-            raise RecipeError("patches.size", f"{_crossed(fixed)} cannot be halved once. Give a larger one.",
+            raise RecipeError("patches.size", f"{crossed(fixed)} cannot be halved once. Give a larger one.",
                               source=self.recipe.name)
         share = round(approximate_n_voxels_dataset * self.max_dataset_covered / prod(map(int, plan["patch_size"])))
         plan["batch_size"] = wanted.batch or max(SMALLEST_BATCH, min(share, wanted.largest_batch or share))
@@ -405,17 +397,3 @@ class Fuse4SegPlanner(ExperimentPlanner):
                 logger.warning("configuration %s is dropped: it inherits from %s, which is no longer planned",
                                name, custom.pop(name)["inherits_from"])
         return custom
-
-
-def _crossed(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))
-
-
-def _describe(name: str, configuration: dict[str, Any], memory: dict[str, float] | None) -> str:
-    patch = _crossed(configuration["patch_size"])
-    spacing = " x ".join(f"{step:.3g}" for step in configuration["spacing"])
-    architecture = configuration["architecture"]["arch_kwargs"]
-    features = architecture.get("follower", {}).get("arch_kwargs", architecture).get("features_per_stage", [])
-    predicted = "" if memory is None else f", {memory['total']:.2f} GB"
-    return (f"{name}: patch {patch}, batch {configuration['batch_size']}, spacing {spacing} mm, "
-            f"features {' '.join(str(count) for count in features)}{predicted}")

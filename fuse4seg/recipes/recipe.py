@@ -64,7 +64,7 @@ class Leader(Section):
     network: str = entry("the network, a file of fuse4seg/leaders", choices=network_names("leader"), planned=True)
     fused_image: str = entry("colour: three channels; grey: one; a single modality is always grey",
                              choices=FUSED_IMAGES, planned=True)
-    reference: str = entry("modality that asks in a cross-attention; empty: reference_modality of dataset.json, else the first",
+    reference: str = entry("modality that asks, or is taken for the visible image; empty: dataset.json says, else the first",
                            planned=True)
     rate: float = entry("first learning rate of its Adam and of the discriminators'; 0: the leader stays as it starts", least=0)
     schedule: str = entry("how the rate falls: polynomial, as nnU-Net's; halved, every 20 epochs, as the paper's; constant",

@@ -14,6 +14,7 @@ from fuse4seg.colour import luma
 from fuse4seg.losses.fusion import fusion_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen, mirrored
 from fuse4seg.networks.leader import Adversary
+from fuse4seg.networks.samples import samples_of
 from fuse4seg.recipes.recipe import Bilevel, Losses
 from fuse4seg.steps.adversary import teach
 from fuse4seg.steps.hypergradients import DETACHED, ESTIMATORS, NEEDS_HALVES, Hypergradient
@@ -56,14 +57,7 @@ def half(whole: Any, *, offset: int) -> Any:
     Interleaved, because nnU-Net puts the samples that surely hold foreground at the end of a batch. What is none of these, None
     say, stays as it is.
     """
-    if isinstance(whole, Tensor):
-        return whole[offset::2]
-    if isinstance(whole, dict):
-        return {name: half(part, offset=offset) for name, part in whole.items()}
-    if not isinstance(whole, (list, tuple)):
-        return whole
-    parts = [half(part, offset=offset) for part in whole]
-    return type(whole)(*parts) if hasattr(whole, "_fields") else type(whole)(parts)
+    return samples_of(whole, slice(offset, None, 2))
 
 
 def labels_at(size: Sequence[int], targets: Tensor | list[Tensor]) -> Tensor:
@@ -245,7 +239,8 @@ def fusion_loss_of(model: FuseThenSegment, seen: Seen, adversary: Adversary | No
     """
     parts = {}
     if weights.own:
-        parts["own"] = sum(model.fusion.losses(seen.fused, seen.sources, seen.present).values())
+        own = model.fusion.losses(seen.fused, seen.sources, seen.present)
+        parts["own"] = sum(own.values(), start=seen.sources.new_zeros(()))
     if adversary is not None:
         parts["adversarial"] = adversary.generator_loss(luma(seen.fused.image), seen.sources, seen.present)
     tissue = seen.inside if targets is None else seen.inside * background_of(targets)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fuse4seg.datasets.dataset_json import channel_names, foreground_classes
 from fuse4seg.errors import CheckpointError, RecipeError
+from fuse4seg.networks.follower import follower_kind
 from fuse4seg.recipes.reading import from_plain
 from fuse4seg.recipes.recipe import Recipe
 
@@ -17,6 +18,12 @@ TRAINING_PER_VALIDATION = 5
 def validation_iterations(iterations: int) -> int:
     """Validation batches of an epoch, in nnU-Net's proportion."""
     return max(1, iterations // TRAINING_PER_VALIDATION)
+
+
+def deep_supervision(recipe: Recipe, stages: int) -> bool:
+    """Whether a follower of so many stages is taught at several resolutions."""
+    # nnU-Net weighs the coarsest output 0; with two stages it is the only one.
+    return stages > 2 and follower_kind(recipe.follower.network).deep_supervision
 
 
 def require_fit(recipe: Recipe, dataset_json: dict[str, Any]) -> None:

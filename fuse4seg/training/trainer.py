@@ -20,11 +20,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
+from fuse4seg.datasets.dataset_json import NO_LABELS
 from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, TrainingStoppedError
 from fuse4seg.files import remove_stale, write_json, written_whole
 from fuse4seg.inference.model import AUTO, Model, ModelDescription, choose_precision
 from fuse4seg.inference.validate_fold import validate_fusion, validate_segmentations
-from fuse4seg.networks.follower import follower_kind
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.plans import planned_recipe
@@ -45,7 +45,7 @@ from fuse4seg.training.data import (
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.history import History, log_epoch
-from fuse4seg.training.recipe import require_fit, trained_with, validation_iterations
+from fuse4seg.training.recipe import deep_supervision, require_fit, trained_with, validation_iterations
 from fuse4seg.training.saving import MidEpoch, SaveEvery, StopRequest, stop_requests
 from fuse4seg.training.stage_1 import PRETRAINED, Stage1, difference_in_stage_1, take_up_leader
 from fuse4seg.training.state import require_finite_weights, seed_all, set_random_states, take_up_training, training_state
@@ -73,8 +73,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
                  device: torch.device = torch.device("cuda")) -> None:  # noqa: B008 (nnU-Net's signature)
         self.recipe = planned_recipe(plans, plans["plans_name"])
         if not self.recipe.segments:
-            # By that the model knows that it segments nothing.
-            dataset_json = {**dataset_json, "labels": {"background": 0}}
+            dataset_json = {**dataset_json, "labels": NO_LABELS}  # by that the model knows
         with logged_prints():
             super().__init__(plans, configuration, fold, dataset_json, device)
         self.logger.local_logger = History()
@@ -111,9 +110,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if pydoc.locate(self.configuration_manager.network_arch_class_name) is not FuseThenSegment:
             raise ForeignPlansError(self.plans_manager.plans_name)
         require_fit(self.recipe, self.dataset_json)
-        # nnU-Net weighs the coarsest output 0; with two stages it is the only one.
-        self.enable_deep_supervision = (len(self.configuration_manager.pool_op_kernel_sizes) > 2
-                                        and follower_kind(self.recipe.follower.network).deep_supervision)
+        self.enable_deep_supervision = deep_supervision(self.recipe, len(self.configuration_manager.pool_op_kernel_sizes))
         torch.manual_seed(self.seed)
         super().initialize()
         precision = {"scaler": self.grad_scaler, "autocast": self._autocast()}

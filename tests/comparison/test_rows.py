@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fuse4seg.comparison.prepared_data import prepare_row
-from fuse4seg.comparison.rows import ABLATIONS, FIXED, GROUPS, LEARNING, METHOD, OWN, PEER, USUAL, Row, choose_rows
+from fuse4seg.comparison.rows import (
+    ABLATIONS,
+    FIXED,
+    GROUPS,
+    LEARNING,
+    METHOD,
+    OWN,
+    PEER,
+    TABLE_3,
+    USUAL,
+    Row,
+    choose_rows,
+    fuses_first,
+    rival_rows,
+)
 from fuse4seg.errors import OptionError
+from fuse4seg.networks.follower import follower_kind
 from fuse4seg.plans import read_plans
-from fuse4seg.recipes.reading import changed, difference_of, read_recipe
+from fuse4seg.recipes.reading import changed, difference_of, read_recipe, recipe_names
 from fuse4seg.recipes.recipe import Losses
 
 MODALITIES = ("T1", "FLAIR")
@@ -83,3 +99,64 @@ class TestOwnRows:
     def test_of_one_loss_trains_on_it_alone_whatever_the_plans_have(self) -> None:
         of_another = changed(read_recipe("fuse4seg"), ["losses.ssim=1.5", "losses.vif=1"])
         assert changed(of_another, ABLATIONS["balance_alone"].changes).losses == Losses.only(balance=6)
+
+
+#: By their recipes: a new one touches no test but its own.
+LEADERS = tuple(name for name in recipe_names() if not read_recipe(name).segments and name != "fusion_alone")
+FOLLOWERS = tuple(name for name in recipe_names() if follower_kind(read_recipe(name).follower.network).fixed)
+
+
+class TestRivals:
+    @pytest.mark.parametrize("name", LEADERS)
+    def test_of_a_leader_train_it_first_or_in_ours(self, name: str) -> None:
+        alone, together = (rival_rows()[row] for row in (name, f"{name}+fuse4seg"))
+        assert alone == Row(name, source=("leader", name))
+        assert together == Row(f"{name}+fuse4seg", ours=True, leader=name)
+        assert (fuses_first(alone), fuses_first(together)) == (True, False)
+
+    @pytest.mark.parametrize("name", FOLLOWERS)
+    def test_of_a_fixed_follower_get_the_stacked_channels_or_our_image(self, name: str) -> None:
+        assert rival_rows()[name] == Row(name, recipe=name)
+        assert rival_rows()[f"{name}+fuse4seg"] == Row(f"{name}+fuse4seg", ours=True, recipe=name)
+
+    def test_are_all_recipes_but_our_own(self) -> None:
+        whole = {name for name, row in rival_rows().items() if row.recipe == name and row.ours}
+        assert whole == {"paper", "paper_v3", "paper_no_reconstruction"}
+        assert not {"fuse4seg", "fusion_alone", "grey"} & rival_rows().keys()
+
+
+class TestTables:
+    @pytest.mark.parametrize(("group", "expected"), [
+        ("table1", (PEER, *FOLLOWERS, *LEADERS, "paper", METHOD)), ("table2", (*LEADERS, "paper", METHOD)),
+        ("leaders", LEADERS), ("followers", FOLLOWERS), ("table3", tuple(TABLE_3))])
+    def test_are_groups(self, group: str, expected: tuple[str, ...]) -> None:
+        assert tuple(row.name for row in choose_rows([group], modalities=MODALITIES)) == expected
+
+    def test_leave_one_part_of_the_paper_out_at_a_time(self) -> None:
+        paper = read_recipe("paper")
+        for name, row in TABLE_3.items():
+            assert row.ours
+            assert (difference_of(changed(read_recipe(row.recipe), row.changes), paper) is None) == (name == "paper")
+
+
+class TestWithoutLabels:
+    def test_usual_rows_fuse_alone(self) -> None:
+        rows = choose_rows(["max", "didfuse", METHOD], modalities=MODALITIES, labelled=False, images={"FILM": Path("film")})
+        assert rows[:3] == [Row("max", source=("rule", "max")), Row("didfuse", ours=True, recipe="didfuse"),
+                            Row(METHOD, ours=True)]
+        assert rows[3].source == ("folder", str(Path("film").absolute()))
+
+    def test_table_2_is_without_the_paper(self) -> None:
+        rows = choose_rows(["table2"], modalities=MODALITIES, labelled=False)
+        assert [row.name for row in rows] == [*LEADERS, METHOD]
+        assert all(row.ours for row in rows)
+
+    @pytest.mark.parametrize("names", [["stacked", "T1"], ["followers"], ["paper"], ["didfuse+fuse4seg"], ["joint"]])
+    def test_others_are_refused_by_name(self, names: list[str]) -> None:
+        rows = [row.name for row in choose_rows(names, modalities=MODALITIES)]
+        with pytest.raises(OptionError, match=f"^--rows: the dataset has no labels, which {re.escape(', '.join(rows))} need"):
+            choose_rows(["max", *names], modalities=MODALITIES, labelled=False)
+
+    def test_are_the_same_from_a_file(self) -> None:
+        for row in (*rival_rows().values(), *TABLE_3.values(), Row("T1", source=("modality", 0))):
+            assert Row.from_plain({**row.to_plain(), "fold": 0}) == row

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from fuse4seg.comparison import scores as module
@@ -176,10 +177,24 @@ class TestFusionOfATraining:
         expected = expected_scores(fuse_by_rule(list(sources), "colour"), sources, labels, classes)
         assert {name: found["cases"]["phantom_001"][name] for name in expected} == pytest.approx(expected, rel=1e-3)
 
-    @pytest.mark.parametrize("row", [Row("stacked"), Row("T1", source=("modality", 0)), Row("FILM", source=("folder", "film"))])
+    @pytest.mark.parametrize("row", [Row("stacked"), Row("T1", source=("modality", 0))])
     def test_is_none_where_nothing_was_fused_here(self, finished: Callable[[Row], Trial], row: Row, preprocessed: Path,
                                                   plans: dict[str, Any]) -> None:
         assert "fusion" not in score_trial(finished(row), plans=plans, source=preprocessed)
+
+    def test_of_images_fused_elsewhere_is_that_of_their_file(self, finished: Callable[[Row], Trial], preprocessed: Path,
+                                                             plans: dict[str, Any], trivial: dict[str, Any],
+                                                             tmp_path: Path) -> None:
+        """The mean of the sources, written as images in 0..1, is the trivial row of that name."""
+        sources, _, properties = load(preprocessed, plans, "phantom_001")
+        whole = np.zeros(properties["shape_before_cropping"], np.float32)
+        whole[tuple(slice(*ends) for ends in properties["bbox_used_for_cropping"])] = sources.mean(axis=0) / 255
+        sitk.WriteImage(sitk.GetImageFromArray(whole), str(tmp_path / "phantom_001.nii.gz"))
+        row = Row("FILM", source=("folder", str(tmp_path)))
+        found = score_trial(finished(row), plans=plans, source=preprocessed)["fusion"]["cases"]["phantom_001"]
+        expected = trivial["average"]["cases"]["phantom_001"]
+        assert found.keys() == expected.keys()
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
     def test_tells_the_chroma_of_background_and_foreground(self, preprocessed: Path, plans: dict[str, Any]) -> None:
         """Of an image that is orange where something is labelled and grey elsewhere."""

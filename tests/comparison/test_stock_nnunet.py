@@ -9,6 +9,8 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from fuse4seg.comparison.methods import plans_of, recipe_of
+from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.stock_nnunet import make_stock_trainer, stock_plans
 from fuse4seg.training.data import batch_makers
 from fuse4seg.training.run import Training, make_trainer
@@ -68,3 +70,34 @@ def test_moves_the_network_as_we_move_the_follower(stock: nnUNetTrainer, ours: F
             again.step()
         moved.append(weights[0].detach())
     assert torch.equal(*moved)
+
+
+def test_moves_the_usual_follower_as_nnunet_does(stock: nnUNetTrainer) -> None:
+    ours, schedule = stock.optimizer, stock.lr_scheduler
+    theirs, their_schedule = nnUNetTrainer.configure_optimizers(stock)
+    assert type(ours) is type(theirs)
+    for settings in ("lr", "momentum", "nesterov", "weight_decay", "dampening"):
+        assert ours.param_groups[0][settings] == theirs.param_groups[0][settings]
+    assert stock.enable_deep_supervision
+    rates = []
+    for of in (schedule, their_schedule):
+        of.step(1)
+        rates.append(of.optimizer.param_groups[0]["lr"])
+    assert rates[0] == rates[1] < 1e-2
+
+
+def test_trains_another_follower_as_its_recipe_says(planned_phantom: Path, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention U-Net by AdamW, with one output."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    folder = planned_phantom / "nnUNet_preprocessed" / "Dataset990_Phantom"
+    plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("Fuse4SegPlans.json", "dataset.json"))
+    row = Row("attention_unet", recipe="attention_unet")
+    made = stock_plans(plans_of(row, plans, recipe_of(row, plans), dataset=folder.name, configuration="2d"))
+    trainer = make_stock_trainer({**made, "continue_training": False}, "2d", 0, dataset_json, torch.device("cpu"))
+    trainer.initialize()
+    assert not trainer.enable_deep_supervision
+    assert type(trainer.network).__name__ == "GatedUNet"
+    assert isinstance(trainer.network(torch.zeros(1, 4, 32, 32)), torch.Tensor)
+    assert type(trainer.optimizer) is torch.optim.AdamW
+    assert {trainer.optimizer.param_groups[0][name] for name in ("lr", "weight_decay")} == {1e-4, 0.0}

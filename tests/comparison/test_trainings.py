@@ -57,6 +57,31 @@ class TestTrial:
         finish(one)
         assert one.finished
 
+    def test_is_finished_where_it_validated_fused_images_alone(self, tmp_path: Path) -> None:
+        one = trial(tmp_path)
+        (one.fold_folder / "validation").mkdir(parents=True)
+        (one.fold_folder / "validation" / "fusion_losses.json").write_text("{}")
+        assert one.finished
+        assert one.record.name == "fusion_losses.json"
+
+    def test_after_its_leader_has_data_of_its_own(self, tmp_path: Path) -> None:
+        """Each fold and seed has other fused images; those of a rule are the same for all."""
+        row = Row("didfuse", source=("leader", "didfuse"))
+        alike = replace(trial(tmp_path, seed=3), row=row)
+        after = alike.after_its_leader(Budget(7, 8, 9))
+        assert alike.data == tmp_path / "data" / "didfuse" / "Dataset990_Phantom"
+        assert after.data == tmp_path / "data" / "didfuse_fold1_seed3" / "Dataset990_Phantom"
+        assert after.place == alike.place
+
+    def test_before_it_is_the_leader_s_training(self, tmp_path: Path) -> None:
+        row = Row("didfuse", source=("leader", "didfuse"))
+        first = replace(trial(tmp_path, seed=3), row=row).after_its_leader(Budget(7, 8, 9)).first
+        assert first.row == Row("didfuse.alone", ours=True, recipe="didfuse")
+        assert (first.fold, first.seed, first.budget) == (1, 3, Budget(7, 8, 9))
+        assert first.place == tmp_path / "fusions" / "didfuse.alone" / "fold1_seed3"
+        assert first.data == tmp_path / "data" / "didfuse.alone" / "Dataset990_Phantom"
+        assert first.model.name == "Fuse4SegTrainer__Fuse4SegPlans__2d"
+
     def test_has_a_place_of_its_own(self, tmp_path: Path) -> None:
         places = {trial(tmp_path, name, seed=seed).place for name in ("a", "b") for seed in (0, 1)}
         assert len(places) == 4

@@ -57,7 +57,8 @@ class TestEveryFixedFollower:
         with torch.device("meta"):
             network = planned(name, axes)
             network.decoder.deep_supervision = True
-            assert isinstance(network(torch.empty(1, 2, *[32] * axes)), torch.Tensor)
+            # Of one small sample, of which batch normalisation gets least.
+            assert isinstance(network(torch.empty(1, 2, *[8] * axes)), torch.Tensor)
 
 
 def test_there_are_some() -> None:

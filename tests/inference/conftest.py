@@ -36,10 +36,11 @@ def make_network() -> MakeNetwork:
                                     "n_conv_per_stage_decoder": [1] * 2, "conv_bias": True,
                                     "norm_op": (nn.InstanceNorm2d, nn.InstanceNorm3d)[axes - 2],
                                     "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU}}
+        leader = {"network_class_name": "fuse4seg.leaders.gate.GateLeader", "_kw_requires_import": [],
+                  "arch_kwargs": {"detail_features": 8, "base_features": 16, "couplings": 1, "transformers": 1,
+                                  "colours": colours, "cross_attention": cross_attention}}
         network = FuseThenSegment(modalities + extra, 4, conv_op=conv_op, strides=strides, windows=[[-2, 2]] * modalities,
-                                  follower=follower, fusion={"detail_features": 8, "base_features": 16, "couplings": 1,
-                                                             "transformers": 1, "colours": colours,
-                                                             "cross_attention": cross_attention})
+                                  follower=follower, leader=leader)
         network.apply(FuseThenSegment.initialize)
         nn.init.zeros_(network.fusion.gate.tint_share.bias)
         return network.eval()

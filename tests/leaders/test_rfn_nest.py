@@ -62,13 +62,19 @@ class TestForward:
         repeated = torch.cat([sources, *[sources[:, :, -1:]] * 4], dim=2)
         torch.testing.assert_close(network(repeated).image[:, :, :12], network(sources).image)
 
-    def test_paints_equal_images_as_they_are_when_both_halves_are_exact(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The strength of the fused features is taken back."""
+    def test_paints_equal_images_as_they_are_whatever_range_they_are_painted_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         network, image = leader(), images(1, 1, 16, 16)
         monkeypatch.setattr(network, "encode", lambda shown: [shown] * 4)
         monkeypatch.setattr(ResidualFusion, "forward", lambda _, one, other: 3 * one + 6 * other)
-        monkeypatch.setattr(NestDecoder, "forward", lambda _, features: features[0])
+        monkeypatch.setattr(NestDecoder, "forward", lambda _, features: 0.7 * features[0] + 2)
         torch.testing.assert_close(network(torch.cat([image, image], dim=1)).image, image)
+
+    def test_paints_a_patch_as_bright_as_in_the_whole_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network, sources = leader(), images(1, 2, 16, 40)
+        monkeypatch.setattr(network, "encode", lambda shown: [shown] * 4)
+        monkeypatch.setattr(ResidualFusion, "forward", lambda _, one, other: 3 * one + 6 * other)
+        monkeypatch.setattr(NestDecoder, "forward", lambda _, features: features[0] - 1)
+        torch.testing.assert_close(network(sources[..., 8:24]).image, network(sources).image[..., 8:24])
 
     def test_takes_the_reference_first(self) -> None:
         sources = images(1, 2, 16, 16)
@@ -108,7 +114,10 @@ class TestLosses:
         first, second = (network.encode(source) for source in sources.split(1, dim=1))
         far = sum(weight * np.square((found - 2 * one - 5 * other).detach().double().numpy()).mean()
                   for weight, found, one, other in zip((1, 10, 100, 1000), own.fused, first, second, strict=True))
-        painted = (network.decoder(own.fused) / 7).detach().numpy()
+        plain = torch.stack([torch.zeros(1, 16, 16), torch.ones(1, 16, 16)])
+        of_plain = [net(scale, scale) for net, scale in zip(network.fusion, network.encode(plain), strict=True)]
+        black, white = network.decoder(of_plain).mean(dim=(1, 2, 3))
+        painted = ((network.decoder(own.fused) - black) / max(white - black, 1)).detach().numpy()
         alike = np.mean([similarity(painted[i, 0], sources[i, 0].numpy()) for i in range(2)])
         losses = {name: loss.item() for name, loss in network.losses(fused, sources).items()}
         assert losses == pytest.approx({"detail": 70 * (1 - alike), "features": 255 ** 2 * far}, rel=1e-4)

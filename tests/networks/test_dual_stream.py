@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -13,13 +14,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fuse4seg.leaders.decoder import DecoderLeader
+from fuse4seg.leaders.embedding import EmbeddingLeader
 from fuse4seg.leaders.gate import GateLeader
 from fuse4seg.networks.dual_stream import DualStreamLeader
 from fuse4seg.networks.leader import Fused
 
 Images = Callable[..., torch.Tensor]
-LEADERS = {"gate": GateLeader, "decoder": DecoderLeader}
-every_leader = pytest.mark.parametrize(("leader", "colours"), [("gate", 1), ("gate", 3), ("decoder", 1)])
+LEADERS = {"gate": GateLeader, "decoder": DecoderLeader, "embedding": EmbeddingLeader}
+every_leader = pytest.mark.parametrize(("leader", "colours"), [("gate", 1), ("gate", 3), ("decoder", 1), ("embedding", 1),
+                                                               ("embedding", 3)])
 
 
 def fusion(modalities: int = 2, *, strides: list[list[int]] | None = None, axes: int = 2, reference: int = 0,
@@ -28,7 +31,7 @@ def fusion(modalities: int = 2, *, strides: list[list[int]] | None = None, axes:
     strides = strides or [[1] * axes, [2] * axes, [2] * axes]
     network = LEADERS[leader](modalities, conv_op=nn.Conv2d if axes == 2 else nn.Conv3d, strides=strides,
                               detail_features=4, base_features=8, couplings=1, transformers=1, reference=reference,
-                              colours=colours or {"gate": 3, "decoder": 1}[leader])
+                              colours=colours or {"gate": 3, "decoder": 1, "embedding": 3}[leader])
     network.initialise()
     return network
 
@@ -51,7 +54,7 @@ def reordered(network: DualStreamLeader, order: list[int]) -> DualStreamLeader:
 def decoding(network: DualStreamLeader, sources: torch.Tensor, **arguments: Any) -> tuple[Fused, list[torch.Tensor]]:
     """What a network fuses, and what is decoded for it: features fused per frequency, low and high."""
     taken: list[torch.Tensor] = []
-    with mock.patch.object(network.decoder, "features", wraps=network.decoder.features) as decode:
+    with mock.patch.object(network, "decoded", wraps=network.decoded) as decode:
         fused = network(sources, **arguments)
         taken.extend(decode.call_args.args)
     return fused, taken
@@ -71,7 +74,7 @@ class TestForward:
         fused = network(random_images(2, modalities, *size), want_maps=True)
         assert fused.image.shape == (2, colours, *size)
         assert (None if fused.own is None else fused.own.shape) == {
-            "gate": (2, colours, modalities + 1, *size), "decoder": None}[leader]
+            "gate": (2, colours, modalities + 1, *size)}.get(leader)
         assert fused.low.shape[:3] == (2, modalities, 8)
         assert fused.high.shape[:3] == (2, modalities, 4)
         assert fused.decoded.shape == (2, 4, *fused.high.shape[3:])
@@ -136,7 +139,7 @@ class TestForward:
         network = fusion(3, axes=axes, leader=leader, colours=colours)
         network(random_images(2, 3, *[8] * axes)).image.pow(2).sum().backward()
         silent = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
-        assert silent == {"gate": ["decoder.paint.weight", "decoder.paint.bias"], "decoder": []}[leader]
+        assert silent == {"gate": ["decoder.paint.weight", "decoder.paint.bias"]}.get(leader, [])
 
     @pytest.mark.parametrize("reference", [-1, 2])
     def test_refuses_a_reference_that_is_no_modality(self, reference: int) -> None:
@@ -265,11 +268,10 @@ class TestInitialise:
         network = leader(2, conv_op=nn.Conv2d if axes == 2 else nn.Conv3d, strides=[[1] * axes, [2] * axes],
                          detail_features=32, base_features=64)
         network.initialise()
-        convolution = network.decoder.join[0][0]
-        fan_in = convolution.in_channels * 3**axes
+        convolution = network.fuse_low if network.decoder is None else network.decoder.join[0][0]
+        fan_in = convolution.in_channels * math.prod(convolution.kernel_size)
         assert convolution.weight.std().item() == pytest.approx((2 / (1 + 0.01**2) / fan_in) ** 0.5, rel=0.02)
         assert (convolution.bias == 0).all()
-
 
 
 @pytest.mark.parametrize("conv_op", [nn.Conv2d, nn.Conv3d])

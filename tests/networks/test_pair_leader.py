@@ -30,8 +30,9 @@ class ThreeQuarters(PairLeader):
         return {"first": (fold.image - fold.first).abs().mean(), "second": (fold.image - fold.own["second"]).square().mean()}
 
 
-def fusion(modalities: int = 2, *, folding: bool = True, colours: int = 1, axes: int = 2) -> ThreeQuarters:
-    return ThreeQuarters(modalities, conv_op={2: nn.Conv2d, 3: nn.Conv3d}[axes], strides=[1, 2], colours=colours, folding=folding)
+def fusion(modalities: int = 2, *, folding: bool = True, colours: int = 1, axes: int = 2, reference: int = 0) -> ThreeQuarters:
+    return ThreeQuarters(modalities, conv_op={2: nn.Conv2d, 3: nn.Conv3d}[axes], strides=[1, 2], colours=colours, folding=folding,
+                         reference=reference)
 
 
 class TestForward:
@@ -43,8 +44,17 @@ class TestForward:
         (fold,) = fused.own
         assert torch.equal(fold.first, sources[:, :1])
         assert torch.equal(fold.second, sources[:, 1:])
-        assert fold.image is fused.image
+        assert torch.equal(fold.image, fused.image)
         assert (fused.low, fused.high, fused.decoded, fused.attention) == (None, None, None, None)
+
+    def test_is_taught_by_the_samples_that_have_both_images(self, random_images: Images) -> None:
+        network, sources = fusion(), random_images(4, 2, 6, 6)
+        present = torch.tensor([[True, True], [True, False], [True, True], [False, True]])
+        found = network.losses(network(sources, present=present), sources, present)
+        whole = sources[[0, 2]]
+        assert found == network.losses(network(whole), whole)
+        lacking, some = sources[1:2], present[1:2]
+        assert network.losses(network(lacking, present=some), lacking, some) == {}
 
     def test_folds_the_third_into_what_was_fused_of_the_first_two_and_so_on(self, random_images: Images) -> None:
         sources = random_images(2, 4, 6, 6)
@@ -55,7 +65,33 @@ class TestForward:
         assert [torch.equal(fold.second, sources[:, index:index + 1]) for index, fold in enumerate(fused.own, 1)] == [True] * 3
         assert fused.own[1].first is fused.own[0].image
         assert fused.own[2].first is fused.own[1].image
-        assert fused.own[2].image is fused.image
+        assert torch.equal(fused.own[2].image, fused.image)
+
+    @pytest.mark.parametrize("reference", [0, 1, 2])
+    def test_begins_with_the_reference(self, reference: int, random_images: Images) -> None:
+        """The others follow in their order."""
+        sources = random_images(2, 3, 6, 6)
+        order = [reference, *(index for index in range(3) if index != reference)]
+        present = torch.tensor([[True, False, True], [True, True, True]])
+        found = fusion(3, reference=reference)(sources, present=present)
+        wanted = fusion(3)(sources[:, order], present=present[:, order])
+        assert torch.equal(found.image, wanted.image)
+        assert torch.equal(found.own[0].first, sources[:, reference:reference + 1] * present[:, reference, None, None, None])
+
+    @pytest.mark.parametrize(("size", "padded"), [((8, 12), (8, 12)), ((3, 13), (8, 16)), ((9, 4, 8), (12, 8, 8))])
+    def test_shows_the_method_what_it_divides_and_gives_what_came(self, size: tuple[int, ...], padded: tuple[int, ...],
+                                                                  random_images: Images) -> None:
+        """Extents of a multiple of 4, and 8 at least, by repeating the border."""
+        network, sources = fusion(axes=len(size)), random_images(2, 2, *size)
+        network.multiple, network.smallest = 4, 8
+        fused = network(sources)
+        (fold,) = fused.own
+        assert fold.first.shape == fold.second.shape == fold.image.shape == (2, 1, *padded)
+        for axis, extent in enumerate(size, 2):
+            for image in (fold.first, fold.second):
+                border = image.narrow(axis, extent - 1, 1)
+                assert (image.narrow(axis, extent, image.shape[axis] - extent) == border).all()
+        torch.testing.assert_close(fused.image, fusion(axes=len(size))(sources).image)
 
 
 class TestAbsentModalities:

@@ -78,6 +78,13 @@ class TestRequireLeader:
             require_leader(replace(changed(usual, changes), name="mine"), ["T1", "T2"])
         assert str(refused.value) == f"mine: {said}"
 
+    def test_refuses_to_rebuild_without_a_decoder(self) -> None:
+        embedding = changed(read_recipe("grey"), ["leader.network=embedding", "pretraining.epochs=3"])
+        said = "pretraining.epochs: the leader embedding has nothing for it. Set it to 0."
+        with pytest.raises(RecipeError, match=said):
+            require_leader(embedding, ["T1", "T2"])
+        require_leader(changed(embedding, ["pretraining.epochs=0", "losses.decomposition=0.1"]), ["T1", "T2"])
+
     @pytest.mark.usefixtures("pair")
     @pytest.mark.parametrize(("changes", "said"), [
         (["losses.decomposition=0.1"], "losses.decomposition: the leader gate has nothing for it. Set it to 0."),

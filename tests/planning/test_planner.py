@@ -27,9 +27,10 @@ from fuse4seg.errors import (
 )
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.planning import memory_target
+from fuse4seg.planning.describe import describe_plans
 from fuse4seg.planning.memory_target import GPU
 from fuse4seg.planning.options import PlanOptions
-from fuse4seg.planning.planner import Fuse4SegPlanner, describe_plans, plan_experiment
+from fuse4seg.planning.planner import Fuse4SegPlanner, plan_experiment
 from fuse4seg.planning.step_memory import CountedTraining, count_memory
 from fuse4seg.plans import planned_recipe, read_plans
 from fuse4seg.recipes.reading import changed, read_recipe, to_plain

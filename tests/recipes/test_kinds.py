@@ -11,7 +11,7 @@ import pytest
 from fuse4seg.networks.follower import FollowerKind, StagedSettings
 from fuse4seg.networks.leader import LeaderNetwork
 from fuse4seg.planning.leaders import own_entries
-from fuse4seg.recipes.kinds import network_module, network_names
+from fuse4seg.recipes.kinds import FOLDERS, network_module, network_names
 from fuse4seg.recipes.reading import read_recipe, recipe_names, section_kind
 from fuse4seg.recipes.recipe import Follower, Leader
 
@@ -47,12 +47,10 @@ class TestNetworkModule:
         assert issubclass(module.Settings, StagedSettings) != module.FOLLOWER.fixed
         assert module.Settings.__module__ == f"fuse4seg.followers.{name}"
 
-    @pytest.mark.parametrize(("section", "common"), [("leader", Leader), ("follower", StagedSettings)])
-    def test_that_adds_entries_is_some_recipe_s_which_gives_them(self, section: str, common: type) -> None:
-        used = {getattr(read_recipe(name), section).network for name in recipe_names()}
-        adding = {name for name in network_names(section)
-                  if {own.name for own in fields(section_kind(section, name))} - {own.name for own in fields(common)}}
-        assert adding <= used
+    @pytest.mark.parametrize("section", FOLDERS)
+    def test_adds_no_entry_that_no_recipe_gives(self, section: str) -> None:
+        given = {own.name for name in recipe_names() for own in fields(getattr(read_recipe(name), section))}
+        assert given == {own.name for name in network_names(section) for own in fields(section_kind(section, name))}
 
     def test_hands_its_entries_to_the_network_by_name(self) -> None:
         usual = read_recipe("fuse4seg")
