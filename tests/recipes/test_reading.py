@@ -86,12 +86,8 @@ class TestReadRecipe:
 
     def test_that_is_not_there_names_those_that_are(self, tmp_path: Path) -> None:
         for name in ("best", tmp_path / "best.toml", "../recipes/grey", ""):
-<<<<<<< HEAD
             choices = ", ".join(recipe_names())
             with pytest.raises(RecipeError, match=f"^--recipe: .*: there is no such recipe. Choose from: {choices}; or"):
-=======
-            with pytest.raises(RecipeError, match="^--recipe: .*: there is no such recipe. Choose from: .*fuse4seg, fusion_alone"):
->>>>>>> d1
                 read_recipe(name)
 
     def test_of_a_user_does_not_pass_as_one_that_comes_along(self, tmp_path: Path) -> None:
