@@ -6,8 +6,6 @@ import inspect
 import re
 from pathlib import Path
 
-import pytest
-
 from fuse4seg import errors
 
 TABLE = Path(__file__).parents[1] / "documentation" / "reference" / "errors.md"
@@ -23,14 +21,6 @@ def test_the_reference_lists_every_error_once_with_its_meaning() -> None:
             for line in TABLE.read_text().splitlines() if re.match(r"\| `\w+Error` \|", line)]
     assert sorted(row[0].strip("`") for row in rows) == sorted(named())
     assert [row[0] for row in rows if len(row) < 2 or not all(row)] == []
-
-
-@pytest.mark.parametrize(("error", "plain", "with_kind"), [
-    (ValueError("no\nsecond line"), "no", "ValueError: no"), (KeyError(), "KeyError: ", "KeyError: "),
-    (OSError("x" * 200), "x" * 160, "OSError: " + "x" * 151)])
-def test_first_line_is_one_short_line(error: Exception, plain: str, with_kind: str) -> None:
-    assert errors.first_line(error) == plain
-    assert errors.first_line(error, kind=True) == with_kind
 
 
 def test_every_error_says_what_it_is() -> None:
