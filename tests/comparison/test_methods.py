@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from fuse4seg.comparison.methods import plans_of, recipe_of
 from fuse4seg.comparison.rows import Row
@@ -100,6 +101,8 @@ class TestPlansOf:
         planner = planner_for(DATASET, options)
         planner.save_plans = lambda _plans: None
         planned = planner.plan_experiment()["configurations"]["2d"]
+        recursive_fix_for_json_export(planned)
+        planned = json.loads(json.dumps(planned))
         assert planned["patch_size"] == plan["patch_size"]
         assert (found["patch_size"], found["batch_size"]) == (plan["patch_size"], plan["batch_size"])
         followers = [one["architecture"]["arch_kwargs"]["follower"] for one in (found, planned)]
