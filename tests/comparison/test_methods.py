@@ -75,7 +75,8 @@ class TestRecipeOf:
     @pytest.mark.parametrize(("row", "said"), [
         (Row("didfuse+fuse4seg", ours=True, leader="didfuse", changes=("bilevel.auxiliary_weight=1",)),
          "bilevel.auxiliary_weight: the leader didfuse has nothing for it"),
-        (Row("paper", ours=True, recipe="paper", changes=("follower.features=8",)), "follower.features: is the same for all rows"),
+        (Row("paper", ours=True, recipe="paper", changes=("follower.features=8",)),
+         "follower.features: is the same for all rows"),
         (Row("mine", ours=True, changes=("patches.batch=4",)), "patches.batch: is the same for all rows")])
     def test_refuses_what_does_not_fit(self, plans: dict[str, Any], row: Row, said: str) -> None:
         with pytest.raises(RecipeError, match=re.escape(said)):
