@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from fuse4seg.comparison.methods import plans_of, recipe_of
 from fuse4seg.comparison.rows import Row
@@ -74,7 +75,8 @@ class TestRecipeOf:
     @pytest.mark.parametrize(("row", "said"), [
         (Row("didfuse+fuse4seg", ours=True, leader="didfuse", changes=("bilevel.auxiliary_weight=1",)),
          "bilevel.auxiliary_weight: the leader didfuse has nothing for it"),
-        (Row("paper", ours=True, recipe="paper", changes=("follower.blocks=2",)), "follower.blocks: "),
+        (Row("paper", ours=True, recipe="paper", changes=("follower.features=8",)),
+         "follower.features: is the same for all rows"),
         (Row("mine", ours=True, changes=("patches.batch=4",)), "patches.batch: is the same for all rows")])
     def test_refuses_what_does_not_fit(self, plans: dict[str, Any], row: Row, said: str) -> None:
         with pytest.raises(RecipeError, match=re.escape(said)):
@@ -100,6 +102,8 @@ class TestPlansOf:
         planner = planner_for(DATASET, options)
         planner.save_plans = lambda _plans: None
         planned = planner.plan_experiment()["configurations"]["2d"]
+        recursive_fix_for_json_export(planned)
+        planned = json.loads(json.dumps(planned))
         assert planned["patch_size"] == plan["patch_size"]
         assert (found["patch_size"], found["batch_size"]) == (plan["patch_size"], plan["batch_size"])
         followers = [one["architecture"]["arch_kwargs"]["follower"] for one in (found, planned)]
