@@ -19,7 +19,8 @@ from fuse4seg.inference.model import load_model
 
 #: Everything else is the paper's: losses, stages, estimator, optimisers, the leader's and the follower's kind.
 SMALL = ("leader.detail_features=8", "leader.base_features=8", "leader.couplings=1", "leader.transformers=1",
-         "follower.features=8", "patches.size=48,40", "patches.batch=2", "pretraining.epochs=1", "training.epochs=1", "training.iterations=2")
+         "follower.features=8", "patches.size=48,40", "patches.batch=2", "pretraining.epochs=1", "training.epochs=1",
+         "training.iterations=2")
 PLANS = "Paper"
 
 
