@@ -19,7 +19,9 @@ TRAINING = CountedTraining(2, 3, read_recipe("fuse4seg"))
 def planned(tiny_follower: dict[str, Any]) -> dict[str, Any]:
     shared = {"strides": tiny_follower["arch_kwargs"]["strides"], "conv_op": tiny_follower["arch_kwargs"]["conv_op"]}
     return {"network_class_name": NETWORK, "_kw_requires_import": ["conv_op"],
-            "arch_kwargs": {**shared, "windows": [[-2.0, 2.0]] * 2, "follower": tiny_follower}}
+            "arch_kwargs": {**shared, "windows": [[-2.0, 2.0]] * 2, "follower": tiny_follower,
+                            "leader": {"network_class_name": "fuse4seg.leaders.gate.GateLeader", "_kw_requires_import": [],
+                                       "arch_kwargs": {}}}}
 
 
 def total(planned: dict[str, Any], patch: tuple[int, int], batch: int) -> int:
