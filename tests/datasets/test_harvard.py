@@ -76,7 +76,7 @@ def test_faulty_pictures_are_named_and_nothing_is_written(harvard: Path, raw: Pa
 
 
 def test_any_error_of_a_case_is_its_fault(harvard: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fuse4seg.datasets.harvard.read_grey_image", lambda path: [][0])
+    monkeypatch.setattr("fuse4seg.datasets.raw_writer.read_grey_image", lambda path: [][0])
     with pytest.raises(FaultyCasesError, match=r"case a: it cannot be used \(IndexError: list index out of range\)"):
         convert_harvard(harvard / "CT-MRI", 7)
     assert not list(raw.iterdir())

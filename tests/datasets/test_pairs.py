@@ -189,7 +189,7 @@ class TestFaults:
         before = {path: path.read_bytes() for path in msrs.rglob("*.png")}
         picture(msrs / "test" / "ir" / "00004N.png")
         before[msrs / "test" / "ir" / "00004N.png"] = (msrs / "test" / "ir" / "00004N.png").read_bytes()
-        with pytest.raises(FaultyCasesError, match="case 00004N_0000 is there twice: .*val/ir/0.* and .*test/ir/0"):
+        with pytest.raises(FaultyCasesError, match="case 00004N_0000.png is there twice: .*val/ir/0.* and .*test/ir/0"):
             convert_pairs(msrs, 7)
         assert {path: path.read_bytes() for path in msrs.rglob("*.png")} == before
 

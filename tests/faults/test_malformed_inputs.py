@@ -285,7 +285,6 @@ MISTAKES: dict[str, Mistake] = {
     "plan: unknown recipe": Mistake("plan_experiment", "-d 990 --recipe best", "best"),
     "plan: recipe that is no file": Mistake("plan_experiment", "-d 990 --recipe {place}/nowhere.toml", "nowhere.toml"),
     "plan: recipe that is no TOML": Mistake("plan_experiment", "-d 990 --recipe {place}/a.toml", "a.toml", text("a.toml", "[")),
-    "plan: recipe for images without labels": Mistake("plan_experiment", "-d 990 --recipe fusion_alone", "--recipe fuse4seg"),
     "train: over a training": Mistake("train", TRAIN, "fold_0"),
     "train: nothing to validate": Mistake("train", TRAIN.replace(" 0 ", " 1 ") + " --val", "checkpoint_final.pth"),
     "train: damaged checkpoint": Mistake("train", "990 2d 0 -device cpu --c", CHECKPOINT, cut(CHECKPOINT)),

@@ -27,7 +27,7 @@ class Recording(FixedFollower):
 
 class TestFixedFollower:
     @pytest.mark.parametrize(("size", "padded"), [
-        ((16, 24), (16, 24)), ((17, 24), (24, 24)), ((1, 7), (8, 8)), ((16, 25), (16, 32)), ((5, 8, 23), (8, 8, 24))])
+        ((16, 24), (16, 24)), ((17, 24), (24, 24)), ((1, 7), (8, 16)), ((16, 25), (16, 32)), ((5, 8, 23), (8, 8, 24))])
     def test_shows_its_network_zeros_behind_the_image_up_to_the_multiple(self, size: tuple[int, ...], padded: tuple[int, ...],
                                                                          random_images: Images) -> None:
         network, images = Recording(multiple=8), random_images(2, 1, *size) + 1
