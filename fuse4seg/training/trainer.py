@@ -72,10 +72,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
                  device: torch.device = torch.device("cuda")) -> None:  # noqa: B008 (nnU-Net's signature)
         self.recipe = planned_recipe(plans, plans["plans_name"])
-        if not self.recipe.segments:
-            dataset_json = {**dataset_json, "labels": NO_LABELS}  # by that the model knows
+        labels = {} if self.recipe.segments else {"labels": NO_LABELS}  # by that the model knows
         with logged_prints():
-            super().__init__(plans, configuration, fold, dataset_json, device)
+            super().__init__(plans, configuration, fold, {**dataset_json, **labels}, device)
         self.logger.local_logger = History()
         self.seed = 0
         self.set_save_every(SaveEvery())
