@@ -115,11 +115,8 @@ def _segmentations(trials: Sequence[Trial], wanted: Comparison, source: Path, pl
                    ) -> tuple[list[dict[str, Any]], list[str]]:
     """Train and score rows that segment; the scores, and one line for each training that failed."""
     trials, faults = _fuse_first(trials, wanted, source, plans)
-    _prepare([trial for trial in trials if trial.first is None], wanted, source, plans)
-    if wanted.minutes is not None:
-        trials = with_equal_minutes(trials, wanted.minutes, devices=wanted.devices)
-    faults += run_trials(trials, devices=wanted.devices)
-    return [score_trial(trial, plans=plans, source=source) for trial in trials if trial.finished], faults
+    trials, failed = _train(trials, wanted, source, plans)
+    return [score_trial(trial, plans=plans, source=source) for trial in trials if trial.finished], faults + failed
 
 
 def _fusions(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any],
@@ -132,23 +129,23 @@ def _fusions(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: d
 
     untrained = {(trial.row.name, trial.fold): replace(trial, seed=0) for trial in trials if not trial.row.ours}
     scored = [score(trial) for trial in untrained.values()]  # first, as an image may be missing
-    trained = [trial for trial in trials if trial.row.ours]
-    _prepare(trained, wanted, source, plans)
-    if wanted.minutes is not None and trained:
-        trained = with_equal_minutes(trained, wanted.minutes, devices=wanted.devices)
-    faults = run_trials(trained, devices=wanted.devices)
+    trained, faults = _train([trial for trial in trials if trial.row.ours], wanted, source, plans)
     return [*scored, *(score(trial) for trial in trained if trial.finished)], faults
 
 
-def _place(trial: Trial) -> tuple[str, int, int]:
-    return trial.row.name, trial.fold, trial.seed
+def _train(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any]) -> tuple[list[Trial], list[str]]:
+    """Train what is not finished, on data that are made for it unless its leader's training has made them.
 
-
-def _prepare(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any]) -> None:
-    """Make the data of rows whose trainings are not all done."""
-    folders = {trial.data: trial.row for trial in trials if not trial.finished}
+    Returns:
+        The trials with the budget that they got, and one line for each training that failed.
+    """
+    folders = {trial.data: trial.row for trial in trials if trial.first is None and not trial.finished}
     for data, row in folders.items():
         prepare_row(row, source, data, plans=plans, configuration=wanted.configuration)
+    budgeted = list(trials)
+    if wanted.minutes is not None and trials:
+        budgeted = with_equal_minutes(trials, wanted.minutes, devices=wanted.devices)
+    return budgeted, run_trials(budgeted, devices=wanted.devices)
 
 
 def _fuse_first(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any],
@@ -159,21 +156,15 @@ def _fuse_first(trials: Sequence[Trial], wanted: Comparison, source: Path, plans
         The trials that can go on, and one line for each training that failed.
     """
     budgets = {trial.row.name: Budget.of(recipe_of(leader_alone(trial.row), plans)) for trial in trials if fuses_first(trial.row)}
-    waiting = [trial.after_its_leader(budgets[trial.row.name]) for trial in trials if trial.row.name in budgets]
-    alone = [trial.first for trial in waiting]
-    _prepare(alone, wanted, source, plans)
-    if wanted.minutes is not None and alone:
-        alone = with_equal_minutes(alone, wanted.minutes, devices=wanted.devices)
-    faults = run_trials(alone, devices=wanted.devices)
-    ready = [replace(trial, first=first) for trial, first in zip(waiting, alone, strict=True) if first.finished]
+    waiting = [trial for trial in trials if trial.row.name in budgets]
+    alone, faults = _train([trial.after_its_leader(budgets[trial.row.name]).first for trial in waiting], wanted, source, plans)
+    ready = {trial: replace(trial, first=first) for trial, first in zip(waiting, alone, strict=True) if first.finished}
     device = torch.device(wanted.devices[0].partition(":")[0])
-    for trial in ready:
+    for trial in ready.values():
         if not trial.finished:
             load = partial(load_model, trial.first.model, folds=[trial.fold], device=device, mirroring=False)
             prepare_row(trial.row, source, trial.data, plans=plans, configuration=wanted.configuration, leader=load)
-    known = {_place(trial): trial for trial in ready}
-    return [known.get(_place(trial), trial) for trial in trials
-            if trial.row.name not in budgets or _place(trial) in known], faults
+    return [ready.get(trial, trial) for trial in trials if trial.row.name not in budgets or trial in ready], faults
 
 
 def _conditions(wanted: Comparison, recipe: Recipe, configuration: ConfigurationManager) -> dict[str, Any]:

@@ -24,6 +24,11 @@ from fuse4seg.inference.model import ModelDescription
 Fuse = Callable[[str, np.ndarray], np.ndarray]
 
 
+def by_rule(rule: str) -> Fuse:
+    """Fusion by a rule of f4s_fuse."""
+    return lambda _case, sources: fuse_by_rule(list(sources), rule)
+
+
 def fused_by(row: Row, exported: Path | None, source: Path, *, plans: dict[str, Any], configuration: str) -> Fuse | None:
     """How a row fuses; None where it does not.
 
@@ -36,7 +41,7 @@ def fused_by(row: Row, exported: Path | None, source: Path, *, plans: dict[str, 
     """
     kind, which = row.source or (None, None)
     if kind == "rule":
-        return lambda _case, sources: fuse_by_rule(list(sources), str(which))
+        return by_rule(str(which))
     manager, dataset_json = PlansManager(copy.deepcopy(plans)), read_dataset_json(source)
     if kind == "folder":
         dataset = nnUNetDatasetBlosc2(str(source / manager.get_configuration(configuration).data_identifier))

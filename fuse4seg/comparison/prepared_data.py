@@ -73,7 +73,7 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
         channels = {str(index): row.name for index in range(channels_of(row))}
         write_json({**dataset_json, "channel_names": channels}, target / "dataset.json")
         grid = CaseGrid(PlansManager(copy.deepcopy(plans)), configuration, dataset_json)
-        make = _fused_by(leader()) if leader is not None else _maker(row.source, grid)
+        make = _of_leader(leader()) if leader is not None else _maker(row.source, grid)
         write_channels(data, target / manager.data_identifier, make, manager, doing=f"preparing {row.name}")
     made = plans_of(row, plans, recipe, dataset=source.name, configuration=configuration)
     write_json(made if row.source is None else _with_channels(row, made), target / f"{plans['plans_name']}.json")
@@ -131,7 +131,7 @@ def _maker(source: tuple[str, int | str], grid: CaseGrid) -> Make:
     return _of_folder(FusedElsewhere(Path(which), grid))
 
 
-def _fused_by(model: Model) -> Make:
+def _of_leader(model: Model) -> Make:
     """Images of a leader that was trained alone, 8 bits each, as its exported ones."""
     network = next(model.with_each_weights())
 

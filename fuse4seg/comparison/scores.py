@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.checkpoint import load_checkpoint
 from fuse4seg.colour import WHITE, chroma, luma
-from fuse4seg.comparison.fused_images import Fuse, fused_by
+from fuse4seg.comparison.fused_images import Fuse, by_rule, fused_by
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
 from fuse4seg.comparison.trainings import Trial
@@ -30,7 +30,6 @@ from fuse4seg.evaluation.vif import SMALLEST
 from fuse4seg.evaluation.visibility import visibility
 from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.inference.export_case import FUSED
-from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.inference.validate_fold import VALIDATION
 from fuse4seg.progress import progress
 
@@ -164,7 +163,7 @@ def score_trivial(cases: list[str], source: Path, *, plans: dict[str, Any], conf
     """Fusion metrics of the trivial rows on the same cases: fixed fusions, each source, and all of them side by side."""
     dataset_json = read_json(source / "dataset.json", PlansNotFoundError)
     names = channel_names(dataset_json)
-    by: dict[str, Fuse] = {name: partial(_by_rule, rule=rule) for name, rule in TRIVIAL.items()}
+    by: dict[str, Fuse] = {name: by_rule(rule) for name, rule in TRIVIAL.items()}
     by |= {name: partial(_copied, modality=index) for index, name in enumerate(names)}
     score = partial(score_fusion, cases=cases, source=source, plans=plans, configuration=configuration)
     found = {name: score(fuse, doing=f"scoring {name}") for name, fuse in by.items()}
@@ -179,10 +178,6 @@ def _visibility_alone(scores: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name.startswith(VISIBILITY)}
 
     return {"mean": kept(scores["mean"]), "cases": {case: kept(values) for case, values in scores["cases"].items()}}
-
-
-def _by_rule(_case: str, sources: np.ndarray, *, rule: str) -> np.ndarray:
-    return fuse_by_rule(list(sources), rule)
 
 
 def _copied(_case: str, sources: np.ndarray, *, modality: int) -> np.ndarray:
