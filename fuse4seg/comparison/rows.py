@@ -94,7 +94,8 @@ TABLE_3: Mapping[str, Row] = MappingProxyType({name: Row(name, ours=True, recipe
     f"{PAPER}_no_cross_attention": ("leader.cross_attention=false",),
 }.items()} | {NO_RECONSTRUCTION: Row(NO_RECONSTRUCTION, ours=True, recipe=NO_RECONSTRUCTION)})
 #: Names that stand for several rows.
-GROUPS = ("singles", "fixed", "learning", "ablations", "leaders", "followers", "table1", "table2", "table3")
+OF_OUR_OWN = ("singles", "fixed", "learning", "ablations", "table3")
+GROUPS = (*OF_OUR_OWN[:-1], "leaders", "followers", "table1", "table2", OF_OUR_OWN[-1])
 USUAL = (PEER, "singles", "fixed", METHOD)
 #: Without labels.
 USUAL_ALONE = ("fixed", METHOD)
@@ -115,9 +116,11 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
     Raises:
         OptionError: A name is unknown or there twice, or its row needs labels that the dataset lacks.
     """
-    rivals = rival_rows()
-    known = {PEER: Row(PEER), **{name: Row(name, source=("modality", index)) for index, name in enumerate(modalities)},
-             **{rule: Row(rule, source=("rule", rule)) for rule in FIXED}, **rivals, **TABLE_3, **OWN}
+    own = {PEER: Row(PEER), **{name: Row(name, source=("modality", index)) for index, name in enumerate(modalities)},
+           **{rule: Row(rule, source=("rule", rule)) for rule in FIXED}, **TABLE_3, **OWN}
+    # Reading the rivals' recipes imports their networks, which takes seconds.
+    rivals = {} if labelled and set(names) <= {*own, *OF_OUR_OWN} else rival_rows()
+    known = {**own, **rivals}
     leaders, followers = (tuple(name for name, row in rivals.items() if not row.ours and (row.recipe is None) == fuses)
                           for fuses in (True, False))
     groups = {"singles": tuple(modalities), "fixed": FIXED, "learning": tuple(LEARNING), "ablations": tuple(ABLATIONS),
