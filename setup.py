@@ -50,8 +50,13 @@ setup(
     extras_require={
         "brats": ["hd-bet>=2"],
         "docs": DOCS,
+        # PyTorch's exporter; the program that runs what it wrote needs onnxruntime alone.
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
         "dev": [
             "hypothesis>=6.100",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+            "onnxscript>=0.3",
             "pre-commit>=3.5",
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -24,9 +24,12 @@ def pool_to_grid(features: Tensor) -> Tensor:
         Shape (B, C, *G), every axis of G at most GRID_SIDE.
     """
     axes = features.ndim - 2
-    size = [min(extent, GRID_SIDE[axes]) for extent in features.shape[2:]]
-    pool = functional.adaptive_avg_pool2d if axes == 2 else functional.adaptive_avg_pool3d
-    return pool(features, size)
+    *depth, rows, columns = [min(extent, GRID_SIDE[axes]) for extent in features.shape[2:]]
+    if not depth:
+        return functional.adaptive_avg_pool2d(features, [rows, columns])
+    # PyTorch exports no pooling of volumes to ONNX; that within slices and then between them is the same.
+    slices = functional.adaptive_avg_pool2d(features.flatten(1, 2), [rows, columns]).unflatten(1, features.shape[1:3])
+    return functional.adaptive_avg_pool2d(slices.flatten(3), [*depth, rows * columns]).unflatten(3, [rows, columns])
 
 
 def to_tokens(features: Tensor, heads: int) -> Tensor:

@@ -1,0 +1,131 @@
+"""Exported networks give what PyTorch's give, and a program without PyTorch finds the labels that f4s_predict finds."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import SimpleITK as sitk
+import torch
+
+from fuse4seg.cli.export_model import main
+from fuse4seg.cli.predict import main as predict
+from fuse4seg.inference.find_model import model_in
+from fuse4seg.inference.model import load_model
+from fuse4seg.sharing import onnx
+from fuse4seg.sharing.onnx import describe, export_onnx
+
+PAGE = Path(__file__).parents[2] / "documentation" / "how-to" / "onnx.md"
+
+
+def model_below(root: Path) -> Path:
+    return next((root / "nnUNet_results").glob("*/*"))
+
+
+def run(file: Path, given: torch.Tensor) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(file))
+    return session.run(None, {session.get_inputs()[0].name: given.numpy()})[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("configuration", "colours"), [("2d", 1), ("3d_fullres", 3)])
+def test_networks_give_what_pytorch_s_give_for_any_number_of_windows(configuration: str, colours: int, tmp_path: Path,
+                                                                     make_untrained: Callable[..., Path]) -> None:
+    folder = model_below(make_untrained(configuration, colours=colours))
+    leader, follower = export_onnx(model_in(folder), tmp_path)
+    model = load_model(folder, folds=(0,), device=torch.device("cpu"))
+    network = next(model.with_each_weights())
+    for count in (1, 3):
+        channels = torch.randn(count, network.modalities, *model.patch_size, generator=torch.Generator().manual_seed(count))
+        channels[0, :, :5] = 0  # outside of the image
+        with torch.inference_mode():
+            fused = network.fuse(channels).fused.image
+            logits = network.segment(fused)
+        # What lies in the middle between two levels may be rounded either way.
+        levels = np.abs(np.rint(255 * run(leader, channels)) - np.rint(255 * fused.numpy()))
+        assert levels.max() <= 1
+        assert (levels == 0).mean() > 0.999
+        np.testing.assert_allclose(run(follower, fused), logits.numpy(), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_program_of_the_page_finds_the_labels_that_f4s_predict_finds(trained_phantom: Path, trained_model: Path,
+                                                                         tmp_path: Path) -> None:
+    assert main(["-m", str(trained_model), "--onnx", "-o", str(tmp_path / "onnx")]) == 0
+    images = trained_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs"
+    flags = ["--disable_tta", "--precision", "float32", "-device", "cpu", "--root", str(trained_phantom)]
+    assert predict(["-i", str(images), "-o", str(tmp_path / "predicted"), "-d", "990", *flags]) == 0
+    program = tmp_path / "run_onnx.py"
+    program.write_text(re.search(r"```python\n(.+?)```", PAGE.read_text(), re.DOTALL).group(1))
+    files = sorted(images.glob("*.nii.gz"))
+    case = files[0].name.removesuffix("_0000.nii.gz")
+    subprocess.run([sys.executable, program, tmp_path / "onnx" / "fold_0", tmp_path / "labels.nii.gz",
+                    *(file for file in files if file.name.startswith(case))], check=True, cwd=tmp_path)
+    found, expected = (sitk.ReadImage(str(path)) for path in (tmp_path / "labels.nii.gz",
+                                                              tmp_path / "predicted" / f"{case}.nii.gz"))
+    assert (found.GetSpacing(), found.GetOrigin()) == (expected.GetSpacing(), expected.GetOrigin())
+    same = sitk.GetArrayFromImage(found) == sitk.GetArrayFromImage(expected)
+    assert same.mean() >= 0.999
+    assert len(np.unique(sitk.GetArrayFromImage(expected))) > 1
+
+
+def test_the_program_needs_neither_pytorch_nor_this_package() -> None:
+    program = PAGE.read_text().partition("```python")[2].partition("```")[0]
+    imports = [node for node in ast.walk(ast.parse(program)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {name for node in imports for name in ([node.module] if isinstance(node, ast.ImportFrom)
+                                                   else [alias.name for alias in node.names])}
+    assert names == {"json", "sys", "itertools", "pathlib", "numpy", "onnxruntime", "SimpleITK", "scipy.ndimage"}
+
+
+def test_description_says_how_a_case_is_preprocessed(untrained_model: Path) -> None:
+    model = load_model(untrained_model, folds=(0,), device=torch.device("cpu"))
+    said = describe(model, ["fold_0/leader.onnx"])
+    plans = json.loads((untrained_model / "plans.json").read_text())
+    planned = plans["configurations"]["2d"]
+    assert said["patch_size"] == planned["patch_size"]
+    assert said["spacing"] == planned["spacing"]
+    assert [channel["normalization"] for channel in said["channels"]] == planned["normalization_schemes"]
+    assert [channel["name"] for channel in said["channels"]] == ["T1", "T1ce", "T2", "FLAIR"]
+    assert said["channels"][2]["intensities"] == plans["foreground_intensity_properties_per_channel"]["2"]
+    assert said["labels"] == json.loads((untrained_model / "dataset.json").read_text())["labels"]
+    assert json.loads(json.dumps(said)) == said
+
+
+class TestRefusals:
+    def refused(self, *flags: object, capsys: pytest.CaptureFixture[str]) -> str:
+        assert main([*map(str, flags), "--onnx"]) == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
+    def test_a_later_stage_of_a_cascade(self, untrained_cascade: Path, tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+        flags = ["-d", "990", "-c", "3d_cascade_fullres", "-o", tmp_path / "out", "--root", untrained_cascade]
+        assert "later stage of a cascade" in self.refused(*flags, capsys=capsys)
+        assert not (tmp_path / "out").exists()
+
+    def test_missing_packages(self, untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnx, "find_spec", lambda name: None)
+        line = self.refused("-m", untrained_model, "-o", tmp_path / "out", capsys=capsys)
+        assert "needs onnx and onnxscript. Install with pip install fuse4seg[onnx]" in line
+        assert not (tmp_path / "out").exists()
+
+    def test_an_archive_s_name(self, untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "names a folder with --onnx" in self.refused("-m", untrained_model, "-o", tmp_path / "a.zip", capsys=capsys)
+
+    def test_several_checkpoints(self, untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        flags = ["-m", untrained_model, "-o", tmp_path / "out", "-chk", "checkpoint_final.pth", "other.pth"]
+        line = self.refused(*flags, capsys=capsys)
+        assert "one model at a time" in line
+
+    def test_files_of_others(self, untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "model.json").write_text("mine")
+        assert "would be replaced" in self.refused("-m", untrained_model, "-o", tmp_path, capsys=capsys)
+        assert (tmp_path / "model.json").read_text() == "mine"
