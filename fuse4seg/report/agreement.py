@@ -41,9 +41,9 @@ def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> float:
 
 
 def fleiss_kappa(ratings: Sequence[Sequence[str]]) -> float:
-    """Agreement of several raters beyond chance.
+    r"""Agreement of several raters beyond chance.
 
-    .. math:: (\\bar P - \\bar P_e) / (1 - \\bar P_e)
+    .. math:: (\bar P - \bar P_e) / (1 - \bar P_e)
 
     of the mean share of equal pairs of ratings of a case, and that which the frequencies of all ratings alone would give.
 
@@ -63,7 +63,8 @@ def fleiss_kappa(ratings: Sequence[Sequence[str]]) -> float:
         return math.nan
     raters = len(ratings[0])
     counts = [Counter(case) for case in ratings]
-    observed = sum((sum(count**2 for count in case.values()) - raters) / (raters * (raters - 1)) for case in counts) / len(ratings)
+    equal = [(sum(count**2 for count in case.values()) - raters) / (raters * (raters - 1)) for case in counts]
+    observed = sum(equal) / len(ratings)
     total = sum(counts, Counter())
     expected = sum((count / (raters * len(ratings)))**2 for count in total.values())
     return math.nan if expected == 1 else (observed - expected) / (1 - expected)

@@ -1,4 +1,4 @@
-"""The images of one case on one grid: as they lie in space, turned so that left is right and down is feet or back, as films hang."""
+"""The images of one case on one grid, turned as films hang: left is on the right, and down is the feet or the back."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def read_case(case: PredictedCase, prediction: Prediction, *, reference: Path | 
     faults: list[str] = []
     truth = None if reference is None else _tried(lambda: read.labels(reference), case.name, faults)
     entropy = None if case.uncertainty is None else _tried(lambda: read.image(case.uncertainty), case.name, faults)
-    return CaseImages(np.stack([_hung(channel, properties) for channel in fused]), affine, spacing, labels, truth, sources, entropy,
-                      absent, faults)
+    hung = np.stack([_hung(channel, properties) for channel in fused])
+    return CaseImages(hung, affine, spacing, labels, truth, sources, entropy, absent, faults)
 
 
 class _Reading:
@@ -111,7 +111,7 @@ class _Reading:
     def labels(self, path: Path) -> np.ndarray:
         values = self.image(path, labels=True)
         if surplus := sorted(set(np.unique(values).tolist()) - label_values(self.prediction.dataset_json)):
-            raise UnsuitableImageError(path, f"holds the value {surplus[0]:g}, which dataset.json does not name. Correct the image.")
+            raise UnsuitableImageError(path, f"holds the value {surplus[0]:g}, which dataset.json does not name. Correct it.")
         return values.astype(np.uint8)
 
     def source(self, case: PredictedCase, modality: str) -> np.ndarray:
@@ -131,7 +131,7 @@ class _Reading:
         together = [name for name, file in case.sources.items() if file == path]
         try:
             return self.image(path, channel=together.index(modality), channels=len(together))
-        except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
+        except Exception as error:
             raise fault_of(error, case.name) from error
 
 

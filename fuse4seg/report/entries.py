@@ -102,10 +102,11 @@ def calibration_of(prediction: Prediction) -> str | None:
     known = _part(prediction.made_by, "calibration")
     alone = _part(known, "by_volume_alone")
     try:
-        said = (f"How far to trust doubt: on the {known['cases']} cases of the model's validation its rank correlation with Dice was "
-                f"{known['rank_correlation']:.2f}, and {known['worst_fifth_found']:.0%} of the worst fifth were in the most doubtful "
-                "fifth")
-        return said + (f" (by volume alone {alone['rank_correlation']:.2f} and {alone['worst_fifth_found']:.0%})." if alone else ".")
+        said = (f"How far to trust doubt: on the {known['cases']} cases of the model's validation its rank correlation with "
+                f"Dice was {known['rank_correlation']:.2f}, and {known['worst_fifth_found']:.0%} of the worst fifth were in the "
+                "most doubtful fifth")
+        by_volume = f" (by volume alone {alone['rank_correlation']:.2f} and {alone['worst_fifth_found']:.0%})" if alone else ""
+        return f"{said}{by_volume}."
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -44,7 +44,8 @@ def visible_boundaries(images: CaseImages, names: Mapping[int, str]) -> dict[str
     if labels is None or not labels.any():
         return {}
     # The ring alone counts, and a whole body takes minutes.
-    around = tuple(slice(max(part.start - MARGIN, 0), part.stop + MARGIN) for part in find_objects((labels > 0).astype(np.uint8))[0])
+    found = find_objects((labels > 0).astype(np.uint8))[0]
+    around = tuple(slice(max(part.start - MARGIN, 0), part.stop + MARGIN) for part in found)
     classes = {name: value for value, name in names.items()}
     return visibility(images.fused[(slice(None), *around)], labels[around], images.inside[around], classes=classes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from PIL import Image as Picture
 
+from fuse4seg.files import written_whole
 from fuse4seg.report.fetch_viewer import SCRIPT
 from fuse4seg.report.pictures import Strip
 
@@ -41,12 +43,12 @@ class Pages:
         nonce: That scripts and styles of the report have, and nothing that a name could bring in.
     """
 
-    def __init__(self, *, single: bool, nonce: str, prefix: str = "") -> None:
+    def __init__(self, *, single: bool, nonce: str) -> None:
         self.single, self.nonce = single, nonce
         self._templates = jinja2.Environment(loader=jinja2.PackageLoader("fuse4seg.report"), autoescape=True,
                                              undefined=jinja2.StrictUndefined, trim_blocks=True)
         self._templates.filters |= {"number": shown_number, "signed": shown_signed}
-        self._prefix = prefix
+        self._prefix = ""
 
     def render(self, template: str, **content: Any) -> str:
         """A page.
@@ -55,11 +57,14 @@ class Pages:
             template: Its file's name.
             content: What the template names.
         """
-        return self._templates.get_template(template).render(style=self.style, script=self.script, vendored=self.vendored, **content)
+        found = self._templates.get_template(template)
+        return found.render(style=self.style, script=self.script, vendored=self.vendored, **content)
 
     def under(self, prefix: str) -> Pages:
         """The same for pages in a sub-folder, from where ``prefix`` leads back."""
-        return Pages(single=self.single, nonce=self.nonce, prefix=prefix)
+        below = copy.copy(self)
+        below._prefix = prefix
+        return below
 
     def style(self, name: str) -> Markup:
         """Element of a style sheet."""
@@ -148,8 +153,6 @@ def shown_signed(value: float | None) -> str:
 
 def write_text(path: Path, content: str) -> Path:
     """Write a page or a script, whole or not at all."""
-    from fuse4seg.files import written_whole
-
     with written_whole(path) as temporary:
         temporary.write_text(content, encoding="utf-8", errors="replace")
     return path

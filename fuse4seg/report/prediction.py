@@ -22,6 +22,7 @@ from fuse4seg.inference.run_record import RUN
 UNCERTAINTY = "uncertainty"
 #: How the names of the records of a run's parts begin and end.
 PARTS = "run*.json"
+MEND = "Give a folder that f4s_predict wrote, or fold_X/validation of a model."
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,7 @@ def read_prediction(folder: Path, *, images: Path | None = None) -> Prediction:
     fused = _fused_images(folder / FUSED, ending)
     names = sorted({*told, *fused, *segmented})
     if not fused:
-        raise OptionError("FOLDER", f"{folder} holds no fused image in {FUSED}/, so it is no prediction to report on. Give a folder "
-                                    "that f4s_predict wrote, or fold_X/validation of a model.")
+        raise OptionError("FOLDER", f"{folder} holds no prediction: there is no fused image in {FUSED}/. {MEND}")
     sources, why = _sources(images, made_by.get("input"), dataset_json, names)
     uncertain = _images(folder / UNCERTAINTY, ending)
     cases = tuple(PredictedCase(name, segmented.get(name), fused.get(name), uncertain.get(name), sources.get(name, {}),
@@ -120,8 +120,7 @@ def _described_in(folder: Path) -> Path:
     for place in (folder, folder.absolute().parent.parent):
         if (place / "dataset.json").is_file():
             return place
-    raise OptionError("FOLDER", f"{folder} holds no prediction: there is no dataset.json. Give a folder that f4s_predict wrote, or "
-                                "fold_X/validation of a model.")
+    raise OptionError("FOLDER", f"{folder} holds no prediction: there is no dataset.json. {MEND}")
 
 
 def _records(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -172,7 +171,7 @@ def _sources(images: Path | None, told: Any, dataset_json: dict[str, Any],
 
 
 def _found(place: Any, channels: Sequence[str], ending: str) -> dict[str, Case] | None:
-    """Cases by name, in a folder (a path or, in a record, its name) or in a record's list of files; None where nothing is told."""
+    """Cases by name, in a folder (a path or, in a record, its name) or of a record's list of files; None where none is told."""
     if isinstance(place, dict):
         place = place.get("folder") or place.get("files")
     if isinstance(place, list) and all(isinstance(file, str) for file in place):

@@ -103,8 +103,8 @@ def write_report(folder: Path, output: Path | None = None, *, wish: Wish = Wish(
     if prediction.without_sources:
         log.warning("%s: %s", folder, prediction.without_sources)
     if wish.viewer and viewer_script() is None:
-        log.warning("this report has no interactive viewer, as NiiVue was not to be had when Fuse4Seg was installed: run python -m "
-                    "fuse4seg.report.fetch_viewer and write the report again")
+        log.warning("this report has no interactive viewer, as NiiVue was not to be had when Fuse4Seg was installed: run "
+                    "python -m fuse4seg.report.fetch_viewer and write the report again")
     report = _Report(prediction, make_writable_folder(output), own, wish, files, references, ratings)
     return report.write()
 

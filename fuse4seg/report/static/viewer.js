@@ -22,8 +22,8 @@
 
   function whyNot() {
     if (!held || !window.niivue) {
-      return "This report was written without its interactive viewer. To have it, run python -m fuse4seg.report.fetch_viewer (it " +
-        "needs npm and a network) and write the report again with f4s_report. The pictures are all here.";
+      return "This report was written without the interactive viewer: f4s_report writes one that has it. Where it says that NiiVue " +
+        "is missing, python -m fuse4seg.report.fetch_viewer gets it (by npm). The pictures are all here.";
     }
     if (!document.createElement("canvas").getContext("webgl2")) {
       return "This browser has no WebGL2, which the interactive viewer needs. The pictures are all here.";
@@ -83,6 +83,7 @@
     say("");
     section.dataset.ready = "";
     const data = dataOf(article);
+    if (!data) { say("The volumes of this case are missing beside the page: copy the whole folder. The pictures are all here."); return; }
     Object.assign(state, {layers: data.layers.map((layer) => ({...layer})), shape: data.shape, first: data.first, at: 0, other: 1, voxel: null});
     await Promise.all(state.layers.map(volumeOf));
     if (!state.nv) await start();
@@ -101,9 +102,9 @@
 
   async function start() {
     state.nv = new niivue.Niivue({
-      backColor: [0, 0, 0, 1], crosshairColor: [0.9, 0.6, 0, 1], crosshairWidth: 1, isRadiologicalConvention: true, show3Dcrosshair: true,
+      backColor: [0, 0, 0, 1], crosshairColor: [0.9, 0.6, 0, 1], crosshairWidth: 0.4, isRadiologicalConvention: true, show3Dcrosshair: true,
       dragAndDropEnabled: false, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", logLevel: "error",
-      multiplanarForceRender: true, isNearestInterpolation: false, multiplanarShowRender: 1,
+      multiplanarForceRender: true, isNearestInterpolation: false, multiplanarShowRender: 1, multiplanarLayout: 2,
     });
     state.nv.keyDownListener = () => {};
     state.nv.keyUpListener = () => {};
