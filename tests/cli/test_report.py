@@ -15,6 +15,7 @@ from fuse4seg.cli import predict
 from fuse4seg.cli.report import main
 
 DATASET = "Dataset990_Phantom"
+HERE = ["-device", "cpu", "-npp", "0", "-nps", "0", "--report"]
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,7 @@ def predicted(trained_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -
     """Roots' unseen case, predicted with --report; the input's folder is beside."""
     folder = tmp_path_factory.mktemp("reported")
     shutil.copytree(trained_phantom / "nnUNet_raw" / DATASET / "imagesTs", folder / "images")
-    assert predict.main(["-i", str(folder / "images"), "-o", str(folder / "out"), "--root", str(trained_phantom), "-device", "cpu",
-                         "-npp", "0", "-nps", "0", "--report"]) == 0
+    assert predict.main(["-i", str(folder / "images"), "-o", str(folder / "out"), "--root", str(trained_phantom), *HERE]) == 0
     return folder
 
 
@@ -52,8 +52,8 @@ class TestPredict:
                                                             capsys: pytest.CaptureFixture[str]) -> None:
         shutil.copytree(predicted / "images", tmp_path / "images")
         (tmp_path / "images" / "short_0000.nii.gz").write_bytes(b"no image")
-        assert predict.main(["-i", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "--root", str(trained_phantom), "-device",
-                             "cpu", "-npp", "0", "-nps", "0", "--report"]) == 1
+        words = ["-i", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "--root", str(trained_phantom)]
+        assert predict.main([*words, *HERE]) == 1
         assert "case short" in capsys.readouterr().err
         page = (tmp_path / "out" / "report" / "index.html").read_text()
         assert "1 case shown, 1 that could not be." in page
@@ -81,7 +81,8 @@ class TestReport:
             one, other = predicted_labels == value, true == value
             if value and one.any():
                 dice = 2 * (one & other).sum() / (one.sum() + other.sum())
-                assert f"<th scope=\"row\">{name}</th><td>{one.sum() * np.prod(spacing) / 1000:.1f}</td><td>{dice:.3f}</td>" in page
+                volume = one.sum() * np.prod(spacing) / 1000
+                assert f'<th scope="row">{name}</th><td>{volume:.1f}</td><td>{dice:.3f}</td>' in page
 
     def test_refuses_a_folder_without_a_prediction(self, tmp_path: Path, refused: Callable[..., str]) -> None:
         assert f"{tmp_path} holds no prediction" in refused(tmp_path)
@@ -100,5 +101,6 @@ class TestReport:
         changed = sorted((tmp_path / "images").iterdir())[0]
         changed.write_bytes(sorted((tmp_path / "images").iterdir())[1].read_bytes())
         assert main([str(predicted / "out"), "-i", str(tmp_path / "images"), "-o", str(tmp_path / "report"), "--no_viewer"]) == 0
-        assert f"T1 is not shown: {changed} has changed since it was predicted" in (tmp_path / "report" / "index.html").read_text()
+        page = (tmp_path / "report" / "index.html").read_text()
+        assert f"T1 is not shown: {changed} has changed since it was predicted" in page
         assert capsys.readouterr().out.endswith("index.html\n")

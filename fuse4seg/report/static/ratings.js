@@ -39,10 +39,10 @@
     kept.ratings[name] = {rating: "", note: "", ...kept.ratings[name], ...change, time: new Date().toISOString()};
     if (!kept.ratings[name].rating && !kept.ratings[name].note) delete kept.ratings[name];
     keep();
-    show(name);
+    show([name]);
   }
 
-  function show(name) {
+  function showOne(name) {
     const given = kept.ratings[name] || {rating: "", note: ""};
     for (const holder of named.get(name) || []) {
       holder.dataset.rating = given.rating;
@@ -50,12 +50,16 @@
       const note = holder.querySelector("input[name=note]");
       if (note && note.value !== given.note) note.value = given.note;
     }
+  }
+
+  function show(names) {
+    names.forEach(showOne);
     const cases = [...named.keys()];
     const rated = Object.values(kept.ratings).filter((one) => one.rating).length;
     document.getElementById("rated").textContent =
       cases.length > 1 ? `${cases.filter((one) => (kept.ratings[one] || {}).rating).length} of ${cases.length} rated`
         : `${rated} rated in this report`;
-    document.dispatchEvent(new CustomEvent("rated", {detail: name}));
+    document.dispatchEvent(new CustomEvent("rated"));
   }
 
   function rows() {
@@ -105,7 +109,7 @@
       taken++;
     }
     keep();
-    for (const name of named.keys()) show(name);
+    show([...named.keys()]);
     return `${taken} ratings taken` + (older ? `, ${older} left out as yours are as new` : "") +
       (foreign ? `, ${foreign} left out as they are of another report` : "");
   }
@@ -167,10 +171,10 @@
     event.target.value = "";
   });
   // Another page of the report, in another tab, may have rated.
-  window.addEventListener("storage", (event) => { if (event.key === place) { load(); for (const name of named.keys()) show(name); } });
-  window.addEventListener("pageshow", (event) => { if (event.persisted) { load(); for (const name of named.keys()) show(name); } });
+  window.addEventListener("storage", (event) => { if (event.key === place) { load(); show([...named.keys()]); } });
+  window.addEventListener("pageshow", (event) => { if (event.persisted) { load(); show([...named.keys()]); } });
 
   load();
   document.getElementById("rater").value = kept.rater;
-  for (const name of named.keys()) show(name);
+  show([...named.keys()]);
 })();
