@@ -208,7 +208,7 @@ def score_class(predicted: np.ndarray, wanted: np.ndarray, entry: int | Sequence
         ignored: Voxels where ``wanted`` has this value count neither way.
 
     Example:
-        >>> score_class(np.array([[[0, 1, 1, 0]]]), np.array([[[0, 1, 0, 0]]]), 1, spacing=(1, 1, 2)).values["HD95"]
+        >>> score_class(np.array([[[0, 1, 0, 0]]]), np.array([[[0, 0, 1, 0]]]), 1, spacing=(1, 1, 2)).values["HD95"]
         2.0
     """
     counted = np.ones(wanted.shape, bool) if ignored is None else wanted != ignored
