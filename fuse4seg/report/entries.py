@@ -75,7 +75,8 @@ def facts_of(case: PredictedCase, images: CaseImages, prediction: Prediction) ->
     """Further numbers, by what they are of."""
     doubt = _part(case.told, "doubt")
     seen = visible_boundaries(images, label_names(prediction.dataset_json))
-    facts = [(f"visibility of {name.replace('|', ' against ')}", f"{value:.2f}") for name, value in seen.items()]
+    facts = [("fused image", f"the one of {place}")] if (place := case.fused.parent.name).startswith("fold_") else []
+    facts += [(f"visibility of {name.replace('|', ' against ')}", f"{value:.2f}") for name, value in seen.items()]
     for name, unit in (("entropy", " nats at the boundary"), ("disagreement", " (1 - Dice)")):
         if isinstance(doubt.get(name), (int, float)):
             facts.append((name, f"{doubt[name]:.3f}{unit}"))

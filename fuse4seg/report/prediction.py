@@ -16,6 +16,7 @@ from fuse4seg.datasets.raw import Case, cases_of_files, expected_cases
 from fuse4seg.errors import Fuse4SegError, OptionError, UnreadableRecordError
 from fuse4seg.files import checksum, read_json
 from fuse4seg.inference.export_case import FUSED
+from fuse4seg.inference.predict_folder import MISSING
 from fuse4seg.inference.run_record import RUN
 
 #: Where f4s_predict --uncertainty leaves its images.
@@ -134,6 +135,10 @@ def _records(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise UnreadableRecordError(path, "is no record of a run")
         made_by |= content["made_by"]
         told |= {name: entry for name, entry in content["cases"].items() if isinstance(entry, dict)}
+    if (folder / MISSING).is_file():
+        missing = read_json(folder / MISSING, UnreadableRecordError)
+        for name, absent in missing.items() if isinstance(missing, dict) else ():
+            told[name] = {"absent": absent, **told.get(name, {})}
     return made_by, told
 
 

@@ -30,15 +30,20 @@ CELLS = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
 KNOWN_BY = "one => one.id || one.name || one.textContent"
 #: Milliseconds; a busy machine draws volumes without a graphics card.
 PATIENCE = 240_000
-SOFTWARE = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def launch() -> Iterator[Callable[..., Any]]:
+    """Function of Chromium's flags that starts it."""
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE)
-        yield opened
-        opened.close()
+        yield lambda *flags: started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *flags])
+
+
+@pytest.fixture(scope="module")
+def browser(launch: Callable[..., Any]) -> Iterator[Any]:
+    opened = launch("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -277,17 +282,16 @@ class TestViewer:
 
 
 class TestWithoutWebgl:
-    def test_pictures_are_there_and_a_line_says_why(self, made: Any) -> None:
-        with playwright.sync_playwright() as started:
-            opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-3d-apis"])
-            visit = Visit(opened.new_context())
-            page = visit.open(page_of(made.folder / "report", "a"))
-            page.wait_for_selector("#no-viewer", state="visible")
-            assert "no WebGL2" in page.inner_text("#no-viewer")
-            assert not page.is_visible("#canvas")
-            assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
-            visit.require_quiet(made.folder / "report")
-            opened.close()
+    def test_pictures_are_there_and_a_line_says_why(self, made: Any, launch: Callable[..., Any]) -> None:
+        opened = launch("--disable-3d-apis")
+        visit = Visit(opened.new_context())
+        page = visit.open(page_of(made.folder / "report", "a"))
+        page.wait_for_selector("#no-viewer", state="visible")
+        assert "no WebGL2" in page.inner_text("#no-viewer")
+        assert not page.is_visible("#canvas")
+        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
+        visit.require_quiet(made.folder / "report")
+        opened.close()
 
 
 class TestHostileName:

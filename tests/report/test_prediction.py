@@ -31,6 +31,12 @@ class TestReadPrediction:
         made.told("lost", status="failed", reason="case lost: it is lost")
         assert [case.failure for case in read_prediction(made.folder).cases] == [None, "case lost: it is lost"]
 
+    def test_knows_what_a_case_lacked_also_without_a_record(self, make_prediction: Callable[..., Any]) -> None:
+        made = make_prediction("a", "b")
+        (made.folder / "run.json").unlink()
+        (made.folder / "missing_modalities.json").write_text('{"b": ["FLAIR"]}')
+        assert [case.told.get("absent") for case in read_prediction(made.folder).cases] == [None, ["FLAIR"]]
+
     def test_joins_the_records_of_parts(self, make_prediction: Callable[..., Any]) -> None:
         made = make_prediction("a", "b")
         record = json.loads((made.folder / "run.json").read_text())
