@@ -129,14 +129,14 @@ def safe_names(names: Sequence[str]) -> dict[str, str]:
 
     Example:
         >>> safe_names(["case_1", "<b>", "CASE_1"])
-        {'case_1': 'case_1', '<b>': '-b--507ca5a2', 'CASE_1': 'CASE_1-029cfd46'}
+        {'case_1': 'case_1', '<b>': 'b-507ca5a2', 'CASE_1': 'CASE_1-029cfd46'}
     """
     made: dict[str, str] = {}
     for name in names:
         safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)[:100]
         taken = {other.casefold() for other in made.values()}
-        if safe != name or safe.casefold() in taken or safe.startswith((".", "-")) or safe.endswith("."):
-            safe = f"{safe}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+        if safe != name or safe.casefold() in taken or safe.strip(".-") != safe:
+            safe = f"{safe.strip('.-') or 'case'}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
         made[name] = safe
     return made
 

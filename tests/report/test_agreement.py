@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
@@ -16,6 +16,7 @@ SOME = st.sampled_from(VALUES)
 
 
 class TestCohensKappa:
+    @settings(deadline=None)
     @given(st.lists(st.tuples(SOME, SOME), min_size=1, max_size=20))
     def test_is_that_of_scikit_learn(self, pairs: list[tuple[str, str]]) -> None:
         first, second = zip(*pairs, strict=True)
@@ -37,6 +38,7 @@ class TestFleissKappa:
         ratings = [[str(category) for category, count in enumerate(row) for _ in range(count)] for row in counts]
         assert fleiss_kappa(ratings) == pytest.approx(0.210, abs=5e-4)
 
+    @settings(deadline=None)
     @given(st.lists(st.lists(SOME, min_size=3, max_size=3), min_size=1, max_size=12))
     def test_is_one_where_all_agree_and_never_more(self, ratings: list[list[str]]) -> None:
         found = fleiss_kappa(ratings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse4seg.report.page import Pages, as_script, safe_names, shown_number, shown_signed
@@ -13,6 +13,7 @@ NAMES = st.lists(st.text(st.characters(exclude_characters="/\0"), min_size=1, ma
 
 
 class TestSafeNames:
+    @settings(deadline=None)
     @given(NAMES)
     def test_are_plain_and_differ_also_where_case_does_not_count(self, names: list[str]) -> None:
         made = safe_names(names)
@@ -25,6 +26,7 @@ class TestSafeNames:
 
 
 class TestScripts:
+    @settings(deadline=None)
     @given(st.text())
     def test_a_name_ends_no_script(self, name: str) -> None:
         script = as_script(name, {"layers": []})

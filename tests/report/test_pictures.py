@@ -48,7 +48,7 @@ class TestShownBox:
 class TestStrips:
     def test_have_a_tile_for_each_image_in_three_planes(self, images: CaseImages) -> None:
         made = strips(images)
-        assert [(strip.plane, strip.index) for strip in made] == [("axial", 4), ("coronal", 7), ("sagittal", 6)]
+        assert [(strip.plane, strip.index) for strip in made] == [("axial", 4), ("coronal", 6), ("sagittal", 5)]
         assert {strip.titles for strip in made} == {("T1", "FLAIR", "fused", "segmentation")}
         # 16 x 12 voxels of 1 mm; 20 mm along Z.
         assert made[0].pixels.shape == (SIDE, 4 * (round(SIDE * 12 / 16) + GAP) - GAP, 3)
@@ -67,7 +67,7 @@ class TestStrips:
         coronal = strips(images)[1]
         width = (coronal.pixels.shape[1] + GAP) // 4
         flair = coronal.pixels[:, width:2 * width - GAP, 0]
-        top, bottom = flair[round(SIDE * 0.25), width // 2], flair[round(SIDE * 0.75), width // 2]
+        top, bottom = flair[round(SIDE * 0.25), width // 2], flair[round(SIDE * 0.6), width // 2]
         assert top > bottom > 0
 
     def test_a_suspect_has_a_checkerboard_of_itself_and_another(self, images: CaseImages) -> None:
