@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 #: In a fold's folder: Dice, doubt and volume of each validated case, without names, so that models can be shared.
 DOUBTS = "validation/doubt.json"
-FACTS = {"dice": (0, 1), "doubt": (0, 1), "volume": (0, math.inf)}
+FACTS = {"dice": (0, 1), "doubt": (0, 1), "volume": (0, sys.float_info.max)}
 
 
 def write_doubts(cases: Iterable[Mapping[str, float]], fold: Path) -> None:

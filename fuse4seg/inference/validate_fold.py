@@ -92,7 +92,8 @@ def _record(model: Model, fold: Path, wanted: Wanted, *, dataset: str) -> RunRec
     images = Path(raw, dataset, "imagesTr") if raw else None
     name = fold.name.removeprefix("fold_")
     made_by = describe_run(fold.parent, folds=[int(name) if name.isdecimal() else name], checkpoint=FINAL,
-                           device=str(model.device), options=options_of(model, wanted), images=images if images and images.is_dir() else None)
+                           device=str(model.device), options=options_of(model, wanted),
+                           images=images if images and images.is_dir() else None)
     return RunRecord(fold / VALIDATION / RUN, made_by)
 
 
