@@ -31,7 +31,8 @@ class TestFactsOf:
         labels = np.zeros((2, 10, 10), np.uint8)
         labels[0, :2, :5], labels[1, 8:, 8:] = 1, 1
         volumes = {"core": [0.014 * 2.0**power for power in range(-3, 4)], "oedema": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
-        facts = facts_of(labels, (1.0, 1.0, 1.0), replace(description, volumes=volumes), entropy=math.log(3) / 2, disagreement=0.2)
+        description = replace(description, volumes=volumes)
+        facts = facts_of(labels, (1.0, 1.0, 1.0), description, entropy=math.log(3) / 2, disagreement=0.2)
         assert facts["volumes"] == {"core": pytest.approx(0.014), "oedema": 0}
         doubt = facts["doubt"]
         assert (doubt["entropy"], doubt["disagreement"]) == (math.log(3) / 2, 0.2)

@@ -137,7 +137,8 @@ class TestExportCase:
     def test_tells_the_mean_of_that_image_over_the_boundary(self, predicted: Predicted, export: Export) -> None:
         exported = export_case(changed(predicted, disagreement=0.25), replace(export, wanted=Wanted(uncertainty=True)))
         box = tuple(slice(*ends) for ends in predicted.properties["bbox_used_for_cropping"])
-        labels, uncertain = (voxels(path)[box] for path in (exported.files[-1], export.output / "uncertainty" / "phantom_005.nii.gz"))
+        files = exported.files[-1], export.output / "uncertainty" / "phantom_005.nii.gz"
+        labels, uncertain = (voxels(path)[box] for path in files)
         faces = generate_binary_structure(3, 1)
         boundary = np.any([(labels == value) & binary_dilation(labels != value, faces) for value in range(4)], axis=0)
         doubt = exported.facts["doubt"]

@@ -60,8 +60,8 @@ class TestModelCalibration:
     def test_line_says_so_where_there_is_no_correlation(self) -> None:
         found = {"cases": 5, "rank_correlation": -0.456, "worst_fifth_found": 1.0,
                  "by_volume_alone": {"rank_correlation": None, "worst_fifth_found": 0.0}}
-        assert calibration_line(found) == ("doubt, over 5 validated cases: rank correlation with Dice -0.46 (volume alone: none), "
-                                           "worst fifth found 100 % (0 %)")
+        assert calibration_line(found) == ("doubt, over 5 validated cases: rank correlation with Dice -0.46 (volume alone: "
+                                           "none), worst fifth found 100 % (0 %)")
 
 
 class TestDoubts:

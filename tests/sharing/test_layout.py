@@ -20,7 +20,8 @@ class TestSharedModel:
     def test_members_are_descriptions_and_two_files_per_checkpoint(self) -> None:
         folder = "Dataset501_BraTS/Fuse4SegTrainer__Fuse4SegPlans__2d"
         assert MODEL.members() == [f"{folder}/{name}" for name in (
-            "plans.json", "dataset.json", "dataset_fingerprint.json", "fold_0/validation/doubt.json", "fold_0/checkpoint_final.safetensors",
+            "plans.json", "dataset.json", "dataset_fingerprint.json", "fold_0/validation/doubt.json",
+            "fold_0/checkpoint_final.safetensors",
             "fold_0/checkpoint_final.json", "fold_all/checkpoint_final.safetensors", "fold_all/checkpoint_final.json")]
 
     @pytest.mark.parametrize("fingerprint", [True, False])
@@ -58,7 +59,8 @@ class TestSharedModel:
         ({"models": 7}, "cannot be used"), ({"models": []}, "names no model"),
         ({"models": [asdict(MODEL)] * 2}, "or one twice"),
         ({"models": [{**asdict(MODEL), "fingerprint": 1}]}, "cannot be used"),
-        ({"models": [{**asdict(MODEL), "doubts": ["../0"]}]}, "other folds than folds does"), ({"checksums": 7}, "cannot be used")])
+        ({"models": [{**asdict(MODEL), "doubts": ["../0"]}]}, "other folds than folds does"),
+        ({"checksums": 7}, "cannot be used")])
     def test_other_manifests_are_refused(self, change: dict[str, Any], said: str) -> None:
         with pytest.raises(ValueError, match=said):
             from_manifest({**to_manifest([MODEL], {}, {}), **change})
