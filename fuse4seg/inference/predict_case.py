@@ -106,9 +106,11 @@ class _Mean:
 
     def _add_votes(self, logits: Tensor) -> None:
         """Slice by slice, to bound memory: a byte for each voxel and class is kept."""
-        votes = [votes_of(image[None].float(), regions=self._apart.regions).byte() for image in logits.unbind(dim=1)]
-        found = torch.stack(votes, dim=2)
-        self._votes = found if self._votes is None else self._votes.add_(found)
+        if self._votes is None:
+            classes = len(logits) - (not self._apart.regions)
+            self._votes = torch.zeros(logits.shape[1], classes, *logits.shape[2:], dtype=torch.uint8)
+        for votes, image in zip(self._votes, logits.unbind(dim=1), strict=True):
+            votes += votes_of(image[None].float(), regions=self._apart.regions)[0]
 
     @property
     def mean(self) -> np.ndarray | None:
@@ -118,8 +120,8 @@ class _Mean:
     def disagreement(self) -> float | None:
         """To be asked once, after the last set of weights."""
         if self._votes is not None:
-            for votes in self._votes.unbind(dim=2):
-                self._apart.add(votes, voters=self._count)
+            for votes in self._votes:
+                self._apart.add(votes[None], voters=self._count)
         return self._apart.value
 
 
