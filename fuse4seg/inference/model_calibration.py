@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,10 @@ def read_doubts(path: Path) -> list[dict[str, float]]:
     Raises:
         UnreadableRecordError: It is missing, damaged, or something else.
     """
-    cases = read_json(path, UnreadableRecordError)
+    damaged = partial(UnreadableRecordError, mend="Validate the fold again (f4s_train --val).")
+    cases = read_json(path, damaged)
     if not isinstance(cases, list) or not all(_is_sound(case) for case in cases):
-        raise UnreadableRecordError(path, "is no record of a validation's doubts")
+        raise damaged(path, "is no record of a validation's doubts")
     return cases
 
 
