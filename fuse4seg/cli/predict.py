@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save_probabilities", nargs="*", choices=("npz", "nifti"), metavar="{npz,nifti}",
                         help="also write CASE.npz and CASE.pkl, as nnU-Net does (npz, the default), or probabilities/CASE_CLASS, "
                              "float32 NIfTI whatever the input's format is (nifti), or both")
+    parser.add_argument("--uncertainty", action="store_true",
+                        help="also write uncertainty/CASE: entropy of the class probabilities, over its maximum, 0 to 1")
     parser.add_argument("--continue_prediction", action="store_true",
                         help="leave the cases alone that an earlier run with the same model and options has finished")
     parser.add_argument("-npp", type=_count, metavar="N", help="processes that prepare cases while others are in the network; 0: "
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace) -> None:
                        trainer=options.trainer, folds=options.folds and tuple(options.folds), checkpoint=options.checkpoint)
     loaded = _load(model, options)
     formats = None if options.save_probabilities is None else options.save_probabilities or [NPZ]
-    wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))))
+    wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))), options.uncertainty)
     if options.from_fused:
         _segment(loaded, model, options, wanted)
         return
@@ -100,9 +101,7 @@ def _run(options: argparse.Namespace) -> None:
     elif previous is not None:
         told = {"folder": str(previous)}
     record = open_part(options.output, _described(model, loaded, options, wanted, previous_stage=told))
-    # What is no folder is said so of a single path; several can only be files.
-    images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
-    predict = partial(predict_folder, loaded, images, options.output, folds=model.folds, wanted=wanted,
+    predict = partial(predict_folder, loaded, _images(options), options.output, folds=model.folds, wanted=wanted,
                       allow_missing=options.allow_missing, record=record, part=part, processes=(options.npp, options.nps),
                       previous=previous, overwrite=options.overwrite)
     _predict_and_report(predict, options) if options.report else predict()
@@ -157,12 +156,16 @@ def _load(model: TrainedModel, options: argparse.Namespace) -> Model:
 def _described(model: TrainedModel, loaded: Model, options: argparse.Namespace, wanted: Wanted, *,
                previous_stage: dict[str, Any] | None = None) -> dict[str, Any]:
     """What run.json says of a model and how it predicts."""
-    from fuse4seg.inference.run_record import describe_run
+    from fuse4seg.inference.run_record import describe_run, options_of
 
-    return describe_run(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=str(loaded.device), options={
-        **asdict(wanted), "probabilities": list(wanted.probabilities), "mirroring": not options.disable_tta,
-        "step_size": options.step_size, "allow_missing": options.allow_missing,
-        "precision": str(loaded.precision).removeprefix("torch.")}, previous_stage=previous_stage)
+    return describe_run(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=str(loaded.device),
+                        options=options_of(loaded, wanted, allow_missing=options.allow_missing), images=_images(options),
+                        previous_stage=previous_stage)
+
+
+def _images(options: argparse.Namespace) -> Path | list[Path]:
+    """A folder, or files; what is no folder is said so of a single path, several can only be files."""
+    return options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
 
 
 def _count(text: str) -> int:

@@ -17,15 +17,17 @@ from fuse4seg.datasets.grey_images import GREY
 from fuse4seg.datasets.images import given_to
 from fuse4seg.datasets.raw import Case
 from fuse4seg.files import make_writable_folder, written_whole
+from fuse4seg.inference.doubt import facts_of
+from fuse4seg.inference.entropy import BoundaryEntropy
 from fuse4seg.inference.image_files import image_written_whole, write_fused, write_image
-from fuse4seg.inference.input_space import to_input_space, to_labels
+from fuse4seg.inference.input_space import to_input_space, to_labels, to_uncertainty
 from fuse4seg.inference.model import ModelDescription
 from fuse4seg.inference.panel import write_panel
 from fuse4seg.inference.predict_case import CasePrediction
 from fuse4seg.nnunet_output import logged_prints
 
 #: Sub-folders of the output.
-FUSED, ATTENTION, PANELS, PROBABILITIES = "fused", "attention", "panels", "probabilities"
+FUSED, ATTENTION, PANELS, PROBABILITIES, UNCERTAINTY = "fused", "attention", "panels", "probabilities", "uncertainty"
 #: Of the images of probabilities, whatever the dataset's format is: not every format has fractions.
 PROBABILITY_ENDING = ".nii.gz"
 #: What asks in the cross-attention where the reference is absent.
@@ -42,11 +44,13 @@ class Wanted:
         attention: Maps, one per modality that the reference looks at.
         panels: Pictures.
         probabilities: Formats of these, some of PROBABILITY_FORMATS.
+        uncertainty: Entropy of the class probabilities, as an image.
     """
 
     attention: bool = False
     panels: bool = False
     probabilities: tuple[str, ...] = ()
+    uncertainty: bool = False
 
 
 #: Nothing beside segmentations and fused images.
@@ -72,10 +76,18 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the files, how many voxels each label has, and seconds that it took."""
+    """What was written of a case.
+
+    Attributes:
+        files: That were written.
+        voxels: How many each label has.
+        facts: For the record, see :func:`~fuse4seg.inference.doubt.facts_of`; none of a model without labels.
+        seconds: That it took.
+    """
 
     files: tuple[Path, ...]
-    volumes: Mapping[str, int]
+    voxels: Mapping[str, int]
+    facts: Mapping[str, Any]
     seconds: float
 
 
@@ -106,18 +118,21 @@ def export_case(predicted: Predicted, export: Export) -> Exported:
     """
     begin = time.perf_counter()
     with logged_prints():
-        labels, probabilities = _labels(predicted, export)
+        labels, probabilities, facts = _labels(predicted, export)
+        uncertain = _write_uncertainty(predicted, export) if labels is not None and export.wanted.uncertainty else []
         predicted = replace(predicted, made=replace(predicted.made, logits=None))
         seen = [path for number in range(len(export.folds)) for path in _write_seen(predicted, number, labels, export)]
         segmented = [] if labels is None else _write_segmented(predicted, labels, probabilities, export)
-    volumes = {} if labels is None else _volumes(labels, export.description.dataset_json)
-    return Exported((*seen, *segmented), volumes, time.perf_counter() - begin)
+    voxels = {} if labels is None else _voxels(labels, export.description.dataset_json)
+    return Exported((*uncertain, *seen, *segmented), voxels, facts, time.perf_counter() - begin)
 
 
 def outputs_of(case: str, export: Export) -> Iterator[str]:
     """Names, relative to the output folder, of all files that :func:`export_case` may write of a case."""
     ending, wanted = export.description.file_ending, export.wanted
     images = [f"{case}{ending}"] if export.description.segments else []
+    if export.description.segments and wanted.uncertainty:
+        images.append(f"{UNCERTAINTY}/{case}{ending}")
     if export.description.segments and NIFTI in wanted.probabilities:
         yield from (f"{PROBABILITIES}/{case}_{file_part(label)}{PROBABILITY_ENDING}" for label in class_names(export.description))
     if export.description.segments and NPZ in wanted.probabilities:
@@ -140,11 +155,23 @@ def _write_segmented(predicted: Predicted, labels: np.ndarray, probabilities: np
     return [*written, _write_labels(predicted, labels, export)]
 
 
-def _labels(predicted: Predicted, export: Export) -> tuple[np.ndarray | None, np.ndarray | None]:
-    if predicted.made.logits is None:
-        return None, None
-    return to_labels(predicted.made.logits, predicted.made.space, description=export.description,
-                     want_probabilities=bool(export.wanted.probabilities))
+def _labels(predicted: Predicted, export: Export) -> tuple[np.ndarray | None, np.ndarray | None, Mapping[str, Any]]:
+    """Labels, probabilities if wanted, and what there is to tell of the case."""
+    made, description = predicted.made, export.description
+    if made.logits is None:
+        return None, None, {}
+    boundary = BoundaryEntropy(regions=description.label_manager.has_regions)
+    labels, probabilities = to_labels(made.logits, made.space, description=description, watch=boundary.add,
+                                      want_probabilities=bool(export.wanted.probabilities))
+    facts = facts_of(labels, predicted.properties["spacing"], description, entropy=boundary.mean, disagreement=made.disagreement)
+    return labels, probabilities, facts
+
+
+def _write_uncertainty(predicted: Predicted, export: Export) -> list[Path]:
+    path = make_writable_folder(export.output / UNCERTAINTY) / f"{predicted.case.name}{export.description.file_ending}"
+    made = predicted.made
+    write_image(to_uncertainty(made.logits, made.space, description=export.description), path, predicted.properties)
+    return [path]
 
 
 def _write_seen(predicted: Predicted, number: int, labels: np.ndarray | None, export: Export) -> list[Path]:
@@ -226,6 +253,6 @@ def _write_labels(predicted: Predicted, labels: np.ndarray, export: Export) -> P
     return target
 
 
-def _volumes(labels: np.ndarray, dataset_json: dict[str, Any]) -> dict[str, int]:
+def _voxels(labels: np.ndarray, dataset_json: dict[str, Any]) -> dict[str, int]:
     return {name: sum(np.count_nonzero(labels == label) for label in np.atleast_1d(value))
             for name, value in dataset_json["labels"].items() if name not in ("background", "ignore")}

@@ -26,11 +26,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from fuse4seg.colour import WHITE
+from fuse4seg.inference.entropy import entropy, largest_entropy
 from fuse4seg.inference.model import ModelDescription
 from fuse4seg.networks.fuse_then_segment import DARKEST
 
 Resample = Callable[..., np.ndarray]
 Block = tuple[slice, np.ndarray]
+Watch = Callable[[Tensor, np.ndarray], None]
 
 #: Voxels of all channels in a block.
 VOXELS_IN_BLOCK = 2**23
@@ -55,7 +57,7 @@ def to_input_space(images: Tensor | np.ndarray, properties: dict[str, Any], *, d
 
 
 def to_labels(logits: np.ndarray, properties: dict[str, Any], *, description: ModelDescription,
-              want_probabilities: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+              want_probabilities: bool = False, watch: Watch | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Labels, and probabilities if wanted, of logits in preprocessed space; as nnU-Net makes them, but in blocks of slices.
 
     Args:
@@ -63,6 +65,8 @@ def to_labels(logits: np.ndarray, properties: dict[str, Any], *, description: Mo
         properties: The case's, as nnU-Net's preprocessor left them.
         description: The model's.
         want_probabilities: Else there are none.
+        watch: Is given each block's logits (K, n, Y, X) and labels (n, Y, X), on the input's grid within the box that
+            preprocessing kept, in the plans' order of axes.
 
     Returns:
         Labels, shape (*input shape), uint8 (uint16 where there are many), 0 outside the box that preprocessing kept; and
@@ -83,7 +87,25 @@ def to_labels(logits: np.ndarray, properties: dict[str, Any], *, description: Mo
             found = label_manager.convert_probabilities_to_segmentation(probabilities)
             _box(shares, properties)[:, block] = probabilities.numpy()
         _box(labels, properties)[0, block] = np.asarray(found)
+        if watch is not None:
+            watch(torch.from_numpy(part), np.asarray(found))
     return _turned_back(labels, description)[0], None if shares is None else _turned_back(shares, description)
+
+
+def to_uncertainty(logits: np.ndarray, properties: dict[str, Any], *, description: ModelDescription) -> np.ndarray:
+    """Entropy of the class probabilities over the largest that it can be; arguments as in :func:`to_labels`.
+
+    Returns:
+        float32 in [0, 1], shape (*input shape); 0 outside the box that preprocessing kept, where background is certain.
+    """
+    whole = np.zeros((1, *properties["shape_before_cropping"]), dtype=np.float32)
+    regions = description.label_manager.has_regions
+    largest = largest_entropy(len(logits), regions=regions)
+    for block, part in _before_resampling(logits, properties, description):
+        found = entropy(torch.from_numpy(part), regions=regions).div_(largest)
+        # Rounding of float32 may pass the ends.
+        _box(whole, properties)[0, block] = found.clamp_(0, 1).numpy()
+    return _turned_back(whole, description)[0]
 
 
 def to_levels(fused: np.ndarray, properties: dict[str, Any], *, description: ModelDescription) -> np.ndarray:

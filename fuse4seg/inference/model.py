@@ -19,6 +19,7 @@ from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
 from fuse4seg.errors import CheckpointError, ModelPlansError, OptionError, first_line
 from fuse4seg.files import write_json
 from fuse4seg.inference.model_plans import read_model_plans
+from fuse4seg.inference.training_volumes import read_training_volumes
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.plans import OURS
@@ -40,11 +41,13 @@ class ModelDescription:
         plans: All of them.
         configuration: The one of them that was trained.
         dataset_json: Of the training data.
+        volumes: Millilitres of each label or region in every labelled training case, by its name; empty where not known.
     """
 
     plans: PlansManager
     configuration: ConfigurationManager
     dataset_json: dict[str, Any]
+    volumes: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def segments(self) -> bool:
@@ -155,7 +158,8 @@ def load_model(folder: Path, *, folds: Sequence[int | str], checkpoint: str = "c
         require_predictive(state, path, dimensions=len(configuration.patch_size))
     weights = [state["network_weights"] for state in states]
     network = build_fitting(plans, configuration, dataset_json, plans_file, weights=dict(zip(paths, weights, strict=True)))
-    return Model(network, ModelDescription(plans, configuration, dataset_json), device, weights,
+    description = ModelDescription(plans, configuration, dataset_json, read_training_volumes(folder))
+    return Model(network, description, device, weights,
                  mirror_axes=tuple(states[0]["inference_allowed_mirroring_axes"] or ()) if mirroring else (),
                  step_size=step_size, precision=choose_precision(precision, device),
                  modality_dropout=min(_modality_dropout(state) for state in states))

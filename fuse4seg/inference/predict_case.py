@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fuse4seg.inference.disagreement import Disagreement, votes_of
 from fuse4seg.inference.input_space import read_levels, to_levels
 from fuse4seg.inference.model import Model
 from fuse4seg.inference.sliding_window import fuse_whole_image, segment_windows
@@ -29,12 +30,15 @@ class CasePrediction:
         space: What brings the logits back to the input's geometry, as nnU-Net's preprocessor names it.
         fused: One image per set of weights, as exported: uint8, shape (C, *input shape).
         attention: One per set of weights, in preprocessed space, shape (N - 1, Z, Y, X); None unless asked for.
+        disagreement: See :class:`~fuse4seg.inference.disagreement.Disagreement`: between the sets of weights or, of a single
+            one, between its mirrored copies; None where there are neither.
     """
 
     logits: np.ndarray | None
     space: dict[str, Any]
     fused: tuple[np.ndarray, ...]
     attention: tuple[np.ndarray | None, ...]
+    disagreement: float | None = None
 
 
 def predict_case(model: Model, channels: Tensor, properties: dict[str, Any], *, present: Sequence[bool] | None = None,
@@ -48,14 +52,15 @@ def predict_case(model: Model, channels: Tensor, properties: dict[str, Any], *, 
         present: Which modalities the case has; None for all.
         want_attention: Also give attention maps.
     """
-    fused, attention, total = [], [], _Mean()
+    fused, attention, total = [], [], _Mean(model)
     for network in model.with_each_weights():
         levels, maps = _fuse(network, model, channels, properties, present=present, want_attention=want_attention)
         fused.append(levels)
         attention.append(maps)
         if model.description.segments:
-            total.add(*_segment(network, model, fused[-1], properties["spacing"], channels[network.modalities:]))
-    return CasePrediction(total.mean, {**properties, **total.space}, tuple(fused), tuple(attention))
+            total.add(*_segment(network, model, fused[-1], properties["spacing"], channels[network.modalities:],
+                                apart=total.of_copies))
+    return CasePrediction(total.mean, {**properties, **total.space}, tuple(fused), tuple(attention), total.disagreement)
 
 
 def fuse_case(model: Model, channels: Tensor, properties: dict[str, Any], *, present: Sequence[bool] | None = None) -> np.ndarray:
@@ -71,27 +76,53 @@ def segment_fused(model: Model, fused: Sequence[np.ndarray], spacing: Sequence[f
         fused: One image per set of weights, uint8, shape (C, Z, Y, X).
         spacing: Millimetres along Z, Y, X.
     """
-    total = _Mean()
+    total = _Mean(model)
     for network, levels in zip(model.with_each_weights(), fused, strict=True):
-        total.add(*_segment(network, model, levels, spacing, torch.empty(0)))
-    return CasePrediction(total.mean, total.space, tuple(fused), (None,) * len(fused))
+        total.add(*_segment(network, model, levels, spacing, torch.empty(0), apart=total.of_copies))
+    return CasePrediction(total.mean, total.space, tuple(fused), (None,) * len(fused), total.disagreement)
 
 
 class _Mean:
-    """Mean of logits, kept in half precision, as nnU-Net keeps them: whole cases are large."""
+    """Mean of logits, kept in half precision, as nnU-Net keeps them: whole cases are large; and how far they are apart.
 
-    def __init__(self) -> None:
+    Attributes:
+        of_copies: Is told of mirrored copies; None where there are several sets of weights, which are compared themselves.
+        space: Of the logits.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._apart = Disagreement(regions=model.description.segments and model.description.label_manager.has_regions)
         self._sum: Tensor | None = None
+        self._votes: Tensor | None = None
         self._count = 0
+        self.of_copies = None if len(model.weights) > 1 else self._apart
         self.space: dict[str, Any] = {}
 
     def add(self, logits: Tensor, space: dict[str, Any]) -> None:
+        if self.of_copies is None:
+            self._add_votes(logits)
         self._sum = logits if self._sum is None else self._sum + logits
         self._count, self.space = self._count + 1, space
+
+    def _add_votes(self, logits: Tensor) -> None:
+        """Slice by slice, to bound memory: a byte for each voxel and class is kept."""
+        if self._votes is None:
+            classes = len(logits) - (not self._apart.regions)
+            self._votes = torch.zeros(logits.shape[1], classes, *logits.shape[2:], dtype=torch.uint8)
+        for votes, image in zip(self._votes, logits.unbind(dim=1), strict=True):
+            votes += votes_of(image[None].float(), regions=self._apart.regions)[0]
 
     @property
     def mean(self) -> np.ndarray | None:
         return None if self._sum is None else (self._sum / self._count).numpy()
+
+    @property
+    def disagreement(self) -> float | None:
+        """To be asked once, after the last set of weights."""
+        if self._votes is not None:
+            for votes in self._votes:
+                self._apart.add(votes[None], voters=self._count)
+        return self._apart.value
 
 
 def _fuse(network: FuseThenSegment, model: Model, channels: Tensor, properties: dict[str, Any], *,
@@ -105,7 +136,7 @@ def _fuse(network: FuseThenSegment, model: Model, channels: Tensor, properties: 
 
 @torch.inference_mode()
 def _segment(network: FuseThenSegment, model: Model, levels: np.ndarray, spacing: Sequence[float],
-             extra: Tensor) -> tuple[Tensor, dict[str, Any]]:
+             extra: Tensor, *, apart: Disagreement | None) -> tuple[Tensor, dict[str, Any]]:
     """Logits (K, Z', Y', X') in half precision, and their space, of an exported image and a cascade's labels."""
     image, space = read_levels(levels, spacing, description=model.description)
     shown = torch.from_numpy(image)
@@ -115,7 +146,7 @@ def _segment(network: FuseThenSegment, model: Model, levels: np.ndarray, spacing
     for block in shown.split(_slices_at_once(shown, model), dim=1):
         part = segment_windows(network.segmentation, block, patch_size=model.patch_size, step_size=model.step_size,
                                device=model.device, precision=model.precision, mirror_axes=model.mirror_axes,
-                               read=partial(as_read, colours=model.colours))
+                               read=partial(as_read, colours=model.colours), apart=apart)
         if logits is None:
             logits = torch.empty(len(part), *shown.shape[1:], dtype=torch.half)
         logits[:, start:start + block.shape[1]] = part

@@ -289,12 +289,12 @@ class FolderRun:
             self.faults[outcome.case] = outcome.failure
             return
         exported: Exported = outcome.result
-        log.info("%s: %s", outcome.case, ", ".join(f"{name} {count} voxels" for name, count in exported.volumes.items()))
+        log.info("%s: %s", outcome.case, ", ".join(f"{name} {count} voxels" for name, count in exported.voxels.items()))
         if self.record is not None:
             absent = _absent(prepared.case, self.model)
             self.record.note_failed(self.faults)
             self.record.note_done(outcome.case, prepared.sources, exported.files, output=self.export.output,
-                                  seconds=prepared.seconds + exported.seconds, absent=absent)
+                                  seconds=prepared.seconds + exported.seconds, absent=absent, facts=exported.facts)
 
     def _settle(self) -> None:
         """Write down what kept cases from being predicted, if anything did and anything else was written."""

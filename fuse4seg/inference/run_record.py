@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fuse4seg.errors import Fuse4SegError, OptionError, UnreadableRecordError
 from fuse4seg.files import checksum, read_json, write_json
+from fuse4seg.inference.model_calibration import model_calibration
+
+if TYPE_CHECKING:
+    from fuse4seg.inference.export_case import Wanted
+    from fuse4seg.inference.model import Model
 
 RUN = "run.json"
 #: What must be the same for outputs of two runs to lie in one folder; device and library versions are only told.
@@ -24,7 +29,7 @@ class RunRecord:
     Attributes:
         path: The file.
         made_by: Model, weights, options, device, versions, in plain data.
-        cases: By name: ``status`` (done, failed), seconds, checksums of the sources, outputs or the reason.
+        cases: By name: ``status`` (done, failed), seconds, checksums of the sources, outputs, volumes and doubt, or the reason.
     """
 
     path: Path
@@ -38,7 +43,7 @@ class RunRecord:
                 and all(path.is_file() for path in sources) and known["sources"] == checksums(sources))
 
     def note_done(self, case: str, sources: dict[str, str], outputs: Iterable[Path], *, output: Path, seconds: float,
-                  absent: Sequence[str] = ()) -> None:
+                  absent: Sequence[str] = (), facts: Mapping[str, Any] | None = None) -> None:
         """Write that a case is predicted, once its files are whole.
 
         Args:
@@ -48,12 +53,14 @@ class RunRecord:
             output: Folder of these.
             seconds: That it took.
             absent: Modalities that it lacks.
+            facts: What else is told of it, in plain data.
 
         Raises:
             UnwritableFolderError: The operating system refused to write.
         """
         self.cases[case] = {"status": "done", "seconds": round(seconds, 3), "sources": sources,
-                            "outputs": sorted(str(path.relative_to(output)) for path in outputs), "absent": list(absent)}
+                            "outputs": sorted(str(path.relative_to(output)) for path in outputs), "absent": list(absent),
+                            **(facts or {})}
         self.write()
 
     def note_failed(self, faults: Mapping[str, Fuse4SegError]) -> None:
@@ -99,23 +106,48 @@ def open_record(output: Path, made_by: dict[str, Any], *, resume: bool, part: tu
 
 
 def describe_run(model: Path, *, folds: Sequence[int | str], checkpoint: str, device: str, options: dict[str, Any],
+                 images: Path | Sequence[Path] | None = None,
                  previous_stage: dict[str, Any] | None = None) -> dict[str, Any]:
     """What decides about the outputs, and what they were made on.
 
     Args:
         model: Folder Trainer__Plans__configuration.
         folds: Whose weights are averaged.
-        checkpoint: File in each fold.
+        checkpoint: File in each fold; a validation may come before any is written.
         device: Where it computes.
         options: Of the prediction, in plain data.
+        images: Folder of the input, or its files; None where nothing is known of it.
         previous_stage: What is to be told of a cascade's previous stage. Its segmentations are sources of each case, whose
             checksums decide.
     """
-    told = {} if previous_stage is None else {"previous_stage": previous_stage}
+    weights = [path for fold in folds if (path := model / f"fold_{fold}" / checkpoint).is_file()]
+    told = {"previous_stage": previous_stage, "input": _input(images), "calibration": model_calibration(model)}
     return {"model": model.name, "folds": list(folds), "checkpoint": checkpoint,
-            "weights": [checksum(model / f"fold_{fold}" / checkpoint) for fold in folds], "options": options, **told,
+            "weights": list(map(checksum, weights)), "options": options,
+            **{entry: content for entry, content in told.items() if content is not None},
             "device": device,
             "versions": {name: version(name) for name in ("fuse4seg", "torch", "nnunetv2", "numpy", "SimpleITK")}}
+
+
+def _input(images: Path | Sequence[Path] | None) -> dict[str, Any] | None:
+    if images is None:
+        return None
+    if isinstance(images, Path):
+        return {"folder": str(images.absolute())}
+    return {"files": [str(path.absolute()) for path in images]}
+
+
+def options_of(model: Model, wanted: Wanted, *, allow_missing: bool = False) -> dict[str, Any]:
+    """What a prediction depends on beside the model, in plain data.
+
+    Args:
+        model: Loaded.
+        wanted: Outputs.
+        allow_missing: Whether cases that lack modalities are predicted.
+    """
+    return {**asdict(wanted), "probabilities": list(wanted.probabilities), "mirroring": bool(model.mirror_axes),
+            "step_size": model.step_size, "allow_missing": allow_missing,
+            "precision": str(model.precision).removeprefix("torch.")}
 
 
 def checksums(sources: Sequence[Path]) -> dict[str, str]:

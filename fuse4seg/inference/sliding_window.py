@@ -15,6 +15,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compu
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fuse4seg.inference.disagreement import Disagreement, votes_of
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 #: Voxels fused in one pass of a 2D model, to bound memory.
@@ -82,10 +83,17 @@ def _fuse_tile(model: FuseThenSegment, images: Tensor, present: Sequence[bool] |
     return torch.cat([part.float() for part in channels], dim=1).cpu()
 
 
+class Compared(NamedTuple):
+    """Who is told what mirrored copies segment, and how much each voxel of a window weighs there; None for all alike."""
+
+    apart: Disagreement
+    weight: Tensor | None
+
+
 @torch.inference_mode()
 def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[int], step_size: float, device: torch.device,
                     precision: torch.dtype, mirror_axes: Sequence[int] = (),
-                    read: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+                    read: Callable[[Tensor], Tensor] | None = None, apart: Disagreement | None = None) -> Tensor:
     """Logits of a whole image, blended where windows overlap.
 
     A window of zeros lies wholly outside the image. Its logits are computed once, and stand for all such windows.
@@ -99,6 +107,7 @@ def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[i
         precision: Number format of the network's convolutions.
         mirror_axes: Axes of the patch. Each window's logits are the mean over its copies, mirrored along all combinations.
         read: Makes of a window (B, K, *patch) what enters the network, None where that is the window.
+        apart: Is told what the copies of each window segment, where there are several; windows weigh as they are blended.
 
     Returns:
         float32 on the CPU, shape (classes, Z, Y, X).
@@ -109,9 +118,12 @@ def segment_windows(network: nn.Module, image: Tensor, *, patch_size: Sequence[i
     images = image.transpose(0, 1) if flat else image.unsqueeze(0)
     padded, inside = pad_to_tiles(images, tile=patch_size)
     copies = mirrored_copies(mirror_axes, first=2)
+    compared = None
+    if apart is not None and len(copies) > 1:
+        compared = Compared(apart, None if tuple(padded.shape[2:]) == tuple(patch_size) else _blending_weight(tuple(patch_size)))
     with as_group_norms(network) if device.type == "cpu" else nullcontext():
         total = blend_tiles(padded, lambda window: _segment_batch(network, window, copies, device=device, precision=precision,
-                                                                  read=read or _as_they_are),
+                                                                  read=read or _as_they_are, compared=compared),
                             tile=patch_size, step_size=step_size)
     found = total[inside]
     return found.transpose(0, 1) if flat else found.squeeze(0)
@@ -128,17 +140,18 @@ def mirrored_copies(axes: Sequence[int], *, first: int) -> list[tuple[int, ...]]
 
 
 def _segment_batch(network: nn.Module, images: Tensor, copies: Sequence[tuple[int, ...]], *, device: torch.device,
-                   precision: torch.dtype, read: Callable[[Tensor], Tensor]) -> Tensor:
+                   precision: torch.dtype, read: Callable[[Tensor], Tensor], compared: Compared | None) -> Tensor:
     """Logits (B, classes, *S) of windows (B, K, *S), float32 on the CPU."""
     at_once = _at_once(images, device)
 
-    def segment(windows: Tensor) -> Tensor:
-        return _mean_of_copies(network, read(_moved(windows, device)), copies, at_once=at_once, precision=precision)
+    def segment(windows: Tensor, compared: Compared | None) -> Tensor:
+        return _mean_of_copies(network, read(_moved(windows, device)), copies, at_once=at_once, precision=precision,
+                               compared=compared)
 
     held = images.flatten(1).any(dim=1)
-    parts = [] if held.all() else [segment(torch.zeros_like(images[:1]))]
+    parts = [] if held.all() else [segment(torch.zeros_like(images[:1]), None)]
     if held.any():
-        parts += map(segment, images[held].split(max(1, at_once // len(copies))))
+        parts += [segment(windows, compared) for windows in images[held].split(max(1, at_once // len(copies)))]
     if held.all():
         return torch.cat(parts) if len(parts) > 1 else parts[0]
     empty, *segmented = parts
@@ -153,13 +166,18 @@ def _as_they_are(windows: Tensor) -> Tensor:
 
 
 def _mean_of_copies(network: nn.Module, windows: Tensor, copies: Sequence[tuple[int, ...]], *, at_once: int,
-                    precision: torch.dtype) -> Tensor:
+                    precision: torch.dtype, compared: Compared | None = None) -> Tensor:
     """Mean logits over mirrored copies, ``at_once`` of them in one pass at most; no more windows than fit are given."""
-    total = 0.0
+    total, votes = 0.0, 0
     for start in range(0, len(copies), at_once):
         group = copies[start:start + at_once]
         logits = _forward(network, torch.cat([windows.flip(axes) for axes in group]), precision)
-        total = sum((part.flip(axes) for part, axes in zip(logits.chunk(len(group)), group, strict=True)), start=total)
+        parts = [part.flip(axes) for part, axes in zip(logits.chunk(len(group)), group, strict=True)]
+        total = sum(parts, start=total)
+        if compared is not None:
+            votes = sum((votes_of(part, regions=compared.apart.regions).byte() for part in parts), start=votes)
+    if compared is not None:
+        compared.apart.add(votes, voters=len(copies), weight=compared.weight)
     return (total / len(copies)).cpu()
 
 
@@ -213,7 +231,7 @@ def blend_tiles(images: Tensor, compute: Callable[[Tensor], Tensor], *, tile: Se
     size, tile = tuple(images.shape[2:]), tuple(tile)
     if size == tile:
         return compute(images)
-    weight = compute_gaussian(tile, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
+    weight = _blending_weight(tile)
     total, weights = None, torch.zeros(size)
     starts = compute_steps_for_sliding_window(size, tile, step_size)
     for corner in product(*starts):
@@ -223,6 +241,10 @@ def blend_tiles(images: Tensor, compute: Callable[[Tensor], Tensor], *, tile: Se
         total[(..., *window)] += found * weight
         weights[window] += weight
     return total.div_(weights)
+
+
+def _blending_weight(tile: tuple[int, ...]) -> Tensor:
+    return compute_gaussian(tile, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +18,21 @@ from torch import Tensor
 
 from fuse4seg.colour import luma
 from fuse4seg.datasets.raw import Case
+from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.nnunet_summary import summarise_folder
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Export, Predicted, Wanted, export_case
+from fuse4seg.inference.find_model import FINAL
 from fuse4seg.inference.input_space import read_levels
 from fuse4seg.inference.model import Model, ModelDescription
+from fuse4seg.inference.model_calibration import calibration_line, model_calibration, write_doubts
 from fuse4seg.inference.predict_case import CasePrediction, predict_case
 from fuse4seg.inference.preprocess_case import with_one_hot
+from fuse4seg.inference.run_record import RUN, RunRecord, describe_run, options_of
+from fuse4seg.inference.training_volumes import read_training_volumes
 from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST, image_losses
 from fuse4seg.nnunet_output import logged_prints
+from fuse4seg.paths import RAW
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -36,7 +45,7 @@ FUSION_LOSSES = "fusion_losses.json"
 
 def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path, *, preprocessed: Path,
                            save_probabilities: bool = False) -> dict[str, Any]:
-    """Write segmentations, fused images and nnU-Net's summary.json; and what the next stage of a cascade is trained on.
+    """Write segmentations, fused images, their record and nnU-Net's summary.json; and what a cascade's next stage is trained on.
 
     Args:
         model: With labels, as trained.
@@ -49,12 +58,17 @@ def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path,
         nnU-Net's summary: metric_per_case, mean per label or region, foreground_mean.
     """
     wanted = Wanted(probabilities=(NPZ,)) if save_probabilities else SEGMENTATIONS
-    for case, _, made in _predicted(model, dataset, fold, wanted):
+    volumes = read_training_volumes(preprocessed)
+    model = replace(model, description=replace(model.description, volumes=volumes))
+    record = _record(model, fold, wanted, dataset=preprocessed.name)
+    for case, _, made in _predicted(model, dataset, fold, wanted, record):
         for stage in model.description.configuration.next_stage_names or ():
             _hand_on(case, made, model.description, preprocessed=preprocessed, folder=fold.parent / NEXT_STAGE / stage)
     summary = summarise_folder(fold / VALIDATION, preprocessed / "gt_segmentations", dataset_json=model.description.dataset_json,
                                reader=model.description.reader)
     write_json(summary, fold / VALIDATION / "summary.json")
+    write_doubts(_doubts(summary, record, model.description), fold)
+    _calibrate(record, fold.parent)
     return summary
 
 
@@ -64,14 +78,45 @@ def validate_fusion(model: Model, dataset: nnUNetBaseDataset, fold: Path) -> dic
     Returns:
         Mean over the cases of each loss between images, trained or not, on the grid that the network works on.
     """
-    reports = [_fusion_losses(model, channels, made) for _, channels, made in _predicted(model, dataset, fold, SEGMENTATIONS)]
+    record = _record(model, fold, SEGMENTATIONS, dataset=model.description.plans.dataset_name)
+    reports = [_fusion_losses(model, channels, made)
+               for _, channels, made in _predicted(model, dataset, fold, SEGMENTATIONS, record)]
     means = {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
     write_json(means, fold / VALIDATION / FUSION_LOSSES)
     return means
 
 
-def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path,
-               wanted: Wanted) -> Iterator[tuple[str, Tensor, CasePrediction]]:
+def _record(model: Model, fold: Path, wanted: Wanted, *, dataset: str) -> RunRecord:
+    """As that of f4s_predict; the input is where the raw images are, if that is known."""
+    raw = os.environ.get(RAW)
+    images = Path(raw, dataset, "imagesTr") if raw else None
+    name = fold.name.removeprefix("fold_")
+    made_by = describe_run(fold.parent, folds=[int(name) if name.isdecimal() else name], checkpoint=FINAL,
+                           device=str(model.device), options=options_of(model, wanted),
+                           images=images if images and images.is_dir() else None)
+    return RunRecord(fold / VALIDATION / RUN, made_by)
+
+
+def _doubts(summary: dict[str, Any], record: RunRecord, description: ModelDescription) -> Iterator[dict[str, float]]:
+    """What calibration needs of each case: its mean Dice over the classes that have one, its doubt, and its volume."""
+    for entry in summary["metric_per_case"]:
+        case = record.cases[Path(entry["prediction_file"]).name.removesuffix(description.file_ending)]
+        yield {"dice": defined_mean(scores["Dice"] for scores in entry["metrics"].values()), "doubt": case["doubt"]["score"],
+               "volume": sum(case["volumes"].values())}
+
+
+def _calibrate(record: RunRecord, model: Path) -> None:
+    """Note and say what doubt is worth, by this fold and those that were validated before."""
+    found = model_calibration(model)
+    if found is None:
+        return
+    record.made_by["calibration"] = found
+    record.write()
+    log.info(calibration_line(found))
+
+
+def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path, wanted: Wanted,
+               record: RunRecord) -> Iterator[tuple[str, Tensor, CasePrediction]]:
     """Names, preprocessed channels and predictions of the cases, each after it is written."""
     description, cases, folder = model.description, list(dataset.identifiers), make_writable_folder(fold / VALIDATION)
     for path in folder.rglob(f"*{description.file_ending}"):
@@ -82,8 +127,11 @@ def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path,
         images, _, previous, properties = dataset.load_case(case)
         # nnU-Net opens them as files that only read.
         channels = images[:].copy() if previous is None else with_one_hot(images[:], previous[:], description)
+        begin = time.perf_counter()
         made = predict_case(model, torch.from_numpy(channels), properties)
-        export_case(Predicted(Case(case, ()), properties, made), export)
+        seconds = time.perf_counter() - begin
+        exported = export_case(Predicted(Case(case, ()), properties, made), export)
+        record.note_done(case, {}, exported.files, output=folder, seconds=seconds + exported.seconds, facts=exported.facts)
         yield case, torch.from_numpy(channels), made
 
 

@@ -1,4 +1,4 @@
-"""Dataset fingerprint: nnU-Net's own, plus the intensity window of each channel."""
+"""Dataset fingerprint: nnU-Net's own, plus the intensity window of each channel and the volumes of labels."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from fuse4seg.background import in_background
 from fuse4seg.case_faults import fault_of
-from fuse4seg.datasets.dataset_json import channel_names, is_labelled, read_raw_dataset_json
+from fuse4seg.datasets.dataset_json import IGNORE, channel_names, foreground_classes, is_labelled, read_raw_dataset_json
 from fuse4seg.datasets.images import find_reader, given_to
 from fuse4seg.datasets.integrity import check_dataset
 from fuse4seg.datasets.raw import training_cases
 from fuse4seg.errors import FingerprintNotFoundError, NoForegroundError
+from fuse4seg.evaluation.volumes import volumes_of
 from fuse4seg.files import make_writable_folder, read_json, write_json
+from fuse4seg.inference.training_volumes import VOLUMES, are_volumes
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
 from fuse4seg.planning.windows import (
@@ -57,6 +59,7 @@ class CaseSummary:
         relative_size: Share of the voxels that cropping left.
         foreground: Drawn raw foreground intensities per channel; of all tissue in a case without a label.
         tissue: Drawn normalised tissue intensities per channel.
+        volumes: Millilitres of each label or region by its name; none of a case without a label.
     """
 
     shape: list[int]
@@ -64,6 +67,7 @@ class CaseSummary:
     relative_size: float
     foreground: list[Draws]
     tissue: list[Samples]
+    volumes: dict[str, float]
 
 
 def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool = True,
@@ -127,13 +131,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-#: What planning takes from a fingerprint, and how each entry has to be.
+#: What planning and doubt take from a fingerprint, and how each entry has to be.
 SOUND = {WINDOWS: _are_windows, "spacings": _are_triples, "shapes_after_crop": _are_triples,
-         "foreground_intensity_properties_per_channel": lambda entry: isinstance(entry, dict)}
+         "foreground_intensity_properties_per_channel": lambda entry: isinstance(entry, dict), VOLUMES: are_volumes}
 
 
 class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
-    """nnU-Net's extractor, whose fingerprint also holds the windows; every case is read once.
+    """nnU-Net's extractor, whose fingerprint also holds windows and volumes; every case is read once.
 
     Args:
         dataset_name_or_id: Of a raw dataset.
@@ -179,20 +183,23 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
     def _summarise_cases(self, schemes: Sequence[Scheme]) -> list[CaseSummary]:
         cases, count = self.dataset, len(self.dataset)
         images = (case["images"][0] for case in cases.values() if case["images"])
-        summarise = partial(summarise_case, reader=find_reader(self.dataset_json, images), schemes=schemes,
+        # Where some voxels are ignored, nobody knows how large a label is.
+        classes = {} if IGNORE in self.dataset_json["labels"] else foreground_classes(self.dataset_json)
+        summarise = partial(summarise_case, reader=find_reader(self.dataset_json, images), schemes=schemes, classes=classes,
                             draws=int(self.num_foreground_voxels_for_intensitystats // count),
                             limit=max(1, VOXELS_PER_CHANNEL // count))
         return _summarise_all(summarise, cases, processes=self.num_processes)
 
 
-def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], schemes: Sequence[Scheme], draws: int,
-                   limit: int) -> CaseSummary:
+def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], schemes: Sequence[Scheme],
+                   classes: Mapping[str, int | tuple[int, ...]], draws: int, limit: int) -> CaseSummary:
     """Read and analyse one case.
 
     Args:
         case: Its ``images``, one file per channel, and its ``label``, or None.
         reader: nnU-Net's reader of the dataset's files.
         schemes: nnU-Net's normalisation of each channel.
+        classes: Label value, or values of a region, by name.
         draws: Foreground intensities to draw per channel.
         limit: Tissue voxels to draw per channel.
 
@@ -209,10 +216,11 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
         raise ValueError("its images or its label hold NaN")
     cropped, segmentation, _ = crop_to_nonzero(images, label)
     foreground = segmentation + 1 if label is None else segmentation  # 0 inside the nonzero mask, -1 outside
+    volumes = {} if label is None else volumes_of(label[0], properties["spacing"], classes)
     return CaseSummary([int(extent) for extent in cropped.shape[1:]], [float(step) for step in properties["spacing"]],
                        float(np.prod(cropped.shape[1:]) / np.prod(images.shape[1:])),
                        draw_foreground(cropped, foreground, draws=draws),
-                       sample_tissue(cropped, segmentation, schemes=schemes, limit=limit))
+                       sample_tissue(cropped, segmentation, schemes=schemes, limit=limit), volumes)
 
 
 def build_fingerprint(cases: Sequence[CaseSummary], *, dataset: str, schemes: Sequence[Scheme]) -> dict[str, Any]:
@@ -235,7 +243,12 @@ def build_fingerprint(cases: Sequence[CaseSummary], *, dataset: str, schemes: Se
         WINDOWS: intensity_windows([case.tissue for case in cases], schemes=schemes,
                                    use_mask=[masked and True in mask_choices(scheme) for scheme in schemes],
                                    statistics=list(statistics.values())),
+        VOLUMES: _by_name([case.volumes for case in cases if case.volumes]),
     }
+
+
+def _by_name(cases: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [case[name] for case in cases] for name in (cases[0] if cases else ())}
 
 
 def _summarise_all(summarise: Callable[[Mapping[str, Any]], CaseSummary], cases: Mapping[str, Mapping[str, Any]], *,

@@ -28,6 +28,7 @@ from fuse4seg.errors import (
 )
 from fuse4seg.files import make_writable_folder, read_json
 from fuse4seg.inference.model import build_fitting, require_predictive
+from fuse4seg.inference.model_calibration import read_doubts
 from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.paths import RESULTS, data_root
 from fuse4seg.plans import NETWORK
@@ -142,6 +143,8 @@ def _make_usable(folder: Path, model: SharedModel, path: Path) -> None:
             raise UntrustedModelError(plans_file, "network_class_name", configuration.network_arch_class_name)
         if model.fingerprint:
             _require_object(read_json(folder / FINGERPRINT, ModelArchiveError), FINGERPRINT)
+        for name in model.doubt_files:
+            read_doubts(folder / name)
         for file in model.weights:
             target = folder / file
             state = _joined(target, model, plans.plans, dataset_json)

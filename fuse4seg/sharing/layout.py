@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fuse4seg.inference.model_calibration import DOUBTS
+
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "fuse4seg-model", 1
 PLANS, DATASET, FINGERPRINT = "plans.json", "dataset.json", "dataset_fingerprint.json"
@@ -33,6 +35,7 @@ class SharedModel:
         folds: "0", "1", ..., "all".
         checkpoints: Files in each fold once installed, each ending with .pth.
         fingerprint: Whether its dataset_fingerprint.json is there.
+        doubts: Those of the folds that were validated, so that doubt is calibrated where the model goes.
     """
 
     dataset: str
@@ -42,6 +45,7 @@ class SharedModel:
     folds: tuple[str, ...]
     checkpoints: tuple[str, ...]
     fingerprint: bool
+    doubts: tuple[str, ...]
 
     @classmethod
     def of_folder(cls, folder: Path, *, folds: Sequence[int | str], checkpoints: Sequence[str]) -> SharedModel:
@@ -53,7 +57,9 @@ class SharedModel:
         parts = folder.name.split("__")
         if len(parts) != 3:
             raise ValueError(f"{folder.name} is not named TRAINER__PLANS__CONFIGURATION")
-        return cls(folder.parent.name, *parts, tuple(map(str, folds)), tuple(checkpoints), (folder / FINGERPRINT).is_file())
+        doubts = (str(fold) for fold in folds if (folder / f"fold_{fold}" / DOUBTS).is_file())
+        return cls(folder.parent.name, *parts, tuple(map(str, folds)), tuple(checkpoints), (folder / FINGERPRINT).is_file(),
+                   tuple(doubts))
 
     @classmethod
     def from_plain(cls, content: Any) -> SharedModel:
@@ -62,9 +68,11 @@ class SharedModel:
         Raises:
             ValueError, TypeError: It is nothing of the kind, or has names that are not safe.
         """
-        model = cls(**{**content, "folds": tuple(content["folds"]), "checkpoints": tuple(content["checkpoints"])})
+        model = cls(**{**content, **{entry: tuple(content[entry]) for entry in ("folds", "checkpoints", "doubts")}})
         if not isinstance(model.fingerprint, bool):
             raise TypeError("fingerprint is neither true nor false")
+        if not set(model.doubts) <= set(model.folds):
+            raise ValueError("doubts names other folds than folds does")
         model.require_safe_names()
         return model
 
@@ -91,7 +99,12 @@ class SharedModel:
     @property
     def descriptions(self) -> tuple[str, ...]:
         """Its JSON files."""
-        return PLANS, DATASET, *([FINGERPRINT] if self.fingerprint else [])
+        return PLANS, DATASET, *([FINGERPRINT] if self.fingerprint else []), *self.doubt_files
+
+    @property
+    def doubt_files(self) -> list[str]:
+        """What calibrates doubt, below its folder."""
+        return [f"fold_{fold}/{DOUBTS}" for fold in self.doubts]
 
     @property
     def weights(self) -> list[PurePosixPath]:

@@ -145,6 +145,23 @@ class TestPredict:
         assert min(picture.shape[:2]) > 100
         assert float(picture[..., :3].std()) > 0.05
 
+    def test_tells_volumes_and_doubt_and_where_the_images_are(self, predicted: Path, images: Path) -> None:
+        record = json.loads((predicted / "run.json").read_text())
+        assert record["made_by"]["input"] == {"folder": str(images)}
+        case = record["cases"]["phantom_005"]
+        labels = sitk.ReadImage(str(predicted / "phantom_005.nii.gz"))
+        names = json.loads((predicted / "dataset.json").read_text())["labels"]
+        voxels, voxel = sitk.GetArrayFromImage(labels), np.prod(labels.GetSpacing()) / 1000
+        assert case["volumes"] == {name: pytest.approx((voxels == value).sum() * voxel, rel=1e-5) for name, value in names.items()
+                                   if value}
+        doubt = case["doubt"]
+        assert {name: count > 0 for name, count in doubt["components"].items()} == {
+            name: volume > 0 for name, volume in case["volumes"].items()}
+        assert 0 < doubt["entropy"] <= np.log(4)
+        assert 0 <= doubt["disagreement"] <= 1  # of mirrored copies, as there is one fold
+        assert all(deviation is not None for deviation in doubt["size"].values())
+        assert 0 < doubt["score"] <= 1
+
     def test_repeats_byte_for_byte(self, predicted: Path, images: Path, trained_phantom: Path, tmp_path: Path) -> None:
         assert main(["-i", str(images), "-o", str(tmp_path), "--root", str(trained_phantom), "-device", "cpu",
                      "--save_attention", "--save_panels"]) == 0

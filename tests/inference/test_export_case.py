@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.ndimage import binary_dilation, generate_binary_structure, label
 from scipy.special import softmax
+from scipy.stats import entropy
 
 from fuse4seg.datasets.raw import Case
 from fuse4seg.inference.export_case import NIFTI, NPZ, Export, Predicted, Wanted, class_names, export_case
@@ -69,7 +71,7 @@ class TestExportCase:
         assert exported.files[-1] == export.output / "phantom_005.nii.gz"
         expected = in_place(predicted.made.logits.argmax(axis=0), predicted)
         np.testing.assert_array_equal(voxels(exported.files[-1]), expected)
-        assert exported.volumes == {name: np.count_nonzero(expected == value) for value, name in enumerate(LABELS, start=1)}
+        assert exported.voxels == {name: np.count_nonzero(expected == value) for value, name in enumerate(LABELS, start=1)}
         assert exported.seconds > 0
 
     def test_writes_the_fused_image_of_each_fold(self, predicted: Predicted, export: Export) -> None:
@@ -123,9 +125,33 @@ class TestExportCase:
             written = voxels(export.output / "probabilities" / f"phantom_005_{name}.nii.gz")
             np.testing.assert_allclose(written, expected[index], atol=1e-6)
 
+    def test_writes_uncertainty_between_sure_and_as_unsure_as_can_be(self, predicted: Predicted, export: Export) -> None:
+        exported = export_case(predicted, replace(export, wanted=Wanted(uncertainty=True)))
+        path = export.output / "uncertainty" / "phantom_005.nii.gz"
+        expected = entropy(softmax(predicted.made.logits.astype(float), axis=0)) / np.log(4)
+        np.testing.assert_allclose(voxels(path), in_place(expected, predicted), atol=1e-6)
+        assert path in exported.files
+        assert sitk.ReadImage(str(path)).GetPixelID() == sitk.sitkFloat32
+        assert sitk.ReadImage(str(path)).GetOrigin() == sitk.ReadImage(str(predicted.case.images[0])).GetOrigin()
+
+    def test_tells_the_mean_of_that_image_over_the_boundary(self, predicted: Predicted, export: Export) -> None:
+        exported = export_case(changed(predicted, disagreement=0.25), replace(export, wanted=Wanted(uncertainty=True)))
+        box = tuple(slice(*ends) for ends in predicted.properties["bbox_used_for_cropping"])
+        files = exported.files[-1], export.output / "uncertainty" / "phantom_005.nii.gz"
+        labels, uncertain = (voxels(path)[box] for path in files)
+        faces = generate_binary_structure(3, 1)
+        boundary = np.any([(labels == value) & binary_dilation(labels != value, faces) for value in range(4)], axis=0)
+        doubt = exported.facts["doubt"]
+        assert doubt["entropy"] == pytest.approx(np.log(4) * uncertain[boundary].mean(), rel=1e-5)
+        assert doubt["disagreement"] == 0.25
+        assert doubt["components"] == {name: label(labels == value, np.ones((3, 3, 3)))[1]
+                                       for value, name in enumerate(LABELS, start=1)}
+        volume = exported.facts["volumes"]["oedema"]
+        assert volume == pytest.approx((labels == 2).sum() * np.prod(predicted.properties["spacing"]) / 1000)
+
     def test_writes_images_alone_where_nothing_segments(self, predicted: Predicted, export: Export) -> None:
         exported = export_case(changed(predicted, logits=None), export)
-        assert exported.volumes == {}
+        assert exported.voxels == exported.facts == {}
         assert sorted(path.name for path in export.output.rglob("*") if path.is_file()) == ["phantom_005.nii.gz"] * 4
         assert [path.name for path in export.output.iterdir()] == ["fused"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fuse4seg.errors import Fuse4SegError, OptionError, UnreadableRecordError
+from fuse4seg.inference.model_calibration import write_doubts
 from fuse4seg.inference.run_record import RunRecord, checksums, describe_run, open_record
 
 
@@ -51,6 +53,12 @@ class TestRunRecord:
         assert again.cases["case"] == {"status": "done", "seconds": 1.235, "outputs": ["case.nii.gz"], "absent": ["T2"],
                                        "sources": noted.cases["case"]["sources"]}
 
+    def test_tells_what_is_told_of_a_case(self, noted: RunRecord, made_by: dict[str, Any], source: Path, output: Path) -> None:
+        noted.note_done("case", checksums([source]), [], output=output, seconds=1, facts={"volumes": {"core": 1.5}})
+        again = open_record(output, made_by, resume=True)
+        assert again.cases["case"]["volumes"] == {"core": 1.5}
+        assert again.cases["case"]["status"] == "done"
+
     def test_does_not_trust_what_has_changed_or_gone(self, noted: RunRecord, source: Path, output: Path) -> None:
         source.write_bytes(b"other voxels")
         assert not noted.is_done("case", [source], output)
@@ -88,6 +96,17 @@ class TestRunRecord:
     def test_goes_on_after_another_previous_stage_by_the_checksums_of_its_segmentations(
             self, noted: RunRecord, made_by: dict[str, Any], output: Path) -> None:
         assert open_record(output, {**made_by, "previous_stage": {"folder": "there"}}, resume=True).cases == noted.cases
+
+    def test_tells_where_the_input_is_and_what_doubt_is_worth(self, tmp_path: Path, made_by: dict[str, Any]) -> None:
+        assert not {"input", "calibration"} & made_by.keys()
+        model = tmp_path / "Trainer__Plans__2d"
+        (model / "fold_0" / "validation").mkdir()
+        write_doubts([{"dice": number / 10, "doubt": number / 10, "volume": 1.0} for number in range(6)], model / "fold_0")
+        describe = partial(describe_run, model, folds=[0], checkpoint="final.pth", device="cpu", options={})
+        assert describe(images=Path("images"))["input"] == {"folder": str(Path.cwd() / "images")}
+        assert describe(images=[Path("/a/b.nii.gz")])["input"] == {"files": ["/a/b.nii.gz"]}
+        assert describe()["calibration"] == {"cases": 6, "rank_correlation": 1, "worst_fifth_found": 0,
+                                             "by_volume_alone": {"rank_correlation": None, "worst_fifth_found": 1}}
 
     @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"made_by": {}}), json.dumps({"made_by": 1, "cases": {}})])
     def test_refuses_a_damaged_one(self, made_by: dict[str, Any], output: Path, content: str) -> None:

@@ -78,13 +78,14 @@ class TestPredictFromFused:
                                                 flags: tuple[str, ...]) -> None:
         """In 2D and in 3D, in colour and in grey, of one fold and of two, resampled and not."""
         root = make_untrained(configuration, colours=colours, folds=folds)
-        assert run(root, images, tmp_path / "out", *flags) == 0
+        assert run(root, images, tmp_path / "out", "--uncertainty", *flags) == 0
         shutil.copytree(tmp_path / "out" / "fused", tmp_path / "alone")
         shutil.rmtree(images)
-        assert run(root, tmp_path / "alone", tmp_path / "again", "--from_fused", *flags) == 0
+        assert run(root, tmp_path / "alone", tmp_path / "again", "--from_fused", "--uncertainty", *flags) == 0
         assert_same_labels(tmp_path / "out", tmp_path / "again", ".nii.gz", cases=2)
-        assert {path.name for path in (tmp_path / "again").iterdir()} == {"plain.nii.gz", "resampled.nii.gz", "dataset.json",
-                                                                         "plans.json", "f4s_outputs.json"}
+        assert_same_labels(tmp_path / "out" / "uncertainty", tmp_path / "again" / "uncertainty", ".nii.gz", cases=2)
+        assert {path.name for path in (tmp_path / "again").iterdir()} == {"plain.nii.gz", "resampled.nii.gz", "uncertainty",
+                                                                         "dataset.json", "plans.json", "f4s_outputs.json"}
 
     @pytest.mark.parametrize("colours", [1, 3])
     def test_gives_the_labels_of_png(self, make_untrained: MakeUntrained, phantom: list[sitk.Image], tmp_path: Path,
@@ -96,7 +97,10 @@ class TestPredictFromFused:
             levels = np.rint(255 * levels / levels.max()).astype(np.uint8)
             for name, slice_number in (("a", 14), ("b", 18)):
                 Picture.fromarray(levels[slice_number]).save(tmp_path / "images" / f"{name}_{number:04d}.png")
-        assert run(root, tmp_path / "images", tmp_path / "out") == 0
+        assert run(root, tmp_path / "images", tmp_path / "out", "--uncertainty") == 0
+        with Picture.open(tmp_path / "out" / "uncertainty" / "a.png") as picture:
+            assert picture.mode == "L"
+            assert picture.size == levels.shape[:0:-1]
         with Picture.open(tmp_path / "out" / "fused" / "a.png") as picture:
             assert picture.mode == {1: "L", 3: "RGB"}[colours]
         assert run(root, tmp_path / "out" / "fused", tmp_path / "again", "--from_fused") == 0

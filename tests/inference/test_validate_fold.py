@@ -42,7 +42,7 @@ class TestValidation:
         folder = trained_model / "fold_0" / "validation"
         names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         assert names == {f"{validated_case}.nii.gz", f"fused/{validated_case}.nii.gz", f"fused/grey/{validated_case}.nii.gz",
-                         "summary.json"}
+                         "summary.json", "run.json", "doubt.json"}
 
     def test_scores_as_our_evaluation_does(self, trained_model: Path, trained_phantom: Path, validated_case: str) -> None:
         folder = trained_model / "fold_0" / "validation"
@@ -70,6 +70,26 @@ class TestValidation:
         # As text, because NaN is not equal to itself.
         ours, theirs = (json.dumps(json.loads(path.read_text()), sort_keys=True) for path in (folder / "summary.json", nnunets))
         assert ours == theirs
+
+    def test_tells_what_it_was_made_of_and_what_is_doubtful(self, trained_model: Path, trained_phantom: Path,
+                                                            validated_case: str) -> None:
+        folder = trained_model / "fold_0" / "validation"
+        record, summary = (json.loads((folder / name).read_text()) for name in ("run.json", "summary.json"))
+        assert record["made_by"]["input"] == {"folder": str(trained_phantom / "nnUNet_raw" / MODEL.parent / "imagesTr")}
+        assert (record["made_by"]["folds"], "calibration" in record["made_by"]) == ([0], False)
+        case = record["cases"][validated_case]
+        assert case["outputs"] == [f"fused/grey/{validated_case}.nii.gz", f"fused/{validated_case}.nii.gz",
+                                   f"{validated_case}.nii.gz"]
+        labels = sitk.ReadImage(str(folder / f"{validated_case}.nii.gz"))
+        voxels, voxel = sitk.GetArrayFromImage(labels), np.prod(labels.GetSpacing()) / 1000
+        names = json.loads((trained_model / "dataset.json").read_text())["labels"]
+        assert case["volumes"] == {name: pytest.approx((voxels == value).sum() * voxel) for name, value in names.items() if value}
+        assert 0 <= case["doubt"]["disagreement"] <= 1
+        assert 0 <= case["doubt"]["entropy"] <= np.log(4)
+        told, = json.loads((folder / "doubt.json").read_text())
+        dice = [scores["Dice"] for scores in summary["metric_per_case"][0]["metrics"].values()]
+        assert told == {"dice": pytest.approx(np.nanmean(dice)), "doubt": case["doubt"]["score"],
+                        "volume": pytest.approx(sum(case["volumes"].values()))}
 
     def test_predicts_exactly_what_the_command_predicts(self, trained_model: Path, trained_phantom: Path, tmp_path: Path,
                                                         validated_case: str) -> None:

@@ -28,6 +28,7 @@ from fuse4seg.errors import (
     NoForegroundError,
     WorkerDiedError,
 )
+from fuse4seg.inference.training_volumes import VOLUMES
 from fuse4seg.planning import fingerprint as module
 from fuse4seg.planning.fingerprint import (
     CaseSummary,
@@ -68,10 +69,26 @@ class TestExtractFingerprint:
         ours.run(overwrite_existing=True)
         found = json.loads(path.read_text())
 
-        assert set(found) == {*expected, WINDOWS}
+        assert set(found) == {*expected, WINDOWS, VOLUMES}
         for channel, properties in expected.pop(STATISTICS).items():
             assert found[STATISTICS][channel] == pytest.approx(properties, rel=1e-6)
         assert {key: found[key] for key in expected} == expected
+
+    def test_holds_the_volumes_of_labels(self, make_raw: Callable[..., Path]) -> None:
+        folder = make_raw(cases=3)
+        rewrite(folder / "labelsTr" / "case1.nii.gz", np.zeros_like)
+        label = sitk.ReadImage(str(folder / "labelsTr" / "case0.nii.gz"))
+        volume = sitk.GetArrayFromImage(label).sum() * np.prod(label.GetSpacing()) / 1000
+        assert extract_fingerprint(991, processes=1)[VOLUMES] == {"tumour": pytest.approx([volume, 0, volume])}
+        shutil.rmtree(folder / "labelsTr")
+        assert extract_fingerprint(991, processes=1)[VOLUMES] == {}
+
+    def test_holds_no_volumes_where_voxels_are_ignored(self, make_raw: Callable[..., Path]) -> None:
+        folder = make_raw()
+        description = json.loads((folder / "dataset.json").read_text())
+        description["labels"]["ignore"] = len(description["labels"])
+        (folder / "dataset.json").write_text(json.dumps(description))
+        assert extract_fingerprint(991, processes=1)[VOLUMES] == {}
 
     def test_runs_from_nnunets_api(self, make_raw: Callable[..., Path]) -> None:
         make_raw()
@@ -113,7 +130,8 @@ class TestExtractFingerprint:
     def test_is_the_same_from_several_processes(self, make_raw: Callable[..., Path]) -> None:
         make_raw(cases=3)
         schemes = [ZScoreNormalization] * 2
-        summarise = partial(summarise_case, reader=SimpleITKIO, schemes=schemes, draws=100, limit=100)
+        summarise = partial(summarise_case, reader=SimpleITKIO, schemes=schemes, classes={"tumour": 1}, draws=100,
+                            limit=100)
         cases = DatasetFingerprintExtractor(DATASET, 1).dataset
 
         one, two = (build_fingerprint(module._summarise_all(summarise, cases, processes=processes), dataset=DATASET,
@@ -233,7 +251,7 @@ class TestWindowsOfTheFingerprint:
         _, (decision,) = ExperimentPlanner(DATASET).determine_normalization_scheme_and_whether_mask_is_used_for_norm()
         tissue = {masked: np.full(9, 2.0 if masked else 1.0, np.float32) for masked in (False, True)}
         case = CaseSummary([2, 2, 2], [1.0, 1.0, 1.0], relative_size,
-                           [Draws(np.ones(1, np.float32), np.ones(1, np.int64))], [tissue])
+                           [Draws(np.ones(1, np.float32), np.ones(1, np.int64))], [tissue], {})
 
         fingerprint = build_fingerprint([case], dataset=DATASET, schemes=[ZScoreNormalization])
 

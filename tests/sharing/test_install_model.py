@@ -13,6 +13,7 @@ from fuse4seg.cli import predict
 from fuse4seg.cli.install_model import main
 from fuse4seg.errors import ModelArchiveError, ModelExistsError, UnwritableFolderError
 from fuse4seg.inference.find_model import model_in
+from fuse4seg.inference.model_calibration import model_calibration, write_doubts
 from fuse4seg.sharing import install_model
 from fuse4seg.sharing.export_model import export_models
 from fuse4seg.sharing.install_model import install_models
@@ -54,6 +55,26 @@ class TestInstalledModel:
         # The encoder is there twice, and stored once.
         stored = (results / MODEL / "fold_0" / "checkpoint_final.pth").stat().st_size
         assert stored < 1.5 * exported_model.stat().st_size
+
+    def test_knows_what_its_doubt_is_worth(self, untrained_model: Path, results: Path, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(untrained_model, tmp_path / MODEL))
+        (folder / "fold_0" / "validation").mkdir()
+        (folder / "fold_0" / "validation" / "summary.json").write_text("of named cases")
+        write_doubts([{"dice": number / 10, "doubt": 1 - number / 10, "volume": 1.0} for number in range(6)], folder / "fold_0")
+        export_models([model_in(folder)], tmp_path / "model.zip")
+        install_models(tmp_path / "model.zip")
+        assert model_calibration(results / MODEL)["rank_correlation"] == -1
+        assert model_calibration(results / MODEL) == model_calibration(folder)
+        assert [path.name for path in (results / MODEL / "fold_0" / "validation").iterdir()] == ["doubt.json"]
+
+    def test_is_refused_with_doubts_that_are_none(self, untrained_model: Path, results: Path, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(untrained_model, tmp_path / MODEL))
+        (folder / "fold_0" / "validation").mkdir()
+        (folder / "fold_0" / "validation" / "doubt.json").write_text('[{"dice": NaN, "doubt": 1, "volume": 1}]')
+        export_models([model_in(folder)], tmp_path / "model.zip")
+        with pytest.raises(ModelArchiveError, match=r"doubt\.json is no record of a validation's doubts.*Nothing was installed"):
+            install_models(tmp_path / "model.zip")
+        assert list(results.iterdir()) == []
 
     def test_may_say_in_its_name_what_was_changed(self, untrained_model: Path, results: Path, tmp_path: Path) -> None:
         name = "Fuse4SegTrainer-losses.edges=4__Fuse4SegPlans-grey-bilevel.viewing=__2d"
