@@ -137,7 +137,8 @@ def summarised(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found = [row["found"] for row in rows if row["kind"] in KINDS]
     summary["found"], summary["images"] = sum(found) / len(found), len(found) // len(KINDS)
     suspected = {row["case"] for row in rows if row["kind"] == "as it is" and row["found"]}
-    summary["false alarms"], summary["cases"] = len(suspected) / len({row["case"] for row in rows}), len({row["case"] for row in rows})
+    cases = {row["case"] for row in rows}
+    summary["false alarms"], summary["cases"] = len(suspected) / len(cases), len(cases)
     remains = [row["left"] for row in rows if "left" in row]
     if remains:
         summary.update({f"left, {what}": float(np.median([one[what] for one in remains])) for what in ("shift", "mean")})

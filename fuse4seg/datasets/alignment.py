@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,14 @@ from scipy.stats import median_abs_deviation
 from fuse4seg.datasets.dataset_json import REFERENCE, channel_names
 from fuse4seg.datasets.raw import Case
 from fuse4seg.datasets.rigid import QUICK, Rigid, register, small_copy
+from fuse4seg.plans import OURS
 
 #: An image is suspect that fits better so many voxels of the reference away, or further, and by this part of the information.
 MOST_OFF, LEAST_GAIN = 1.0, 0.03
 #: Or that tells less than the dataset's median by more than so many standard deviations, estimated from at least so many cases.
 FAR_BELOW, FEWEST_CASES = 5.0, 10
+#: In the fingerprint and in plans: what :func:`usual_information` gives of the dataset.
+INFORMATION = "information_on_reference"
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def case_alignment(voxels: np.ndarray, spacing: Sequence[float], case: Case, *, 
         return {}
     others = [number for number in there if case.images[number] != case.images[reference]]
     found = alignments(voxels[there.index(reference)], [voxels[there.index(number)] for number in others], spacing)
-    return {names[number]: judged(rigid, (usual or {}).get(names[number]))
-            for number, rigid in zip(others, found, strict=True) if rigid is not None}
+    return compared({names[number]: judged(rigid) for number, rigid in zip(others, found, strict=True) if rigid is not None},
+                    usual or {})
 
 
 def alignments(reference: np.ndarray, others: Sequence[np.ndarray], spacing: Sequence[float]) -> list[Rigid | None]:
@@ -93,21 +96,25 @@ def alignments(reference: np.ndarray, others: Sequence[np.ndarray], spacing: Seq
     return [register(fixed, _copy(other, spacing), voxel=spacing[::-1]) for other in others]
 
 
-def judged(rigid: Rigid, usual: Mapping[str, float] | None = None) -> Alignment:
-    """Whether an image is suspect where it lies.
+def judged(rigid: Rigid) -> Alignment:
+    """Whether an image is suspect because it fits better elsewhere."""
+    given, best = rigid.information
+    return Alignment(rigid.shift, rigid.turn, rigid.information, rigid.off > MOST_OFF and best > (1 + LEAST_GAIN) * given)
+
+
+def compared(found: Mapping[str, Alignment], usual: Mapping[str, Mapping[str, float]]) -> dict[str, Alignment]:
+    """Alignment of a case, suspect also where a modality tells far less of the reference one than in the dataset.
 
     Args:
-        rigid: From :func:`~fuse4seg.datasets.rigid.register`.
-        usual: ``median`` and ``deviation`` of the information as given in the dataset, for this modality; None to leave it out.
+        found: By modality.
+        usual: From :func:`usual_information`.
     """
-    given, best = rigid.information
-    elsewhere = rigid.off > MOST_OFF and best > (1 + LEAST_GAIN) * given
-    return Alignment(rigid.shift, rigid.turn, rigid.information, elsewhere or is_far_below(given, usual))
+    return {name: replace(one, suspect=one.suspect or _is_far_below(one.information[0], usual.get(name)))
+            for name, one in found.items()}
 
 
-def is_far_below(information: float, usual: Mapping[str, float] | None) -> bool:
-    """Whether so little information is out of the ordinary in the dataset."""
-    return bool(usual) and information < usual["median"] - FAR_BELOW * usual["deviation"]
+def _is_far_below(information: float, usual: Mapping[str, float] | None) -> bool:
+    return usual is not None and information < usual["median"] - FAR_BELOW * usual["deviation"]
 
 
 def usual_information(cases: Sequence[Mapping[str, Alignment]]) -> dict[str, dict[str, float]]:
@@ -125,6 +132,14 @@ def usual_information(cases: Sequence[Mapping[str, Alignment]]) -> dict[str, dic
             told.setdefault(name, []).append(alignment.information[0])
     return {name: {"median": float(np.median(values)), "deviation": float(median_abs_deviation(values, scale="normal"))}
             for name, values in told.items() if len(values) >= FEWEST_CASES}
+
+
+def planned_information(plans: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """What plans, which may be a stranger's, say of the dataset; nothing where they say something else."""
+    told = plans.get(OURS, {}).get(INFORMATION)
+    numbers = ("median", "deviation")
+    return {name: usual for name, usual in (told.items() if isinstance(told, dict) else ())
+            if isinstance(usual, dict) and all(isinstance(usual.get(number), (int, float)) for number in numbers)}
 
 
 def suspicion(found: Mapping[str, Alignment], reference: str) -> str | None:

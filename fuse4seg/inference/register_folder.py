@@ -32,7 +32,7 @@ from fuse4seg.errors import (
 )
 from fuse4seg.files import make_writable_folder, write_json, written_whole
 from fuse4seg.inference.image_files import image_written_whole
-from fuse4seg.own_outputs import claim_outputs, require_apart
+from fuse4seg.own_outputs import OwnOutputs, claim_outputs, require_apart
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +97,13 @@ def register_folder(folder: Path, output: Path, *, reference: str | None = None,
     number = _reference_number(folder, reference, most=max(max(files) for files in cases.values()))
     own = claim_outputs(output, [REGISTRATION, *(path.name for files in cases.values() for path in files.values())],
                         overwrite=overwrite)
-    make_writable_folder(output)
-    own.note()
-    found = results_of(partial(_try_register, reference=number, output=output), cases.items(), processes=processes,
+    found = results_of(partial(_try_register, reference=number, own=own), cases.items(), processes=processes,
                        doing="registering")
     told = {name: result for name, result in zip(cases, found, strict=True) if not isinstance(result, str)}
-    for name, files in told.items():
-        _report(name, files)
+    if not told:
+        return found
+    for files in told.values():
+        _report(files)
     write_json({"reference": number, "cases": told}, output / REGISTRATION)
     log.info("%d of %d files were moved onto channel %04d, on whose grid labels stay right as they are; the others are copies",
              sum(file["moved"] for files in told.values() for file in files.values()), sum(map(len, told.values())), number)
@@ -180,14 +180,16 @@ def _read(path: Path) -> sitk.Image:
     return image
 
 
-def _try_register(item: tuple[str, Mapping[int, Path]], *, reference: int, output: Path) -> dict[str, dict[str, Any]] | str:
+def _try_register(item: tuple[str, Mapping[int, Path]], *, reference: int, own: OwnOutputs) -> dict[str, dict[str, Any]] | str:
     """Register a case and write it, all of it or nothing; what was done by file names, or why it could not be."""
     case, files = item
     try:
         placed = register_case(files, reference, case=case)
         properties = header_of(files[reference])
+        make_writable_folder(own.folder)
+        own.note()
         for one in placed:
-            _write(one, output / one.source.name, properties)
+            _write(one, own.folder / one.source.name, properties)
     except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
         return str(fault_of(error, case))
     return {one.source.name: one.to_plain() for one in placed}
@@ -202,13 +204,11 @@ def _write(placed: Placed, path: Path, properties: dict[str, Any]) -> None:
         sitk.WriteImage(placed.image, str(temporary), useCompression=True)
 
 
-def _report(case: str, files: Mapping[str, Mapping[str, Any]]) -> None:
+def _report(files: Mapping[str, Mapping[str, Any]]) -> None:
     for name, file in files.items():
         if file["moved"]:
             log.info("%s: moved by %s mm (x, y, z) and %.1f degrees, information %.2f, now %.2f", name,
                      " ".join(f"{-step:.1f}" for step in file["shift"]), file["turn"], *file["information"])
-    if not any(file["moved"] for file in files.values()):
-        log.debug("%s: nothing to move", case)
 
 
 def _numbered(folder: Path) -> dict[str, dict[int, Path]]:
@@ -221,7 +221,8 @@ def _numbered(folder: Path) -> dict[str, dict[int, Path]]:
     for name, path in image_files(folder).items():
         matched = re.fullmatch(r"(.+)_(\d{4})", name)
         if not matched:
-            raise UnpairedCasesError(f"{path} is not named CASE_0000, CASE_0001, ... Rename it, or give a folder such as imagesTr.")
+            raise UnpairedCasesError(f"{path} is not named CASE_0000, CASE_0001, ... Rename it, or give "
+                                     "imagesTr or the like.")
         cases.setdefault(matched[1], {})[int(matched[2])] = path
     return {case: dict(sorted(files.items())) for case, files in sorted(cases.items())}
 

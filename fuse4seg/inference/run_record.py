@@ -38,7 +38,7 @@ class RunRecord:
                 and all(path.is_file() for path in sources) and known["sources"] == checksums(sources))
 
     def note_done(self, case: str, sources: dict[str, str], outputs: Iterable[Path], *, output: Path, seconds: float,
-                  absent: Sequence[str] = ()) -> None:
+                  absent: Sequence[str] = (), alignment: Mapping[str, Any] | None = None) -> None:
         """Write that a case is predicted, once its files are whole.
 
         Args:
@@ -48,12 +48,15 @@ class RunRecord:
             output: Folder of these.
             seconds: That it took.
             absent: Modalities that it lacks.
+            alignment: Where its modalities lie, in plain data, by their names; None where nobody looked.
 
         Raises:
             UnwritableFolderError: The operating system refused to write.
         """
         self.cases[case] = {"status": "done", "seconds": round(seconds, 3), "sources": sources,
                             "outputs": sorted(str(path.relative_to(output)) for path in outputs), "absent": list(absent)}
+        if alignment is not None:
+            self.cases[case]["alignment"] = dict(alignment)
         self.write()
 
     def note_failed(self, faults: Mapping[str, Fuse4SegError]) -> None:

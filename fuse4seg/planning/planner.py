@@ -16,6 +16,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from fuse4seg import __version__
+from fuse4seg.datasets.alignment import INFORMATION
 from fuse4seg.datasets.dataset_json import REFERENCE, channel_names, is_labelled, read_raw_dataset_json
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.raw import training_cases
@@ -278,7 +279,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.predicted = self._fit_batches(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, RECIPE: to_plain(self.recipe),
                        "overwrite_target_spacing": self.options.overwrite_target_spacing,
-                       "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, MEMORY: self.predicted}
+                       "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, MEMORY: self.predicted,
+                       INFORMATION: self.dataset_fingerprint.get(INFORMATION, {})}
         self._write(plans)
 
     def _write(self, plans: dict[str, Any]) -> None:
