@@ -196,6 +196,7 @@ def _method(reference: sitk.Image, detail: Detail) -> sitk.ImageRegistrationMeth
     method = sitk.ImageRegistrationMethod()
     # Sums of several threads depend on which ends first.
     method.SetNumberOfThreads(1)
+    method.SetNumberOfWorkUnits(1)
     method.SetMetricAsMattesMutualInformation(BINS)
     # Regular points, each jittered: between voxels, so that no place is favoured for needing no interpolation.
     method.SetMetricSamplingStrategy(method.REGULAR)
@@ -215,8 +216,9 @@ def _information(reference: sitk.Image, moving: sitk.Image, transform: sitk.Tran
 
 def _optimised(reference: sitk.Image, moving: sitk.Image, start: sitk.Transform, detail: Detail) -> sitk.Transform:
     method, step = _method(reference, detail), max(reference.GetSpacing())
-    method.SetOptimizerAsRegularStepGradientDescent(learningRate=step, minStep=0.02 * step, numberOfIterations=60,
-                                                    gradientMagnitudeTolerance=1e-6)
+    # Steps that halve at each turn of the gradient end before a turn of the body is found.
+    method.SetOptimizerAsRegularStepGradientDescent(learningRate=step, minStep=0.02 * step, numberOfIterations=100,
+                                                    relaxationFactor=0.8, gradientMagnitudeTolerance=1e-6)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetOptimizerWeights(_free_parameters(reference))
     method.SetShrinkFactorsPerLevel(detail.levels)
