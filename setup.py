@@ -27,6 +27,8 @@ class BuildWithViewer(build_py):
         runpy.run_path(str(ROOT / "fuse4seg" / "report" / "fetch_viewer.py"))["fetch_viewer"]()
         super().run()
 
+            "predict", "fuse", "register", "evaluate", "evaluate_fusion",
+            "compare", "build_brats_fuse", "export_model", "install_model", "demo")
 
 setup(
     name="fuse4seg",

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType({
     "f4s_train": "[How to resume and reproduce](../how-to/resume-and-reproduce.md).",
     "f4s_pretrain": "",
     "f4s_predict": "[How to predict](../how-to/predict.md).",
+    "f4s_register": "[How to check alignment](../how-to/alignment.md).",
     "f4s_evaluate": "[How to evaluate](../how-to/evaluate.md).",
     "f4s_report": "[How to look at results](../how-to/report.md).",
     "f4s_fuse": "[How to fuse and score](../how-to/fuse-and-score.md).",
@@ -36,6 +37,7 @@ LIKE: Mapping[str, str] = MappingProxyType({
     **dict.fromkeys(("f4s_fuse", "f4s_export_model", "f4s_demo"), "f4s_predict"),
     "f4s_evaluate_fusion": "f4s_fuse",
     "f4s_build_brats_fuse": "f4s_fuse",
+    "f4s_register": "f4s_plan_and_preprocess",
 })
 HEAD = """\
 # Commands

@@ -20,6 +20,8 @@ READER = "overwrite_image_reader_writer"
 NORMALISATIONS = ("ct", "nonorm", "zscore", "rescale_to_0_1", OF_8_BITS)
 #: Labels of a dataset that nobody labelled.
 NO_LABELS = {"background": 0}
+#: Where dataset.json may name the modality that asks in the cross-attention, and that the others are to be aligned with.
+REFERENCE = "reference_modality"
 #: Bytes of a channel's or label's name, so that a file name holds it beside a case's.
 LONGEST_NAME = 100
 SHOWN_NAME = 40

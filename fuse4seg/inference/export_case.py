@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
 
+from fuse4seg.datasets.alignment import reference_channel
 from fuse4seg.datasets.colour_files import TIFF
 from fuse4seg.datasets.dataset_json import channel_names, file_part
 from fuse4seg.datasets.grey_images import GREY
 from fuse4seg.datasets.images import given_to
 from fuse4seg.datasets.raw import Case
 from fuse4seg.files import make_writable_folder, written_whole
+from fuse4seg.inference.checkerboard import write_checkerboard
 from fuse4seg.inference.doubt import facts_of
 from fuse4seg.inference.entropy import BoundaryEntropy
 from fuse4seg.inference.image_files import image_written_whole, write_fused, write_image
@@ -27,7 +29,8 @@ from fuse4seg.inference.predict_case import CasePrediction
 from fuse4seg.nnunet_output import logged_prints
 
 #: Sub-folders of the output.
-FUSED, ATTENTION, PANELS, PROBABILITIES, UNCERTAINTY = "fused", "attention", "panels", "probabilities", "uncertainty"
+FUSED, ATTENTION, PANELS, PROBABILITIES = "fused", "attention", "panels", "probabilities"
+UNCERTAINTY, ALIGNMENT = "uncertainty", "alignment"
 #: Of the images of probabilities, whatever the dataset's format is: not every format has fractions.
 PROBABILITY_ENDING = ".nii.gz"
 #: What asks in the cross-attention where the reference is absent.
@@ -66,12 +69,14 @@ class Predicted:
         properties: nnU-Net's.
         made: What was made of it.
         legend: How each modality colours the image, see :func:`~fuse4seg.inference.panel.measure_legend`; None for no panel.
+        suspect: Modalities that seem to lie apart from the reference one, each to be shown on a checkerboard with it.
     """
 
     case: Case
     properties: dict[str, Any]
     made: CasePrediction
     legend: np.ndarray | None = None
+    suspect: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ def export_case(predicted: Predicted, export: Export) -> Exported:
         uncertain = _write_uncertainty(predicted, export) if labels is not None and export.wanted.uncertainty else []
         predicted = replace(predicted, made=replace(predicted.made, logits=None))
         seen = [path for number in range(len(export.folds)) for path in _write_seen(predicted, number, labels, export)]
+        seen += _write_checkerboards(predicted, export)
         segmented = [] if labels is None else _write_segmented(predicted, labels, probabilities, export)
     voxels = {} if labels is None else _voxels(labels, export.description.dataset_json)
     return Exported((*uncertain, *seen, *segmented), voxels, facts, time.perf_counter() - begin)
@@ -137,11 +143,12 @@ def outputs_of(case: str, export: Export) -> Iterator[str]:
         yield from (f"{PROBABILITIES}/{case}_{file_part(label)}{PROBABILITY_ENDING}" for label in class_names(export.description))
     if export.description.segments and NPZ in wanted.probabilities:
         yield from (f"{case}.npz", f"{case}.pkl")
+    names = channel_names(export.description.dataset_json)
+    yield from (f"{ALIGNMENT}/{case}_{file_part(name)}.png" for name in names)
     for fold in export.folds:
         place = f"fold_{fold}/" if len(export.folds) > 1 else ""
         images += [f"{FUSED}/{place}{case}{ending}", f"{FUSED}/{place}{GREY}/{case}{ending}"]
         if wanted.attention:
-            names = channel_names(export.description.dataset_json)
             images += [f"{ATTENTION}/{place}{case}_{file_part(name)}{ending}" for name in names]
         if wanted.panels:
             yield f"{PANELS}/{place}{case}.png"
@@ -207,12 +214,27 @@ def _write_panel(path: Path, predicted: Predicted, fused: np.ndarray, labels: np
                  attention: Mapping[int, np.ndarray], export: Export) -> None:
     case = predicted.case
     names, there = channel_names(export.description.dataset_json), [index for index, found in enumerate(case.found) if found]
-    with given_to(export.description.reader, [case.images[index] for index in there]) as files:
-        sources, _ = export.description.reader().read_images(list(map(str, files)))
-    write_panel(path, sources=sources, names=[names[index] for index in there], fused=fused, segmentation=labels,
+    write_panel(path, sources=_sources(predicted, there, export), names=[names[index] for index in there], fused=fused,
+                segmentation=labels,
                 legend=None if predicted.legend is None else predicted.legend[there],
                 attention={there.index(index): heat for index, heat in attention.items()},
                 asking=names[export.reference] if export.reference in there else MEAN)
+
+
+def _write_checkerboards(predicted: Predicted, export: Export) -> list[Path]:
+    names, reference = channel_names(export.description.dataset_json), reference_channel(export.description.dataset_json)
+    written = []
+    for name in predicted.suspect:
+        written.append(make_writable_folder(export.output / ALIGNMENT) / f"{predicted.case.name}_{file_part(name)}.png")
+        fixed, moving = _sources(predicted, (reference, names.index(name)), export)
+        write_checkerboard(written[-1], fixed, moving, predicted.properties["spacing"])
+    return written
+
+
+def _sources(predicted: Predicted, channels: Sequence[int], export: Export) -> np.ndarray:
+    """Channels that the case has, as they are in its files, shape (C, Z, Y, X)."""
+    with given_to(export.description.reader, [predicted.case.images[index] for index in channels]) as files:
+        return export.description.reader().read_images(list(map(str, files)))[0]
 
 
 def _write_probabilities(predicted: Predicted, probabilities: np.ndarray, export: Export) -> list[Path]:

@@ -79,9 +79,9 @@ def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused:
     # What a segmentation lies over must not have colours of its own.
     beneath = grey_levels(fused[:, index]) / 255
     hues = [None] * len(names) if legend is None else legend_colours(legend)
-    tiles = [Tile(name, _stretched(source)[index], hue=hue) for name, source, hue in zip(names, sources, hues, strict=True)]
+    tiles = [Tile(name, stretched(source)[index], hue=hue) for name, source, hue in zip(names, sources, hues, strict=True)]
     tiles.append(Tile("fused", shown))
-    tiles += [Tile(f"{asking} looks at {names[source]}", _stretched(sources[source])[index], heat=heat[index])
+    tiles += [Tile(f"{asking} looks at {names[source]}", stretched(sources[source])[index], heat=heat[index])
               for source, heat in (attention or {}).items()]
     results = {"segmentation": segmentation, "reference": reference}
     tiles += [Tile(title, beneath, labels=found[index]) for title, found in results.items() if found is not None]
@@ -126,7 +126,8 @@ def legend_colours(legend: np.ndarray) -> np.ndarray:
     return np.clip(LEGEND_GREY + (1 - LEGEND_GREY) * legend / max(float(np.abs(legend).max()), 1e-6), 0, 1)
 
 
-def _stretched(source: np.ndarray) -> np.ndarray:
+def stretched(source: np.ndarray) -> np.ndarray:
+    """An image of any intensities in [0, 1], black and white at percentiles 1 and 99.5 of all but its background."""
     inside = source[source != source.flat[0]] if np.ptp(source) else source
     low, high = np.percentile(inside, (1, 99.5))
     return np.clip((source - low) / max(high - low, 1e-6), 0, 1)

@@ -16,15 +16,22 @@ import torch
 from tqdm import tqdm
 
 from fuse4seg.case_faults import fault_of
+from fuse4seg.datasets.alignment import Alignment, case_alignment, planned_information, reference_channel, suspicion
 from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, cases_of_files, list_cases, require_channels
 from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, OptionError, UnwritableFolderError
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
-from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case, outputs_of
+from fuse4seg.inference.export_case import ALIGNMENT, SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case, outputs_of
 from fuse4seg.inference.model import DESCRIPTIONS, Model, ModelDescription
 from fuse4seg.inference.panel import measure_legend
 from fuse4seg.inference.predict_case import predict_case
-from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE, found_files, preprocessed_images, require_segmentation
+from fuse4seg.inference.preprocess_case import (
+    PREVIOUS_STAGE,
+    found_files,
+    preprocessed_case,
+    read_case,
+    require_segmentation,
+)
 from fuse4seg.inference.run_record import RunRecord, checksums, record_name
 from fuse4seg.inference.workers import Outcome, Workers, fitting_processes
 from fuse4seg.own_outputs import OwnOutputs, claim_outputs, require_apart
@@ -46,6 +53,7 @@ class Prepared:
         properties: nnU-Net's.
         sources: Checksums of the files, by name.
         seconds: That it took.
+        alignment: Where its modalities lie, by their names.
     """
 
     case: Case
@@ -53,6 +61,7 @@ class Prepared:
     properties: dict[str, Any]
     sources: dict[str, str]
     seconds: float
+    alignment: dict[str, Alignment] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,8 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
     if isinstance(previous, FirstStage):
         first = Export(previous.model.description, output / PREVIOUS_STAGE, previous.folds,
                        previous.model.network.fusion.reference, SEGMENTATIONS)
-        faults, previous = run(previous.model, first, claim(first), record=previous.record).faults, first.output
+        stage = run(previous.model, first, claim(first), record=previous.record, examine=False)
+        faults, previous = stage.faults, first.output
     run(model, export, own, record=record, previous=previous, known=faults).raise_faults()
     ending = model.description.file_ending
     return [output / f"{case.name}{ending}" for case in every[part[0]::part[1]]] if model.description.segments else []
@@ -145,8 +155,11 @@ def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list
 
 def _run(model: Model, export: Export, own: OwnOutputs, *, every: list[Case], cases: list[Case], allow_missing: bool,
          processes: tuple[int | None, int | None], record: RunRecord | None, previous: Path | None = None,
-         known: Mapping[str, Fuse4SegError] | None = None) -> FolderRun:
-    """Predict the sound ones of this part's cases; ``known`` is why some of them are already known not to be."""
+         known: Mapping[str, Fuse4SegError] | None = None, examine: bool = True) -> FolderRun:
+    """Predict the sound ones of this part's cases; ``known`` is why some of them are already known not to be.
+
+    Whether modalities are aligned is examined once, for the last stage of a cascade.
+    """
     names, output = channel_names(model.description.dataset_json), export.output
     sources = partial(_sources, previous=previous, ending=export.description.file_ending)
     done = [case for case in cases if record and record.is_done(case.name, sources(case), output)]
@@ -161,7 +174,7 @@ def _run(model: Model, export: Export, own: OwnOutputs, *, every: list[Case], ca
         run.begin_output()
     preparing, exporting = (fitting_processes(sources(todo[0]), cases=len(todo), on_gpu=model.device.type == "cuda")
                             if count is None and todo else count or 0 for count in processes)
-    run.through(todo, partial(_prepared, description=export.description, previous=previous),
+    run.through(todo, partial(_prepared, description=export.description, previous=previous, examine=examine),
                 partial(_predict, model, wanted=export.wanted), processes=(preparing, exporting))
     return run
 
@@ -181,12 +194,16 @@ def _sources(case: Case, previous: Path | None, ending: str) -> tuple[Path, ...]
     return (*found_files(case), *([] if previous is None else [previous / f"{case.name}{ending}"]))
 
 
-def _prepared(case: Case, description: ModelDescription, previous: Path | None) -> Prepared:
+def _prepared(case: Case, description: ModelDescription, previous: Path | None, examine: bool) -> Prepared:
     begin = time.perf_counter()
     files = _sources(case, previous, description.file_ending)
     sources = checksums(files)
-    channels, properties = preprocessed_images(case, description, previous=None if previous is None else files[-1])
-    return Prepared(case, channels, properties, sources, time.perf_counter() - begin)
+    given, properties = read_case(case, description)
+    alignment = case_alignment(given[0], properties["spacing"], case, dataset_json=description.dataset_json,
+                               usual=planned_information(description.plans.plans)) if examine else {}
+    channels, properties = preprocessed_case(given, properties, case, description,
+                                             previous=None if previous is None else files[-1])
+    return Prepared(case, channels, properties, sources, time.perf_counter() - begin, alignment)
 
 
 @dataclass
@@ -290,11 +307,17 @@ class FolderRun:
             return
         exported: Exported = outcome.result
         log.info("%s: %s", outcome.case, ", ".join(f"{name} {count} voxels" for name, count in exported.voxels.items()))
+        names = channel_names(self.export.description.dataset_json)
+        if words := suspicion(prepared.alignment, names[reference_channel(self.export.description.dataset_json)]):
+            log.warning("%s: %s: look at %s, and repair it with f4s_register if so", outcome.case, words, self.export.output /
+                        ALIGNMENT)
         if self.record is not None:
             absent = _absent(prepared.case, self.model)
             self.record.note_failed(self.faults)
             self.record.note_done(outcome.case, prepared.sources, exported.files, output=self.export.output,
-                                  seconds=prepared.seconds + exported.seconds, absent=absent, facts=exported.facts)
+                                  seconds=prepared.seconds + exported.seconds, absent=absent, facts={
+                                      **exported.facts, "alignment": {name: one.to_plain() for name, one
+                                                                      in prepared.alignment.items()}})
 
     def _settle(self) -> None:
         """Write down what kept cases from being predicted, if anything did and anything else was written."""
@@ -323,7 +346,8 @@ def _predict(model: Model, prepared: Prepared, *, wanted: Wanted) -> Predicted:
     channels = torch.from_numpy(prepared.channels)
     made = predict_case(model, channels, prepared.properties, present=present, want_attention=wanted.attention or wanted.panels)
     legend = measure_legend(model, channels, present=present) if wanted.panels and model.colours > 1 else None
-    return Predicted(prepared.case, prepared.properties, made, legend)
+    suspect = [name for name, one in prepared.alignment.items() if one.suspect]
+    return Predicted(prepared.case, prepared.properties, made, legend, suspect)
 
 
 def _absent(case: Case, model: Model) -> list[str]:

@@ -47,22 +47,32 @@ def preprocessed_images(case: Case, description: ModelDescription, *,
             the model takes volumes.
         PreviousStageError: The segmentation cannot be used.
     """
-    found = case.found
+    given, properties = read_case(case, description)
+    return preprocessed_case(given, properties, case, description, previous=previous)
+
+
+def read_case(case: Case, description: ModelDescription) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Channels that a case has, the one array (C, Z, Y, X) of a list, and what nnU-Net's reader says; errors as above."""
     voxels, properties = read_sound_images(case, description.reader, of_8_bits=channels_of_8_bits(description.dataset_json))
     if voxels.shape[1] == 1 and len(description.configuration.patch_size) == 3:
         raise FaultyImageError(case.name, f"{found_files(case)[0]} is 2D, but the model segments volumes. Predict it with a 2D "
                                           f"configuration (-c 2d).")
     require_like_spacing(case.name, properties["spacing"], description)
-    if len(voxels) != sum(found):
-        raise FaultyImageError(case.name, f"its {sum(found)} files hold {len(voxels)} channels, as 4D and colour images do. Give "
-                                          "each channel a file of one volume.")
+    if len(voxels) != sum(case.found):
+        raise FaultyImageError(case.name, f"its {sum(case.found)} files hold {len(voxels)} channels, as 4D and colour images do. "
+                                          "Give each channel a file of one volume.")
+    return [voxels], properties
+
+
+def preprocessed_case(given: list[np.ndarray], properties: dict[str, Any], case: Case, description: ModelDescription, *,
+                      previous: Path | np.ndarray | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    """:func:`preprocessed_images` of what :func:`read_case` gave, whose array is taken out."""
     labels = None
     if previous is not None:
-        labels = previous_labels(previous, case.name, expected=geometry_of(voxels.shape[1:], properties),
+        labels = previous_labels(previous, case.name, expected=geometry_of(given[0].shape[1:], properties),
                                  reader=description.reader, dataset_json=description.dataset_json)
     # What stands in the channel of an absent modality does not matter; the first one's voxels leave the crop as it is.
-    given = [with_absent(voxels, found)]
-    del voxels
+    given.append(with_absent(given.pop(), case.found))
     return preprocess(given, properties, description, labels=labels)
 
 

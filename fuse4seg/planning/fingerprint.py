@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,19 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from fuse4seg.background import in_background
 from fuse4seg.case_faults import fault_of
+from fuse4seg.datasets.alignment import (
+    INFORMATION,
+    Alignment,
+    case_alignment,
+    compared,
+    reference_channel,
+    suspicion,
+    usual_information,
+)
 from fuse4seg.datasets.dataset_json import IGNORE, channel_names, foreground_classes, is_labelled, read_raw_dataset_json
 from fuse4seg.datasets.images import find_reader, given_to
 from fuse4seg.datasets.integrity import check_dataset
-from fuse4seg.datasets.raw import training_cases
+from fuse4seg.datasets.raw import Case, training_cases
 from fuse4seg.errors import FingerprintNotFoundError, NoForegroundError
 from fuse4seg.evaluation.volumes import volumes_of
 from fuse4seg.files import make_writable_folder, read_json, write_json
@@ -45,6 +54,8 @@ FINGERPRINT_FILE = "dataset_fingerprint.json"
 WINDOWS = "intensity_windows_per_channel"
 #: False where the foreground is all tissue, for want of labels; left out where it is that of labels.
 LABELLED = "labelled"
+#: Beside the fingerprint: where the modalities of each case lie. Apart, as fingerprints are shared with models.
+ALIGNMENT_FILE = "alignment.json"
 #: nnU-Net normalises inside the nonzero mask where cropping leaves less than this of the median case.
 MASK_BELOW_RELATIVE_SIZE = 3 / 4
 
@@ -60,6 +71,7 @@ class CaseSummary:
         foreground: Drawn raw foreground intensities per channel; of all tissue in a case without a label.
         tissue: Drawn normalised tissue intensities per channel.
         volumes: Millilitres of each label or region by its name; none of a case without a label.
+        alignment: Where the modalities lie, by their names.
     """
 
     shape: list[int]
@@ -68,6 +80,7 @@ class CaseSummary:
     foreground: list[Draws]
     tissue: list[Samples]
     volumes: dict[str, float]
+    alignment: dict[str, Alignment] = field(default_factory=dict)
 
 
 def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool = True,
@@ -160,11 +173,29 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
             logger.info("%s is kept", path)
             return kept
         schemes = normalisation_schemes(self.dataset_json)
-        fingerprint = build_fingerprint(self._summarise_cases(schemes), dataset=self.dataset_name, schemes=schemes)
+        cases = self._summarise_cases(schemes)
+        fingerprint = build_fingerprint(cases, dataset=self.dataset_name, schemes=schemes)
         if not self._labelled:
             fingerprint[LABELLED] = False
-        write_json(fingerprint, make_writable_folder(path.parent) / path.name)
+        make_writable_folder(path.parent)
+        self._tell_alignment({name: case.alignment for name, case in zip(self.dataset, cases, strict=True)},
+                             fingerprint.get(INFORMATION, {}), path.with_name(ALIGNMENT_FILE))
+        write_json(fingerprint, path)
         return fingerprint
+
+    def _tell_alignment(self, cases: Mapping[str, Mapping[str, Alignment]], usual: Mapping[str, Mapping[str, float]],
+                        path: Path) -> None:
+        """Write down where the modalities lie, and name the cases in which some seem to lie apart."""
+        reference = channel_names(self.dataset_json)[reference_channel(self.dataset_json)]
+        judged = {name: compared(found, usual) for name, found in cases.items()}
+        write_json({"reference": reference, "cases": {name: {modality: one.to_plain() for modality, one in found.items()}
+                                                      for name, found in judged.items()}}, path)
+        said = {name: words for name, found in judged.items() if (words := suspicion(found, reference))}
+        for name, words in said.items():
+            logger.warning("%s: %s", name, words)
+        if said:
+            logger.warning("%d of %d cases may be misaligned: look at them, and repair what is so with f4s_register", len(said),
+                           len(cases))
 
     def _fitting_fingerprint(self, path: Path) -> dict[str, Any] | None:
         try:
@@ -187,12 +218,13 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
         classes = {} if IGNORE in self.dataset_json["labels"] else foreground_classes(self.dataset_json)
         summarise = partial(summarise_case, reader=find_reader(self.dataset_json, images), schemes=schemes, classes=classes,
                             draws=int(self.num_foreground_voxels_for_intensitystats // count),
-                            limit=max(1, VOXELS_PER_CHANNEL // count))
+                            limit=max(1, VOXELS_PER_CHANNEL // count), dataset_json=self.dataset_json)
         return _summarise_all(summarise, cases, processes=self.num_processes)
 
 
 def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], schemes: Sequence[Scheme],
-                   classes: Mapping[str, int | tuple[int, ...]], draws: int, limit: int) -> CaseSummary:
+                   classes: Mapping[str, int | tuple[int, ...]], draws: int, limit: int,
+                   dataset_json: dict[str, Any] | None = None) -> CaseSummary:
     """Read and analyse one case.
 
     Args:
@@ -202,6 +234,7 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
         classes: Label value, or values of a region, by name.
         draws: Foreground intensities to draw per channel.
         limit: Tissue voxels to draw per channel.
+        dataset_json: Of the dataset; None to leave the alignment out.
 
     Raises:
         ValueError: The images hold NaN, or images and label do not belong together.
@@ -214,13 +247,15 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
             label = reader().read_seg(str(files[0]))[0]
     if np.isnan(images).any() or (label is not None and np.isnan(label).any()):
         raise ValueError("its images or its label hold NaN")
+    aligned = {} if dataset_json is None else case_alignment(
+        images, properties["spacing"], Case("", tuple(map(Path, case["images"]))), dataset_json=dataset_json)
     cropped, segmentation, _ = crop_to_nonzero(images, label)
     foreground = segmentation + 1 if label is None else segmentation  # 0 inside the nonzero mask, -1 outside
     volumes = {} if label is None else volumes_of(label[0], properties["spacing"], classes)
     return CaseSummary([int(extent) for extent in cropped.shape[1:]], [float(step) for step in properties["spacing"]],
                        float(np.prod(cropped.shape[1:]) / np.prod(images.shape[1:])),
                        draw_foreground(cropped, foreground, draws=draws),
-                       sample_tissue(cropped, segmentation, schemes=schemes, limit=limit), volumes)
+                       sample_tissue(cropped, segmentation, schemes=schemes, limit=limit), volumes, aligned)
 
 
 def build_fingerprint(cases: Sequence[CaseSummary], *, dataset: str, schemes: Sequence[Scheme]) -> dict[str, Any]:
@@ -244,6 +279,7 @@ def build_fingerprint(cases: Sequence[CaseSummary], *, dataset: str, schemes: Se
                                    use_mask=[masked and True in mask_choices(scheme) for scheme in schemes],
                                    statistics=list(statistics.values())),
         VOLUMES: _by_name([case.volumes for case in cases if case.volumes]),
+        **({INFORMATION: usual} if (usual := usual_information([case.alignment for case in cases])) else {}),
     }
 
 

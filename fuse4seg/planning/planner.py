@@ -16,7 +16,8 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from fuse4seg import __version__
-from fuse4seg.datasets.dataset_json import channel_names, is_labelled, read_raw_dataset_json
+from fuse4seg.datasets.alignment import INFORMATION
+from fuse4seg.datasets.dataset_json import REFERENCE, channel_names, is_labelled, read_raw_dataset_json
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.raw import training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError, RecipeError
@@ -43,8 +44,6 @@ CASCADE = "3d_cascade_fullres"
 PLANNED_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", CASCADE)
 #: nnU-Net's networks stop at 16 times the first stage's features in 2D, at 10 times as many in 3D.
 GROWTH_2D, GROWTH_3D = 16, 10
-#: Where dataset.json may name the modality that asks in the cross-attention.
-REFERENCE = "reference_modality"
 #: A U-Net halves its input once at least.
 SMALLEST_STAGES = 2
 
@@ -280,7 +279,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.predicted = self._fit_batches(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, RECIPE: to_plain(self.recipe),
                        "overwrite_target_spacing": self.options.overwrite_target_spacing,
-                       "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, MEMORY: self.predicted}
+                       "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, MEMORY: self.predicted,
+                       INFORMATION: self.dataset_fingerprint.get(INFORMATION, {})}
         self._write(plans)
 
     def _write(self, plans: dict[str, Any]) -> None:
