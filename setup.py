@@ -12,6 +12,8 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py
 README = ROOT / "README.md"
 # The site of the documentation; its pages and their links are tested without it, too.
 DOCS = ["latex2mathml>=3.76", "mkdocs-material>=9.5"]
+# Where a training is watched.
+TENSORBOARD, WANDB = ["tensorboard>=2.15"], ["wandb>=0.17"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "predict", "fuse", "evaluate", "evaluate_fusion",
             "compare", "build_brats_fuse", "export_model", "install_model", "demo")
@@ -50,6 +52,8 @@ setup(
     extras_require={
         "brats": ["hd-bet>=2"],
         "docs": DOCS,
+        "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
         "dev": [
             "hypothesis>=6.100",
             "pre-commit>=3.5",
@@ -60,6 +64,8 @@ setup(
             "scikit-learn>=1.3",
             "sewar>=0.4.5",
             *DOCS,
+            *TENSORBOARD,
+            *WANDB,
         ],
     },
     entry_points={"console_scripts": [f"f4s_{command} = fuse4seg.cli.{command}:main" for command in COMMANDS]},
