@@ -18,7 +18,7 @@ endif
 # This checkout comes first, even where the environment holds another one.
 HERE := PYTHONPATH="$(CURDIR)" PATH="$(BIN):$$PATH"
 
-.PHONY: help demo test faults bench docs lint venv
+.PHONY: help demo test faults bench docs lint venv viewer
 help:
 	@echo "make demo   phantom, planning, training, prediction and evaluation, into demo/"
 	@echo "make test   the whole test suite, but for the long forms of the fault tests"
@@ -28,10 +28,14 @@ help:
 	@echo "make lint   ruff"
 	@echo "make venv   only set up the environment (here: $(BIN))"
 
-demo: $(READY)
+# The viewer of reports, which setup.py fetches for an installed package; without it reports have pictures alone.
+viewer: $(READY)
+	@$(HERE) "$(BIN)/python" -m fuse4seg.report.fetch_viewer || true
+
+demo: $(READY) viewer
 	$(HERE) "$(BIN)/f4s_demo" -o demo
 
-test: $(READY)
+test: $(READY) viewer
 	$(HERE) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m "not faults" -n $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
 
 faults: $(READY)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py").read_text(), re.MULTILINE).group(1)
@@ -16,7 +18,17 @@ DOCS = ["latex2mathml>=3.76", "mkdocs-material>=9.5"]
 TENSORBOARD, WANDB = ["tensorboard>=2.15"], ["wandb>=0.17"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "predict", "fuse", "evaluate", "evaluate_fusion",
-            "compare", "build_brats_fuse", "export_model", "install_model", "demo")
+            "compare", "build_brats_fuse", "export_model", "install_model", "report", "demo")
+
+
+class BuildWithViewer(build_py):
+    """Also puts the viewer of reports into the package; without npm or a network a report has pictures alone."""
+
+    def run(self) -> None:
+        """Fetch it before files are listed; also where the package is installed in place."""
+        runpy.run_path(str(ROOT / "fuse4seg" / "report" / "fetch_viewer.py"))["fetch_viewer"]()
+        super().run()
+
 
 setup(
     name="fuse4seg",
@@ -30,7 +42,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["fuse4seg", "fuse4seg.*"]),
     # The folder that nnUNet_extTrainer points at is no package, and is installed as data.
-    package_data={"fuse4seg": ["**/*.py", "**/*.json", "**/*.toml", "py.typed"]},
+    package_data={"fuse4seg": ["**/*.py", "**/*.json", "**/*.toml", "py.typed", "report/templates/*", "report/static/*",
+                               "report/viewer/*"]},
     install_requires=[
         "torch>=2.4,!=2.9.*",
         "nnunetv2>=2.8.1,<2.9",
@@ -39,6 +52,7 @@ setup(
         "acvl-utils>=0.2.6,<0.3",
         "dynamic-network-architectures>=0.4.4,<0.5",
         "SimpleITK>=2.2.1",
+        "jinja2>=3.1",
         "matplotlib>=3.7",
         "monai>=1.4",
         "nibabel>=5",
@@ -55,7 +69,9 @@ setup(
         "tensorboard": TENSORBOARD,
         "wandb": WANDB,
         "dev": [
+            "axe-core-python>=0.1",
             "hypothesis>=6.100",
+            "playwright>=1.45",
             "pre-commit>=3.5",
             "pytest>=8",
             "pytest-xdist>=3.5",
@@ -68,5 +84,6 @@ setup(
             *WANDB,
         ],
     },
+    cmdclass={"build_py": BuildWithViewer},
     entry_points={"console_scripts": [f"f4s_{command} = fuse4seg.cli.{command}:main" for command in COMMANDS]},
 )

@@ -23,6 +23,7 @@ from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import plan_experiment
 from fuse4seg.planning.preprocess import preprocess
 from fuse4seg.plans import PLANS_NAME
+from fuse4seg.report.write_report import Wish, write_report
 from fuse4seg.training.run import Training, train
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device
     """Everything a user does with data of their own, on phantoms.
 
     Args:
-        output: Gets data/ (the three roots) and predictions/; replaced if an earlier demo made it.
+        output: Gets data/ (the three roots) and predictions/ with report/index.html; replaced if an earlier demo made it.
         size: How much to do.
         seed: Of phantoms and training.
         device: "cuda", "cpu", "mps", or None for the best one here.
@@ -86,6 +87,7 @@ def run_demo(output: Path, *, size: DemoSize = DemoSize(), seed: int = 0, device
     loaded = load_model(model.folder, folds=model.folds, device=choose_device(device))
     predict_folder(loaded, folder / "imagesTs", output / "predictions", folds=model.folds,
                    wanted=Wanted(attention=True, panels=True))
+    write_report(output / "predictions", wish=Wish(images=folder / "imagesTs", labels=folder / "labelsTs"))
     evaluation = evaluate_folders(output / "predictions", folder / "labelsTs", dataset_json=read_dataset_json(folder))
     if evaluation.faults:
         raise FaultyCasesError(evaluation.faults)

@@ -34,3 +34,4 @@ class TestDemo:
         assert (predictions / "fused" / "phantom_005.nii.gz").is_file()
         assert (predictions / "panels" / "phantom_005.png").read_bytes().startswith(b"\x89PNG")
         assert len(list((predictions / "attention").iterdir())) == 3
+        assert 'data-case="phantom_005"' in (predictions / "report" / "index.html").read_text()

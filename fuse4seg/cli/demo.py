@@ -27,4 +27,5 @@ def _run(options: argparse.Namespace) -> None:
     evaluation = run_demo(options.output, seed=options.seed, device=options.device, processes=min(4, usable_cores()))
     print(evaluation.format())
     print(f"mean foreground Dice {evaluation.foreground_mean():.4f}")
-    print(f"pictures: {options.output / 'predictions' / 'panels'}")
+    print(f"pictures: {options.output / 'predictions' / 'panels'}; in a browser: "
+          f"{options.output / 'predictions' / 'report' / 'index.html'}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from fuse4seg.inference.export_case import Wanted
     from fuse4seg.inference.find_model import TrainedModel
     from fuse4seg.inference.model import Model
+
+log = logging.getLogger(__name__)
+
+#: What f4s_predict leaves as soon as there is something to write.
+DATASET_JSON = "dataset.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                                             "the fastest that the device has (default)")
     parser.add_argument("--save_attention", action="store_true", help="also write attention/CASE_MODALITY")
     parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
+    parser.add_argument("--report", action="store_true", help="also write report/index.html, which shows every case in a browser")
     parser.add_argument("--save_probabilities", nargs="*", choices=("npz", "nifti"), metavar="{npz,nifti}",
                         help="also write CASE.npz and CASE.pkl, as nnU-Net does (npz, the default), or probabilities/CASE_CLASS, "
                              "float32 NIfTI whatever the input's format is (nifti), or both")
@@ -73,6 +80,8 @@ def _run(options: argparse.Namespace) -> None:
         raise OptionError("-step_size", f"must be above 0 and at most 1, got {options.step_size}. The default is 0.5.")
     if not 0 <= options.part_id < options.num_parts:
         raise OptionError("-part_id", f"must be one of 0 to num_parts - 1, got {options.part_id} of {options.num_parts}.")
+    if options.report and options.num_parts > 1:
+        raise OptionError("--report", "shows all parts together. Run f4s_report on the folder when these are done.")
     model = find_model(dataset=options.dataset, configuration=options.configuration, plans=options.plans,
                        trainer=options.trainer, folds=options.folds and tuple(options.folds), checkpoint=options.checkpoint)
     loaded = _load(model, options)
@@ -93,9 +102,30 @@ def _run(options: argparse.Namespace) -> None:
     record = open_part(options.output, _described(model, loaded, options, wanted, previous_stage=told))
     # What is no folder is said so of a single path; several can only be files.
     images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
-    predict_folder(loaded, images, options.output, folds=model.folds, wanted=wanted, allow_missing=options.allow_missing,
-                   record=record, part=part, processes=(options.npp, options.nps), previous=previous,
-                   overwrite=options.overwrite)
+    predict = partial(predict_folder, loaded, images, options.output, folds=model.folds, wanted=wanted,
+                      allow_missing=options.allow_missing, record=record, part=part, processes=(options.npp, options.nps),
+                      previous=previous, overwrite=options.overwrite)
+    _predict_and_report(predict, options) if options.report else predict()
+
+
+def _predict_and_report(predict: Callable[[], object], options: argparse.Namespace) -> None:
+    """The report also shows what was predicted where some cases failed, and names these."""
+    from fuse4seg.errors import FaultyCasesError
+    from fuse4seg.report.write_report import Wish, write_report
+
+    # A record without the sources' folder tells nothing of them.
+    places = {path if path.is_dir() else path.parent for path in options.images}
+    wish = Wish(images=places.pop() if len(places) == 1 else None)
+    faults: FaultyCasesError | None = None
+    try:
+        predict()
+    except FaultyCasesError as some:
+        if not (options.output / DATASET_JSON).is_file():
+            raise
+        faults = some
+    log.info("report: %s", write_report(options.output, wish=wish, overwrite=options.overwrite))
+    if faults is not None:
+        raise faults
 
 
 def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:
@@ -105,7 +135,8 @@ def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wa
     if len(options.images) != 1:
         raise OptionError("-i", "with --from_fused takes one folder. Give the folder fused/ that f4s_predict wrote.")
     for flag, given in (("--save_attention", options.save_attention), ("--save_panels", options.save_panels),
-                        ("--allow_missing", options.allow_missing), ("--continue_prediction", options.continue_prediction),
+                        ("--report", options.report), ("--allow_missing", options.allow_missing),
+                        ("--continue_prediction", options.continue_prediction),
                         ("-prev_stage_predictions", options.previous_stage), ("-num_parts", options.num_parts > 1)):
         if given:
             raise OptionError(flag, "cannot be had with --from_fused, which sees fused images alone. Leave it out.")

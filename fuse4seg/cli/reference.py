@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType({
     "f4s_pretrain": "",
     "f4s_predict": "[How to predict](../how-to/predict.md).",
     "f4s_evaluate": "[How to evaluate](../how-to/evaluate.md).",
+    "f4s_report": "[How to look at results](../how-to/report.md).",
     "f4s_fuse": "[How to fuse and score](../how-to/fuse-and-score.md).",
     "f4s_evaluate_fusion": "[Conventions](fusion-metrics.md).",
     "f4s_compare": "[How to compare](../how-to/compare.md).",

@@ -188,17 +188,32 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
             predicted, wanted = _read_pair(case, predictions / name, references / name, reader=reader, declared=declared)
             if largest_component:
                 predicted = replace(predicted, voxels=keep_largest_component(predicted.voxels, declared - {0, ignored}))
-            cases[case] = {name: _score(predicted, wanted, entry, ignored) for name, entry in {**classes, **regions}.items()}
+            spacing = wanted.geometry.spacing
+            cases[case] = {name: score_class(predicted.voxels[0], wanted.voxels[0], entry, spacing=spacing, ignored=ignored)
+                           for name, entry in {**classes, **regions}.items()}
         except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
             faults.append(str(fault_in_scoring(error, case)))
     return Evaluation(classes, cases, regions, tuple(faults), largest_component)
 
 
-def _score(predicted: Image, wanted: Image, entry: int | Sequence[int], ignored: int | None) -> Scores:
-    counted = np.ones(wanted.voxels.shape, bool) if ignored is None else wanted.voxels != ignored
-    masks = [(mask_of(image.voxels, entry) & counted)[0] for image in (predicted, wanted)]
-    return Scores(confusion(predicted.voxels, wanted.voxels, entry, ignore_label=ignored),
-                  hausdorff_95(*masks, spacing=wanted.geometry.spacing))
+def score_class(predicted: np.ndarray, wanted: np.ndarray, entry: int | Sequence[int], *, spacing: Sequence[float],
+                ignored: int | None = None) -> Scores:
+    """Scores of one label or region.
+
+    Args:
+        predicted: Label values, shape (Z, Y, X).
+        wanted: True ones, same shape.
+        entry: The value, or the values that make up the region.
+        spacing: Millimetres along Z, Y, X.
+        ignored: Voxels where ``wanted`` has this value count neither way.
+
+    Example:
+        >>> score_class(np.array([[[0, 1, 0, 0]]]), np.array([[[0, 0, 1, 0]]]), 1, spacing=(1, 1, 2)).values["HD95"]
+        2.0
+    """
+    counted = np.ones(wanted.shape, bool) if ignored is None else wanted != ignored
+    masks = [mask_of(labels, entry) & counted for labels in (predicted, wanted)]
+    return Scores(confusion(predicted, wanted, entry, ignore_label=ignored), hausdorff_95(*masks, spacing=spacing))
 
 
 def _read_pair(case: str, prediction: Path, reference: Path, *, reader: type[BaseReaderWriter],

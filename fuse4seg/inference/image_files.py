@@ -51,7 +51,7 @@ def write_image(voxels: np.ndarray, path: Path, properties: dict[str, Any]) -> N
         image.SetSpacing([float(step) for step in properties["spacing"]][:-image.GetDimension() - 1:-1])
     if path.name.endswith(NIFTI) and "sitk_stuff" in properties and image.GetDimension() == 3:
         # ITK straightens what it writes as NIfTI; a NIfTI input's own header goes before.
-        properties = {**header_at(_affine_of(image)), **properties}
+        properties = {**header_at(affine_of(image)), **properties}
     with image_written_whole(path, properties) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
@@ -113,7 +113,7 @@ def _with_affine(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
     return image
 
 
-def _affine_of(image: sitk.Image) -> np.ndarray:
+def affine_of(image: sitk.Image) -> np.ndarray:
     """The affine that nibabel has of a volume."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()

@@ -22,6 +22,7 @@ from fuse4seg.errors import (
     ConfigurationNotFoundError,
     FoldError,
     ForeignPlansError,
+    Fuse4SegError,
     NotPreprocessedError,
     OptionError,
     PlansNotFoundError,
@@ -30,12 +31,14 @@ from fuse4seg.errors import (
     first_line,
 )
 from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.inference.validate_fold import VALIDATION
 from fuse4seg.machine import choose_device
 from fuse4seg.networks.planned_network import build_network
-from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
+from fuse4seg.paths import PREPROCESSED, RAW, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, PLANS_NAME, planned_recipe, read_plans
 from fuse4seg.recipes.reading import changed, difference_of, name_after
 from fuse4seg.recipes.recipe import Recipe
+from fuse4seg.report.write_report import Wish, write_report
 from fuse4seg.steps.hypergradients import BY_MEMORY
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.limits import Limits
@@ -122,6 +125,21 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
     if not validate_only:
         trainer.run_training()
     trainer.perform_actual_validation()
+    _report(trainer)
+
+
+def _report(trainer: Fuse4SegTrainer) -> None:
+    """Show the validation cases; that they cannot be shown ends no training.
+
+    Pictures alone: volumes for the viewer would take as much room as the dataset. f4s_report adds them.
+    """
+    images = data_root(RAW) / trainer.plans_manager.dataset_name / "imagesTr"
+    labels = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
+    wish = Wish(images=images if images.is_dir() else None, labels=labels if trainer.segments else None, viewer=False)
+    try:
+        log.info("report: %s", write_report(Path(trainer.output_folder) / VALIDATION, wish=wish))
+    except Fuse4SegError as error:
+        log.warning("the validation cases are not all in a report: %s", error)
 
 
 def pretrain(training: Training, *, seed: int | None = None, conduct: Conduct | None = None) -> Path:

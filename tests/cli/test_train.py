@@ -56,8 +56,8 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 
 class TestTrain:
-    def test_says_how_it_goes_and_ends_with_the_validation_dice(self, root: Path,
-                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    def test_says_how_it_goes_and_ends_with_the_validation_dice_and_a_report(self, root: Path,
+                                                                             capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["990", "2d", "1", *HARDLY, "--root", str(root)]) == 0
         captured = capsys.readouterr()
         assert captured.out == ""
@@ -65,7 +65,13 @@ class TestTrain:
         assert "epoch 0: upper " in captured.err
         assert "ratio " in captured.err
         summary = json.loads((root / CHANGED / "fold_1" / "validation" / "summary.json").read_text())
-        assert captured.err.splitlines()[-1] == f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}"
+        assert f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}" in captured.err.splitlines()
+        page = root / CHANGED / "fold_1" / "validation" / "report" / "index.html"
+        assert captured.err.splitlines()[-1] == f"report: {page}"
+        shown = page.read_text()
+        assert all(f'data-case="{case}"' in shown for case in [entry["prediction_file"].rpartition("/")[2].removesuffix(".nii.gz")
+                                                               for entry in summary["metric_per_case"]])
+        assert "from left to right: T1, T1ce, T2, FLAIR, fused, segmentation, reference" in shown
         assert not (root / CHANGED / "fold_1" / "pretrained.pth").exists()
         recipe = torch.load(root / CHANGED / "fold_1" / "checkpoint_final.pth", weights_only=True)["recipe"]
         assert (recipe["training"]["iterations"], recipe["bilevel"]["hypergradient"]) == (1, "gauss_newton")
