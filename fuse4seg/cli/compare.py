@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          example="f4s_compare 502 2d -o comparison --rows stacked fixed fuse4seg --seed 0 1 2")
     parser.add_argument("dataset", help="dataset id or name; planned and preprocessed")
     parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
-    parser.add_argument("-o", dest="output", type=Path, required=True, help="folder of all that is made; plots and tables are in report.html, tables in "
-                             "report.md, too")
+    parser.add_argument("-o", dest="output", type=Path, required=True,
+                        help="folder of all that is made; report.html shows plots and tables, report.md the tables")
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("--rows", nargs="*", metavar="ROW",
                         help="stacked, a modality's name, max, mean, wavelet, colour, fuse4seg, one with another teacher or in "

@@ -1,4 +1,4 @@
-"""One validation patch that is looked at every few epochs: what the leader makes of it, and the follower of that."""
+"""What is looked at every few epochs: one validation patch, or some slices, as the leader shows and the follower sees them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fuse4seg.colour import WHITE
 from fuse4seg.datasets.dataset_json import channel_names, foreground_classes
-from fuse4seg.evaluation.visibility import visibility
+from fuse4seg.evaluation.visibility import RING, visibility
 from fuse4seg.inference.panel import panel_as_array
 from fuse4seg.training.data import WATCHED_STREAM, SeededBatches, batch_makers
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 #: Epochs between two looks; the last epoch is looked at besides.
 EVERY = 5
+#: In 2D so many slices at most, as one alone may hold too little of a class.
+SLICES = 8
 
 
 class WatchedPatch:
-    """A patch of the fold's validation cases, by the seed alone; looking at it draws no random numbers.
+    """A patch of the fold's validation cases, in 2D some, by the seed alone; looking at it draws no random numbers.
 
     Args:
         trainer: Initialised.
@@ -33,8 +35,9 @@ class WatchedPatch:
         batch = SeededBatches(batch_makers(trainer)[1], seed=trainer.seed, stream=WATCHED_STREAM)[0]
         target = batch["target"]
         # nnU-Net puts what surely holds foreground at a batch's end.
-        self.channels = batch["data"][-1:]
-        self.target = (target[0] if isinstance(target, list) else target)[-1]
+        chosen = slice(-1 if batch["data"].ndim == 5 else -SLICES, None)
+        self.channels = batch["data"][chosen]
+        self.target = (target[0] if isinstance(target, list) else target)[chosen]
 
     def is_due(self, epoch: int) -> bool:
         """Whether ``epoch`` of stage 2, from 0, is looked at."""
@@ -53,29 +56,33 @@ class WatchedPatch:
         with trainer.autocast():
             seen = network.fuse(self.channels.to(trainer.device))
             logits = network.segment(seen.fused.image, seen.extra) if trainer.segments else None
-        sources, fused = (_as_volumes(part[0]) for part in (seen.sources, WHITE * seen.fused.image))
+        sources, fused = (_as_volumes(part) for part in (seen.sources, WHITE * seen.fused.image))
         names = channel_names(trainer.dataset_json)
         if logits is None:
             return {"panel": panel_as_array(sources=sources, names=names, fused=fused, segmentation=None)}
         truth = self._truth()
         panel = panel_as_array(sources=sources, names=names, fused=fused, reference=truth,
                                segmentation=self._segmented(logits[0] if isinstance(logits, list) else logits))
-        boundaries = visibility(fused, truth, _as_volumes(seen.inside[0])[0] > 0, classes=self._classes(truth))
+        spaced = [_apart(part) if self.channels.ndim == 4 else part for part in (fused, truth[None], _as_volumes(seen.inside))]
+        boundaries = visibility(spaced[0], spaced[1][0], spaced[2][0] > 0, classes=self._classes(truth))
         return {"panel": panel, **{f"visibility/{name.replace('|', '-')}": value for name, value in boundaries.items()}}
 
     def _segmented(self, logits: Tensor) -> np.ndarray:
         manager = self.trainer.label_manager
-        probabilities = manager.apply_inference_nonlin(logits[0].float().cpu())
-        return _as_volumes(manager.convert_probabilities_to_segmentation(probabilities)[None])[0]
+        return self._labels(torch.stack([manager.apply_inference_nonlin(one) for one in logits.float().cpu()]))
 
     def _truth(self) -> np.ndarray:
         """Labels, shape (Z, Y, X); of regions as they are written, 0 where the label is to be ignored."""
         manager = self.trainer.label_manager
         if manager.has_regions:
-            regions = self.target[:manager.num_segmentation_heads].float()
-            return _as_volumes(manager.convert_probabilities_to_segmentation(regions)[None])[0]
+            return self._labels(self.target[:, :manager.num_segmentation_heads].float())
         labels = _as_volumes(self.target)[0].astype(np.int16)
         return np.where(labels == manager.ignore_label, 0, labels) if manager.has_ignore_label else labels
+
+    def _labels(self, probabilities: Tensor) -> np.ndarray:
+        """Labels (Z, Y, X) of probabilities (B, L, *S)."""
+        found = [self.trainer.label_manager.convert_probabilities_to_segmentation(one)[None] for one in probabilities]
+        return _as_volumes(torch.stack(found))[0].astype(np.int16)
 
     def _classes(self, truth: np.ndarray) -> dict[str, int]:
         """Names of labels; of regions, which overlap, their values."""
@@ -85,6 +92,13 @@ class WatchedPatch:
 
 
 def _as_volumes(images: Tensor) -> np.ndarray:
-    """Images (C, Y, X) or (C, Z, Y, X) as arrays (C, Z, Y, X)."""
+    """Slices (B, C, Y, X) as one volume, a patch (1, C, Z, Y, X) as it is: arrays (C, Z, Y, X)."""
     array = images.float().cpu().numpy()
-    return array if array.ndim == 4 else array[:, None]
+    return array[0] if array.ndim == 5 else np.moveaxis(array, 0, 1)
+
+
+def _apart(slices: np.ndarray) -> np.ndarray:
+    """Slices (C, Z, Y, X) with so many black ones between that none lies around another's labels."""
+    spaced = np.zeros((len(slices), (RING + 1) * slices.shape[1], *slices.shape[2:]), slices.dtype)
+    spaced[:, ::RING + 1] = slices
+    return spaced

@@ -62,23 +62,25 @@ class TestWatchedPatch:
         with torch.no_grad():
             image = network.fuse(patch.channels).fused.image
             logits = network(patch.channels)[0]
-        np.testing.assert_array_equal(shown["fused"][:, 0], 255 * image[0].numpy())
-        np.testing.assert_array_equal(shown["segmentation"][0], logits[0].argmax(dim=0).numpy())
-        np.testing.assert_array_equal(shown["reference"][0], patch.target[0].numpy())
+        assert len(patch.channels) == 4
+        for number in range(4):
+            np.testing.assert_array_equal(shown["fused"][:, number], 255 * image[number].numpy())
+            np.testing.assert_array_equal(shown["segmentation"][number], logits[number].argmax(dim=0).numpy())
+            np.testing.assert_array_equal(shown["reference"][number], patch.target[number, 0].numpy())
         assert shown["reference"].any()
         assert shown["names"] == ["T1", "T1ce", "T2", "FLAIR"]
         assert look["panel"].dtype == np.uint8
         assert look["panel"].ndim == 3
-        assert any(name.startswith("visibility/") for name in look)
 
     def test_sees_a_boundary_that_the_image_shows(self, trainer: Fuse4SegTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An image that is bright where label 1 is, and dark elsewhere."""
+        """Slices that are bright where label 1 is, and dark elsewhere; label 1 of one lies where another has none."""
         patch = WatchedPatch(trainer)
-        patch.target = torch.zeros(1, 48, 40)
-        patch.target[:, 10:30, 10:30] = 1
-        image = torch.where(patch.target == 1, 0.9, 0.1).expand(1, 3, 48, 40)
-        seen = SimpleNamespace(fused=SimpleNamespace(image=image), sources=torch.rand(1, 4, 48, 40),
-                               inside=torch.ones(1, 1, 48, 40), extra=None)
+        patch.target = torch.zeros(4, 1, 48, 40)
+        patch.target[0, :, 4:24, 4:24] = 1
+        patch.target[1, :, 26:44, 20:36] = 1
+        image = torch.where(patch.target == 1, 0.9, 0.1).expand(4, 3, 48, 40)
+        seen = SimpleNamespace(fused=SimpleNamespace(image=image), sources=torch.rand(4, 4, 48, 40),
+                               inside=torch.ones(4, 1, 48, 40), extra=None)
         monkeypatch.setattr(trainer.network, "fuse", lambda _channels: seen)
         found = {name: value for name, value in patch.look().items() if name != "panel"}
         label = next(name for name, value in trainer.dataset_json["labels"].items() if value == 1)
@@ -108,14 +110,14 @@ class TestTruth:
         return patch
 
     def test_of_regions_is_the_labels_as_they_are_written(self) -> None:
-        whole, core, ignored = torch.tensor([[[1, 1, 0, 0]], [[0, 1, 0, 0]], [[0, 0, 0, 1]]]).bool()
+        whole, core, ignored = torch.tensor([[[[1, 1, 0, 0]]], [[[0, 1, 0, 0]]], [[[0, 0, 0, 1]]]]).bool()
         patch = self.patch_of({"background": 0, "whole": (1, 2), "core": 2, "ignore": 3}, (1, 2),
-                              torch.stack([whole, core, ignored]))
+                              torch.stack([whole, core, ignored], dim=1))
         truth = patch._truth()
         np.testing.assert_array_equal(truth, [[[1, 2, 0, 0]]])
         assert patch._classes(truth) == {"1": 1, "2": 2}
 
     def test_leaves_out_what_is_to_be_ignored(self) -> None:
-        patch = self.patch_of({"background": 0, "lesion": 1, "ignore": 2}, None, torch.tensor([[[0.0, 1, 2]]]))
+        patch = self.patch_of({"background": 0, "lesion": 1, "ignore": 2}, None, torch.tensor([[[[0.0, 1, 2]]]]))
         np.testing.assert_array_equal(truth := patch._truth(), [[[0, 1, 0]]])
         assert patch._classes(truth) == {"lesion": 1}
