@@ -14,6 +14,8 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py
 README = ROOT / "README.md"
 # The site of the documentation; its pages and their links are tested without it, too.
 DOCS = ["latex2mathml>=3.76", "mkdocs-material>=9.5"]
+# Where a training is watched.
+TENSORBOARD, WANDB = ["tensorboard>=2.15"], ["wandb>=0.17"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "predict", "fuse", "evaluate", "evaluate_fusion",
             "compare", "build_brats_fuse", "export_model", "install_model", "report", "demo")
@@ -68,6 +70,8 @@ setup(
         "docs": DOCS,
         # PyTorch's exporter; the program that runs what it wrote needs onnxruntime alone.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
+        "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
         "dev": [
             "axe-core-python>=0.1",
             "hypothesis>=6.100",
@@ -83,6 +87,8 @@ setup(
             "scikit-learn>=1.3",
             "sewar>=0.4.5",
             *DOCS,
+            *TENSORBOARD,
+            *WANDB,
         ],
     },
     cmdclass={"build_py": BuildWithViewer},

@@ -299,14 +299,14 @@ class TrainingRunningError(Fuse4SegError):
 
 
 class TrainingStoppedError(Fuse4SegError):
-    """A training ended early because a signal asked it to; everything is saved.
+    """A training ended early because a signal, or something like it, asked it to; everything is saved.
 
     Attributes:
         status: What the command exits with, as shells count it: 128 and the signal's number.
     """
 
-    def __init__(self, signal: Signals, saved: Path) -> None:
-        super().__init__(f"stopped by {signal.name}; everything is saved in {saved}. Go on with f4s_train --c.")
+    def __init__(self, signal: Signals, saved: Path, *, by: str | None = None) -> None:
+        super().__init__(f"stopped by {by or signal.name}; everything is saved in {saved}. Go on with f4s_train --c.")
         self.status = 128 + signal
 
 

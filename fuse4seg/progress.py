@@ -25,5 +25,19 @@ def progress(items: Iterable[Item], doing: str, *, unit: str = "it", total: int 
         total: Number of items where they do not know it.
         leave: Keep the bar when done.
     """
-    interval = ON_TERMINAL if sys.stderr.isatty() else IN_FILE
-    return tqdm(items, desc=doing, unit=unit, total=total, leave=leave, mininterval=interval)
+    return tqdm(items, desc=doing, unit=unit, total=total, leave=leave, mininterval=_interval())
+
+
+def whole_progress(doing: str, *, done: int, total: int) -> tqdm[None]:
+    """A bar on stderr that is moved by hand, and estimates when all is done from the mean pace of what it saw itself.
+
+    Args:
+        doing: What the bar says.
+        done: What it begins with.
+        total: Where it ends.
+    """
+    return tqdm(desc=doing, initial=done, total=total, leave=False, smoothing=0, mininterval=_interval())
+
+
+def _interval() -> float:
+    return ON_TERMINAL if sys.stderr.isatty() else IN_FILE

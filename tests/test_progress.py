@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from fuse4seg.progress import progress
+from fuse4seg.progress import progress, whole_progress
 
 
 class Terminal(io.StringIO):
@@ -42,4 +42,19 @@ class TestProgress:
         stream = Terminal()
         monkeypatch.setattr("sys.stderr", stream)
         list(progress(range(3), "training", leave=False))
+        assert stream.getvalue().rstrip("\r").endswith(" ")
+
+
+class TestWholeProgress:
+    def test_estimates_the_end_of_all_from_what_it_saw_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream, now = Terminal(), [0.0]
+        monkeypatch.setattr("sys.stderr", stream)
+        monkeypatch.setattr("time.time", lambda: now[0])
+        monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+        with whole_progress("training", done=200, total=1000) as bar:
+            # Fast ones at first, then slow ones: the estimate is of their mean, two seconds.
+            for number in range(100):
+                now[0] += 1 if number < 50 else 3
+                bar.update()
+            assert "300/1000 [03:20<23:20" in stream.getvalue()
         assert stream.getvalue().rstrip("\r").endswith(" ")

@@ -17,8 +17,8 @@ import torch
 from fuse4seg.cli import extract_fingerprint, plan_and_preprocess, plan_experiment, predict, preprocess, train
 from fuse4seg.planning import fingerprint
 from fuse4seg.planning.foreground import draw_foreground
+from fuse4seg.training.epoch import Epoch
 from fuse4seg.training.run import Training, make_trainer
-from fuse4seg.training.trainer import Fuse4SegTrainer
 
 DATASET = "Dataset990_Phantom"
 MODEL = Path("nnUNet_results", DATASET, "Fuse4SegTrainer__Fuse4SegPlans__2d")
@@ -132,14 +132,14 @@ class TestTraining:
 
     def test_interrupted_and_resumed_repeats_bit_for_bit(self, planned: Path, trained: Path, tmp_path: Path) -> None:
         shutil.copytree(planned, tmp_path / "roots")
-        undisturbed = Fuse4SegTrainer._train_epoch
+        undisturbed = Epoch.run
 
-        def interrupted(trainer: Fuse4SegTrainer, epoch: int) -> list[dict[str, float]]:
-            if epoch == 1:
+        def interrupted(epoch: Epoch, *arguments: Any, **options: Any) -> None:
+            if (epoch.stage, epoch.number) == ("training", 1):
                 raise KeyboardInterrupt
-            return undisturbed(trainer, epoch)
+            undisturbed(epoch, *arguments, **options)
 
-        with mock.patch.object(Fuse4SegTrainer, "_train_epoch", interrupted):
+        with mock.patch.object(Epoch, "run", interrupted):
             assert run(train, tmp_path / "roots", "990", "2d", "0", "-device", "cpu") == 130
         assert run(train, tmp_path / "roots", "990", "2d", "0", "-device", "cpu", "--c") == 0
         found, wanted = load(tmp_path / "roots"), load(trained)

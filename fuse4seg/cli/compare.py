@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          example="f4s_compare 502 2d -o comparison --rows stacked fixed fuse4seg --seed 0 1 2")
     parser.add_argument("dataset", help="dataset id or name; planned and preprocessed")
     parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
-    parser.add_argument("-o", dest="output", type=Path, required=True, help="folder of all that is made; tables are in report.md")
+    parser.add_argument("-o", dest="output", type=Path, required=True,
+                        help="folder of all that is made; report.html shows plots and tables, report.md the tables")
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("--rows", nargs="*", metavar="ROW",
                         help="stacked, a modality's name, max, mean, wavelet, colour, fuse4seg, one with another teacher or in "
@@ -65,6 +67,7 @@ def pairs(words: Sequence[str], flag: str) -> dict[str, str]:
 def _run(options: argparse.Namespace) -> None:
     images, variants = pairs(options.images, "--images"), pairs(options.variant, "--variant")
     from fuse4seg.comparison.compare import Comparison, compare
+    from fuse4seg.comparison.page import write_page
     from fuse4seg.comparison.report import format_markdown, format_text, fusion_table, reading, segmentation_table
     from fuse4seg.comparison.rows import choose_rows
     from fuse4seg.datasets.dataset_json import channel_names, foreground_classes, read_dataset_json
@@ -95,5 +98,6 @@ def _run(options: argparse.Namespace) -> None:
     print("\n" + "\n".join(reading(result)))
     with written_whole(options.output / REPORT) as temporary:
         temporary.write_text(format_markdown(result))
+    logging.getLogger(__name__).info("report: %s", write_page(result, options.output))
     if faults:
         raise FaultyTrainingsError(faults)

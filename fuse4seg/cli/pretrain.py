@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.cli.train import add_training_arguments, save_every, training_of
+from fuse4seg.cli.train import add_training_arguments, conduct_of, training_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,5 +21,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.training.run import pretrain
 
-    written = pretrain(training_of(options), seed=options.seed, save_every=save_every(options))
+    written = pretrain(training_of(options), seed=options.seed, conduct=conduct_of(options))
     logging.getLogger(__name__).info("pre-trained: %s", written)

@@ -11,8 +11,8 @@ from fuse4seg.cli.plan_experiment import add_set_flag
 from fuse4seg.plans import PLANS_NAME
 
 if TYPE_CHECKING:
-    from fuse4seg.training.run import Training
-    from fuse4seg.training.saving import SaveEvery
+    from fuse4seg.training.run import Conduct, Training
+
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Which training is meant, and the options that both stages share."""
@@ -26,6 +26,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add_set_flag(parser, example="training.epochs=50 losses.edges=4; the trainer's folder is named after them")
     parser.add_argument("--save_every", nargs="+", metavar="N",
                         help="save after so many epochs (5), after so many minutes (30min), or both (default: 1 30min)")
+    parser.add_argument("--max_time", metavar="TIME",
+                        help="end the training in this time (11h, 90min, 1h30min), saved: the number of epochs, and with it the "
+                             "learning rates, are fitted to what can be reached. The validation of the fold comes on top")
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="write losses, Dice, rates, visibility and pictures for TensorBoard into the fold's folder "
+                             "(pip install 'fuse4seg[tensorboard]')")
 
 
 def fold(text: str) -> int | str:
@@ -40,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("Train the fusion network and the segmentation network together.",
                          example="f4s_train 501 2d 0")
     add_training_arguments(parser)
+    parser.add_argument("--patience", type=int, metavar="N",
+                        help="end the training when the moving average of the pseudo Dice (without labels: of the fusion "
+                             "loss) has not been better for N epochs (default: never)")
     stage = parser.add_mutually_exclusive_group()
     stage.add_argument("--c", action="store_true", help="go on where the training was left, in whichever stage")
     stage.add_argument("--val", action="store_true", help="only validate a finished training")
@@ -54,14 +63,22 @@ def training_of(options: argparse.Namespace) -> Training:
                     tuple(options.changes))
 
 
-def save_every(options: argparse.Namespace) -> SaveEvery | None:
-    """What --save_every says, None without it."""
+def conduct_of(options: argparse.Namespace, *, patience: int | None = None) -> Conduct:
+    """How the arguments of :func:`add_training_arguments` want it run.
+
+    Raises:
+        OptionError: One is out of range.
+    """
+    from fuse4seg.training.limits import Limits
+    from fuse4seg.training.run import Conduct
     from fuse4seg.training.saving import SaveEvery
 
-    return SaveEvery.from_words(options.save_every) if options.save_every else None
+    return Conduct(SaveEvery.from_words(options.save_every) if options.save_every else None,
+                   Limits.from_options(patience=patience, max_time=options.max_time), options.tensorboard)
 
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.training.run import train
 
-    train(training_of(options), seed=options.seed, resume=options.c, validate_only=options.val, save_every=save_every(options))
+    train(training_of(options), seed=options.seed, resume=options.c, validate_only=options.val,
+          conduct=conduct_of(options, patience=options.patience))

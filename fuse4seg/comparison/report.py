@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuse4seg.comparison.picture import PICTURE
 from fuse4seg.comparison.rows import METHOD, PEER
@@ -28,7 +28,7 @@ def segmentation_table(results: Sequence[Result]) -> Table:
     header = ["row", "runs", "Dice", "mIoU", "HD95 (mm)", "of the largest component", f"Dice less {PEER}", "p",
               "s/iteration", "s/case", "parameters"]
     rows = []
-    for name, trials in _by_row(_segmented(results)).items():
+    for name, trials in by_row(segmented(results)).items():
         means = [trial["segmentation"]["foreground_mean"] for trial in trials]
         scores = [_spread(known(mean[metric] for mean in means)) for metric in SEGMENTATION]
         scores.append(_spread(known(trial["largest_component"]["foreground_mean"]["HD95"] for trial in trials)))
@@ -48,7 +48,7 @@ def fusion_table(results: Sequence[Result], trivial: Sequence[dict[str, Any]]) -
         trivial: Of each fold, scores by the names of the trivial rows.
     """
     fused = {name: [trial["fusion"]["mean"] for trial in trials if "fusion" in trial]
-             for name, trials in _by_row(results).items()}
+             for name, trials in by_row(results).items()}
     for fold in trivial:
         for name, found in fold.items():
             fused.setdefault(name, []).append(found["mean"])
@@ -67,7 +67,7 @@ def convergence(results: Sequence[Result]) -> dict[str, float]:
     Both are the mean, over the folds and seeds that both rows have, of the validation batches' Dice, smoothed over three epochs;
     stage 1 counts.
     """
-    rows = _by_row(results)
+    rows = by_row(results)
     found = {}
     for name, trials in rows.items():
         one, peer = _paired(trials, rows.get(PEER, []))
@@ -81,8 +81,8 @@ def convergence(results: Sequence[Result]) -> dict[str, float]:
 
 def difference(results: Sequence[Result], one: str, other: str) -> PairedTest | None:
     """Mean foreground Dice of two rows case by case, of the folds and seeds that both have; None where they share no case."""
-    rows = _by_row(results)
-    first, second = map(_case_means, _paired(rows.get(one, []), rows.get(other, [])))
+    rows = by_row(results)
+    first, second = map(case_means, _paired(rows.get(one, []), rows.get(other, [])))
     cases = sorted(first.keys() & second.keys())
     return paired_test([first[case] for case in cases], [second[case] for case in cases]) if cases else None
 
@@ -92,33 +92,67 @@ def format_text(tables: Iterable[Table]) -> str:
     return "\n\n".join(format_table(header, rows) for header, rows in tables if rows)
 
 
-def format_markdown(comparison: dict[str, Any]) -> str:
-    """A page of its own: conditions, command, tables, and what is told apart."""
-    results, budget = comparison["results"], comparison["budget"]
+class Section(NamedTuple):
+    """A part of the page.
+
+    Attributes:
+        title: Its heading.
+        table: Header and rows, or None.
+        note: What its numbers are.
+        picture: Name of the case that is shown, or None.
+        lines: A list of sentences.
+    """
+
+    title: str
+    table: Table | None = None
+    note: str = ""
+    picture: str | None = None
+    lines: Sequence[str] = ()
+
+
+def sections(comparison: dict[str, Any]) -> list[Section]:
+    """What a comparison has to say, in order."""
+    results, labelled = comparison["results"], bool(segmented(comparison["results"]))
+    found = []
+    if labelled:
+        found.append(Section("Segmentation", segmentation_table(results),
+                             "Means over the trainings, ± their standard deviation. Difference to stacked nnU-Net over cases: "
+                             "mean, 95 % bootstrap interval, and p of a signed-rank test. Largest component: HD95 with all "
+                             "foreground but its largest connected component left out, as nnU-Net's post-processing does."))
+    table = fusion_table(results, comparison["trivial"])
+    if table[1]:
+        found.append(Section("Fused images", table,
+                             f"Slices of the validation cases that hold {'foreground' if labelled else 'tissue'}; luma, 0..255, "
+                             "not stretched, MI in nats; sources as the fusion network sees them. Of more than two sources, the "
+                             f"mean over pairs.{' Visibility is of the whole image.' if labelled else ''}"))
+    if picture := comparison.get("picture"):
+        found.append(Section("One case", note=f"Slice {picture['slice']} as preprocessed, a validation case of fold "
+                                              f"{picture['fold']}; all in one window, as the fusion network sees its sources.",
+                             picture=picture["case"]))
+    if lines := reading(comparison):
+        found.append(Section("Reading", lines=lines))
+    return found
+
+
+def conditions_of(comparison: dict[str, Any]) -> str:
+    """What was compared, under which conditions, by what."""
     patch = " x ".join(map(str, comparison["patch_size"]))
     made_by = "; ".join(sorted({f"{call['machine']}, {call['versions']}" for call in comparison["calls"]}))
-    conditions = (f"Dataset {comparison['dataset']}, configuration {comparison['configuration']}, plans {comparison['plans']} "
-                  f"(patch {patch}, batch {comparison['batch_size']}), folds {_listed(comparison['folds'])}, seeds "
-                  f"{_listed(comparison['seeds'])}; {_amount(budget, results)}. {made_by}.")
-    parts = [f"# Comparison: {comparison['dataset']}, {comparison['configuration']}", conditions,
+    return (f"Dataset {comparison['dataset']}, configuration {comparison['configuration']}, plans {comparison['plans']} "
+            f"(patch {patch}, batch {comparison['batch_size']}), folds {_listed(comparison['folds'])}, seeds "
+            f"{_listed(comparison['seeds'])}; {_amount(comparison['budget'], comparison['results'])}. {made_by}.")
+
+
+def format_markdown(comparison: dict[str, Any]) -> str:
+    """A page of its own: conditions, command, tables, and what is told apart."""
+    parts = [f"# Comparison: {comparison['dataset']}, {comparison['configuration']}", conditions_of(comparison),
              "\n".join(f"    {call['command']}" for call in comparison["calls"])]
-    if _segmented(results):
-        parts += ["## Segmentation", as_markdown(segmentation_table(results)),
-                  "Means over the trainings, ± their standard deviation. Difference to stacked nnU-Net over cases: mean, 95 % "
-                  "bootstrap interval, and p of a signed-rank test. Largest component: HD95 with all foreground but its largest "
-                  "connected component left out, as nnU-Net's post-processing does."]
-    header, rows = fusion_table(results, comparison["trivial"])
-    if rows:
-        parts += ["## Fused images", as_markdown((header, rows)),
-                  f"Slices of the validation cases that hold {'foreground' if _segmented(results) else 'tissue'}; luma, 0..255, "
-                  "not stretched, MI in nats; sources as the fusion network sees them. Of more than two sources, the mean over "
-                  f"pairs.{' Visibility is of the whole image.' if _segmented(results) else ''}"]
-    if picture := comparison.get("picture"):
-        parts += ["## One case", f"![{picture['case']}]({PICTURE})",
-                  f"Slice {picture['slice']} as preprocessed, a validation case of fold {picture['fold']}; all in one window, as "
-                  "the fusion network sees its sources."]
-    if lines := reading(comparison):
-        parts += ["## Reading", "\n".join(f"- {line}" for line in lines)]
+    for section in sections(comparison):
+        parts += [f"## {section.title}",
+                  *([as_markdown(section.table)] if section.table else []),
+                  *([f"![{section.picture}]({PICTURE})"] if section.picture else []),
+                  *([section.note] if section.note else []),
+                  *(["\n".join(f"- {line}" for line in section.lines)] if section.lines else [])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -127,16 +161,16 @@ def _amount(budget: dict[str, Any], results: Sequence[Result]) -> str:
     epochs, stage_1 = budget["epochs"], budget["pretrain_epochs"]
     if budget["iterations"] is not None:
         return f"{epochs} x {budget['iterations']} iterations, ours after {stage_1} x {budget['iterations']} of pre-training"
-    each = ", ".join(f"{name} {trials[0]['iterations']}" for name, trials in _by_row(results).items()
+    each = ", ".join(f"{name} {trials[0]['iterations']}" for name, trials in by_row(results).items()
                      if "iterations" in trials[0])
     return f"{budget['minutes']:g} minutes in {epochs} epochs, ours with {stage_1} of pre-training; iterations per epoch: {each}"
 
 
 def reading(comparison: dict[str, Any]) -> list[str]:
     """What holds and what does not, in plain words."""
-    results = _segmented(comparison["results"])
+    results = segmented(comparison["results"])
     lines = []
-    rows = _by_row(results)
+    rows = by_row(results)
     places = {name: {(trial["fold"], trial["seed"]) for trial in trials} for name, trials in rows.items()}
     if elsewhere := [name for name in places if places[name] != places.get(PEER, places[name])]:
         lines.append(f"Not trained in the same folds with the same seeds as {PEER}: {', '.join(elsewhere)}. Compare their "
@@ -153,14 +187,15 @@ def reading(comparison: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _by_row(results: Sequence[Result]) -> dict[str, list[Result]]:
+def by_row(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The trainings of each row, in the rows' order."""
     rows: dict[str, list[Result]] = {}
     for result in results:
         rows.setdefault(result["name"], []).append(result)
     return rows
 
 
-def _segmented(results: Sequence[Result]) -> list[Result]:
+def segmented(results: Sequence[Result]) -> list[Result]:
     """Without rows that fuse alone."""
     return [result for result in results if "segmentation" in result]
 
@@ -172,7 +207,7 @@ def _paired(one: Sequence[Result], other: Sequence[Result]) -> tuple[list[Result
     return first, second
 
 
-def _case_means(trials: Sequence[Result]) -> dict[str, float]:
+def case_means(trials: Sequence[Result]) -> dict[str, float]:
     """Mean foreground Dice of each case over its trainings; classes that a case lacks are left out."""
     values: dict[str, list[float]] = {}
     for trial in trials:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ WIDEST_ROW = 5
 RAISED = 0.1
 #: Of the legend: the grey that a modality is raised from, and the height of its bar as a part of the picture's.
 LEGEND_GREY, BAR = 0.35, 0.06
+#: Pixels of an inch.
+DPI = 100
 
 
 class Tile(NamedTuple):
@@ -56,13 +58,34 @@ def telling_slice(segmentation: np.ndarray) -> int:
     return int(foreground.argmax()) if foreground.any() else len(segmentation) // 2
 
 
-def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused: np.ndarray, segmentation: np.ndarray | None,
-                legend: np.ndarray | None = None, attention: Mapping[int, np.ndarray] | None = None, asking: str = "",
-                reference: np.ndarray | None = None) -> None:
-    """Write a PNG of the slice with most foreground, or of the brightest one where nothing is segmented.
+def write_panel(path: Path, **shown: Any) -> None:
+    """Write what :func:`draw_panel` draws as a PNG to ``path``."""
+    from matplotlib import pyplot as plt  # takes its time to be imported
+
+    figure = draw_panel(**shown)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=DPI)
+    plt.close(figure)
+
+
+def panel_as_array(**shown: Any) -> np.ndarray:
+    """What :func:`draw_panel` draws, uint8 of shape (Y, X, 3)."""
+    from matplotlib import pyplot as plt
+
+    figure = draw_panel(**shown)
+    figure.set_dpi(DPI)
+    figure.canvas.draw()
+    picture = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    plt.close(figure)
+    return picture
+
+
+def draw_panel(*, sources: np.ndarray, names: Sequence[str], fused: np.ndarray, segmentation: np.ndarray | None,
+               legend: np.ndarray | None = None, attention: Mapping[int, np.ndarray] | None = None, asking: str = "",
+               reference: np.ndarray | None = None) -> Figure:
+    """Draw the slice with most foreground, or the brightest one where nothing is segmented; the caller closes the figure.
 
     Args:
-        path: Target.
         sources: Shape (N, Z, Y, X), any intensities; each is stretched between its 1st and 99.5th percentile.
         names: Of the N modalities.
         fused: In 0..255, shape (C, Z, Y, X).
@@ -85,12 +108,7 @@ def write_panel(path: Path, *, sources: np.ndarray, names: Sequence[str], fused:
               for source, heat in (attention or {}).items()]
     results = {"segmentation": segmentation, "reference": reference}
     tiles += [Tile(title, beneath, labels=found[index]) for title, found in results.items() if found is not None]
-    from matplotlib import pyplot as plt  # takes its time to be imported
-
-    figure = _draw(tiles)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=100, facecolor="black")
-    plt.close(figure)
+    return _draw(tiles)
 
 
 def measure_legend(model: Model, channels: Tensor, *, present: Sequence[bool] | None = None) -> np.ndarray:
@@ -139,7 +157,7 @@ def _draw(tiles: Sequence[Tile]) -> Figure:
     rows = 1 if len(tiles) <= WIDEST_ROW else 2
     columns = -(-len(tiles) // rows)
     height, width = tiles[0].image.shape[:2]
-    figure, axes = plt.subplots(rows, columns, squeeze=False, constrained_layout=True,
+    figure, axes = plt.subplots(rows, columns, squeeze=False, constrained_layout=True, facecolor="black",
                                 figsize=(2.2 * columns, rows * (2.2 * height / width + 0.3)))
     for axis in axes.flat:
         axis.axis("off")

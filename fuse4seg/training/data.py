@@ -37,7 +37,7 @@ PREFETCHED = 3
 #: leave as they are.
 DROPOUT, FLIPS, CHANGES = 1, 2, 3
 #: Streams of random batches within one training.
-TRAIN_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM = range(3)
+TRAIN_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM, WATCHED_STREAM = range(4)
 #: float32 and int16, as nnU-Net hands them over.
 CHANNEL_BYTES, LABEL_BYTES = 4, 2
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from fuse4seg.errors import NonFiniteLossError
-from fuse4seg.progress import progress
 from fuse4seg.training.data import Batch
 from fuse4seg.training.saving import MidEpoch
 
@@ -26,7 +27,7 @@ class Epoch:
         self.cases: list[str] = []
 
     def run(self, batches: Iterator[Batch], step: Callable[[Batch], dict[str, float]], *, iterations: int, epochs: int,
-            shown: str, mid_epoch: MidEpoch) -> None:
+            shown: str, mid_epoch: MidEpoch, bar: tqdm[Any]) -> None:
         """Do the iterations that are missing.
 
         Args:
@@ -36,24 +37,26 @@ class Epoch:
             epochs: Of the stage.
             shown: The loss that the bar shows.
             mid_epoch: Is told of every iteration.
+            bar: Over the iterations of all epochs of the stage.
 
         Raises:
             NonFiniteLossError: A loss is NaN or infinite.
             TrainingStoppedError: The training was asked to stop.
             WorkerDiedError: A background process was killed.
         """
-        doing = f"{self.stage} {self.number + 1}/{epochs}"
-        with progress(range(len(self.reports), iterations), doing, leave=False) as bar:
-            for _ in bar:
-                batch = mid_epoch.draw(batches)
-                self.cases = list(map(str, batch["keys"]))
-                report = step(batch)
-                # The ratio may be anything; it does not stop a training.
-                if not np.isfinite([value for name, value in report.items() if name != "ratio"]).all():
-                    raise self.non_finite()
-                self.reports.append(report)
-                bar.set_postfix({"loss": f"{report[shown]:.4f}"}, refresh=False)
-                mid_epoch.after_iteration()
+        bar.total = epochs * iterations
+        bar.set_description(f"{self.stage} {self.number + 1}/{epochs}", refresh=False)
+        for _ in range(len(self.reports), iterations):
+            batch = mid_epoch.draw(batches)
+            self.cases = list(map(str, batch["keys"]))
+            report = step(batch)
+            # The ratio may be anything; it does not stop a training.
+            if not np.isfinite([value for name, value in report.items() if name != "ratio"]).all():
+                raise self.non_finite()
+            self.reports.append(report)
+            bar.set_postfix({"loss": f"{report[shown]:.4f}"}, refresh=False)
+            bar.update()
+            mid_epoch.after_iteration()
 
     def advance(self) -> None:
         """Begin the next one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,8 @@ from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.report.write_report import Wish, write_report
 from fuse4seg.steps.hypergradients import BY_MEMORY
 from fuse4seg.training.fold_lock import require_unlocked
+from fuse4seg.training.limits import Limits
+from fuse4seg.training.loggers import require_loggers, wandb_asked
 from fuse4seg.training.recipe import require_fit, trained_with
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
@@ -58,6 +60,21 @@ class Found(NamedTuple):
 
     path: Path
     state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a training is run, which does not change what it learns from one epoch to the next.
+
+    Attributes:
+        save_every: How often the latest checkpoint is written; the trainer's own if None.
+        limits: What ends it early.
+        tensorboard: Whether TensorBoard's event files are written.
+    """
+
+    save_every: SaveEvery | None = None
+    limits: Limits = field(default_factory=Limits)
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ class Training:
 
 
 def train(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
-          save_every: SaveEvery | None = None) -> None:
+          conduct: Conduct | None = None) -> None:
     """Both stages, then nnU-Net's validation of the fold.
 
     Args:
@@ -98,13 +115,13 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
         seed: Of weights, sampling and augmentation; None for that of a resumed training, else 0.
         resume: Go on with the latest checkpoint.
         validate_only: Validate the finished training.
-        save_every: How often the latest checkpoint is written; the trainer's own if None.
+        conduct: How it is run.
 
     Raises:
-        TrainingStoppedError: A signal asked it to stop; everything is saved.
+        TrainingStoppedError: A signal asked it to stop, or its time was up before its end; everything is saved.
         Fuse4SegError: Whatever does not fit; nothing has been written then.
     """
-    trainer = make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, save_every=save_every)
+    trainer = make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, conduct=conduct)
     if not validate_only:
         trainer.run_training()
     trainer.perform_actual_validation()
@@ -125,7 +142,7 @@ def _report(trainer: Fuse4SegTrainer) -> None:
         log.warning("the validation cases are not all in a report: %s", error)
 
 
-def pretrain(training: Training, *, seed: int | None = None, save_every: SaveEvery | None = None) -> Path:
+def pretrain(training: Training, *, seed: int | None = None, conduct: Conduct | None = None) -> Path:
     """Stage 1 alone, from where it was left; returns the file it leaves, which a training of the same recipe goes on from.
 
     Raises:
@@ -137,15 +154,16 @@ def pretrain(training: Training, *, seed: int | None = None, save_every: SaveEve
     if not recipe.pretraining.epochs:
         raise RecipeError("pretraining.epochs", "is 0, so there is no stage 1. Give --set pretraining.epochs=80, here and to "
                                                 "f4s_train.", source=recipe.name)
-    trainer = make_trainer(training, seed=seed, resume=True, save_every=save_every)
+    trainer = make_trainer(training, seed=seed, resume=True, conduct=conduct)
     trainer.run_pretraining()
     return trainer.pretrained_file
 
 
 def make_trainer(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
-                 save_every: SaveEvery | None = None) -> Fuse4SegTrainer:
+                 conduct: Conduct | None = None) -> Fuse4SegTrainer:
     """A trainer ready to run, with its checkpoint loaded where one is wanted."""
-    device = choose_device(training.device)
+    device, conduct = choose_device(training.device), conduct or Conduct()
+    require_loggers(tensorboard=conduct.tensorboard)
     if seed is not None and seed < 0:
         raise OptionError("--seed", f"must be at least 0, got {seed}.")
     name, plans = _load_plans(training)
@@ -169,12 +187,17 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
     if training.changes:
         # nnU-Net names the folder after the class.
         trainer_class = type(name_after(training.trainer, training.changes), (trainer_class,), {})
-    trainer = trainer_class({**plans, "continue_training": resume}, training.configuration, training.fold, dataset_json,
-                            device)
+    # What Weights & Biases holds of the fold is gone on with, whatever has been done of it.
+    going_on = resume or validate_only or any((fold / name).is_file() for name in STAGE_1)
+    with wandb_asked():
+        trainer = trainer_class({**plans, "continue_training": going_on}, training.configuration, training.fold, dataset_json,
+                                device)
     # A user's trainer may come with a recipe of its own; what was chosen on the command line goes over it.
     trainer.recipe, trainer.seed = changed(trainer.recipe, training.changes, in_training=True), seed or 0
-    if save_every is not None:
-        trainer.set_save_every(save_every)
+    if conduct.save_every is not None:
+        trainer.set_save_every(conduct.save_every)
+    trainer.set_limits(conduct.limits)
+    trainer.tensorboard = conduct.tensorboard
     _warn_of_unplanned_memory(plans, trainer.recipe)
     if checkpoint is not None:
         trainer.take_up(checkpoint.state, checkpoint.path)

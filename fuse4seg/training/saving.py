@@ -1,4 +1,4 @@
-"""When a training is saved: after so many epochs, so many minutes, and when a signal asks it to stop."""
+"""When a training is saved: after so many epochs, so many minutes, and when a signal or the time ends it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from fuse4seg.errors import OptionError, TrainingStoppedError, WorkerDiedError
 from fuse4seg.signals import handled
 from fuse4seg.training.data import Batch
+from fuse4seg.training.limits import Deadline
 
 MINUTES = "min"
 #: What schedulers send before they kill, and what Ctrl-C sends.
@@ -96,10 +97,11 @@ class MidEpoch:
         save: Writes everything that has been done so far; returns where.
         minutes: Between two saves.
         stop: Notes whether the training was asked to stop.
+        deadline: Of the whole training.
     """
 
-    def __init__(self, save: Callable[[], Path], *, minutes: float, stop: StopRequest) -> None:
-        self._save, self._minutes, self.stop = save, minutes, stop
+    def __init__(self, save: Callable[[], Path], *, minutes: float, stop: StopRequest, deadline: Deadline) -> None:
+        self._save, self._minutes, self.stop, self._deadline = save, minutes, stop, deadline
         self.is_saved()
 
     def is_saved(self) -> None:
@@ -110,10 +112,12 @@ class MidEpoch:
         """Save if it is time to.
 
         Raises:
-            TrainingStoppedError: The training was asked to stop, and everything is saved.
+            TrainingStoppedError: The training was asked to stop, or its time is up, and everything is saved.
         """
         if self.stop.signal is not None:
             raise TrainingStoppedError(self.stop.signal, self._save())
+        if self._deadline.left() <= 0:
+            raise TrainingStoppedError(signal.SIGTERM, self._save(), by="--max_time")
         if time.monotonic() - self._since >= self._minutes * 60:
             self._save()
             self.is_saved()

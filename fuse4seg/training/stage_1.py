@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm import tqdm
 
 from fuse4seg.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint
 from fuse4seg.errors import CheckpointError
+from fuse4seg.progress import whole_progress
 from fuse4seg.recipes.reading import to_plain
 from fuse4seg.steps.schedule import Schedule
-from fuse4seg.training.data import PRETRAIN_STREAM, Batch, batch_makers, batch_stream
+from fuse4seg.training.data import PRETRAIN_STREAM, Batch, BatchStream, batch_makers, batch_stream
 from fuse4seg.training.epoch import Epoch, mean_of
+from fuse4seg.training.history import PRETRAINING, log_pretraining
+from fuse4seg.training.limits import Pace
 from fuse4seg.training.saving import MidEpoch
 from fuse4seg.training.state import random_states, require_finite_weights, seed_all, set_random_states
 
@@ -33,43 +37,67 @@ class Stage1:
 
     def __init__(self, trainer: Fuse4SegTrainer) -> None:
         recipe = trainer.recipe
-        self.trainer, self.epochs, self.iterations = trainer, recipe.pretraining.epochs, recipe.training.iterations
+        self.trainer, self.planned, self.iterations = trainer, recipe.pretraining.epochs, recipe.training.iterations
         self.step = trainer.levels.pretraining_step()
         self.schedule = Schedule([self.step.optimiser, self.step.discriminator_optimiser], start=recipe.leader.rate,
-                                 epochs=self.epochs, shape=recipe.leader.schedule)
+                                 epochs=self.planned, shape=recipe.leader.schedule)
         self.latest = Path(trainer.output_folder) / PRETRAINING_LATEST
         self.epoch = Epoch("pre-training", 0, [])
 
-    def run(self) -> None:
+    def run(self, *, followed_by: int) -> None:
         """Go on where it was left, and leave pretrained.pth.
+
+        Args:
+            followed_by: Epochs of stage 2, for which time is to be left: an epoch counts alike in both.
 
         Raises:
             CheckpointError: What it left is damaged, of other plans, or of another recipe.
+            TrainingStoppedError: A signal asked it to stop, or the time of the whole training was up; everything is saved.
         """
         trainer = self.trainer
         states = self._take_up()
-        mid_epoch = MidEpoch(self.save, minutes=trainer.save_every_minutes, stop=trainer.stop)
-        batches = batch_stream(trainer, batch_makers(trainer)[0], stream=PRETRAIN_STREAM,
-                               start=self.epoch.number * self.iterations + len(self.epoch.reports))
+        mid_epoch = MidEpoch(self.save, minutes=trainer.save_every_minutes, stop=trainer.stop, deadline=trainer.deadline)
+        done = self.epoch.number * self.iterations + len(self.epoch.reports)
+        batches = batch_stream(trainer, batch_makers(trainer)[0], stream=PRETRAIN_STREAM, start=done)
         if states is None:
             seed_all(trainer.seed, STAGE)
         else:
             set_random_states(states, trainer.device)
         trainer.network.train()
-        while self.epoch.number < self.epochs:
-            self.schedule.step(self.epoch.number)
-            self.epoch.run(batches, self._step, iterations=self.iterations, epochs=self.epochs, shown="total",
-                           mid_epoch=mid_epoch)
-            require_finite_weights(trainer.levels, self.epoch)
-            report = ", ".join(f"{name} {value:.4f}" for name, value in mean_of(self.epoch.reports).items())
-            trainer.say(f"pre-training epoch {self.epoch.number}: {report}")
-            self.epoch.advance()
-            if self.epoch.number % trainer.save_every == 0 and self.epoch.number < self.epochs:
-                self.save()
-                mid_epoch.is_saved()
+        missing = self.planned - self.epoch.number
+        pace = Pace(trainer.deadline.after(missing / max(1, missing + followed_by)))
+        with whole_progress(self.epoch.stage, done=done, total=self.planned * self.iterations) as bar:
+            while self._fit(pace):
+                whole = not self.epoch.reports
+                self._run_epoch(batches, mid_epoch, bar)
+                pace.epoch_is_done(whole=whole)
         self.save(self.latest.with_name(PRETRAINED))
         for left in (self.latest, previous_of(self.latest)):
             left.unlink(missing_ok=True)
+
+    def _fit(self, pace: Pace) -> bool:
+        """Let the rates reach their end with the last epoch that its part of the time allows; returns whether one is left."""
+        epochs = pace.reachable(done=self.epoch.number, planned=self.planned)
+        if epochs < self.planned == self.schedule.epochs:
+            self.trainer.say(f"the time allows {epochs} of {self.planned} epochs of pre-training; its rates are fitted to them.")
+        self.schedule.epochs = epochs
+        return self.epoch.number < epochs
+
+    def _run_epoch(self, batches: BatchStream, mid_epoch: MidEpoch, bar: tqdm[Any]) -> None:
+        trainer = self.trainer
+        self.schedule.step(self.epoch.number)
+        self.epoch.run(batches, self._step, iterations=self.iterations, epochs=self.schedule.epochs, shown="total",
+                       mid_epoch=mid_epoch, bar=bar)
+        require_finite_weights(trainer.levels, self.epoch)
+        means = mean_of(self.epoch.reports)
+        log_pretraining(trainer.logger, {**means, "rate": self.step.optimiser.param_groups[0]["lr"]}, self.epoch.number)
+        trainer.logger.plot_progress_png(trainer.output_folder)
+        report = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        trainer.say(f"pre-training epoch {self.epoch.number}: {report}")
+        self.epoch.advance()
+        if self.epoch.number % trainer.save_every == 0 and self.epoch.number < self.schedule.epochs:
+            self.save()
+            mid_epoch.is_saved()
 
     def save(self, path: Path | None = None) -> Path:
         """Write everything that goes on from here; returns where.
@@ -84,7 +112,8 @@ class Stage1:
             "fusion": trainer.network.fusion.state_dict(), "discriminators": levels.adversary.state_dict(),
             "optimiser": self.step.optimiser.state_dict(),
             "discriminator_optimiser": levels.discriminator_optimiser.state_dict(),
-            "epochs_done": self.epoch.number, "reports": self.epoch.reports, "random_states": random_states(trainer.device),
+            "epochs_done": self.epoch.number, "reports": self.epoch.reports,
+            "logging": trainer.logger.get_value(PRETRAINING, step=None), "random_states": random_states(trainer.device),
             "recipe": to_plain(trainer.recipe), "seed": trainer.seed, "init_args": trainer.my_init_kwargs,
         }, path, keep_previous=path == self.latest)
         return path
@@ -127,6 +156,7 @@ def take_up_leader(trainer: Fuse4SegTrainer, path: Path, state: dict[str, Any],
         trainer.network.fusion.load_state_dict(state["fusion"])
         trainer.levels.adversary.load_state_dict(state["discriminators"])
         trainer.levels.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        trainer.logger.local_logger.take_up_pretraining(state["logging"])
         if optimiser is not None:
             optimiser.load_state_dict(state["optimiser"])
     except (RuntimeError, KeyError, ValueError) as error:

@@ -36,6 +36,7 @@ def training_state(trainer: Fuse4SegTrainer, *, epochs_done: int, reports: list[
         "logging": trainer.logger.get_checkpoint(),
         "_best_ema": trainer._best_ema,
         "current_epoch": epochs_done,
+        "epochs": trainer.num_epochs,
         "reports": reports,
         "random_states": random_states(trainer.device),
         "init_args": trainer.my_init_kwargs,
@@ -64,6 +65,9 @@ def take_up_training(trainer: Fuse4SegTrainer, state: dict[str, Any]) -> None:
         trainer.grad_scaler.load_state_dict(state["grad_scaler_state"])
     trainer.logger.load_checkpoint(state["logging"])
     trainer._best_ema, trainer.current_epoch = state["_best_ema"], state["current_epoch"]
+    if trainer.current_epoch == state["epochs"]:
+        # Fewer than the recipe's where the time ended it: its rates have reached their end.
+        trainer.num_epochs = state["epochs"]
     trainer.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
 
 

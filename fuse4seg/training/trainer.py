@@ -45,16 +45,19 @@ from fuse4seg.training.data import (
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.history import History, log_epoch
+from fuse4seg.training.limits import Deadline, Limits
+from fuse4seg.training.loggers import add_loggers, log_beside
 from fuse4seg.training.recipe import deep_supervision, require_fit, trained_with, validation_iterations
-from fuse4seg.training.saving import MidEpoch, SaveEvery, StopRequest, stop_requests
+from fuse4seg.training.saving import SaveEvery, StopRequest, stop_requests
 from fuse4seg.training.stage_1 import PRETRAINED, Stage1, difference_in_stage_1, take_up_leader
-from fuse4seg.training.state import require_finite_weights, seed_all, set_random_states, take_up_training, training_state
+from fuse4seg.training.stage_2 import Stage2
+from fuse4seg.training.state import require_finite_weights, take_up_training, training_state
+from fuse4seg.training.watched_patch import WatchedPatch
 
 log = logging.getLogger(__name__)
 
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
 FINGERPRINT = "dataset_fingerprint.json"
-STAGE = 2
 #: Sets what was changed apart from the trainer's name in the name of its folder.
 CHANGED = "-"
 
@@ -78,8 +81,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.logger.local_logger = History()
         self.seed = 0
         self.set_save_every(SaveEvery())
+        self.set_limits(Limits())
         self.epoch = Epoch("training", 0, [])
         self.stop: StopRequest | None = None
+        self.tensorboard = False
+        self.watched: WatchedPatch | None = None
         self._random_states: dict[str, Any] | None = None
         self.levels: Levels | None = None
         self.bilevel_step: BilevelStep | None = None
@@ -88,6 +94,10 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def set_save_every(self, often: SaveEvery) -> None:
         """Choose when the latest checkpoint is written; nnU-Net's 50 epochs would be lost with a job that is cut short."""
         self.save_every, self.save_every_minutes = often.epochs, often.minutes
+
+    def set_limits(self, limits: Limits) -> None:
+        """Choose what ends the training early; its time is counted from now."""
+        self.limits, self.deadline = limits, Deadline(limits.seconds)
 
     @property
     def base_name(self) -> str:
@@ -110,9 +120,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
             raise ForeignPlansError(self.plans_manager.plans_name)
         require_fit(self.recipe, self.dataset_json)
         self.enable_deep_supervision = deep_supervision(self.recipe, len(self.configuration_manager.pool_op_kernel_sizes))
+        add_loggers(self.logger, fold=Path(self.output_folder), tensorboard=self.tensorboard,
+                    before=self.recipe.pretraining.epochs)
         torch.manual_seed(self.seed)
         super().initialize()
-        precision = {"scaler": self.grad_scaler, "autocast": self._autocast()}
+        precision = {"scaler": self.grad_scaler, "autocast": self.autocast}
         if self.segments:
             one_resolution = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
             one_resolution.weight_ce, one_resolution.weight_dice = self.recipe.bilevel.cross_entropy, self.recipe.bilevel.dice
@@ -129,7 +141,13 @@ class Fuse4SegTrainer(nnUNetTrainer):
         follower = levels.follower.optimiser
         return follower, Schedule([follower], start=recipe.follower.rate, epochs=self.num_epochs, shape=recipe.follower.schedule)
 
-    def _autocast(self) -> Callable[[], Any]:
+    def fit_schedules(self, epochs: int) -> None:
+        """Let the rates of all optimisers reach their end with so many epochs."""
+        self.num_epochs = self.lr_scheduler.epochs = self.leader_schedule.epochs = epochs
+
+    @property
+    def autocast(self) -> Callable[[], Any]:
+        """Makes the context of forward passes: mixed precision on CUDA."""
         return partial(torch.autocast, "cuda") if self.device.type == "cuda" else contextlib.nullcontext
 
     def _do_i_compile(self) -> bool:
@@ -173,13 +191,14 @@ class Fuse4SegTrainer(nnUNetTrainer):
         """Stage 1 alone (Eq. 9-12), unless it is already there; an interrupted one goes on."""
         if not self.was_initialized:
             self.initialize()
+        followed_by = self.num_epochs if self.stop is not None else 0
         with self._undisturbed():
             if self.pretrained_file.is_file():
                 self.say(f"pre-training is already there: {self.pretrained_file}")
                 if differing := difference_in_stage_1(load_checkpoint(self.pretrained_file), self):
                     log.warning("%s was made with another %s. Delete it to pre-train anew.", self.pretrained_file, differing)
             elif self.recipe.pretraining.epochs:
-                Stage1(self).run()
+                Stage1(self).run(followed_by=followed_by)
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -199,7 +218,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         """Both stages, checkpoints and pictures; stage 1 only if it is not there yet.
 
         Raises:
-            TrainingStoppedError: A signal asked it to stop; everything is saved.
+            TrainingStoppedError: A signal asked it to stop, or its time was up before its end; everything is saved.
             TrainingRunningError: Another process trains in the same folder.
         """
         if not self.was_initialized:
@@ -209,30 +228,14 @@ class Fuse4SegTrainer(nnUNetTrainer):
                 self.run_pretraining()
                 if self.pretrained_file.is_file() and self.recipe.pretraining.epochs:
                     take_up_leader(self, self.pretrained_file, load_checkpoint(self.pretrained_file))
-            self._run_stage_2()
+            Stage2(self).run(self._random_states)
             if self.stop.signal is not None:
                 raise TrainingStoppedError(self.stop.signal, Path(self.output_folder) / FINAL)
-
-    def _run_stage_2(self) -> None:
-        self.on_train_start()
-        if self._random_states is None:
-            seed_all(self.seed, STAGE)
-        else:
-            set_random_states(self._random_states, self.device)
-        self._mid_epoch = MidEpoch(self.save_mid_epoch, minutes=self.save_every_minutes, stop=self.stop)
-        for epoch in range(self.current_epoch, self.num_epochs):
-            self.on_epoch_start()
-            self.on_train_epoch_start()
-            self.on_train_epoch_end(self._train_epoch(epoch))
-            with torch.no_grad():
-                self.on_validation_epoch_start()
-                self.on_validation_epoch_end(self._validate_epoch())
-            self.on_epoch_end()
-        self.on_train_end()
 
     def on_train_start(self) -> None:
         """nnU-Net's, with files that appear whole: other folds' models lie beside them."""
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        self.watched = WatchedPatch(self) if self.logger.loggers else None
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         self.print_plans()
         self.dataset_class.unpack_dataset(self.preprocessed_dataset_folder, overwrite_existing=False,
@@ -243,19 +246,6 @@ class Fuse4SegTrainer(nnUNetTrainer):
         with written_whole(folder / FINGERPRINT) as temporary:
             shutil.copyfile(Path(self.preprocessed_dataset_folder_base) / FINGERPRINT, temporary)
         self._save_debug_information()
-
-    def _train_epoch(self, epoch: int) -> list[dict[str, float]]:
-        self.epoch.number = epoch
-        self.epoch.run(self.dataloader_train, self.train_step, iterations=self.num_iterations_per_epoch, epochs=self.num_epochs,
-                       shown="loss", mid_epoch=self._mid_epoch)
-        return self.epoch.reports
-
-    def _validate_epoch(self) -> list[dict[str, Any]]:
-        outputs = []
-        for _ in range(self.num_val_iterations_per_epoch):
-            outputs.append(self.validation_step(self._mid_epoch.draw(self.dataloader_val)))
-            self._mid_epoch.after_iteration()
-        return outputs
 
     def on_train_epoch_start(self) -> None:
         """nnU-Net's, and the rates of leader and discriminators."""
@@ -307,19 +297,14 @@ class Fuse4SegTrainer(nnUNetTrainer):
         epoch = self.current_epoch
         self.logger.log("epoch_end_timestamps", time.time(), epoch)
         self.epoch.reports.clear()
+        if self.watched is not None and self.watched.is_due(epoch):
+            log_beside(self.logger, self.watched.look(), epoch)
         ema = self.logger.get_value("ema_fg_dice", step=-1)
         if self._best_ema is None or ema > self._best_ema:
             self._best_ema = ema
             self.save_checkpoint(str(Path(self.output_folder) / BEST))
         super().on_epoch_end()
-        self._mid_epoch.is_saved()
-        entries = self.logger.local_logger.my_fantastic_logging
-        seconds = entries["epoch_end_timestamps"][-1] - entries["epoch_start_timestamps"][-1]
-        dice = ", ".join(f"{value:.3f}" for value in entries["dice_per_class_or_region"][-1])
-        shown = [f"{name} {entries[name][-1]:.4f}" for name in ("upper", "lower", "fusion", "ratio")
-                 if np.isfinite(entries[name][-1])]
-        scored = f"pseudo Dice {dice}" if dice else f"validation fusion {entries['val_losses'][-1]:.4f}"
-        self.say(f"epoch {epoch}: {', '.join(shown)}, {scored}, {seconds:.1f} s")
+        self.say(f"epoch {epoch}: {self.logger.local_logger.last_epoch()}")
 
     def on_train_end(self) -> None:
         """nnU-Net's, and the end of the background processes."""
@@ -360,7 +345,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if self.disable_checkpointing:
             return
         require_finite_weights(self.levels, self.epoch)
-        save_checkpoint(training_state(self, epochs_done=epochs_done, reports=reports), path, keep_previous=path.name == LATEST)
+        with self.deadline.saving():
+            save_checkpoint(training_state(self, epochs_done=epochs_done, reports=reports), path,
+                            keep_previous=path.name == LATEST)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Take up a checkpoint of ours, or its predecessor if it is damaged.

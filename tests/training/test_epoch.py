@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from fuse4seg.errors import NonFiniteLossError
 from fuse4seg.training.epoch import Epoch, mean_of
+from fuse4seg.training.limits import Deadline
 from fuse4seg.training.saving import MidEpoch, StopRequest
 
 
@@ -25,12 +27,12 @@ def batches(start: int = 0) -> Iterator[dict[str, Any]]:
 @pytest.fixture
 def mid_epoch() -> MidEpoch:
     """Never saves."""
-    return MidEpoch(Path, minutes=math.inf, stop=StopRequest())
+    return MidEpoch(Path, minutes=math.inf, stop=StopRequest(), deadline=Deadline())
 
 
 def run(epoch: Epoch, mid_epoch: MidEpoch, losses: dict[int, float], *, start: int = 0, ratio: float = 1.0) -> None:
     epoch.run(batches(start), lambda batch: {"loss": losses.get(batch["number"], 0.5), "ratio": ratio}, iterations=4, epochs=9,
-              shown="loss", mid_epoch=mid_epoch)
+              shown="loss", mid_epoch=mid_epoch, bar=tqdm(disable=True))
 
 
 class TestEpoch:

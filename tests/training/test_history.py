@@ -12,7 +12,7 @@ from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from fuse4seg.checkpoint import load_checkpoint, save_checkpoint
 from fuse4seg.errors import UnwritableFolderError
-from fuse4seg.training.history import BILEVEL_ENTRIES, History, log_epoch
+from fuse4seg.training.history import BILEVEL_ENTRIES, RATE, History, log_epoch, log_pretraining
 
 
 class Other:
@@ -68,38 +68,91 @@ class TestLogEpoch:
         assert {"mean_fg_dice", "train_losses", "val_losses", "lrs"} <= set(History().my_fantastic_logging)
 
 
+class TestLogPretraining:
+    def test_keeps_an_epoch_s_losses_together_and_tells_others_each(self) -> None:
+        other, history = Other(), History()
+        for epoch, total in enumerate((1.0, 0.5)):
+            log_pretraining(logger_of(history, other), {"total": total, RATE: 1e-3}, epoch)
+        assert history.my_fantastic_logging["pretraining"] == [{"total": 1.0, RATE: 1e-3}, {"total": 0.5, RATE: 1e-3}]
+        assert other.logged == [("pretraining/total", 1.0, 0), ("pretraining/rate", 1e-3, 0), ("pretraining/total", 0.5, 1),
+                                ("pretraining/rate", 1e-3, 1)]
+
+    def test_is_taken_up_by_stage_2(self) -> None:
+        history = History()
+        history.take_up_pretraining([{"total": 1.0}])
+        log_pretraining(logger_of(history), {"total": 0.5}, 1)
+        assert history.get_value("pretraining", step=None) == [{"total": 1.0}, {"total": 0.5}]
+
+
+class TestLastEpoch:
+    def entries(self, history: History, **values: object) -> History:
+        for entry, value in {"epoch_start_timestamps": 10.0, "epoch_end_timestamps": 12.5, **values}.items():
+            history.log(entry, value, 0)
+        return history
+
+    def test_says_losses_dice_and_seconds(self) -> None:
+        history = self.entries(history_of(1, ratio=0.9), dice_per_class_or_region=[0.5, 0.25])
+        assert history.last_epoch() == ("upper 1.0000, lower 1.1000, fusion 0.3000, ratio 0.9000, pseudo Dice 0.500, 0.250, "
+                                        "2.5 s")
+
+    def test_says_the_fusion_loss_where_nothing_is_segmented(self) -> None:
+        history = self.entries(history_of(1, upper=math.nan, lower=math.nan), dice_per_class_or_region=[], val_losses=0.25)
+        assert history.last_epoch() == "fusion 0.3000, validation fusion 0.2500, 2.5 s"
+
+
 class TestProgressPicture:
-    @pytest.mark.parametrize("epochs", [1, 30])
-    def test_is_an_image_with_something_drawn(self, tmp_path: Path, epochs: int) -> None:
-        history_of(epochs, ratio=0.9, intensity=0.1).plot_progress_png(str(tmp_path))
-        assert [path.name for path in tmp_path.iterdir()] == ["progress.png"]
-        picture = plt.imread(tmp_path / "progress.png")
-        assert picture.shape[:2] == (640, 960)
-        assert (picture[..., :3] < 0.9).any(axis=2).mean() > 0.01
-        assert plt.get_fignums() == []
+    #: Titles of plots by what is logged beside losses and rates.
+    FUSION, RATIO = "fusion losses (unweighted parts)", "Gauss-Newton ratio r"
+    SEGMENTATION, RATES = "segmentation losses, and Dice (dotted)", "learning rates of follower and leader"
+    ALONE = "fusion loss in training and validation"
 
-    def test_changes_with_what_was_logged(self, tmp_path: Path) -> None:
-        pictures = []
-        for ratio in (math.nan, 0.5):
-            history_of(4, ratio=ratio).plot_progress_png(str(tmp_path))
-            pictures.append(plt.imread(tmp_path / "progress.png"))
-        blue = [(picture[320:, :480, 2] - picture[320:, :480, 0] > 0.3).sum() for picture in pictures]
-        assert blue[0] == 0
-        assert blue[1] > 200
-
-    @pytest.mark.parametrize(("dice", "title", "axes"), [([0.5], "segmentation losses, and Dice (dotted)", 5),
-                                                         ([], "fusion loss in training and validation", 4)])
-    def test_shows_dice_where_there_is_something_to_segment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                            dice: list[float], title: str, axes: int) -> None:
-        history = history_of(1)
-        history.log("dice_per_class_or_region", dice, 0)
+    def titles(self, history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Of the plots; each must show something, and lie apart from the others."""
         with monkeypatch.context() as patch:
             patch.setattr(plt, "close", lambda _: None)
-            history.plot_progress_png(str(tmp_path))
-        drawn = plt.gcf().axes
+            history.plot_progress_png(str(folder))
+        plots = [axes for axes in plt.gcf().axes if axes.get_title()]
+        assert all(axes.get_lines() for axes in plots)
+        boxes = [axes.get_position() for axes in plots]
+        assert not any(one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number])
         plt.close("all")
-        assert drawn[0].get_title() == title
-        assert len(drawn) == axes
+        return [axes.get_title() for axes in plots]
+
+    @pytest.mark.parametrize("epochs", [1, 30])
+    def test_is_an_image_with_something_drawn(self, tmp_path: Path, epochs: int) -> None:
+        history = history_of(epochs)
+        history.log("dice_per_class_or_region", [0.5], epochs - 1)
+        for number, ratio in enumerate((math.nan, 0.9)):
+            history.log("ratio", ratio, epochs - 1)
+            history.plot_progress_png(str(tmp_path))
+            assert [path.name for path in tmp_path.iterdir()] == ["progress.png"]
+            picture = plt.imread(tmp_path / "progress.png")
+            # Three plots, of which the last fills its row, and four.
+            assert picture.shape[:2] == (640, 960), number
+            assert (picture[..., :3] < 0.9).any(axis=2).mean() > 0.01
+        assert plt.get_fignums() == []
+
+    def test_shows_what_there_is_of_a_segmentation(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        history = history_of(2, ratio=math.nan, intensity=0.1)
+        history.log("dice_per_class_or_region", [0.5], 1)
+        assert self.titles(history, tmp_path, monkeypatch) == [self.SEGMENTATION, self.FUSION, self.RATES]
+        history.log("ratio", 0.9, 1)
+        assert self.titles(history, tmp_path, monkeypatch) == [self.SEGMENTATION, self.FUSION, self.RATIO, self.RATES]
+        history.take_up_pretraining([{"total": 1.0, RATE: 1e-3}])
+        assert self.titles(history, tmp_path, monkeypatch) == [
+            "pre-training losses (unweighted parts)", self.SEGMENTATION, self.FUSION, self.RATIO, self.RATES]
+
+    def test_shows_nothing_of_the_follower_where_nothing_is_segmented(self, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+        history = history_of(2)
+        history.log("dice_per_class_or_region", [], 1)
+        assert self.titles(history, tmp_path, monkeypatch) == [self.ALONE, self.FUSION, "learning rate of the leader"]
+
+    def test_of_stage_1_is_one_plot_of_its_losses(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        history = History()
+        history.take_up_pretraining([{"total": 1.0, "content": 0.5, RATE: 1e-3}])
+        assert self.titles(history, tmp_path, monkeypatch) == ["pre-training losses (unweighted parts)"]
+        assert plt.imread(tmp_path / "progress.png").shape[:2] == (320, 960)
 
     def test_of_a_folder_that_is_not_there_is_an_error_of_ours(self, tmp_path: Path) -> None:
         with pytest.raises(UnwritableFolderError, match="nowhere"):

@@ -14,6 +14,7 @@ import pytest
 
 from fuse4seg.errors import OptionError, TrainingStoppedError, WorkerDiedError
 from fuse4seg.training import saving
+from fuse4seg.training.limits import Deadline
 from fuse4seg.training.saving import MidEpoch, SaveEvery, StopRequest, stop_requests
 
 
@@ -41,7 +42,7 @@ class TestMidEpoch:
 
     def test_saves_when_its_minutes_have_passed_since_anything_was_saved(self, clock: list[float]) -> None:
         saved: list[float] = []
-        mid_epoch = MidEpoch(lambda: saved.append(clock[0]) or Path(), minutes=2, stop=StopRequest())
+        mid_epoch = MidEpoch(lambda: saved.append(clock[0]) or Path(), minutes=2, stop=StopRequest(), deadline=Deadline())
         for second in range(0, 600, 50):
             clock[0] = second
             mid_epoch.after_iteration()
@@ -51,7 +52,7 @@ class TestMidEpoch:
 
     def test_saves_and_ends_when_asked_to_stop(self) -> None:
         stop = StopRequest()
-        mid_epoch = MidEpoch(lambda: Path("latest.pth"), minutes=math.inf, stop=stop)
+        mid_epoch = MidEpoch(lambda: Path("latest.pth"), minutes=math.inf, stop=stop, deadline=Deadline())
         mid_epoch.after_iteration()
         stop.signal = signal.SIGTERM
         with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM; everything is saved in latest.pth") as caught:
@@ -67,7 +68,8 @@ class TestDraw:
         raise WorkerDiedError("preparing batches")
 
     def test_gives_batches_and_names_a_death(self) -> None:
-        mid_epoch, batches = MidEpoch(lambda: Path("latest.pth"), minutes=math.inf, stop=StopRequest()), self.batches()
+        batches = self.batches()
+        mid_epoch = MidEpoch(lambda: Path("latest.pth"), minutes=math.inf, stop=StopRequest(), deadline=Deadline())
         assert mid_epoch.draw(batches) == {"number": 0}
         with pytest.raises(WorkerDiedError):
             mid_epoch.draw(batches)
@@ -75,7 +77,7 @@ class TestDraw:
     def test_saves_where_the_death_is_part_of_a_stop(self) -> None:
         saved: list[Path] = []
         mid_epoch = MidEpoch(lambda: saved.append(Path("latest.pth")) or saved[0], minutes=math.inf,
-                             stop=StopRequest(signal.SIGTERM))
+                             stop=StopRequest(signal.SIGTERM), deadline=Deadline())
         batches = self.batches()
         mid_epoch.draw(batches)
         with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM"):

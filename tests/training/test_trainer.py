@@ -25,7 +25,7 @@ from fuse4seg.followers import unet
 from fuse4seg.networks.follower import FollowerKind
 from fuse4seg.steps.pretraining import PretrainingStep
 from fuse4seg.training.data import TRAIN_STREAM, SeededBatches, batch_makers
-from fuse4seg.training.run import Training, make_trainer, pretrain, train
+from fuse4seg.training.run import Conduct, Training, make_trainer, pretrain, train
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
 from fuse4seg.training.trainer import LATEST, Fuse4SegTrainer
@@ -83,7 +83,8 @@ class TestTraining:
 
     def test_draws_its_progress(self, trained_model: Path) -> None:
         picture = plt.imread(trained_model / "fold_0" / "progress.png")
-        assert picture.shape[:2] == (640, 960)
+        # Both stages, fusion losses, the ratio, and learning rates, which have a row to themselves.
+        assert picture.shape[:2] == (960, 960)
         assert float(picture[..., :3].std()) > 0.01
 
     def test_writes_what_it_said_to_its_log_file(self, trained_model: Path) -> None:
@@ -316,12 +317,13 @@ class TestPace:
 
         for module in ("trainer", "stage_1"):
             monkeypatch.setattr(f"fuse4seg.training.{module}.save_checkpoint", note)
-        make_trainer(of(pretraining=3, epochs=3, iterations=2), save_every=SaveEvery(epochs=2, minutes=math.inf)).run_training()
+        never_within = Conduct(SaveEvery(epochs=2, minutes=math.inf))
+        make_trainer(of(pretraining=3, epochs=3, iterations=2), conduct=never_within).run_training()
         assert [entry for entry in saved if entry[0] != "checkpoint_best.pth"] == [
             (PRETRAINING_LATEST, 2, 0), (PRETRAINED, 3, 0), (LATEST, 2, 0), ("checkpoint_final.pth", 3, 0)]
         saved.clear()
         shutil.rmtree(own_results)
-        make_trainer(of(pretraining=1, iterations=2), save_every=SaveEvery(epochs=2, minutes=1e-9)).run_training()
+        make_trainer(of(pretraining=1, iterations=2), conduct=Conduct(SaveEvery(epochs=2, minutes=1e-9))).run_training()
         assert [entry for entry in saved if entry[0] != "checkpoint_best.pth"] == [
             (PRETRAINING_LATEST, 0, 1), (PRETRAINING_LATEST, 0, 2), (PRETRAINED, 1, 0),
             (LATEST, 0, 1), (LATEST, 0, 2), (LATEST, 0, 2), ("checkpoint_final.pth", 1, 0)]

@@ -1,0 +1,225 @@
+"""Loggers beside the History: they hold what it holds, once, over both stages, and say on one line what they lack."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fuse4seg.cli.train import main
+from fuse4seg.errors import OptionError
+from fuse4seg.training import loggers
+from fuse4seg.training.history import History
+from fuse4seg.training.loggers import BothStages, TensorBoard, add_loggers, log_beside, require_loggers, wandb_asked
+
+FOLD = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d", "fold_0")
+Interrupted = Callable[..., AbstractContextManager[None]]
+
+
+def read(folder: Path) -> EventAccumulator:
+    """What TensorBoard shows of a folder."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+def scalars(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+class Other:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def update_config(self, config: dict[str, Any]) -> None:
+        self.told.append(("config", config))
+
+    def log(self, key: str, value: Any, step: int) -> None:
+        self.told.append((key, value, step))
+
+    def log_summary(self, key: str, value: Any) -> None:
+        self.told.append((key, value))
+
+
+class TestTensorBoard:
+    def test_holds_numbers_under_headings_and_pictures(self, tmp_path: Path) -> None:
+        board = TensorBoard(tmp_path / "events")
+        picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        for step in range(2):
+            board.log("edges", np.float32(0.5 + step), step)
+            board.log("visibility/a b", 0.75, step)
+        board.log("epoch_end_timestamps", 1e9, 0)
+        board.log("panel", picture, 1)
+        events = read(tmp_path / "events")
+        assert events.Tags()["scalars"] == ["fusion_losses/edges", "visibility/a_b"]
+        assert scalars(events, "fusion_losses/edges") == [(0, 0.5), (1, 1.5)]
+        shown, = events.Images("panel")
+        assert (shown.step, shown.width, shown.height) == (1, 30, 20)
+
+    def test_passes_over_what_an_interrupted_training_does_again(self, tmp_path: Path) -> None:
+        for first, value in ((0, 1.0), (2, 2.0)):
+            board = TensorBoard(tmp_path)
+            for step in range(first, first + 4):
+                board.log("upper", value, step)
+        assert scalars(read(tmp_path), "segmentation_losses/upper") == [(0, 1), (1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]
+
+    def test_makes_no_folder_before_there_is_something_to_write(self, tmp_path: Path) -> None:
+        board = TensorBoard(tmp_path / "events")
+        board.update_config({})
+        board.log_summary("Dice", 0.9)
+        assert not (tmp_path / "events").exists()
+
+
+class TestBothStages:
+    def test_counts_stage_2_on_from_stage_1(self) -> None:
+        other = Other()
+        both = BothStages(other, before=3)
+        both.log("pretraining/total", 0.5, 2)
+        both.log("upper", 0.25, 0)
+        both.log_summary("Dice", 0.9)
+        assert other.told == [("pretraining/total", 0.5, 2), ("upper", 0.25, 3), ("Dice", 0.9)]
+
+
+class TestAddLoggers:
+    def test_keeps_those_that_are_there_and_makes_nothing_unasked(self, tmp_path: Path) -> None:
+        logger, other = MetaLogger("nowhere", resume=False), Other()
+        logger.local_logger, logger.loggers = History(), [other]
+        add_loggers(logger, fold=tmp_path, tensorboard=False, before=2)
+        logger.log("mean_fg_dice", 0.5, 0)
+        log_beside(logger, {"panel": "a picture"}, 1)
+        assert other.told == [("mean_fg_dice", 0.5, 2), ("ema_fg_dice", 0.5, 2), ("panel", "a picture", 3)]
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def watched(own_results: Path, training_flags: list[str], interrupted: Interrupted) -> Path:
+    """A fold trained under TensorBoard, interrupted after it had logged an epoch that it had not saved, and taken up."""
+    flags = [*training_flags, "--tensorboard", "--save_every", "2"]
+    with interrupted("pre-training", epoch=1):
+        assert main(flags) == 130
+    assert main([*flags, "--c"]) == 0
+    return own_results / FOLD
+
+
+class TestTraining:
+    def test_shows_what_the_history_holds_once_over_both_stages_and_is_not_disturbed(
+            self, watched: Path, trained_model: Path, differences: Callable[[Any, Any], list[str]]) -> None:
+        final = torch.load(watched / "checkpoint_final.pth", weights_only=True)
+        undisturbed = torch.load(trained_model / "fold_0" / "checkpoint_final.pth", weights_only=True)
+        assert differences(final, undisturbed) == []
+        events, logged = read(watched / "tensorboard"), final["logging"]
+        tags = set(events.Tags()["scalars"])
+        for tag in sorted(tags):
+            found = scalars(events, tag)
+            if tag.startswith("pretraining/"):
+                wanted = [(epoch, report[tag.split("/")[1]]) for epoch, report in enumerate(logged["pretraining"])]
+            elif tag.startswith("visibility/"):
+                assert all(0.5 <= value <= 1 for _, value in found)
+                continue
+            elif "/class_" in tag:
+                number = int(tag.rpartition("_")[2]) - 1
+                wanted = [(2 + epoch, dice[number]) for epoch, dice in enumerate(logged["dice_per_class_or_region"])]
+            else:
+                wanted = [(2 + epoch, value) for epoch, value in enumerate(logged[tag.split("/")[1] if "/" in tag else tag])]
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, err_msg=tag)
+        assert {"pretraining/total", "pretraining/rate", "segmentation_losses/upper", "segmentation_losses/lower",
+                "segmentation_losses/val_losses", "fusion_losses/fusion", "dice/ema_fg_dice", "ratio", "learning_rates/lrs",
+                "learning_rates/leader_lrs", "dice_per_class_or_region/class_3"} <= tags
+        assert {tag.partition("/")[0] for tag in tags} >= {"visibility"}
+        assert [image.step for image in events.Images("panel")] == [2, 3]
+
+
+class TestRequireLoggers:
+    @pytest.fixture
+    def nothing_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        there = importlib.util.find_spec
+        monkeypatch.setattr(loggers, "find_spec", lambda name: None if name in ("tensorboard", "wandb") else there(name))
+
+    @pytest.mark.usefixtures("nothing_installed")
+    def test_names_the_extra_before_anything_is_written(self, own_results: Path, training_flags: list[str],
+                                                        capsys: pytest.CaptureFixture[str],
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+        assert main([*training_flags, "--tensorboard"]) == 1
+        assert capsys.readouterr().err == ("error: --tensorboard: TensorBoard is not installed. Install it with: pip install "
+                                           "'fuse4seg[tensorboard]'\n")
+        monkeypatch.setenv("nnUNet_wandb_enabled", "True")
+        assert main(training_flags) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: nnUNet_wandb_enabled: Weights & Biases is not installed. Install it with: pip install")
+        assert said.count("\n") == 1
+        assert not own_results.exists()
+
+    @pytest.mark.usefixtures("nothing_installed")
+    def test_asks_for_nothing_that_is_not_wanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for no in ("0", "False", "false"):
+            monkeypatch.setenv("nnUNet_wandb_enabled", no)
+            require_loggers(tensorboard=False)
+
+    def test_refuses_what_nnunet_does_not_understand(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("nnUNet_wandb_enabled", "maybe")
+        with pytest.raises(OptionError, match="^nnUNet_wandb_enabled: must be 0 or 1, got 'maybe'"):
+            require_loggers(tensorboard=False)
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """Records of a run's file: LevelDB's log format behind a header of seven bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(content):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack("<HB", content[at + 4:at + 7])
+        parts += content[at + 7:at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last of its parts
+            record = Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+class TestWeightsAndBiases:
+    def test_holds_what_the_history_holds_over_both_stages(self, own_results: Path, training_flags: list[str],
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("nnUNet_wandb_enabled", "1")
+        monkeypatch.setenv("nnUNet_wandb_mode", "offline")
+        import wandb
+
+        try:
+            assert main(training_flags) == 0
+        finally:
+            wandb.finish()
+        logged = torch.load(own_results / FOLD / "checkpoint_final.pth", weights_only=True)["logging"]
+        file, = (own_results / FOLD / "wandb").glob("offline-run-*/*.wandb")
+        found: dict[str, list[float]] = {}
+        for record in wandb_records(file):
+            for item in record.history.item:
+                found.setdefault("/".join([item.key, *item.nested_key]).strip("/"), []).append(item.value_json)
+        assert [float(value) for value in found["upper"]] == pytest.approx(logged["upper"])
+        assert [float(value) for value in found["pretraining/total"]] == pytest.approx(
+            [report["total"] for report in logged["pretraining"]])
+        assert [float(value) for value in found["ema_fg_dice"]] == pytest.approx(logged["ema_fg_dice"])
+        assert [int(value) for value in found["_step"]] == [0, 1, 2, 3]
+        assert len(found["panel"]) == 2
+
+    def test_that_does_not_open_is_an_error_of_ours(self) -> None:
+        from wandb.errors import UsageError
+
+        with pytest.raises(OptionError, match=r"does not open \(no key\). Log in with wandb login, or set nnUNet_wandb_mode"), \
+                wandb_asked():
+            raise UsageError("no key")
+        with pytest.raises(ZeroDivisionError), wandb_asked():
+            raise ZeroDivisionError
