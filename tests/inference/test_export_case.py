@@ -164,7 +164,7 @@ class TestOfNoFold:
         whole = export_case(predicted, wanted)
         alone = export_case(predicted, replace(wanted, output=tmp_path / "alone", folds=()))
         assert alone.files[-1] == tmp_path / "alone" / "phantom_005.nii.gz"
-        assert alone.volumes == whole.volumes
+        assert (alone.voxels, alone.facts) == (whole.voxels, whole.facts)
         found = [path.relative_to(tmp_path / "alone") for path in alone.files]
         assert found == [path.relative_to(export.output) for path in whole.files if "fused" not in path.parts]
         for path in found:
