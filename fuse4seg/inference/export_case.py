@@ -16,6 +16,7 @@ from fuse4seg.datasets.dataset_json import channel_names, file_part
 from fuse4seg.datasets.grey_images import GREY
 from fuse4seg.datasets.images import given_to
 from fuse4seg.datasets.raw import Case
+from fuse4seg.evaluation.postprocessing import Rule, apply_rules
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.inference.image_files import image_written_whole, write_fused, write_image
 from fuse4seg.inference.input_space import to_input_space, to_labels
@@ -89,6 +90,7 @@ class Export:
         folds: Names of the sets of weights whose fused images are written; with several, each in fused/fold_<n>/.
         reference: Index of the modality that asks in the cross-attention.
         wanted: Further outputs.
+        rules: Post-processing of the segmentations; probabilities stay as they are.
     """
 
     description: ModelDescription
@@ -96,6 +98,7 @@ class Export:
     folds: tuple[int | str, ...]
     reference: int
     wanted: Wanted
+    rules: tuple[Rule, ...] = ()
 
 
 def export_case(predicted: Predicted, export: Export) -> Exported:
@@ -109,8 +112,9 @@ def export_case(predicted: Predicted, export: Export) -> Exported:
         labels, probabilities = _labels(predicted, export)
         predicted = replace(predicted, made=replace(predicted.made, logits=None))
         seen = [path for number in range(len(export.folds)) for path in _write_seen(predicted, number, labels, export)]
-        segmented = [] if labels is None else _write_segmented(predicted, labels, probabilities, export)
-    volumes = {} if labels is None else _volumes(labels, export.description.dataset_json)
+        segmented = [] if labels is None else write_segmented(predicted.case.name, predicted.properties, labels, probabilities,
+                                                              export=export)
+    volumes = {} if labels is None else count_voxels(labels, export.description.dataset_json)
     return Exported((*seen, *segmented), volumes, time.perf_counter() - begin)
 
 
@@ -135,16 +139,30 @@ def outputs_of(case: str, export: Export) -> Iterator[str]:
         yield from (f"{name.removesuffix(ending)}.json" for name in images)
 
 
-def _write_segmented(predicted: Predicted, labels: np.ndarray, probabilities: np.ndarray | None, export: Export) -> list[Path]:
-    written = [] if probabilities is None else _write_probabilities(predicted, probabilities, export)
-    return [*written, _write_labels(predicted, labels, export)]
+def write_segmented(case: str, properties: dict[str, Any], labels: np.ndarray, probabilities: np.ndarray | None, *,
+                    export: Export) -> list[Path]:
+    """Write a case's labels, last, and its probabilities where there are any.
+
+    Args:
+        case: Its name.
+        properties: nnU-Net's reader's, of an image of its geometry.
+        labels: Shape (Z, Y, X).
+        probabilities: Shape (classes, Z, Y, X); None for none.
+        export: Where and how.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write.
+    """
+    written = [] if probabilities is None else _write_probabilities(case, properties, probabilities, export)
+    return [*written, _write_labels(case, properties, labels, export)]
 
 
 def _labels(predicted: Predicted, export: Export) -> tuple[np.ndarray | None, np.ndarray | None]:
     if predicted.made.logits is None:
         return None, None
-    return to_labels(predicted.made.logits, predicted.made.space, description=export.description,
-                     want_probabilities=bool(export.wanted.probabilities))
+    labels, probabilities = to_labels(predicted.made.logits, predicted.made.space, description=export.description,
+                                      want_probabilities=bool(export.wanted.probabilities))
+    return apply_rules(labels, export.rules, spacing=predicted.properties["spacing"]), probabilities
 
 
 def _write_seen(predicted: Predicted, number: int, labels: np.ndarray | None, export: Export) -> list[Path]:
@@ -188,20 +206,20 @@ def _write_panel(path: Path, predicted: Predicted, fused: np.ndarray, labels: np
                 asking=names[export.reference] if export.reference in there else MEAN)
 
 
-def _write_probabilities(predicted: Predicted, probabilities: np.ndarray, export: Export) -> list[Path]:
+def _write_probabilities(name: str, properties: dict[str, Any], probabilities: np.ndarray, export: Export) -> list[Path]:
     """Npz and pkl as nnU-Net writes them, for its ensembling; or an image per class."""
-    name, written = predicted.case.name, []
+    written = []
     if NPZ in export.wanted.probabilities:
         written = [export.output / f"{name}.npz", export.output / f"{name}.pkl"]
         with written_whole(written[0]) as temporary:
             np.savez_compressed(temporary, probabilities=probabilities)
         with written_whole(written[1]) as temporary:
-            save_pickle(predicted.properties, str(temporary))
+            save_pickle(properties, str(temporary))
     if NIFTI in export.wanted.probabilities:
         folder = make_writable_folder(export.output / PROBABILITIES)
         for label, share in zip(class_names(export.description), probabilities, strict=True):
             written.append(folder / f"{name}_{file_part(label)}{PROBABILITY_ENDING}")
-            write_image(share, written[-1], predicted.properties)
+            write_image(share, written[-1], properties)
     return written
 
 
@@ -215,17 +233,18 @@ def class_names(description: ModelDescription) -> Sequence[str]:
     return [by_value[value] for value in manager.all_labels]
 
 
-def _write_labels(predicted: Predicted, labels: np.ndarray, export: Export) -> Path:
-    target = export.output / f"{predicted.case.name}{export.description.file_ending}"
-    with image_written_whole(target, predicted.properties) as temporary:
-        export.description.reader().write_seg(labels, str(temporary), predicted.properties)
+def _write_labels(name: str, properties: dict[str, Any], labels: np.ndarray, export: Export) -> Path:
+    target = export.output / f"{name}{export.description.file_ending}"
+    with image_written_whole(target, properties) as temporary:
+        export.description.reader().write_seg(labels, str(temporary), properties)
     # nnU-Net puts the spacing of TIFF files beside them.
     spacing = temporary.with_name(temporary.name.removesuffix(export.description.file_ending) + ".json")
     if spacing.is_file():
-        spacing.replace(export.output / f"{predicted.case.name}.json")
+        spacing.replace(export.output / f"{name}.json")
     return target
 
 
-def _volumes(labels: np.ndarray, dataset_json: dict[str, Any]) -> dict[str, int]:
+def count_voxels(labels: np.ndarray, dataset_json: dict[str, Any]) -> dict[str, int]:
+    """Of each class or region, by its name."""
     return {name: sum(np.count_nonzero(labels == label) for label in np.atleast_1d(value))
             for name, value in dataset_json["labels"].items() if name not in ("background", "ignore")}

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fuse4seg.evaluation.postprocessing import POSTPROCESSING
+
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "fuse4seg-model", 1
 PLANS, DATASET, FINGERPRINT = "plans.json", "dataset.json", "dataset_fingerprint.json"
@@ -33,6 +35,7 @@ class SharedModel:
         folds: "0", "1", ..., "all".
         checkpoints: Files in each fold once installed, each ending with .pth.
         fingerprint: Whether its dataset_fingerprint.json is there.
+        postprocessing: Whether its postprocessing.json is there.
     """
 
     dataset: str
@@ -42,6 +45,7 @@ class SharedModel:
     folds: tuple[str, ...]
     checkpoints: tuple[str, ...]
     fingerprint: bool
+    postprocessing: bool
 
     @classmethod
     def of_folder(cls, folder: Path, *, folds: Sequence[int | str], checkpoints: Sequence[str]) -> SharedModel:
@@ -53,7 +57,8 @@ class SharedModel:
         parts = folder.name.split("__")
         if len(parts) != 3:
             raise ValueError(f"{folder.name} is not named TRAINER__PLANS__CONFIGURATION")
-        return cls(folder.parent.name, *parts, tuple(map(str, folds)), tuple(checkpoints), (folder / FINGERPRINT).is_file())
+        return cls(folder.parent.name, *parts, tuple(map(str, folds)), tuple(checkpoints), (folder / FINGERPRINT).is_file(),
+                   (folder / POSTPROCESSING).is_file())
 
     @classmethod
     def from_plain(cls, content: Any) -> SharedModel:
@@ -63,8 +68,9 @@ class SharedModel:
             ValueError, TypeError: It is nothing of the kind, or has names that are not safe.
         """
         model = cls(**{**content, "folds": tuple(content["folds"]), "checkpoints": tuple(content["checkpoints"])})
-        if not isinstance(model.fingerprint, bool):
-            raise TypeError("fingerprint is neither true nor false")
+        for entry in ("fingerprint", "postprocessing"):
+            if not isinstance(getattr(model, entry), bool):
+                raise TypeError(f"{entry} is neither true nor false")
         model.require_safe_names()
         return model
 
@@ -91,7 +97,7 @@ class SharedModel:
     @property
     def descriptions(self) -> tuple[str, ...]:
         """Its JSON files."""
-        return PLANS, DATASET, *([FINGERPRINT] if self.fingerprint else [])
+        return PLANS, DATASET, *([FINGERPRINT] if self.fingerprint else []), *([POSTPROCESSING] if self.postprocessing else [])
 
     @property
     def weights(self) -> list[PurePosixPath]:

@@ -87,7 +87,7 @@ class Training:
 
 
 def train(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
-          save_every: SaveEvery | None = None) -> None:
+          save_every: SaveEvery | None = None, save_probabilities: bool = False) -> None:
     """Both stages, then nnU-Net's validation of the fold.
 
     Args:
@@ -96,6 +96,7 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
         resume: Go on with the latest checkpoint.
         validate_only: Validate the finished training.
         save_every: How often the latest checkpoint is written; the trainer's own if None.
+        save_probabilities: Of the validation cases, which ensembles are made of.
 
     Raises:
         TrainingStoppedError: A signal asked it to stop; everything is saved.
@@ -104,7 +105,7 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
     trainer = make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, save_every=save_every)
     if not validate_only:
         trainer.run_training()
-    trainer.perform_actual_validation()
+    trainer.perform_actual_validation(save_probabilities)
 
 
 def pretrain(training: Training, *, seed: int | None = None, save_every: SaveEvery | None = None) -> Path:
