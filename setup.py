@@ -13,8 +13,8 @@ README = ROOT / "README.md"
 # The site of the documentation; its pages and their links are tested without it, too.
 DOCS = ["latex2mathml>=3.76", "mkdocs-material>=9.5"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
-            "predict", "fuse", "evaluate", "evaluate_fusion",
-            "compare", "build_brats_fuse", "export_model", "install_model", "demo")
+            "find_best_configuration", "predict", "ensemble", "fuse", "evaluate", "evaluate_fusion",
+            "compare", "build_brats_fuse", "export_model", "install_model", "info", "demo")
 
 setup(
     name="fuse4seg",

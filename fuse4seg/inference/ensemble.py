@@ -101,8 +101,8 @@ def ensemble_cases(cases: Sequence[str], folders: Sequence[Path], export: Export
             own.note()
             export.description.write(export.output)
         exported = _write(case, found, properties, export)
-        log.info("%s: %s", case, ", ".join(f"{name} {count} voxels" for name, count in exported.volumes.items()))
         if record is not None:
+            log.info("%s: %s", case, ", ".join(f"{name} {count} voxels" for name, count in exported.volumes.items()))
             record.note_failed(faults)
             record.note_done(case, {f"{folder.name}/{case}.npz": checksum(folder / f"{case}.npz") for folder in folders},
                              exported.files, output=export.output, seconds=time.perf_counter() - begin)
