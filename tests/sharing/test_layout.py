@@ -21,7 +21,8 @@ class TestSharedModel:
         folder = "Dataset501_BraTS/Fuse4SegTrainer__Fuse4SegPlans__2d"
         assert MODEL.members() == [f"{folder}/{name}" for name in (
             "plans.json", "dataset.json", "dataset_fingerprint.json", "postprocessing.json",
-            "fold_0/checkpoint_final.safetensors", "fold_0/checkpoint_final.json", "fold_all/checkpoint_final.safetensors", "fold_all/checkpoint_final.json")]
+            "fold_0/checkpoint_final.safetensors", "fold_0/checkpoint_final.json",
+            "fold_all/checkpoint_final.safetensors", "fold_all/checkpoint_final.json")]
 
     @pytest.mark.parametrize(("fingerprint", "postprocessing"), [(True, False), (False, True)])
     def test_a_model_is_named_by_its_folder(self, tmp_path: Path, fingerprint: bool, postprocessing: bool) -> None:
