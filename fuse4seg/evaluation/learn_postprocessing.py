@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,13 +16,15 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from scipy import ndimage
 
-from fuse4seg.background import results_of
+from fuse4seg.background import WatchedPool
 from fuse4seg.case_faults import fault_in_scoring
 from fuse4seg.datasets.dataset_json import IGNORE, foreground_classes, label_values
+from fuse4seg.errors import WorkerDiedError
 from fuse4seg.evaluation.folders import Scores, read_pair
 from fuse4seg.evaluation.hausdorff import hausdorff_95
 from fuse4seg.evaluation.overlap import confusion, mask_of
 from fuse4seg.evaluation.postprocessing import FOREGROUND, HOLES, LARGEST, SMALLEST, Rule, apply_rules
+from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +60,14 @@ class Scoring:
         cases: All of them.
         dataset_json: Names labels or regions, and the ignore label.
         reader: nnU-Net's, of the files.
-        processes: Cases scored at a time.
+        pool: Of processes that score; None for this one.
         faults: One line for each case that cannot be scored, by its number; these are left out of everything.
     """
 
     cases: Sequence[ValidationCase]
     dataset_json: dict[str, Any]
     reader: type[BaseReaderWriter]
-    processes: int = 1
+    pool: WatchedPool | None = None
     faults: dict[int, str] = field(default_factory=dict)
     _known: dict[tuple[int, Rules], tuple[Scores, ...]] = field(default_factory=dict)
 
@@ -86,9 +89,7 @@ class Scoring:
         wanted = [number for number in numbers if number not in self.faults
                   and any((number, rules) not in self._known for rules in options)]
         score = partial(_score_case, options=tuple(options), dataset_json=self.dataset_json, reader=self.reader)
-        found = results_of(score, [self.cases[number] for number in wanted], processes=self.processes,
-                           doing=f"scoring {len(options)} ways") if wanted else []
-        for number, result in zip(wanted, found, strict=True):
+        for number, result in zip(wanted, self._results(score, [self.cases[number] for number in wanted]), strict=True):
             if isinstance(result, str):
                 self.faults[number] = result
             else:
@@ -99,6 +100,20 @@ class Scoring:
                 for index, scores in enumerate(self._known.get((number, rules), ())):
                     values[:, option, place, index] = scores.values["Dice"], scores.values["HD95"]
         return values
+
+
+    def _results(self, score: Callable[[ValidationCase], Any], cases: Sequence[ValidationCase]) -> Iterator[Any]:
+        """In the order of the cases."""
+        watched = partial(progress, doing="scoring", unit="case", total=len(cases), leave=False)
+        if self.pool is None:
+            yield from watched(map(score, cases))
+            return
+        futures = [self.pool.submit(score, case) for case in cases]
+        try:
+            yield from watched(map(self.pool.result, futures))
+        except BrokenProcessPool as error:
+            self.pool.abandon()
+            raise WorkerDiedError("scoring") from error
 
 
 def _score_case(case: ValidationCase, *, options: Sequence[Rules], dataset_json: dict[str, Any],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fuse4seg.background import WatchedPool
 from fuse4seg.errors import FoldError
 from fuse4seg.evaluation.bootstrap import PairedTest, defined_mean, mean_interval, paired_test
 from fuse4seg.evaluation.learn_postprocessing import Learnt, Scoring, learn
@@ -163,11 +165,13 @@ def find_best(models: Sequence[TrainedModel], *, folds: Sequence[int] | None = N
         ensemble, failed = paired(one, other, description)
         candidates.append(ensemble)
         faults += map(str, failed)
-    scorings = [Scoring(candidate.cases, description.dataset_json, description.reader, processes) for candidate in candidates]
-    results = _scored(candidates, scorings)
+    with ExitStack() as stack:
+        pool = stack.enter_context(closing(WatchedPool(processes))) if processes > 1 else None
+        scorings = [Scoring(candidate.cases, description.dataset_json, description.reader, pool) for candidate in candidates]
+        results = _scored(candidates, scorings)
+        best, chosen, tests = choose(results, seed=seed)
+        learnt = learn(scorings[[result.candidate for result in results].index(chosen)])
     faults += [fault for scoring in scorings for fault in scoring.faults.values()]
-    best, chosen, tests = choose(results, seed=seed)
-    learnt = learn(scorings[[result.candidate for result in results].index(chosen)])
     choice = Choice(tuple(results), best, chosen, tests, seed, learnt, tuple(dict.fromkeys(faults)))
     folder = models[0].folder.parent
     write_json(choice.to_plain(), folder / FIND_BEST)

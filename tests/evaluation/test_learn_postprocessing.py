@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from sklearn.metrics import f1_score
 
+from fuse4seg.background import WatchedPool
 from fuse4seg.evaluation.learn_postprocessing import VOLUMES, Scoring, ValidationCase, candidates, helps, learn
 from fuse4seg.evaluation.postprocessing import FOREGROUND, HOLES, LARGEST, SMALLEST, apply_rules
 
@@ -36,7 +38,7 @@ def island(label: int = 1, edge: int = 2) -> np.ndarray:
 
 
 def scoring(folder: Path, pairs: Sequence[tuple[int, np.ndarray, np.ndarray]], dataset_json: dict[str, Any] = ONE,
-            processes: int = 1) -> Scoring:
+            pool: WatchedPool | None = None) -> Scoring:
     """Of cases of (fold, prediction, truth), written to files."""
     cases = []
     for number, (fold, *labels) in enumerate(pairs):
@@ -45,7 +47,7 @@ def scoring(folder: Path, pairs: Sequence[tuple[int, np.ndarray, np.ndarray]], d
             path.parent.mkdir(exist_ok=True)
             sitk.WriteImage(sitk.GetImageFromArray(image), str(path))
         cases.append(ValidationCase(f"case_{number}", fold, *paths))
-    return Scoring(cases, dataset_json, SimpleITKIO, processes)
+    return Scoring(cases, dataset_json, SimpleITKIO, pool)
 
 
 class TestWhatHelps:
@@ -141,7 +143,8 @@ class TestLearning:
 
     def test_is_the_same_with_more_processes(self, tmp_path: Path) -> None:
         pairs = [(fold, cube() + island(), cube()) for fold in (0, 1)]
-        assert learn(scoring(tmp_path, pairs)) == learn(scoring(tmp_path, pairs, processes=2))
+        with closing(WatchedPool(2)) as pool:
+            assert learn(scoring(tmp_path, pairs)) == learn(scoring(tmp_path, pairs, pool=pool))
 
     def test_gives_plain_data(self, tmp_path: Path) -> None:
         plain = learn(scoring(tmp_path, [(fold, cube() + island(), cube()) for fold in (0, 1)])).to_plain()
