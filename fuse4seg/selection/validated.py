@@ -157,7 +157,7 @@ def paired(one: Candidate, other: Candidate, description: ModelDescription) -> t
         UnwritableFolderError: The results folder cannot be written to.
     """
     models = (*one.models, *other.models)
-    place = models[0].folder.parent / ENSEMBLES / " + ".join(sorted(model.folder.name for model in models))
+    place = models[0].folder.parent / ENSEMBLES / "+".join(sorted(model.folder.name for model in models))
     cases: list[ValidationCase] = []
     faults: list[Fuse4SegError] = []
     for fold in one.folds:
