@@ -187,8 +187,8 @@ def learn(scoring: Scoring) -> Learnt:
 
     Target by target (all foreground, then each class), the best of a few rules on the other folds is applied to each held-out
     fold. Where that lowers the mean Dice of no class there, and betters that of Dice or HD95, the best rule on all folds is
-    kept, and the next is chosen after it. The whole way is then gone once more without each fold, and nothing is kept unless
-    that helps, too.
+    kept, and the next is chosen after it. The whole way is then gone once more without each fold, and nothing is kept where
+    the mean Dice of all classes on the folds left out is lower, or neither it nor HD95 better.
 
     Args:
         scoring: Of cases of two folds at least; of one fold, nothing is learnt.
@@ -211,7 +211,7 @@ def learn(scoring: Scoring) -> Learnt:
         inside = folds == fold
         rules, _ = _chosen(scoring, list(np.array(numbers)[~inside]), folds[~inside])
         after[:, inside] = scoring.table([rules], list(np.array(numbers)[inside]))[:, 0]
-    rules, gains = _chosen(scoring, numbers, folds) if helps(before, after) else ((), [])
+    rules, gains = _chosen(scoring, numbers, folds) if _is_better(before, after) else ((), [])
     after = after if rules else before
     return Learnt(rules, tuple(gains), _means(before, pairs=after), _means(after, pairs=before), every, len(numbers))
 
@@ -252,9 +252,14 @@ def helps(before: np.ndarray, after: np.ndarray) -> bool:
         >>> helps(before, np.array([[[0.4], [0.9]], [[4.0], [3.0]]])), helps(before, before)
         (True, False)
     """
-    dice_gain, closer = _gain(before, after)
     lower = _class_means(after[0]) < _class_means(before[0]) - ROUNDING
-    return bool(not lower.any() and (dice_gain > ROUNDING or closer > ROUNDING))
+    return bool(not lower.any() and _is_better(before, after))
+
+
+def _is_better(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether the mean Dice over all classes is no lower, and it or HD95 better."""
+    higher, closer = _gain(before, after)
+    return higher >= -ROUNDING and (higher > ROUNDING or closer > ROUNDING)
 
 
 def _chosen(scoring: Scoring, numbers: Sequence[int], folds: np.ndarray) -> tuple[Rules, list[dict[str, float]]]:

@@ -93,7 +93,8 @@ class TestFindBest:
         model = make_validated("2d", with_island)
         choice = find_best(chosen_models("990"))
         rules = read_rules([model], known=range(4))
-        assert [rule.about for rule in rules] == ["foreground"]
+        # Another class has a true island of three voxels, so not of all foreground.
+        assert [(rule.labels, rule.rule) for rule in rules] == [((1,), "largest_component")]
         assert choice.learnt.after["HD95"] < choice.learnt.before["HD95"]
         assert choice.learnt.after["Dice"] > choice.learnt.before["Dice"]
         content = json.loads((model.parent / FIND_BEST).read_text())
@@ -125,13 +126,15 @@ class TestFindBest:
 
     def test_scores_regions_and_leaves_ignored_voxels_out(self, make_validated: MakeValidated) -> None:
         labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
-        model = make_validated("2d", with_island, labels=labels, regions_class_order=[1, 2])
+        model = make_validated("2d", lambda true, number: 2 * with_island(true > 0, number).astype(np.uint8), labels=labels,
+                               regions_class_order=[1, 2])
         choice = find_best(chosen_models("990"))
         cases = [case["metrics"] for fold in (0, 1) for case in json.loads(
             (model / f"fold_{fold}" / "validation" / "summary.json").read_text())["metric_per_case"]]
         expected = [np.nanmean([case[key]["Dice"] for case in cases]) for key in ("(1, 2)", "2")]
         assert choice.results[0].values[0].mean(axis=0) == pytest.approx(expected, abs=1e-12)
-        assert read_rules([model], known=range(4))[0].labels == (1, 2)
+        rules = read_rules([model], known=range(4))
+        assert [(rule.labels, rule.rule) for rule in rules][:1] == [((1, 2), "largest_component")]
 
     def test_leaves_a_damaged_case_out_of_all_candidates(self, make_validated: MakeValidated) -> None:
         models = [make_validated(name, with_island) for name in ("2d", "3d_fullres")]
