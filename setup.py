@@ -31,6 +31,8 @@ class BuildWithViewer(build_py):
 
             "predict", "fuse", "register", "evaluate", "evaluate_fusion",
             "compare", "build_brats_fuse", "export_model", "install_model", "demo")
+            "find_best_configuration", "predict", "ensemble", "fuse", "evaluate", "evaluate_fusion",
+            "compare", "build_brats_fuse", "export_model", "install_model", "info", "demo")
 
 setup(
     name="fuse4seg",

@@ -153,10 +153,10 @@ class UnreadableRecordError(Fuse4SegError):
 
 
 class FaultyCasesError(Fuse4SegError):
-    """Some cases of a folder could not be used; the rest was. One line per faulty case."""
+    """Some cases of a folder could not be used; the rest was. One line per faulty case, which are its ``faults``."""
 
     def __init__(self, faults: Iterable[str]) -> None:
-        lines = list(faults)
+        self.faults = lines = list(faults)
         super().__init__("\n".join([*lines, f"{len(lines)} faulty case(s), listed above, are not in the result."]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,11 @@ from fuse4seg.cli.export_model import add_trust_flag
 from fuse4seg.cli.train import fold
 
 if TYPE_CHECKING:
+    from fuse4seg.evaluation.postprocessing import Rule
     from fuse4seg.inference.export_case import Wanted
     from fuse4seg.inference.find_model import TrainedModel
     from fuse4seg.inference.model import Model
+    from fuse4seg.inference.predict_ensemble import Member
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="folder of CASE_0000, CASE_0001, ... files, or such files")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
     parser.add_argument("-d", dest="dataset", help="dataset id or name")
-    parser.add_argument("-c", dest="configuration", help="configuration")
+    parser.add_argument("-c", dest="configurations", nargs="+", metavar="CONFIGURATION",
+                        help="configuration; of several, each is predicted in a folder of its name, and their mean segments")
     parser.add_argument("-f", dest="folds", nargs="+", type=fold, help="folds to average (default: all trained ones)")
-    parser.add_argument("-p", dest="plans", help="plans")
-    parser.add_argument("-tr", dest="trainer", help="trainer")
+    parser.add_argument("-p", dest="plans", nargs="+", metavar="PLANS", help="plans; for several models one for all, or one each")
+    parser.add_argument("-tr", dest="trainers", nargs="+", metavar="TRAINER", help="trainer, likewise")
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     parser.add_argument("-step_size", type=float, default=0.5, help="step of the windows, as a part of the patch")
@@ -64,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-prev_stage_predictions", dest="previous_stage", type=Path, metavar="FOLDER",
                         help="of a cascade: segmentations of the stage before, CASE in the geometry of the input (default: its "
                              "model predicts them first)")
+    parser.add_argument("--no_postprocessing", action="store_true",
+                        help="leave out the rules that f4s_find_best_configuration left beside the model")
     add_trust_flag(parser)
     add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)
@@ -71,11 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.errors import OptionError
-    from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Wanted
-    from fuse4seg.inference.find_model import TrainedModel, find_model, find_previous_stage
-    from fuse4seg.inference.predict_folder import FirstStage, predict_folder
-    from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE
-    from fuse4seg.inference.run_record import open_record
+    from fuse4seg.inference.export_case import NPZ, Wanted
 
     if not 0 < options.step_size <= 1:
         raise OptionError("-step_size", f"must be above 0 and at most 1, got {options.step_size}. The default is 0.5.")
@@ -83,27 +85,14 @@ def _run(options: argparse.Namespace) -> None:
         raise OptionError("-part_id", f"must be one of 0 to num_parts - 1, got {options.part_id} of {options.num_parts}.")
     if options.report and options.num_parts > 1:
         raise OptionError("--report", "shows all parts together. Run f4s_report on the folder when these are done.")
-    model = find_model(dataset=options.dataset, configuration=options.configuration, plans=options.plans,
-                       trainer=options.trainer, folds=options.folds and tuple(options.folds), checkpoint=options.checkpoint)
-    loaded = _load(model, options)
+    models = _find_models(options)
     formats = None if options.save_probabilities is None else options.save_probabilities or [NPZ]
     wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))), options.uncertainty)
     if options.from_fused:
-        _segment(loaded, model, options, wanted)
+        _segment(models, options, wanted)
         return
-    part = options.part_id, options.num_parts
-    open_part = partial(open_record, resume=options.continue_prediction, part=part)
-    previous, told = find_previous_stage(model, loaded.description, given=options.previous_stage, output=options.output), None
-    if isinstance(previous, TrainedModel):
-        first = _load(previous, options)
-        told = _described(previous, first, options, SEGMENTATIONS)
-        previous = FirstStage(first, previous.folds, open_part(options.output / PREVIOUS_STAGE, told))
-    elif previous is not None:
-        told = {"folder": str(previous)}
-    record = open_part(options.output, _described(model, loaded, options, wanted, previous_stage=told))
-    predict = partial(predict_folder, loaded, _images(options), options.output, folds=model.folds, wanted=wanted,
-                      allow_missing=options.allow_missing, record=record, part=part, processes=(options.npp, options.nps),
-                      previous=previous, overwrite=options.overwrite)
+    predict = partial(_predict, models[0]) if len(models) == 1 else partial(_predict_ensemble, models)
+    predict = partial(predict, options, wanted)
     _predict_and_report(predict, options) if options.report else predict()
 
 
@@ -127,7 +116,69 @@ def _predict_and_report(predict: Callable[[], object], options: argparse.Namespa
         raise faults
 
 
-def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:
+def _find_models(options: argparse.Namespace) -> list[TrainedModel]:
+    from fuse4seg.inference.find_model import find_members, find_model
+
+    named = {"-c": options.configurations, "-p": options.plans, "-tr": options.trainers}
+    find = partial(find_model, dataset=options.dataset, folds=options.folds and tuple(options.folds),
+                   checkpoint=options.checkpoint)
+    return find_members(lambda configuration, plans, trainer: find(configuration=configuration, plans=plans, trainer=trainer),
+                        named)
+
+
+def _predict(model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:
+    from fuse4seg.inference.predict_folder import predict_folder
+
+    rules = _rules([model], options)
+    member, _ = _member(model, options, wanted, options.output, rules=rules)
+    predict_folder(member.model, _images(options), options.output, folds=model.folds, wanted=wanted, record=member.record,
+                   rules=rules, allow_missing=options.allow_missing, part=_part(options), previous=member.previous,
+                   processes=(options.npp, options.nps), overwrite=options.overwrite)
+
+
+def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, wanted: Wanted) -> None:
+    from fuse4seg.inference.export_case import NPZ
+    from fuse4seg.inference.find_model import short_names
+    from fuse4seg.inference.predict_ensemble import predict_ensemble
+    from fuse4seg.inference.run_record import describe_ensemble, open_record
+
+    rules, names = _rules(models, options), short_names(models)
+    both = [_member(model, options, replace(wanted, probabilities=(NPZ,)), options.output / name, name=name)
+            for name, model in zip(names, models, strict=True)]
+    made_by = describe_ensemble({member.name: described for member, described in both}, options={
+        "probabilities": list(wanted.probabilities), "postprocessing": [rule.to_plain() for rule in rules]})
+    record = open_record(options.output, made_by, resume=options.continue_prediction, part=_part(options))
+    predict_ensemble([member for member, _ in both], _images(options), options.output, wanted=wanted, rules=rules, record=record,
+                     allow_missing=options.allow_missing, part=_part(options), processes=(options.npp, options.nps),
+                     overwrite=options.overwrite)
+
+
+def _member(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, output: Path, *, name: str = "",
+            rules: tuple[Rule, ...] = ()) -> tuple[Member, dict[str, Any]]:
+    """A model with its record and, of a cascade, the stage before it; and what run.json says of it."""
+    from fuse4seg.inference.export_case import SEGMENTATIONS
+    from fuse4seg.inference.find_model import TrainedModel, find_previous_stage
+    from fuse4seg.inference.predict_ensemble import Member
+    from fuse4seg.inference.predict_folder import FirstStage
+    from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE
+    from fuse4seg.inference.run_record import open_record
+
+    loaded = _load(model, options)
+    open_part = partial(open_record, resume=options.continue_prediction, part=_part(options))
+    # What was given is for those members of an ensemble that are second stages.
+    given = options.previous_stage if loaded.description.previous_stage is not None or not name else None
+    previous, told = find_previous_stage(model, loaded.description, given=given, output=output), None
+    if isinstance(previous, TrainedModel):
+        first = _load(previous, options)
+        told = _described(previous, first, options, SEGMENTATIONS)
+        previous = FirstStage(first, previous.folds, open_part(output / PREVIOUS_STAGE, told))
+    elif previous is not None:
+        told = {"folder": str(previous)}
+    described = _described(model, loaded, options, wanted, rules=rules, previous_stage=told)
+    return Member(name, loaded, model.folds, open_part(output, described), previous), described
+
+
+def _segment(models: list[TrainedModel], options: argparse.Namespace, wanted: Wanted) -> None:
     from fuse4seg.errors import OptionError
     from fuse4seg.inference.segment_folder import segment_folder
 
@@ -139,9 +190,34 @@ def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wa
                         ("-prev_stage_predictions", options.previous_stage), ("-num_parts", options.num_parts > 1)):
         if given:
             raise OptionError(flag, "cannot be had with --from_fused, which sees fused images alone. Leave it out.")
+    if len(models) > 1:
+        raise OptionError("-c", "takes one configuration with --from_fused: each fuses its own images.")
     if options.output.resolve() == options.images[0].resolve():
         raise OptionError("-o", f"{options.output} holds the fused images, which would be replaced. Choose another folder.")
-    segment_folder(loaded, options.images[0], options.output, folds=model.folds, wanted=wanted, overwrite=options.overwrite)
+    model, = models
+    segment_folder(_load(model, options), options.images[0], options.output, folds=model.folds, wanted=wanted,
+                   rules=_rules(models, options), overwrite=options.overwrite)
+
+
+def _images(options: argparse.Namespace) -> Path | list[Path]:
+    """What is no folder is said so of a single path; several can only be files."""
+    return options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
+
+
+def _part(options: argparse.Namespace) -> tuple[int, int]:
+    return options.part_id, options.num_parts
+
+
+def _rules(models: list[TrainedModel], options: argparse.Namespace) -> tuple[Rule, ...]:
+    from fuse4seg.datasets.dataset_json import label_values, read_dataset_json
+    from fuse4seg.evaluation.postprocessing import read_rules
+
+    if options.no_postprocessing:
+        return ()
+    rules = read_rules([model.folder for model in models], known=label_values(read_dataset_json(models[0].folder)))
+    if rules:
+        logging.getLogger(__name__).info("post-processing: %s", "; ".join(map(str, rules)))
+    return rules
 
 
 def _load(model: TrainedModel, options: argparse.Namespace) -> Model:
@@ -154,18 +230,14 @@ def _load(model: TrainedModel, options: argparse.Namespace) -> Model:
 
 
 def _described(model: TrainedModel, loaded: Model, options: argparse.Namespace, wanted: Wanted, *,
-               previous_stage: dict[str, Any] | None = None) -> dict[str, Any]:
+               rules: tuple[Rule, ...] = (), previous_stage: dict[str, Any] | None = None) -> dict[str, Any]:
     """What run.json says of a model and how it predicts."""
     from fuse4seg.inference.run_record import describe_run, options_of
 
-    return describe_run(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=str(loaded.device),
-                        options=options_of(loaded, wanted, allow_missing=options.allow_missing), images=_images(options),
-                        previous_stage=previous_stage)
-
-
-def _images(options: argparse.Namespace) -> Path | list[Path]:
-    """A folder, or files; what is no folder is said so of a single path, several can only be files."""
-    return options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
+    decisive = {**options_of(loaded, wanted, allow_missing=options.allow_missing),
+                "postprocessing": [rule.to_plain() for rule in rules]}
+    return describe_run(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=str(loaded.device), options=decisive,
+                        images=_images(options), previous_stage=previous_stage)
 
 
 def _count(text: str) -> int:

@@ -18,8 +18,10 @@ COMMANDS: Mapping[str, str] = MappingProxyType({
     "f4s_preprocess": "",
     "f4s_train": "[How to resume and reproduce](../how-to/resume-and-reproduce.md).",
     "f4s_pretrain": "",
+    "f4s_find_best_configuration": "[How to choose](../how-to/best-configuration.md).",
     "f4s_predict": "[How to predict](../how-to/predict.md).",
     "f4s_register": "[How to check alignment](../how-to/alignment.md).",
+    "f4s_ensemble": "",
     "f4s_evaluate": "[How to evaluate](../how-to/evaluate.md).",
     "f4s_report": "[How to look at results](../how-to/report.md).",
     "f4s_fuse": "[How to fuse and score](../how-to/fuse-and-score.md).",
@@ -28,13 +30,15 @@ COMMANDS: Mapping[str, str] = MappingProxyType({
     "f4s_build_brats_fuse": "[How to build BraTS-Fuse](../how-to/brats-fuse.md).",
     "f4s_export_model": "[How to share models](../how-to/share-models.md).",
     "f4s_install_model": "",
+    "f4s_info": "For reports of problems.",
     "f4s_demo": "[First steps](../tutorial/first-steps.md).",
 })
 #: Commands that share flags with an earlier one, where these are explained.
 LIKE: Mapping[str, str] = MappingProxyType({
     **dict.fromkeys(("f4s_extract_fingerprint", "f4s_plan_experiment", "f4s_preprocess"), "f4s_plan_and_preprocess"),
     **dict.fromkeys(("f4s_pretrain", "f4s_compare"), "f4s_train"),
-    **dict.fromkeys(("f4s_fuse", "f4s_export_model", "f4s_demo"), "f4s_predict"),
+    "f4s_find_best_configuration": "f4s_plan_and_preprocess",
+    **dict.fromkeys(("f4s_ensemble", "f4s_fuse", "f4s_export_model", "f4s_demo"), "f4s_predict"),
     "f4s_evaluate_fusion": "f4s_fuse",
     "f4s_build_brats_fuse": "f4s_fuse",
     "f4s_register": "f4s_plan_and_preprocess",

@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage = parser.add_mutually_exclusive_group()
     stage.add_argument("--c", action="store_true", help="go on where the training was left, in whichever stage")
     stage.add_argument("--val", action="store_true", help="only validate a finished training")
+    parser.add_argument("--npz", action="store_true", help="also write the probabilities of the validation cases, of which "
+                                                           "f4s_find_best_configuration makes ensembles; later with --val --npz")
     return run_command(_run, parser, arguments)
 
 
@@ -81,4 +83,4 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.training.run import train
 
     train(training_of(options), seed=options.seed, resume=options.c, validate_only=options.val,
-          conduct=conduct_of(options, patience=options.patience))
+          conduct=conduct_of(options, patience=options.patience), save_probabilities=options.npz)

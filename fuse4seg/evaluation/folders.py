@@ -185,7 +185,7 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
     for name in progress(names, "evaluating", unit="case"):
         case = name.removesuffix(ending)
         try:
-            predicted, wanted = _read_pair(case, predictions / name, references / name, reader=reader, declared=declared)
+            predicted, wanted = read_pair(case, predictions / name, references / name, reader=reader, declared=declared)
             if largest_component:
                 predicted = replace(predicted, voxels=keep_largest_component(predicted.voxels, declared - {0, ignored}))
             spacing = wanted.geometry.spacing
@@ -216,7 +216,7 @@ def score_class(predicted: np.ndarray, wanted: np.ndarray, entry: int | Sequence
     return Scores(confusion(predicted, wanted, entry, ignore_label=ignored), hausdorff_95(*masks, spacing=spacing))
 
 
-def _read_pair(case: str, prediction: Path, reference: Path, *, reader: type[BaseReaderWriter],
+def read_pair(case: str, prediction: Path, reference: Path, *, reader: type[BaseReaderWriter],
                declared: set[int]) -> tuple[Image, Image]:
     """Prediction and reference, label values of shape (1, Z, Y, X) each."""
     predicted, wanted = (read_image(path, tilt_reader(path, reader), labels=True) for path in (prediction, reference))

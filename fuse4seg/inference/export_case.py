@@ -17,6 +17,7 @@ from fuse4seg.datasets.dataset_json import channel_names, file_part
 from fuse4seg.datasets.grey_images import GREY
 from fuse4seg.datasets.images import given_to
 from fuse4seg.datasets.raw import Case
+from fuse4seg.evaluation.postprocessing import Rule, apply_rules
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.inference.checkerboard import write_checkerboard
 from fuse4seg.inference.doubt import facts_of
@@ -106,6 +107,7 @@ class Export:
         folds: Names of the sets of weights whose fused images are written; with several, each in fused/fold_<n>/.
         reference: Index of the modality that asks in the cross-attention.
         wanted: Further outputs.
+        rules: Post-processing of the segmentations; probabilities stay as they are.
     """
 
     description: ModelDescription
@@ -113,6 +115,7 @@ class Export:
     folds: tuple[int | str, ...]
     reference: int
     wanted: Wanted
+    rules: tuple[Rule, ...] = ()
 
 
 def export_case(predicted: Predicted, export: Export) -> Exported:
@@ -128,8 +131,9 @@ def export_case(predicted: Predicted, export: Export) -> Exported:
         predicted = replace(predicted, made=replace(predicted.made, logits=None))
         seen = [path for number in range(len(export.folds)) for path in _write_seen(predicted, number, labels, export)]
         seen += _write_checkerboards(predicted, export)
-        segmented = [] if labels is None else _write_segmented(predicted, labels, probabilities, export)
-    voxels = {} if labels is None else _voxels(labels, export.description.dataset_json)
+        segmented = [] if labels is None else write_segmented(predicted.case.name, predicted.properties, labels, probabilities,
+                                                              export=export)
+    voxels = {} if labels is None else count_voxels(labels, export.description.dataset_json)
     return Exported((*uncertain, *seen, *segmented), voxels, facts, time.perf_counter() - begin)
 
 
@@ -157,9 +161,22 @@ def outputs_of(case: str, export: Export) -> Iterator[str]:
         yield from (f"{name.removesuffix(ending)}.json" for name in images)
 
 
-def _write_segmented(predicted: Predicted, labels: np.ndarray, probabilities: np.ndarray | None, export: Export) -> list[Path]:
-    written = [] if probabilities is None else _write_probabilities(predicted, probabilities, export)
-    return [*written, _write_labels(predicted, labels, export)]
+def write_segmented(case: str, properties: dict[str, Any], labels: np.ndarray, probabilities: np.ndarray | None, *,
+                    export: Export) -> list[Path]:
+    """Write a case's labels, last, and its probabilities where there are any.
+
+    Args:
+        case: Its name.
+        properties: nnU-Net's reader's, of an image of its geometry.
+        labels: Shape (Z, Y, X).
+        probabilities: Shape (classes, Z, Y, X); None for none.
+        export: Where and how.
+
+    Raises:
+        UnwritableFolderError: The operating system refused to write.
+    """
+    written = [] if probabilities is None else _write_probabilities(case, properties, probabilities, export)
+    return [*written, _write_labels(case, properties, labels, export)]
 
 
 def _labels(predicted: Predicted, export: Export) -> tuple[np.ndarray | None, np.ndarray | None, Mapping[str, Any]]:
@@ -170,6 +187,7 @@ def _labels(predicted: Predicted, export: Export) -> tuple[np.ndarray | None, np
     boundary = BoundaryEntropy(regions=description.label_manager.has_regions)
     labels, probabilities = to_labels(made.logits, made.space, description=description, watch=boundary.add,
                                       want_probabilities=bool(export.wanted.probabilities))
+    labels = apply_rules(labels, export.rules, spacing=predicted.properties["spacing"])
     facts = facts_of(labels, predicted.properties["spacing"], description, entropy=boundary.mean, disagreement=made.disagreement)
     return labels, probabilities, facts
 
@@ -237,20 +255,20 @@ def _sources(predicted: Predicted, channels: Sequence[int], export: Export) -> n
         return export.description.reader().read_images(list(map(str, files)))[0]
 
 
-def _write_probabilities(predicted: Predicted, probabilities: np.ndarray, export: Export) -> list[Path]:
+def _write_probabilities(name: str, properties: dict[str, Any], probabilities: np.ndarray, export: Export) -> list[Path]:
     """Npz and pkl as nnU-Net writes them, for its ensembling; or an image per class."""
-    name, written = predicted.case.name, []
+    written = []
     if NPZ in export.wanted.probabilities:
         written = [export.output / f"{name}.npz", export.output / f"{name}.pkl"]
         with written_whole(written[0]) as temporary:
             np.savez_compressed(temporary, probabilities=probabilities)
         with written_whole(written[1]) as temporary:
-            save_pickle(predicted.properties, str(temporary))
+            save_pickle(properties, str(temporary))
     if NIFTI in export.wanted.probabilities:
         folder = make_writable_folder(export.output / PROBABILITIES)
         for label, share in zip(class_names(export.description), probabilities, strict=True):
             written.append(folder / f"{name}_{file_part(label)}{PROBABILITY_ENDING}")
-            write_image(share, written[-1], predicted.properties)
+            write_image(share, written[-1], properties)
     return written
 
 
@@ -264,17 +282,18 @@ def class_names(description: ModelDescription) -> Sequence[str]:
     return [by_value[value] for value in manager.all_labels]
 
 
-def _write_labels(predicted: Predicted, labels: np.ndarray, export: Export) -> Path:
-    target = export.output / f"{predicted.case.name}{export.description.file_ending}"
-    with image_written_whole(target, predicted.properties) as temporary:
-        export.description.reader().write_seg(labels, str(temporary), predicted.properties)
+def _write_labels(name: str, properties: dict[str, Any], labels: np.ndarray, export: Export) -> Path:
+    target = export.output / f"{name}{export.description.file_ending}"
+    with image_written_whole(target, properties) as temporary:
+        export.description.reader().write_seg(labels, str(temporary), properties)
     # nnU-Net puts the spacing of TIFF files beside them.
     spacing = temporary.with_name(temporary.name.removesuffix(export.description.file_ending) + ".json")
     if spacing.is_file():
-        spacing.replace(export.output / f"{predicted.case.name}.json")
+        spacing.replace(export.output / f"{name}.json")
     return target
 
 
-def _voxels(labels: np.ndarray, dataset_json: dict[str, Any]) -> dict[str, int]:
+def count_voxels(labels: np.ndarray, dataset_json: dict[str, Any]) -> dict[str, int]:
+    """Of each class or region, by its name."""
     return {name: sum(np.count_nonzero(labels == label) for label in np.atleast_1d(value))
             for name, value in dataset_json["labels"].items() if name not in ("background", "ignore")}

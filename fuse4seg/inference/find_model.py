@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,19 +66,59 @@ def find_model(*, dataset: str | None = None, configuration: str | None = None, 
         ModelNotFoundError: None fits.
         AmbiguousModelError: Several fit; they are listed with their flags.
     """
+    candidates = find_models(dataset=dataset, configuration=configuration, plans=plans, trainer=trainer, folds=folds,
+                             checkpoint=checkpoint)
+    if not candidates:
+        wanted = " ".join(f"{flag} {value}" for flag, value in (("-d", dataset), ("-c", configuration), ("-p", plans),
+                          ("-tr", trainer), ("-f", folds and " ".join(map(str, folds)))) if value)
+        raise ModelNotFoundError(data_root(RESULTS), wanted)
+    if len(candidates) > 1:
+        raise AmbiguousModelError(candidate.flags for candidate in candidates)
+    return candidates[0]
+
+
+def find_models(*, dataset: str | None = None, configuration: str | None = None, plans: str | None = None,
+                trainer: str | None = None, folds: tuple[int | str, ...] | None = None,
+                checkpoint: str = FINAL) -> list[TrainedModel]:
+    """All trained models of ours that fit, by the names of their folders; arguments as for :func:`find_model`."""
     results = data_root(RESULTS)
     wanted_dataset = dataset_name(dataset, variables=(RESULTS,)) if dataset is not None else "Dataset*"
     words = ("*" if word is None else glob.escape(word) for word in (trainer, plans, configuration))
     pattern = f"{wanted_dataset}/{'__'.join(words)}"
-    candidates = [TrainedModel(folder, trained, checkpoint) for folder in sorted(results.glob(pattern))
-                  if folder.name.count("__") == 2 and _is_ours(folder) and (trained := _folds(folder, folds, checkpoint))]
-    if not candidates:
-        wanted = " ".join(f"{flag} {value}" for flag, value in (("-d", dataset), ("-c", configuration), ("-p", plans),
-                          ("-tr", trainer), ("-f", folds and " ".join(map(str, folds)))) if value)
-        raise ModelNotFoundError(results, wanted)
-    if len(candidates) > 1:
-        raise AmbiguousModelError(candidate.flags for candidate in candidates)
-    return candidates[0]
+    return [TrainedModel(folder, trained, checkpoint) for folder in sorted(results.glob(pattern))
+            if folder.name.count("__") == 2 and _is_ours(folder) and (trained := _folds(folder, folds, checkpoint))]
+
+
+def find_members(find: Callable[[str | None, str | None, str | None], TrainedModel],
+                 named: Mapping[str, Sequence[str] | None]) -> list[TrainedModel]:
+    """Models of an ensemble, or a single one.
+
+    Args:
+        find: Gives the model of a configuration, plans and trainer, of which any may be None.
+        named: These three by their flags; one value of a flag is for all models, several are one for each.
+
+    Raises:
+        OptionError: The numbers of values do not fit, or the models are the same, or of different datasets.
+    """
+    given = {flag: values or [None] for flag, values in named.items()}
+    most = max(map(len, given.values()))
+    for flag, values in given.items():
+        if len(values) not in (1, most):
+            raise OptionError(flag, f"has {len(values)} values, and another flag {most}. Give one for all models, or one each.")
+    each = (values if len(values) == most else [*values] * most for values in given.values())
+    models = [find(*words) for words in zip(*each, strict=True)]
+    if len({model.folder for model in models}) < most:
+        raise OptionError(", ".join(given), "name the same model twice. Leave one out.")
+    if len({model.folder.parent for model in models}) > 1:
+        raise OptionError("-d", f"is needed: {models[0].folder} and {models[1].folder} are of different datasets.")
+    return models
+
+
+def short_names(models: Sequence[TrainedModel]) -> list[str]:
+    """What tells models of one dataset apart: their configurations, or else all of their folders' names."""
+    configurations = [model.folder.name.rpartition("__")[2] for model in models]
+    unique = len(set(configurations)) == len(configurations)
+    return configurations if unique else [model.folder.name for model in models]
 
 
 def model_in(folder: Path, *, folds: tuple[int | str, ...] | None = None,

@@ -20,6 +20,7 @@ from fuse4seg.datasets.alignment import Alignment, case_alignment, planned_infor
 from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, cases_of_files, list_cases, require_channels
 from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, OptionError, UnwritableFolderError
+from fuse4seg.evaluation.postprocessing import Rule
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
 from fuse4seg.inference.export_case import ALIGNMENT, SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case, outputs_of
 from fuse4seg.inference.model import DESCRIPTIONS, Model, ModelDescription
@@ -82,7 +83,8 @@ class FirstStage:
 def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *, folds: tuple[int | str, ...],
                    wanted: Wanted = SEGMENTATIONS, allow_missing: bool = False, record: RunRecord | None = None,
                    part: tuple[int, int] = (0, 1), processes: tuple[int | None, int | None] = (0, 0),
-                   previous: FirstStage | Path | None = None, overwrite: bool = False) -> list[Path]:
+                   previous: FirstStage | Path | None = None, rules: tuple[Rule, ...] = (),
+                   overwrite: bool = False) -> list[Path]:
     """Predict every case of a folder; faulty ones are left out.
 
     Args:
@@ -99,6 +101,7 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
             cores and memory allow. The outputs are the same.
         previous: For the second stage of a cascade: the first, whose output goes to ``output``/previous_stage, or a folder of its
             segmentations, CASE in the geometry of the input.
+        rules: Post-processing of the segmentations; a first stage's stay as the second was trained on them.
         overwrite: Also replace files in ``output`` that this tool did not write, and write among the input.
 
     Returns:
@@ -114,12 +117,12 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
     """
     if model.description.previous_stage is not None and previous is None:
         raise ValueError(f"the model sees what {model.description.previous_stage} segmented: give previous")
-    every = _listed(images, model.description.dataset_json)
+    every = listed_cases(images, model.description.dataset_json)
     read = {path.parent for case in every for path in found_files(case)} | ({previous} if isinstance(previous, Path) else set())
     require_apart(output, read, overwrite=overwrite)
     run = partial(_run, every=every, cases=every[part[0]::part[1]], allow_missing=allow_missing, processes=processes)
     claim = partial(claim_exports, [case.name for case in every], parts=part[1], overwrite=overwrite)
-    export = Export(model.description, output, folds, model.network.fusion.reference, wanted)
+    export = Export(model.description, output, folds, model.network.fusion.reference, wanted, rules)
     own, faults = claim(export), {}
     if isinstance(previous, FirstStage):
         first = Export(previous.model.description, output / PREVIOUS_STAGE, previous.folds,
@@ -146,7 +149,8 @@ def claim_exports(cases: Iterable[str], export: Export, *, parts: int = 1, overw
     return claim_outputs(export.output, wanted_for, overwrite=overwrite)
 
 
-def _listed(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list[Case]:
+def listed_cases(images: Path | Sequence[Path], dataset_json: dict[str, Any]) -> list[Case]:
+    """Cases of a folder, or of files, which may lack some; raises what :func:`predict_folder` does of the input."""
     names, ending = channel_names(dataset_json), dataset_json["file_ending"]
     if isinstance(images, Path):
         return list(list_cases(images, channels=names, file_ending=ending, allow_missing=True).values())

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fuse4seg.datasets.dataset_json import channel_names
+from fuse4seg.datasets.dataset_json import channel_names, label_values
 from fuse4seg.datasets.images import Geometry
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import FaultyImageError, MissingModalityError
+from fuse4seg.evaluation.postprocessing import apply_rules, read_rules
 from fuse4seg.inference.find_model import model_in, trained_previous_stage
 from fuse4seg.inference.input_space import to_labels
 from fuse4seg.inference.model import AUTO, load_model
@@ -56,8 +57,10 @@ class Predictor:
         mirroring: Average over mirrored copies.
         step_size: Of the windows, as a part of the patch.
         precision: Of the segmentation network, see :func:`~fuse4seg.inference.model.choose_precision`.
+        postprocessing: Apply the rules that f4s_find_best_configuration left beside the model.
 
     Raises:
+        UnreadableRecordError: These rules cannot be read.
         ModelNotFoundError, CheckpointError: There is no such model, or it cannot be read.
         OptionError: The device lacks the precision.
 
@@ -68,11 +71,14 @@ class Predictor:
 
     def __init__(self, model: Path | str, *, folds: Sequence[int | str] | None = None,
                  checkpoint: str = "checkpoint_final.pth", device: torch.device | str | None = None, mirroring: bool = True,
-                 step_size: float = 0.5, precision: str = AUTO) -> None:
+                 step_size: float = 0.5, precision: str = AUTO,
+                 postprocessing: bool = True) -> None:
         self._model = model_in(Path(model), folds=None if folds is None else tuple(folds), checkpoint=checkpoint)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._settings = {"device": place, "mirroring": mirroring, "step_size": step_size, "precision": precision}
         self._loaded = load_model(self._model.folder, folds=self._model.folds, checkpoint=checkpoint, **self._settings)
+        known = label_values(self._loaded.description.dataset_json)
+        self._rules = read_rules([self._model.folder], known=known) if postprocessing else ()
 
     @property
     def modalities(self) -> list[str]:
@@ -142,7 +148,8 @@ class Predictor:
     @cached_property
     def _first_stage(self) -> Predictor:
         found = trained_previous_stage(self._model, self._loaded.description)
-        return Predictor(found.folder, folds=found.folds, checkpoint=found.checkpoint, **self._settings)
+        return Predictor(found.folder, folds=found.folds, checkpoint=found.checkpoint, postprocessing=False,
+                         **self._settings)
 
     def _previous(self, images: Sequence[Path | str | np.ndarray | None], spacing: Sequence[float] | None,
                   given: Path | str | np.ndarray | None) -> Path | np.ndarray | None:
@@ -191,4 +198,5 @@ class Predictor:
         model, labels, shares = self._loaded, None, None
         if made.logits is not None:
             labels, shares = to_labels(made.logits, made.space, description=model.description, want_probabilities=probabilities)
+            labels = apply_rules(labels, self._rules, spacing=made.space["spacing"])
         return Prediction(labels, np.stack(made.fused), shares, tuple(made.space["spacing"]), made.space)

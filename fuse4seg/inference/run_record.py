@@ -150,6 +150,19 @@ def options_of(model: Model, wanted: Wanted, *, allow_missing: bool = False) -> 
             "precision": str(model.precision).removeprefix("torch.")}
 
 
+def describe_ensemble(members: Mapping[str, dict[str, Any]], *, options: dict[str, Any]) -> dict[str, Any]:
+    """The same of an ensemble.
+
+    Args:
+        members: From :func:`describe_run`, by the names of their folders in the output.
+        options: Of the ensemble alone.
+    """
+    together = {entry: [described[entry] for described in members.values()] for entry in DECISIVE if entry != "options"}
+    one = next(iter(members.values()))
+    return {**together, "options": {**options, "members": {name: described["options"] for name, described in members.items()}},
+            "device": one["device"], "versions": one["versions"]}
+
+
 def checksums(sources: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of files, by their names."""
     return {path.name: checksum(path) for path in sources}

@@ -12,6 +12,7 @@ import numpy as np
 from fuse4seg.datasets.images import geometry_difference, geometry_of
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, OptionError, UnpairedCasesError, UnsuitableImageError
+from fuse4seg.evaluation.postprocessing import Rule
 from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Predicted, Wanted
 from fuse4seg.inference.image_files import read_fused
 from fuse4seg.inference.model import Model, ModelDescription
@@ -24,7 +25,7 @@ FLAG = "--from_fused"
 
 
 def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[int | str],
-                   wanted: Wanted = SEGMENTATIONS, overwrite: bool = False) -> list[Path]:
+                   wanted: Wanted = SEGMENTATIONS, rules: tuple[Rule, ...] = (), overwrite: bool = False) -> list[Path]:
     """Segment every fused image of a folder; faulty ones are left out.
 
     Args:
@@ -33,6 +34,7 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
         output: Gets CASE, and probabilities if wanted; is created when the first sound image is read.
         folds: Names of the model's sets of weights.
         wanted: Further outputs, of which probabilities are made.
+        rules: Post-processing of the segmentations.
         overwrite: Also replace files in ``output`` that this tool did not write.
 
     Returns:
@@ -52,7 +54,7 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
         raise OptionError(FLAG, f"this model also needs what {previous} segmented. Choose another with -c.")
     cases = _fused_cases(images, model.description.file_ending, folds)
     # Of no fold: the fused images are there already.
-    export = Export(model.description, output, (), model.network.fusion.reference, wanted)
+    export = Export(model.description, output, (), model.network.fusion.reference, wanted, rules)
     read = {path.parent for case in cases for path in case.images}
     require_apart(output, read, overwrite=overwrite)
     own = claim_exports([case.name for case in cases], export, overwrite=overwrite)

@@ -122,6 +122,8 @@ def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path, wanted: Wan
     for path in folder.rglob(f"*{description.file_ending}"):
         if path.name.removesuffix(description.file_ending) not in cases:
             path.unlink()  # left over from another split: it would be scored with this one
+    for path in (*folder.glob("*.npz"), *folder.glob("*.pkl")):
+        path.unlink()  # of an earlier validation, whose weights may have been others
     export = Export(description, folder, ("",), model.network.fusion.reference, wanted)
     for case in progress(cases, "validating", unit="case"):
         images, _, previous, properties = dataset.load_case(case)

@@ -17,8 +17,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors.torch import save_file
 
 from fuse4seg.checkpoint import load_checkpoint, require_same_plans
-from fuse4seg.datasets.dataset_json import read_dataset_json
+from fuse4seg.datasets.dataset_json import label_values, read_dataset_json
 from fuse4seg.errors import FolderNotFoundError, ModelArchiveError
+from fuse4seg.evaluation.postprocessing import read_rules
 from fuse4seg.files import written_whole
 from fuse4seg.inference.find_model import TrainedModel
 from fuse4seg.inference.model import build_fitting, require_predictive
@@ -45,6 +46,7 @@ def export_models(models: Sequence[TrainedModel], output: Path, *, checkpoints: 
 
     Raises:
         CheckpointNotFoundError, CheckpointError, ModelPlansError, DatasetJsonError: A model could not be predicted with.
+        UnreadableRecordError: Its postprocessing.json is damaged.
         UntrustedModelError: Its plans name classes that nobody could install.
         FolderNotFoundError: There is no folder for the archive.
         ModelArchiveError: A name is none that every system takes.
@@ -78,6 +80,7 @@ def _add_model(archive: ZipFile, model: TrainedModel, description: SharedModel, 
     """Add a model's members, checked as for prediction, and their checksums."""
     plans_file = model.folder / PLANS
     plans, dataset_json = PlansManager(read_model_plans(plans_file)), read_dataset_json(model.folder)
+    read_rules([model.folder], known=label_values(dataset_json))
     for name in description.descriptions:
         member = str(description.folder / name)
         checksums[member] = _add_bytes(archive, member, (model.folder / name).read_bytes())

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fuse4seg.checkpoint import require_same_plans, save_checkpoint
-from fuse4seg.datasets.dataset_json import read_dataset_json
+from fuse4seg.datasets.dataset_json import label_values, read_dataset_json
 from fuse4seg.errors import (
     Fuse4SegError,
     ModelArchiveError,
@@ -26,6 +26,7 @@ from fuse4seg.errors import (
     UnwritableFolderError,
     first_line,
 )
+from fuse4seg.evaluation.postprocessing import read_rules
 from fuse4seg.files import make_writable_folder, read_json
 from fuse4seg.inference.model import build_fitting, require_predictive
 from fuse4seg.inference.model_calibration import read_doubts
@@ -145,6 +146,7 @@ def _make_usable(folder: Path, model: SharedModel, path: Path) -> None:
             _require_object(read_json(folder / FINGERPRINT, ModelArchiveError), FINGERPRINT)
         for name in model.doubt_files:
             read_doubts(folder / name)
+        read_rules([folder], known=label_values(dataset_json))
         for file in model.weights:
             target = folder / file
             state = _joined(target, model, plans.plans, dataset_json)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fuse4seg.evaluation.postprocessing import POSTPROCESSING
 from fuse4seg.inference.model_calibration import DOUBTS
 
 MANIFEST = "manifest.json"
@@ -36,6 +37,7 @@ class SharedModel:
         checkpoints: Files in each fold once installed, each ending with .pth.
         fingerprint: Whether its dataset_fingerprint.json is there.
         doubts: Those of the folds that were validated, so that doubt is calibrated where the model goes.
+        postprocessing: Whether its postprocessing.json is there.
     """
 
     dataset: str
@@ -46,6 +48,7 @@ class SharedModel:
     checkpoints: tuple[str, ...]
     fingerprint: bool
     doubts: tuple[str, ...]
+    postprocessing: bool
 
     @classmethod
     def of_folder(cls, folder: Path, *, folds: Sequence[int | str], checkpoints: Sequence[str]) -> SharedModel:
@@ -59,7 +62,7 @@ class SharedModel:
             raise ValueError(f"{folder.name} is not named TRAINER__PLANS__CONFIGURATION")
         doubts = (str(fold) for fold in folds if (folder / f"fold_{fold}" / DOUBTS).is_file())
         return cls(folder.parent.name, *parts, tuple(map(str, folds)), tuple(checkpoints), (folder / FINGERPRINT).is_file(),
-                   tuple(doubts))
+                   tuple(doubts), (folder / POSTPROCESSING).is_file())
 
     @classmethod
     def from_plain(cls, content: Any) -> SharedModel:
@@ -69,8 +72,9 @@ class SharedModel:
             ValueError, TypeError: It is nothing of the kind, or has names that are not safe.
         """
         model = cls(**{**content, **{entry: tuple(content[entry]) for entry in ("folds", "checkpoints", "doubts")}})
-        if not isinstance(model.fingerprint, bool):
-            raise TypeError("fingerprint is neither true nor false")
+        for entry in ("fingerprint", "postprocessing"):
+            if not isinstance(getattr(model, entry), bool):
+                raise TypeError(f"{entry} is neither true nor false")
         if not set(model.doubts) <= set(model.folds):
             raise ValueError("doubts names other folds than folds does")
         model.require_safe_names()
@@ -99,7 +103,8 @@ class SharedModel:
     @property
     def descriptions(self) -> tuple[str, ...]:
         """Its JSON files."""
-        return PLANS, DATASET, *([FINGERPRINT] if self.fingerprint else []), *self.doubt_files
+        there = ((FINGERPRINT, self.fingerprint), (POSTPROCESSING, self.postprocessing))
+        return PLANS, DATASET, *(name for name, is_there in there if is_there), *self.doubt_files
 
     @property
     def doubt_files(self) -> list[str]:

@@ -107,7 +107,7 @@ class Training:
 
 
 def train(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
-          conduct: Conduct | None = None) -> None:
+          conduct: Conduct | None = None, save_probabilities: bool = False) -> None:
     """Both stages, then nnU-Net's validation of the fold.
 
     Args:
@@ -116,6 +116,7 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
         resume: Go on with the latest checkpoint.
         validate_only: Validate the finished training.
         conduct: How it is run.
+        save_probabilities: Of the validation cases, which ensembles are made of.
 
     Raises:
         TrainingStoppedError: A signal asked it to stop, or its time was up before its end; everything is saved.
@@ -124,7 +125,7 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
     trainer = make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, conduct=conduct)
     if not validate_only:
         trainer.run_training()
-    trainer.perform_actual_validation()
+    trainer.perform_actual_validation(save_probabilities)
     _report(trainer)
 
 

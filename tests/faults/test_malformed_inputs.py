@@ -327,6 +327,25 @@ MISTAKES: dict[str, Mistake] = {
     "predict: record of something else": Mistake("predict", PREDICT + " --continue_prediction", "out/run.json", every(
         folder("out"), text("out/run.json", '{"made_by": {}, "cases": {}}'))),
     "predict: results of nobody": Mistake("predict", PREDICT, "nnUNet_results", gone("roots/nnUNet_results")),
+    "predict: damaged post-processing": Mistake("predict", PREDICT, f"{MODEL}/postprocessing.json", text(
+        f"{MODEL}/postprocessing.json", "{")),
+    "predict: post-processing of other labels": Mistake("predict", PREDICT, f"{MODEL}/postprocessing.json", text(
+        f"{MODEL}/postprocessing.json",
+        '{"alone": {"rules": [{"class": "a", "labels": [9], "rule": "fill_holes", "value": null}]}}')),
+    "predict: ensemble of one": Mistake("predict", PREDICT + " -c 2d 2d", "-c"),
+    # ------------------------------------------------------------------ find_best_configuration, ensemble, info
+    "find: not validated": Mistake("find_best_configuration", "990", "fold 0"),
+    "find: not trained": Mistake("find_best_configuration", "990 -f 0 3", "fold 3"),
+    "find: no such configuration": Mistake("find_best_configuration", "990 -c 9d", "-c 9d"),
+    "find: no such dataset": Mistake("find_best_configuration", "991", "991"),
+    "find: damaged summary": Mistake("find_best_configuration", "990", "summary.json", every(
+        folder(f"{MODEL}/fold_0/validation"), text(f"{MODEL}/fold_0/validation/summary.json", "{"))),
+    "ensemble: one folder": Mistake("ensemble", "-i {ct} -o {out}", "-i"),
+    "ensemble: no folder": Mistake("ensemble", "-i {place}/nowhere {ct} -o {out}", "nowhere"),
+    "ensemble: no probabilities": Mistake("ensemble", "-i {ct} {mri} -o {out}", "{ct}"),
+    "ensemble: no predictions": Mistake("ensemble", "-i {ct} {mri} -o {out}", "ct/dataset.json", every(
+        text("ct/a.npz", "x"), text("mri/a.npz", "x"))),
+    "info: unknown flag": Mistake("info", "--all", "--all", status=UNPARSED),
     # ------------------------------------------------------------------ fuse, evaluate_fusion
     "fuse: unknown rule": Mistake("fuse", PICTURES + " --rule best", "best", status=UNPARSED),
     "fuse: rule and model": Mistake("fuse", PICTURES + " --rule max -m {model}", "--rule"),

@@ -175,6 +175,18 @@ class TestCascade:
             fused, _ = read_fused(tmp_path / "fold_0" / "validation" / "fused" / f"{case}.nii.gz", SimpleITKIO)
             np.testing.assert_array_equal(fused, made.fused[0])
 
+    def test_probabilities_are_written_if_asked_for_and_go_with_the_next_validation(
+            self, make_network: MakeNetwork, make_loaded: MakeLoaded, preprocessed: Path, tmp_path: Path) -> None:
+        model, dataset, folder = make_loaded(make_network(extra=3)), Dataset(cascaded=True), tmp_path / "fold_0" / "validation"
+        validate_segmentations(model, dataset, tmp_path / "fold_0", preprocessed=preprocessed, save_probabilities=True)
+        for case in dataset.identifiers:
+            one_hot = np.stack([dataset.previous[case] == label for label in (1, 2, 3)]).astype(np.float32)
+            made = predict_case(model, torch.from_numpy(np.concatenate([dataset.channels[case], one_hot])), dataset.properties)
+            expected = torch.from_numpy(made.logits).float().softmax(dim=0).numpy()
+            np.testing.assert_allclose(np.load(folder / f"{case}.npz")["probabilities"], expected, atol=1e-6)
+        validate_segmentations(model, dataset, tmp_path / "fold_0", preprocessed=preprocessed)
+        assert [*folder.glob("*.npz"), *folder.glob("*.pkl")] == []
+
     def test_the_first_stage_leaves_its_labels_on_the_grid_of_the_next(self, make_network: MakeNetwork, make_loaded: MakeLoaded,
                                                                        preprocessed: Path, tmp_path: Path) -> None:
         model, dataset = make_loaded(make_network()), Dataset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -12,6 +14,7 @@ import torch
 from fuse4seg.cli import predict
 from fuse4seg.cli.install_model import main
 from fuse4seg.errors import ModelArchiveError, ModelExistsError, UnwritableFolderError
+from fuse4seg.evaluation.postprocessing import Rule, read_rules, write_rules
 from fuse4seg.inference.find_model import model_in
 from fuse4seg.inference.model_calibration import model_calibration, write_doubts
 from fuse4seg.sharing import install_model
@@ -39,6 +42,31 @@ class TestInstalledModel:
         images = untrained_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs"
         assert main([str(exported_model), "--root", str(results.parent)]) == 0
         assert predicted(results.parent, images, tmp_path / "ours") == predicted(untrained_phantom, images, tmp_path / "theirs")
+
+    def test_has_the_exported_one_s_post_processing(self, untrained_model: Path, results: Path, tmp_path: Path) -> None:
+        model = shutil.copytree(untrained_model, tmp_path / MODEL)
+        rule = Rule("foreground", (1, 2, 3), "largest_component")
+        written = write_rules({"rules": [rule.to_plain()]}, [model])
+        export_models([model_in(model)], tmp_path / "model.zip")
+        install_models(tmp_path / "model.zip")
+        assert (results / MODEL / written.name).read_bytes() == written.read_bytes()
+        assert read_rules([results / MODEL], known=range(4)) == (rule,)
+
+    def test_has_no_rules_that_cannot_be_applied(self, untrained_model: Path, results: Path, tmp_path: Path) -> None:
+        model = shutil.copytree(untrained_model, tmp_path / MODEL)
+        (model / "postprocessing.json").write_text("{}")
+        export_models([model_in(model)], tmp_path / "model.zip")
+        content = b'{"alone": {"rules": [7]}}'
+        with ZipFile(tmp_path / "model.zip") as archive, ZipFile(tmp_path / "hostile.zip", "w") as hostile:
+            members = {name: archive.read(name) for name in archive.namelist()}
+            members[f"{MODEL}/postprocessing.json"] = content
+            manifest = json.loads(members["manifest.json"])
+            manifest["checksums"][f"{MODEL}/postprocessing.json"] = hashlib.sha256(content).hexdigest()
+            for name, data in {**members, "manifest.json": json.dumps(manifest).encode()}.items():
+                hostile.writestr(name, data)
+        with pytest.raises(ModelArchiveError, match="postprocessing.json holds no rules .*Nothing was installed"):
+            install_models(tmp_path / "hostile.zip")
+        assert not (results / MODEL).exists()
 
     def test_is_plain_data_of_the_exported_size(self, exported_model: Path, results: Path, untrained_model: Path) -> None:
         assert install_models(exported_model) == [results / MODEL]

@@ -13,27 +13,29 @@ import torch
 from fuse4seg.sharing.layout import SHARED, SharedModel, from_manifest, join_checkpoint, split_checkpoint, to_manifest
 
 MODEL = SharedModel("Dataset501_BraTS", "Fuse4SegTrainer", "Fuse4SegPlans", "2d", ("0", "all"), ("checkpoint_final.pth",),
-                    fingerprint=True, doubts=("0",))
+                    fingerprint=True, doubts=("0",), postprocessing=True)
 
 
 class TestSharedModel:
     def test_members_are_descriptions_and_two_files_per_checkpoint(self) -> None:
         folder = "Dataset501_BraTS/Fuse4SegTrainer__Fuse4SegPlans__2d"
         assert MODEL.members() == [f"{folder}/{name}" for name in (
-            "plans.json", "dataset.json", "dataset_fingerprint.json", "fold_0/validation/doubt.json",
+            "plans.json", "dataset.json", "dataset_fingerprint.json", "postprocessing.json", "fold_0/validation/doubt.json",
             "fold_0/checkpoint_final.safetensors",
             "fold_0/checkpoint_final.json", "fold_all/checkpoint_final.safetensors", "fold_all/checkpoint_final.json")]
 
-    @pytest.mark.parametrize("fingerprint", [True, False])
-    def test_a_model_is_named_by_its_folder(self, tmp_path: Path, fingerprint: bool) -> None:
+    @pytest.mark.parametrize(("fingerprint", "postprocessing"), [(True, False), (False, True)])
+    def test_a_model_is_named_by_its_folder(self, tmp_path: Path, fingerprint: bool, postprocessing: bool) -> None:
         folder = tmp_path / MODEL.dataset / "Fuse4SegTrainer__Fuse4SegPlans__2d"
         folder.mkdir(parents=True)
         if fingerprint:
             (folder / "dataset_fingerprint.json").touch()
         (folder / "fold_0" / "validation").mkdir(parents=True)
         (folder / "fold_0" / "validation" / "doubt.json").touch()
+        if postprocessing:
+            (folder / "postprocessing.json").touch()
         found = SharedModel.of_folder(folder, folds=[0, "all"], checkpoints=["checkpoint_final.pth"])
-        assert found == replace(MODEL, fingerprint=fingerprint)
+        assert found == replace(MODEL, fingerprint=fingerprint, postprocessing=postprocessing)
         with pytest.raises(ValueError, match="is not named TRAINER__PLANS__CONFIGURATION"):
             SharedModel.of_folder(tmp_path, folds=[0], checkpoints=["checkpoint_final.pth"])
 
@@ -60,7 +62,7 @@ class TestSharedModel:
         ({"models": [asdict(MODEL)] * 2}, "or one twice"),
         ({"models": [{**asdict(MODEL), "fingerprint": 1}]}, "cannot be used"),
         ({"models": [{**asdict(MODEL), "doubts": ["../0"]}]}, "other folds than folds does"),
-        ({"checksums": 7}, "cannot be used")])
+        ({"models": [{**asdict(MODEL), "postprocessing": None}]}, "cannot be used"), ({"checksums": 7}, "cannot be used")])
     def test_other_manifests_are_refused(self, change: dict[str, Any], said: str) -> None:
         with pytest.raises(ValueError, match=said):
             from_manifest({**to_manifest([MODEL], {}, {}), **change})
