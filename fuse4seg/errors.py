@@ -69,6 +69,24 @@ class DatasetExistsError(Fuse4SegError):
         super().__init__(f"{folder} exists. Choose another dataset id, remove the folder, or allow overwriting.")
 
 
+class MissingExtraError(Fuse4SegError):
+    """A library that only this feature needs is not installed."""
+
+    def __init__(self, doing: str, package: str, extra: str) -> None:
+        super().__init__(f"{doing} needs {package}, which is not installed. Install it with: pip install 'fuse4seg[{extra}]'")
+
+
+class SeriesRulesError(FileError):
+    """A file of rules that tell series of images apart is missing, damaged, or holds what is no rule."""
+
+
+class AmbiguousImagesError(CaseError):
+    """Several images of a case could be one channel, or one could be several."""
+
+    def __init__(self, case: str, channel: str, images: Iterable[str], *, mend: str) -> None:
+        super().__init__(case, f"{channel} could be {' or '.join(images)}. {mend}")
+
+
 class FaultyDatasetError(Fuse4SegError):
     """Cases of a raw dataset that cannot be trained on; one line per faulty case."""
 
@@ -156,8 +174,8 @@ class FaultyCasesError(Fuse4SegError):
     """Some cases of a folder could not be used; the rest was. One line per faulty case."""
 
     def __init__(self, faults: Iterable[str]) -> None:
-        lines = list(faults)
-        super().__init__("\n".join([*lines, f"{len(lines)} faulty case(s), listed above, are not in the result."]))
+        self.lines = list(faults)
+        super().__init__("\n".join([*self.lines, f"{len(self.lines)} faulty case(s), listed above, are not in the result."]))
 
 
 class FaultyTrainingsError(Fuse4SegError):

@@ -143,11 +143,11 @@ class TestFoldersWithoutCases:
             list_cases(touch(tmp_path / "in", "c0.nii.gz"), channels=["T1"], file_ending=".nii.gz")
 
     def test_dicom_is_sent_to_its_converter(self, tmp_path: Path) -> None:
-        with pytest.raises(EmptyFolderError, match="dcm2niix"):
+        with pytest.raises(EmptyFolderError, match="f4s_convert_dataset dicom"):
             list_cases(touch(tmp_path / "in", "IM1.dcm"), channels=["T1"], file_ending=".nii.gz")
         (tmp_path / "in" / "IM1.dcm").rename(tmp_path / "in" / "IM1")
         (tmp_path / "in" / "IM1").write_bytes(bytes(128) + b"DICM")
-        with pytest.raises(EmptyFolderError, match="dcm2niix"):
+        with pytest.raises(EmptyFolderError, match="f4s_convert_dataset dicom"):
             list_cases(tmp_path / "in", channels=["T1"], file_ending=".nii.gz")
 
     def test_labels_of_brats_before_2023_are_sent_to_theirs(self, tmp_path: Path) -> None:
