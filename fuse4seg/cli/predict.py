@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("Segment and fuse whole cases. The model is found when only one fits.",
                          example="f4s_predict -i imagesTs -o predictions")
     parser.add_argument("-i", dest="images", type=Path, nargs="+", required=True,
-                        help="folder of CASE_0000, CASE_0001, ... files, or such files")
+                        help="folder of CASE_0000, CASE_0001, ... files, or such files; a BIDS dataset; or a folder of DICOM files")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
     parser.add_argument("-d", dest="dataset", help="dataset id or name")
     parser.add_argument("-c", dest="configuration", help="configuration")
@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-prev_stage_predictions", dest="previous_stage", type=Path, metavar="FOLDER",
                         help="of a cascade: segmentations of the stage before, CASE in the geometry of the input (default: its "
                              "model predicts them first)")
+    parser.add_argument("--series_rules", type=Path, metavar="FILE",
+                        help="of DICOM: TOML that tells which series is which channel (default: built-in rules)")
     add_trust_flag(parser)
     add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)
@@ -66,6 +68,7 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Wanted
     from fuse4seg.inference.find_model import TrainedModel, find_model, find_previous_stage
     from fuse4seg.inference.predict_folder import FirstStage, predict_folder
+    from fuse4seg.inference.predict_input import Job, predict_input
     from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE
     from fuse4seg.inference.run_record import open_record
 
@@ -93,9 +96,11 @@ def _run(options: argparse.Namespace) -> None:
     record = open_part(options.output, _described(model, loaded, options, wanted, previous_stage=told))
     # What is no folder is said so of a single path; several can only be files.
     images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
-    predict_folder(loaded, images, options.output, folds=model.folds, wanted=wanted, allow_missing=options.allow_missing,
-                   record=record, part=part, processes=(options.npp, options.nps), previous=previous,
-                   overwrite=options.overwrite)
+    predict = partial(predict_folder, loaded, output=options.output, folds=model.folds, wanted=wanted,
+                      allow_missing=options.allow_missing, record=record, part=part, processes=(options.npp, options.nps),
+                      previous=previous, overwrite=options.overwrite)
+    predict_input(images, predict, Job(loaded.description, model.folds, loaded.network.fusion.reference, options.output, record,
+                                       options.allow_missing, options.overwrite, options.series_rules))
 
 
 def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:
@@ -106,7 +111,8 @@ def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wa
         raise OptionError("-i", "with --from_fused takes one folder. Give the folder fused/ that f4s_predict wrote.")
     for flag, given in (("--save_attention", options.save_attention), ("--save_panels", options.save_panels),
                         ("--allow_missing", options.allow_missing), ("--continue_prediction", options.continue_prediction),
-                        ("-prev_stage_predictions", options.previous_stage), ("-num_parts", options.num_parts > 1)):
+                        ("-prev_stage_predictions", options.previous_stage), ("-num_parts", options.num_parts > 1),
+                        ("--series_rules", options.series_rules)):
         if given:
             raise OptionError(flag, "cannot be had with --from_fused, which sees fused images alone. Leave it out.")
     if options.output.resolve() == options.images[0].resolve():

@@ -1,9 +1,12 @@
-"""Which files are DICOM, by what they hold: few are called so. Nothing here needs a library to read them."""
+"""Which files are DICOM, by what they hold: few are called so. Nothing here needs a library that reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+
+from fuse4seg.errors import MissingExtraError
 
 #: Where the four letters stand, behind a preamble.
 PREAMBLE, MAGIC = 128, b"DICM"
@@ -25,3 +28,14 @@ def dicom_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file() and is_dicom(path):
             yield path
+
+
+def require_dicom() -> None:
+    """Make sure that DICOM can be read.
+
+    Raises:
+        MissingExtraError: It cannot.
+    """
+    for package in ("pydicom", "highdicom"):
+        if find_spec(package) is None:
+            raise MissingExtraError("reading DICOM", package, "dicom")

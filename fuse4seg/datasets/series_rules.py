@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import tomllib
 
 from fuse4seg.datasets.modalities import modality_of
 from fuse4seg.errors import AmbiguousImagesError, SeriesRulesError
