@@ -73,7 +73,7 @@ class MissingExtraError(Fuse4SegError):
     """A library that only this feature needs is not installed."""
 
     def __init__(self, doing: str, package: str, extra: str) -> None:
-        super().__init__(f"{doing} needs {package}, which is not installed. Install it with: pip install 'fuse4seg[{extra}]'")
+        super().__init__(f"{doing} needs {package}, which is not installed. Install it: pip install 'fuse4seg[{extra}]'")
 
 
 class SeriesRulesError(FileError):
@@ -175,7 +175,8 @@ class FaultyCasesError(Fuse4SegError):
 
     def __init__(self, faults: Iterable[str]) -> None:
         self.lines = list(faults)
-        super().__init__("\n".join([*self.lines, f"{len(self.lines)} faulty case(s), listed above, are not in the result."]))
+        count = f"{len(self.lines)} faulty case(s), listed above, are not in the result."
+        super().__init__("\n".join([*self.lines, count]))
 
 
 class FaultyTrainingsError(Fuse4SegError):

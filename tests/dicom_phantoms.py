@@ -48,9 +48,9 @@ class SeriesWriter:
     space: str = "space"
     written: int = field(default=0)
 
-    def write(self, image: sitk.Image, description: str, *, modality: str = "MR", multi_frame: bool = False, slope: float = 1.0,
-              intercept: float = 0.0, order: Sequence[int] | None = None, change: Callable[[int, Dataset], None] | None = None,
-              **header: Any) -> list[Path]:
+    def write(self, image: sitk.Image, description: str, *, modality: str = "MR", multi_frame: bool = False,
+              slope: float = 1.0, intercept: float = 0.0, order: Sequence[int] | None = None,
+              change: Callable[[int, Dataset], None] | None = None, **header: Any) -> list[Path]:
         """Write int16 voxels.
 
         Args:
@@ -98,34 +98,41 @@ class SeriesWriter:
         dataset = Dataset()
         entries = {"PatientID": self.patient, "PatientName": "Phantom^Head", "PatientBirthDate": "", "PatientSex": "O",
                    "StudyInstanceUID": uid(self.study), "StudyDate": self.date, "StudyTime": "101112", "StudyID": "1",
-                   "AccessionNumber": "", "ReferringPhysicianName": "", "SeriesInstanceUID": uid(self.study, self.written),
-                   "SeriesNumber": self.written, "SeriesDescription": description, "Modality": modality,
+                   "AccessionNumber": "", "ReferringPhysicianName": "",
+                   "SeriesInstanceUID": uid(self.study, self.written), "SeriesNumber": self.written,
+                   "SeriesDescription": description, "Modality": modality,
                    "Manufacturer": "Phantoms", "FrameOfReferenceUID": uid(self.space), "PositionReferenceIndicator": "",
-                   "ImageType": ["ORIGINAL", "PRIMARY"], "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2",
-                   "Rows": image.GetSize()[1], "Columns": image.GetSize()[0], "BitsAllocated": 16, "BitsStored": 16,
+                   "ImageType": ["ORIGINAL", "PRIMARY"], "SamplesPerPixel": 1,
+                   "PhotometricInterpretation": "MONOCHROME2", "Rows": image.GetSize()[1], "Columns": image.GetSize()[0],
+                   "BitsAllocated": 16, "BitsStored": 16,
                    "HighBit": 15, "PixelRepresentation": 1, "ContentDate": self.date, "ContentTime": "101112", **header}
         for name, value in entries.items():
             setattr(dataset, name, value)
         return dataset
 
-    def _enhanced(self, image: sitk.Image, common: Dataset, order: Sequence[int], slope: float, intercept: float) -> Dataset:
+    def _enhanced(self, image: sitk.Image, common: Dataset, order: Sequence[int], slope: float,
+                  intercept: float) -> Dataset:
         dataset = Dataset()
         dataset.update(common)
         dataset.SOPInstanceUID, dataset.InstanceNumber = uid(self.study, self.written, "enhanced"), 1
         dataset.NumberOfFrames = len(order)
         organization = uid(self.study, self.written, "dimensions")
         dataset.DimensionOrganizationSequence = Items([_item(DimensionOrganizationUID=organization)])
-        dataset.DimensionIndexSequence = Items([_item(DimensionOrganizationUID=organization, DimensionIndexPointer=0x00200032,
+        dataset.DimensionIndexSequence = Items([_item(DimensionOrganizationUID=organization,
+                                                      DimensionIndexPointer=0x00200032,
                                                       FunctionalGroupPointer=0x00209113)])
-        measures = _item(PixelSpacing=_numbers(image.GetSpacing()[1::-1]), SliceThickness=_number(image.GetSpacing()[2]))
+        measures = _item(PixelSpacing=_numbers(image.GetSpacing()[1::-1]),
+                         SliceThickness=_number(image.GetSpacing()[2]))
         dataset.SharedFunctionalGroupsSequence = Items([_item(
             PixelMeasuresSequence=Items([measures]),
             PlaneOrientationSequence=Items([_item(ImageOrientationPatient=_orientation(image))]),
-            PixelValueTransformationSequence=Items([_item(RescaleSlope=_number(slope), RescaleIntercept=_number(intercept),
-                                                          RescaleType="US")]))])
+            PixelValueTransformationSequence=Items([_item(
+                RescaleSlope=_number(slope), RescaleIntercept=_number(intercept), RescaleType="US")]))])
+        places = [_numbers(image.TransformIndexToPhysicalPoint((0, 0, index))) for index in order]
         dataset.PerFrameFunctionalGroupsSequence = Items([_item(
-            PlanePositionSequence=Items([_item(ImagePositionPatient=_numbers(image.TransformIndexToPhysicalPoint((0, 0, index))))]),
-            FrameContentSequence=Items([_item(DimensionIndexValues=[number + 1])])) for number, index in enumerate(order)])
+            PlanePositionSequence=Items([_item(ImagePositionPatient=place)]),
+            FrameContentSequence=Items([_item(DimensionIndexValues=[number])]))
+            for number, place in enumerate(places, start=1)])
         dataset.PixelData = _stored(image)[list(order)].tobytes()
         return dataset
 

@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser("Write nnUNet_raw/Dataset<OUT_ID>_<name> from a dataset as it was released; files that need no "
                          "change are linked.", example="f4s_convert_dataset brats BraTS2021_TrainingData 501")
-    parser.add_argument("format", choices=FORMATS, help="brats: 2018 to 2024; dicom: studies of MR, CT, PET; harvard: PNG "
-                                                               "pairs; msd: a Decathlon task; pairs: infrared and visible, as "
-                                                               "MSRS, RoadScene, TNO")
+    parser.add_argument("format", choices=FORMATS, help="brats: 2018 to 2024; dicom: studies of MR, CT, PET; "
+                                                               "harvard: PNG pairs; msd: a Decathlon task; pairs: "
+                                                               "infrared and visible, as MSRS, RoadScene, TNO")
     parser.add_argument("source", type=Path, metavar="IN", help="folder of the release")
     parser.add_argument("dataset", type=int, metavar="OUT_ID", help="id of the new dataset")
     parser.add_argument("--name", help="its name (default: BraTS, DICOM, Harvard, Pairs, or the task's)")
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--series_rules", type=Path, metavar="FILE",
                         help="dicom: TOML that tells which series is which channel (default: built-in rules)")
     parser.add_argument("--channels", nargs="+", metavar="NAME",
-                        help="dicom: channels of the dataset, the first of which gives the grid (default: all that a study has of "
-                             "the rules')")
+                        help="dicom: channels of the dataset, the first of which gives the grid (default: all of the "
+                             "rules' that a study has)")
     add_process_flags(parser)
     return run_command(_run, parser, arguments)
 

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("Segment and fuse whole cases. The model is found when only one fits.",
                          example="f4s_predict -i imagesTs -o predictions")
     parser.add_argument("-i", dest="images", type=Path, nargs="+", required=True,
-                        help="folder of CASE_0000, CASE_0001, ... files, or such files; a BIDS dataset; or a folder of DICOM files")
+                        help="folder of CASE_0000, CASE_0001, ... files, or such files; a BIDS dataset; or DICOM files")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
     parser.add_argument("-d", dest="dataset", help="dataset id or name")
     parser.add_argument("-c", dest="configuration", help="configuration")
@@ -97,10 +97,10 @@ def _run(options: argparse.Namespace) -> None:
     # What is no folder is said so of a single path; several can only be files.
     images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
     predict = partial(predict_folder, loaded, output=options.output, folds=model.folds, wanted=wanted,
-                      allow_missing=options.allow_missing, record=record, part=part, processes=(options.npp, options.nps),
-                      previous=previous, overwrite=options.overwrite)
-    predict_input(images, predict, Job(loaded.description, model.folds, loaded.network.fusion.reference, options.output, record,
-                                       options.allow_missing, options.overwrite, options.series_rules))
+                      allow_missing=options.allow_missing, record=record, part=part,
+                      processes=(options.npp, options.nps), previous=previous, overwrite=options.overwrite)
+    predict_input(images, predict, Job(loaded.description, model.folds, loaded.network.fusion.reference, options.output,
+                                       record, options.allow_missing, options.overwrite, options.series_rules))
 
 
 def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:

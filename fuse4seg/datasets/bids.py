@@ -16,6 +16,7 @@ from fuse4seg.datasets.images import require_whole
 from fuse4seg.datasets.modalities import modality_of
 from fuse4seg.datasets.nifti import NIFTI, give_header_back, header_of, readable_by_itk
 from fuse4seg.datasets.one_grid import write_on_grid
+from fuse4seg.datasets.raw import PREDICT_ANYWAY
 from fuse4seg.errors import (
     AmbiguousImagesError,
     EmptyFolderError,
@@ -45,8 +46,8 @@ class BidsImage:
     def is_modality(self, modality: str) -> bool:
         """Whether it is of one of the keys of SUFFIXES."""
         suffix, enhanced = SUFFIXES[modality]
-        return self.suffix == suffix and enhanced in (None, "ce" in self.entities) and \
-            self.entities.get("part") not in NO_MAGNITUDE
+        magnitude = self.entities.get("part") not in NO_MAGNITUDE
+        return magnitude and self.suffix == suffix and enhanced in (None, "ce" in self.entities)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def bids_cases(root: Path, channels: Sequence[str], *, reference: int = 0,
     Args:
         root: Of the dataset.
         channels: That are wanted, in order.
-        reference: Index of the channel whose grid is wanted; the first that is there takes the place of one that is not.
+        reference: Index of the channel whose grid is wanted; where it is not there, the first that is takes its place.
         allow_missing: Also take cases that lack channels.
 
     Returns:
@@ -91,8 +92,8 @@ def bids_cases(root: Path, channels: Sequence[str], *, reference: int = 0,
     modalities = [modality_of(channel) or "" for channel in channels]
     for channel, modality in zip(channels, modalities, strict=True):
         if modality not in SUFFIXES:
-            raise OptionError("-i", f"{root} is a BIDS dataset, and of it T1w, T1w with ce-, T2w and FLAIR are read, not the model's "
-                                    f"channel {channel}. Give a folder of CASE_0000, CASE_0001, ... files.")
+            raise OptionError("-i", f"{root} is a BIDS dataset, of which T1w, T1w with ce-, T2w and FLAIR are read, "
+                                    f"and not the model's channel {channel}. Give a folder of CASE_0000, ... files.")
     cases, faults, seen = {}, {}, False
     for name, folder in _sessions(root):
         images = list(_images(folder))
@@ -103,17 +104,18 @@ def bids_cases(root: Path, channels: Sequence[str], *, reference: int = 0,
             there = [index for index, image in enumerate(found) if image is not None]
             if not there or len(there) < len(channels) and not allow_missing:
                 absent = next(channel for channel, image in zip(channels, found, strict=True) if image is None)
-                raise MissingModalityError(name, absent, folder, "Add it, leave the case out, or predict with --allow_missing.")
+                raise MissingModalityError(name, absent, folder, PREDICT_ANYWAY)
             cases[name] = BidsCase(name, folder, tuple(found), reference if reference in there else there[0])
         except Fuse4SegError as error:
             faults[name] = error
     if not seen:
-        raise EmptyFolderError(root, ".nii.gz", mend="Give a BIDS dataset with images in sub-LABEL/anat or sub-LABEL/ses-LABEL/anat.")
+        raise EmptyFolderError(root, ".nii.gz", mend="Give a BIDS dataset with images in sub-LABEL/anat or "
+                                                     "sub-LABEL/ses-LABEL/anat.")
     return cases, faults
 
 
 def write_bids_case(case: BidsCase, channels: Sequence[str], folder: Path, ending: str) -> None:
-    """Put CASE_0000, CASE_0001, ... into a folder: links to what is on the reference's grid already, else written on that.
+    """Put CASE_0000, CASE_0001, ... into a folder: links to what is on the reference's grid, others written on that.
 
     Args:
         case: Of :func:`bids_cases`.
@@ -150,15 +152,16 @@ def _images(folder: Path) -> Iterator[BidsImage]:
     for path in sorted(folder.glob("sub-*.nii*")):
         ending = next((ending for ending in NIFTI if path.name.endswith(ending)), None)
         if ending is not None and path.is_file():
-            *entities, suffix = path.name.removesuffix(ending).split("_")
-            yield BidsImage(path, dict(matched.groups() for entity in entities if (matched := ENTITY.fullmatch(entity))), suffix)
+            *words, suffix = path.name.removesuffix(ending).split("_")
+            entities = dict(matched.groups() for word in words if (matched := ENTITY.fullmatch(word)))
+            yield BidsImage(path, entities, suffix)
 
 
 def _one(case: str, channel: str, images: Sequence[BidsImage]) -> BidsImage | None:
     if len(images) > 1:
         names = [image.path.name for image in images]
-        raise AmbiguousImagesError(case, channel, names, mend=f"Leave one of them in {images[0].path.parent}, or give a BIDS dataset "
-                                                              "of links to those that you mean.")
+        raise AmbiguousImagesError(case, channel, names, mend=f"Leave one of them in {images[0].path.parent}, or give "
+                                                              "a BIDS dataset of links to those that you mean.")
     return images[0] if images else None
 
 

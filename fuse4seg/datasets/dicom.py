@@ -1,4 +1,4 @@
-"""Studies of DICOM series as cases: found, matched to channels, and written on one grid; and all of them as a raw dataset."""
+"""Studies of DICOM series as cases: matched to channels, written on one grid; and all of them as a raw dataset."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def dicom_cases(found: Found, channels: Sequence[str], rules: Rules, *, referenc
         found: From :func:`~fuse4seg.datasets.dicom_series.find_studies`.
         channels: That are wanted, in order.
         rules: From :func:`~fuse4seg.datasets.series_rules.read_rules`.
-        reference: Index of the channel whose grid is wanted; of a study that lacks it the first that it has takes its place.
+        reference: Index of the channel whose grid is wanted; where it is not there, the first that is takes its place.
         allow_missing: Also take studies that lack channels.
 
     Returns:
@@ -62,8 +62,9 @@ def dicom_cases(found: Found, channels: Sequence[str], rules: Rules, *, referenc
     """
     for channel in channels:
         if not rules_of(channel, rules):
-            raise OptionError("--series_rules", f"no rule says which series is {channel}: there are rules for {', '.join(rules)}. "
-                                                f"Write a table [[{toml_key(channel)}]] into a file, and give that.")
+            raise OptionError("--series_rules", f"no rule says which series is {channel}: there are rules for "
+                                                f"{', '.join(rules)}. Write a table [[{toml_key(channel)}]] into a "
+                                                "file, and give that.")
     cases, faults = {}, dict(found.faults)
     for study in found.studies.values():
         try:
@@ -79,8 +80,8 @@ def _case(study: Study, channels: Sequence[str], rules: Rules, *, reference: int
     absent = [channel for channel in channels if channel not in chosen]
     if absent and not (allow_missing and chosen):
         there = "; ".join(map(str, study.series))
-        raise MissingModalityError(study.name, absent[0], study.folder, f"The study holds {there}. Name one in a file for "
-                                                                        "--series_rules, or leave the study out.")
+        mend = "Name one in a file for --series_rules, leave the study out, or predict with --allow_missing."
+        raise MissingModalityError(study.name, absent[0], min(study.files).parent, f"The study holds {there}. {mend}")
     series = tuple(chosen.get(channel) for channel in channels)
     there = [index for index, one in enumerate(series) if one is not None]
     return DicomCase(study, series, reference if reference in there else there[0])
@@ -104,10 +105,12 @@ def write_dicom_case(case: DicomCase, channels: Sequence[str], folder: Path, end
     for index, stack in stacks.items():
         image = grid if index == case.reference else read_stack(stack)
         if stack.datasets[0].get("FrameOfReferenceUID") != space:
-            log.warning("%s: %s is in another frame of reference than %s: whether they are aligned is not known", case.name,
-                        channels[index], channels[case.reference])
+            log.warning("%s: %s is in another frame of reference than %s: whether they are aligned is not known",
+                        case.name, channels[index], channels[case.reference])
         if stack.datasets[0].get("Modality") == "PT":
-            log.info("%s: %s has the header's units, %s, and no SUV", case.name, channels[index], stack.datasets[0].get("Units"))
+            units = stack.datasets[0].get("Units", "unknown")
+            log.info("%s: %s is in the units of its header, %s, and not turned into SUV", case.name,
+                     channels[index], units)
         write_on_grid(image, grid, folder / f"{case.name}_{index:04d}{ending}", case.name, channels[index])
 
 
@@ -128,7 +131,7 @@ def convert_dicom(source: Path, dataset_id: int, *, name: str = "DICOM", copy: b
         OptionError, SeriesRulesError: The rules cannot be used.
         FaultyCasesError: Studies are ambiguous, lack a channel, or are no volumes; one line each.
         FaultyDatasetError: Cases cannot be trained on; one line each.
-        As :func:`~fuse4seg.datasets.raw_writer.new_raw_dataset` and :func:`~fuse4seg.datasets.dicom_series.find_studies`.
+        As :func:`~fuse4seg.datasets.raw_writer.new_raw_dataset`, :func:`~fuse4seg.datasets.dicom_series.find_studies`.
     """
     known = read_rules(rules)
     found = find_studies(source)

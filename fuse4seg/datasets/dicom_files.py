@@ -26,7 +26,8 @@ def is_dicom(path: Path) -> bool:
 def dicom_files(folder: Path) -> Iterator[Path]:
     """DICOM files below a folder in the order of their names; hidden ones are passed over."""
     for path in sorted(folder.rglob("*")):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file() and is_dicom(path):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file() and is_dicom(path):
             yield path
 
 

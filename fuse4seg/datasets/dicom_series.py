@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,19 +24,27 @@ from pydicom.uid import (
 )
 
 from fuse4seg.datasets.dicom_files import dicom_files
-from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, Fuse4SegError, UnreadableImageError, first_line
+from fuse4seg.errors import (
+    EmptyFolderError,
+    FaultyImageError,
+    FolderNotFoundError,
+    Fuse4SegError,
+    UnreadableImageError,
+    first_line,
+)
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
 
-#: What is an image that could be a channel; segmentations, screenshots, reports, directories and the like are passed over.
-IMAGES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, MRImageStorage, EnhancedMRImageStorage,
-          LegacyConvertedEnhancedMRImageStorage, PositronEmissionTomographyImageStorage, EnhancedPETImageStorage,
-          LegacyConvertedEnhancedPETImageStorage}
-#: What is read of a header to tell series apart.
-TAGS = ("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "StudyDate",
-        "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "ScanningSequence", "Modality",
-        "ContrastBolusAgent", "ContrastBolusAgentSequence", "ImageType", "SamplesPerPixel")
+#: What is an image that could be a channel; segmentations, screenshots, reports, directories and such are passed over.
+IMAGES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage,
+          MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage,
+          PositronEmissionTomographyImageStorage, EnhancedPETImageStorage, LegacyConvertedEnhancedPETImageStorage}
+#: Names of the pulse sequence, and with them what is read of a header to tell series apart.
+SEQUENCE = ("SequenceName", "PulseSequenceName", "ScanningSequence")
+TAGS = ("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
+        "StudyDate", "SeriesNumber", "SeriesDescription", "ProtocolName", *SEQUENCE, "Modality", "ContrastBolusAgent",
+        "ContrastBolusAgentSequence", "ImageType", "SamplesPerPixel")
 #: Values of ImageType, and of the name of a contrast agent, that say that there is nothing of use.
 LOCALIZER, NO_AGENT = "LOCALIZER", ("", "NO", "NONE", "N", "0")
 #: Longest name of a case that is made from a patient's id, so that file names hold it beside a channel's.
@@ -85,9 +93,9 @@ class Study:
     series: tuple[Series, ...]
 
     @property
-    def folder(self) -> Path:
-        """Where its first file lies."""
-        return min(path for series in self.series for path in series.files).parent
+    def files(self) -> list[Path]:
+        """Of all series."""
+        return [path for series in self.series for path in series.files]
 
 
 @dataclass
@@ -105,8 +113,8 @@ def find_studies(folder: Path) -> Found:
         folder: Holds DICOM files, in sub-folders or not, with a DICOMDIR or not.
 
     Returns:
-        The studies that hold an image, and a fault for each file that cannot be read. Studies with files beside such a one are
-        faulty, too: it may be one of their slices.
+        The studies that hold an image, and a fault for each file that cannot be read: it may be a slice of the studies
+        that have files beside it, so these are faulty.
 
     Raises:
         FolderNotFoundError, EmptyFolderError: There is no such folder, or no DICOM image.
@@ -114,8 +122,7 @@ def find_studies(folder: Path) -> Found:
     if not folder.is_dir():
         raise FolderNotFoundError(folder)
     headers: dict[Path, Dataset] = {}
-    faults: dict[str, Fuse4SegError] = {}
-    damaged: set[Path] = set()
+    damaged: dict[Path, Fuse4SegError] = {}
     for path in progress(list(dicom_files(folder)), "reading DICOM headers", unit="file"):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
@@ -123,16 +130,22 @@ def find_studies(folder: Path) -> Found:
                 headers[path] = header
         # What pydicom raises on damaged files has no common base.
         except Exception as error:
-            faults[str(path)] = UnreadableImageError(path, first_line(error, kind=True))
-            damaged.add(path.parent)
+            damaged[path] = UnreadableImageError(path, first_line(error, kind=True))
             log.debug("%s", path, exc_info=error)
     studies = _studies(_once_each(headers))
-    if not studies and not faults:
+    if not studies and not damaged:
         raise EmptyFolderError(folder, ".dcm", mend="Give a folder of DICOM images of MR, CT or PET.")
-    for study in studies:
-        if beside := {path.parent for series in study.series for path in series.files} & damaged:
-            faults[study.name] = UnreadableImageError(min(beside), f"case {study.name}: a file there is damaged")
+    faults = _faults(studies, damaged)
     return Found({study.name: study for study in studies if study.name not in faults}, faults)
+
+
+def _faults(studies: Sequence[Study], damaged: Mapping[Path, Fuse4SegError]) -> dict[str, Fuse4SegError]:
+    """Why studies with files beside damaged ones are faulty, by name; and damaged files that lie alone, by theirs."""
+    faults: dict[str, Fuse4SegError] = {}
+    for path, error in damaged.items():
+        beside = [study for study in studies if any(path.parent == other.parent for other in study.files)]
+        faults.update({study.name: FaultyImageError(study.name, str(error)) for study in beside} or {str(path): error})
+    return faults
 
 
 def _is_image(header: Dataset) -> bool:
@@ -183,12 +196,14 @@ def _hash(key: Sequence[str]) -> str:
 
 def _series(uid: str, files: Sequence[Path], header: Dataset) -> Series:
     texts = [str(header.get(tag) or "").strip() for tag in ("SeriesDescription", "ProtocolName")]
-    sequence = " ".join(_words(header.get(tag)) for tag in ("SequenceName", "PulseSequenceName", "ScanningSequence")).strip()
     number = header.get("SeriesNumber")
     agent = str(header.get("ContrastBolusAgent") or "").strip().upper()
-    return Series(uid, None if number is None else int(number), " | ".join(dict.fromkeys(filter(None, texts))), sequence,
-                  str(header.get("Modality") or ""), agent not in NO_AGENT or bool(header.get("ContrastBolusAgentSequence")),
-                  tuple(sorted(files)))
+    return Series(uid, number=None if number is None else int(number),
+                  description=" | ".join(dict.fromkeys(filter(None, texts))),
+                  sequence=" ".join(_words(header.get(tag)) for tag in SEQUENCE).strip(),
+                  modality=str(header.get("Modality") or ""),
+                  contrast=agent not in NO_AGENT or bool(header.get("ContrastBolusAgentSequence")),
+                  files=tuple(sorted(files)))
 
 
 def _words(value: object) -> str:

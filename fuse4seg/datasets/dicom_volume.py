@@ -52,7 +52,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class _Planes:
-    """Of slices as they are stored: places (N, 3), row and column directions (N, 6), pixel spacing (N, 2), and size (N, 2)."""
+    """Of slices as stored: places (N, 3), row and column directions (N, 6), pixel spacing (N, 2), and size (N, 2)."""
 
     positions: np.ndarray
     orientations: np.ndarray
@@ -77,10 +77,14 @@ def stack_series(series: Series, case: str) -> Stack:
     try:
         planes = _frame_planes(datasets[0]) if is_multi_frame(datasets[0]) else _slice_planes(datasets)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise FaultyImageError(case, f"{series} does not say where its slices lie ({first_line(error)}). Export it anew.") from error
+        problem = f"does not say where its slices lie ({first_line(error)}). Export it anew."
+        raise FaultyImageError(case, f"{series} {problem}") from error
     if problem := _problem(planes):
         raise FaultyImageError(case, f"{series} {problem}")
-    return _stacked(datasets, series.files, planes, case=case, series=series)
+    spacing, order = get_volume_positions(planes.positions, planes.orientations[0], index_convention="RD")
+    if spacing is None:
+        raise FaultyImageError(case, f"{series} {_irregular(planes)}")
+    return _stacked(datasets, series.files, planes, spacing=spacing, order=order)
 
 
 def read_stack(stack: Stack) -> sitk.Image:
@@ -133,32 +137,33 @@ def _frame_planes(dataset: Dataset) -> _Planes:
 
 
 def _problem(planes: _Planes) -> str | None:
-    """What keeps slices from being a stack of parallel planes on one grid, each place taken once; None if nothing does."""
+    """What keeps slices from being parallel planes of one kind, each at a place of its own; None if nothing does."""
     count = len(planes.positions)
     if count < 2:
         return "holds one slice, which is no volume. Leave it out, or give the whole series."
     if not np.allclose(planes.orientations, planes.orientations[0], rtol=0, atol=SAME_DIRECTION):
         return "holds slices of several orientations, as localizers do. Leave it out, or split it."
-    if (planes.sizes != planes.sizes[0]).any() or not np.allclose(planes.spacings, planes.spacings[0], rtol=SAME_SPACING):
+    alike = np.allclose(planes.spacings, planes.spacings[0], rtol=SAME_SPACING)
+    if not alike or (planes.sizes != planes.sizes[0]).any():
         return "holds slices of several sizes or pixel spacings. Split it."
     steps = np.diff(np.sort(planes.positions @ _normal(planes)))
     if (doubled := np.count_nonzero(steps < SAME_PLACE)) > 0:
-        return (f"holds {doubled} slice(s) at places that others have, as series over time or of several echoes do. Split it into "
-                "volumes.")
+        return (f"holds {doubled} slice(s) at places that others have, as series over time or of several echoes do. "
+                "Split it into volumes.")
     return None
 
 
-def _stacked(datasets: Sequence[Dataset], paths: Sequence[Path], planes: _Planes, *, case: str, series: Series) -> Stack:
-    spacing, order = get_volume_positions(planes.positions, planes.orientations[0], index_convention="RD")
-    if spacing is None:
-        raise FaultyImageError(case, f"{series} {_irregular(planes)}")
-    frames = np.argsort(order)
+def _stacked(datasets: Sequence[Dataset], paths: Sequence[Path], planes: _Planes, *, spacing: float,
+             order: Sequence[int]) -> Stack:
+    frames = np.argsort(order).tolist()
     row, column = planes.orientations[0].reshape(2, 3)
-    across = planes.spacings[0]
-    if not is_multi_frame(datasets[0]):
-        datasets, paths, frames = [datasets[index] for index in frames], [paths[index] for index in frames], np.arange(len(frames))
-    return Stack(tuple(datasets), tuple(paths), tuple(frames.tolist()), planes.positions[np.argsort(order)[0]],
-                 np.stack([row, column, _normal(planes)], axis=1), np.array([across[1], across[0], spacing]))
+    down, right = planes.spacings[0]
+    place = {"origin": planes.positions[frames[0]], "direction": np.stack([row, column, _normal(planes)], axis=1),
+             "spacing": np.array([right, down, spacing])}
+    if is_multi_frame(datasets[0]):
+        return Stack(tuple(datasets), tuple(paths), tuple(frames), **place)
+    return Stack(tuple(datasets[index] for index in frames), tuple(paths[index] for index in frames),
+                 tuple(range(len(frames))), **place)
 
 
 def _irregular(planes: _Planes) -> str:
@@ -167,11 +172,11 @@ def _irregular(planes: _Planes) -> str:
     usual = float(np.median(steps))
     if steps.max() > 1.5 * usual:
         missing = sum(round(step / usual) - 1 for step in steps if step > 1.5 * usual)
-        return (f"lacks {missing} slice(s): two neighbours are {steps.max():.3g} mm apart, and others {usual:.3g} mm. Export it "
-                "anew.")
+        return (f"lacks {missing} slice(s): two neighbours are {steps.max():.3g} mm apart, and others {usual:.3g} mm. "
+                "Export it anew.")
     if np.ptp(steps) > 0.01 * usual:
-        return f"has slices that are {steps.min():.3g} to {steps.max():.3g} mm apart. Reconstruct it evenly, or resample it first."
-    return "is sheared, as a tilted gantry makes it. Straighten it first, for example with dcm2niix, and predict what that writes."
+        return f"has slices that are {steps.min():.3g} to {steps.max():.3g} mm apart. Resample it evenly."
+    return "is sheared, as a tilted gantry makes it. Straighten it, as dcm2niix does, and predict its NIfTI files."
 
 
 def _normal(planes: _Planes) -> np.ndarray:
@@ -201,8 +206,8 @@ def _frames(stack: Stack) -> np.ndarray:
     try:
         image = highdicom.imread(path)
         if _is_decoded_by_pydicom(image):
-            return image.get_frames([index + 1 for index in stack.frames], dtype=np.float32, apply_real_world_transform=False,
-                                    apply_presentation_lut=False)
+            return image.get_frames([index + 1 for index in stack.frames], dtype=np.float32,
+                                    apply_real_world_transform=False, apply_presentation_lut=False)
     # The same.
     except Exception as error:
         raise UnreadableImageError(path, first_line(error, kind=True)) from error

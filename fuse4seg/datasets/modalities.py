@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 #: Names of channels in small letters and digits, by the modality that they mean.
-NAMES = {"T1": ("t1", "t1w", "t1n", "t1native"), "T1ce": ("t1ce", "t1c", "t1gd", "t1km", "t1post", "t1wce", "t1contrast"),
+NAMES = {"T1": ("t1", "t1w", "t1n", "t1native"),
+         "T1ce": ("t1ce", "t1c", "t1gd", "t1km", "t1post", "t1wce", "t1contrast"),
          "T2": ("t2", "t2w"), "FLAIR": ("flair", "t2flair", "t2f", "flairt2"), "CT": ("ct",), "PET": ("pet", "pt")}
 MODALITIES = tuple(NAMES)
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 log = logging.getLogger(__name__)
 
-#: How far a grid may be off, in millimetres and as a part of a spacing or direction, and still be the same: header rounding.
+#: How far voxels may be off, in millimetres and as a part of the spacing, on grids that are the same: header rounding.
 MILLIMETRES, PART = 1e-3, 1e-4
 
 
@@ -23,14 +23,15 @@ def is_on_grid(image: sitk.Image, reference: sitk.Image) -> bool:
     """
     if image.GetSize() != reference.GetSize():
         return False
-    corners = [[index if end else 0 for index, end in zip(image.GetSize(), ends, strict=True)] for ends in np.ndindex(2, 2, 2)]
-    return all(np.allclose(image.TransformContinuousIndexToPhysicalPoint([float(index) for index in corner]),
-                           reference.TransformContinuousIndexToPhysicalPoint([float(index) for index in corner]),
-                           rtol=0, atol=MILLIMETRES + PART * min(reference.GetSpacing())) for corner in corners)
+    tolerance = MILLIMETRES + PART * min(reference.GetSpacing())
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.GetSize()) - 1.0)
+    places = [[one.TransformContinuousIndexToPhysicalPoint(corner) for corner in corners.tolist()]
+              for one in (image, reference)]
+    return np.allclose(*places, rtol=0, atol=tolerance)
 
 
 def brought_to_grid(image: sitk.Image, reference: sitk.Image) -> sitk.Image:
-    """An image's intensities at the voxels of another, interpolated linearly, 0 outside; as they are where the grid is the same.
+    """An image's intensities at another's voxels, interpolated linearly, 0 outside; as they are on the same grid.
 
     Args:
         image: Volume, float32.
@@ -57,7 +58,8 @@ def write_on_grid(image: sitk.Image, grid: sitk.Image, path: Path, case: str, ch
         channel: For the log.
     """
     if not is_on_grid(image, grid):
-        log.warning("%s: %s is resampled linearly, from %s to the reference's %s", case, channel, _said(image), _said(grid))
+        log.warning("%s: %s is resampled linearly, from %s to the reference's %s", case, channel, _said(image),
+                    _said(grid))
     sitk.WriteImage(brought_to_grid(image, grid), str(path), useCompression=True)
 
 

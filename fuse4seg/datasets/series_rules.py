@@ -25,7 +25,7 @@ PATTERNS = ("description", "exclude", "sequence")
 
 @dataclass(frozen=True)
 class Rule:
-    """What a series must be to be a channel; entries as series_rules.toml explains them. What is left out asks for nothing."""
+    """What a series must be to be a channel; entries as series_rules.toml has them, those left out ask for nothing."""
 
     modality: str = ""
     description: str = ""
@@ -66,7 +66,7 @@ def read_rules(path: Path | None = None) -> Rules:
 
 
 def rules_of(channel: str, rules: Rules) -> Sequence[Rule]:
-    """Rules of a channel: those of its own name, else those of the modality that the name means; none of other names."""
+    """Rules of a channel: of its own name, else of the modality that the name means; none of other names."""
     own = next((name for name in rules if name.casefold() == channel.casefold()), None)
     return rules.get(own or modality_of(channel) or "", ())
 
@@ -95,8 +95,11 @@ def choose_series(study: Study, channels: Sequence[str], rules: Rules) -> dict[s
 def _how_to_choose(channel: str, fitting: Sequence[Series]) -> str:
     """The table that would take the first of several series."""
     first, *others = fitting
-    if all(series.description != first.description for series in others):
-        entry = f"description = '^{re.escape(first.description)}$'"
+    told = first.description
+    if "'" not in told and all(told.casefold() != series.description.casefold() for series in others):
+        # Not re.escape, which makes words hard to read.
+        plain = re.sub(r"[.^$*+?{}\[\]\\|()]", r"\\\g<0>", told)
+        entry = f"description = '^{plain}$'"
     else:
         entry = f'series = "{first.uid}"'
     return f"Write which into a file for --series_rules, for example [[{toml_key(channel)}]] {entry}"
@@ -121,7 +124,8 @@ def _read(path: Path) -> dict[str, tuple[Rule, ...]]:
     rules = {}
     for channel, tables in content.items():
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            raise SeriesRulesError(path, f"{channel} is no list of tables. Write [[{toml_key(channel)}]] above its entries.")
+            problem = f"{channel} is no list of tables. Write [[{toml_key(channel)}]] above its entries."
+            raise SeriesRulesError(path, problem)
         rules[channel] = tuple(_rule(table, channel, path) for table in tables)
     return rules
 
@@ -130,13 +134,14 @@ def _rule(table: dict[str, Any], channel: str, path: Path) -> Rule:
     kinds = {entry.name: TYPES[str(entry.type)] for entry in fields(Rule)}
     for name, value in table.items():
         if name not in kinds or type(value) is not kinds[name]:
-            raise SeriesRulesError(path, f"{channel} has {name} = {value!r}. Entries are {', '.join(kinds)}; contrast is true "
-                                         "or false, number a whole number, all others are texts.")
+            raise SeriesRulesError(path, f"{channel} has {name} = {value!r}. Entries are {', '.join(kinds)}; contrast "
+                                         "is true or false, number a whole number, all others are texts.")
         if name in PATTERNS:
             try:
                 re.compile(value)
             except re.error as error:
-                raise SeriesRulesError(path, f"{channel}: {name} is no regular expression ({error}). Mend it.") from error
+                problem = f"{channel}: {name} is no regular expression ({error}). Mend it."
+                raise SeriesRulesError(path, problem) from error
     if not table:
-        raise SeriesRulesError(path, f"{channel} has a table without entries, which every series would fulfil. Fill it.")
+        raise SeriesRulesError(path, f"{channel} has a table without entries, which every series fulfils. Fill it.")
     return Rule(**table)

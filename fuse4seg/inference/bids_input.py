@@ -32,8 +32,9 @@ SEGMENTED, FUSED_AS = "fuse4seg", "fused"
 RAW = "raw"
 IGNORE = ".bidsignore"
 #: What f4s_predict writes beside, in the pattern of .gitignore: no part of the derivative.
-BESIDE = ("/*.nii.gz", "/*.nii", "/*.npz", "/*.pkl", "/run*.json", "/plans.json", "/dataset.json", "/missing_modalities.json",
-          "/f4s_outputs.json", "/*.html", "/fused/", "/panels/", "/attention/", "/probabilities/", "/previous_stage/")
+BESIDE = ("/*.nii.gz", "/*.nii", "/*.npz", "/*.pkl", "/run*.json", "/plans.json", "/dataset.json",
+          "/missing_modalities.json", "/f4s_outputs.json", "/*.html", "/fused/", "/panels/", "/attention/",
+          "/probabilities/", "/uncertainty/", "/previous_stage/")
 #: Entities in the standard's order that stay, where all sources of a case have them in common.
 ENTITIES = ("sub", "ses", "task", "acq", "rec", "run", "space")
 
@@ -52,9 +53,10 @@ class BidsInput:
     def __init__(self, root: Path, job: Job) -> None:
         self._root, self._job, self._ending = root, job, job.description.file_ending
         if self._ending not in NIFTI:
-            raise OptionError("-i", f"{root} is a BIDS dataset, of NIfTI files, and the model reads *{self._ending}. Choose another "
-                                    "model with -d or -c.")
-        self._cases, self.faults = bids_cases(root, job.channels, reference=job.reference, allow_missing=job.allow_missing)
+            raise OptionError("-i", f"{root} is a BIDS dataset, of NIfTI files, and the model reads *{self._ending}. "
+                                    "Choose another model with -d or -c.")
+        self._cases, self.faults = bids_cases(root, job.channels, reference=job.reference,
+                                              allow_missing=job.allow_missing)
 
     @property
     def cases(self) -> Iterable[str]:
@@ -70,7 +72,8 @@ class BidsInput:
     def outputs(self) -> list[str]:
         """Files of the derivative."""
         files = [path for case in self._cases.values() for path in self._files(case).values()]
-        return [DESCRIPTION, IGNORE, *(f"{path}{ending}" for path in files for ending in (self._ending, ".json", ".tsv"))]
+        endings = (self._ending, ".json", ".tsv")
+        return [DESCRIPTION, IGNORE, *(f"{path}{ending}" for path in files for ending in endings)]
 
     def write(self, case: str, folder: Path) -> None:
         """Put a case's volumes into a folder, on the grid of the reference."""
@@ -79,7 +82,7 @@ class BidsInput:
     def give_back(self, case: str) -> None:
         """Give a case's segmentation and fused images names by the standard, with what it wants to be told of them."""
         found, output = self._cases[case], self._job.output
-        uris = [None if image is None else f"bids:{RAW}:{image.path.relative_to(self._root).as_posix()}" for image in found.images]
+        uris = [image and f"bids:{RAW}:{image.path.relative_to(self._root).as_posix()}" for image in found.images]
         told = {"Sources": [uri for uri in uris if uri], "SpatialReference": uris[found.reference]}
         for made, path in self._files(found).items():
             image = output / f"{made}{self._ending}"
@@ -96,19 +99,21 @@ class BidsInput:
 
     def finish(self) -> None:
         """Describe the derivative."""
-        output = self._job.output
+        output, model = self._job.output, self._job.record.made_by["model"]
+        raw = os.path.relpath(self._root.resolve(), output.resolve())
         write_json({"Name": "Fuse4Seg", "BIDSVersion": VERSION, "DatasetType": "derivative",
-                    "GeneratedBy": [{"Name": "Fuse4Seg", "Version": __version__, "Description": self._job.record.made_by["model"]}],
-                    "DatasetLinks": {RAW: os.path.relpath(self._root.resolve(), output.resolve())}}, output / DESCRIPTION)
+                    "GeneratedBy": [{"Name": "Fuse4Seg", "Version": __version__, "Description": model}],
+                    "DatasetLinks": {RAW: Path(raw).as_posix()}}, output / DESCRIPTION)
         with written_whole(output / IGNORE) as temporary:
             temporary.write_text("".join(f"{pattern}\n" for pattern in BESIDE))
 
     def _files(self, case: BidsCase) -> dict[str, str]:
-        """By what f4s_predict writes, the names of the derivative, both relative to the output and without their ending."""
+        """By what f4s_predict writes, names of the derivative; both relative to the output and without their ending."""
         images = [image for image in case.images if image is not None]
         common = {name: images[0].entities[name] for name in ENTITIES
                   if len({image.entities.get(name) for image in images}) == 1 and name in images[0].entities}
-        stem = (case.folder.relative_to(self._root) / "_".join(f"{name}-{label}" for name, label in common.items())).as_posix()
+        named = "_".join(f"{name}-{label}" for name, label in common.items())
+        stem = (case.folder.relative_to(self._root) / named).as_posix()
         suffix, folds = case.images[case.reference].suffix, self._job.folds
         files = {case.name: f"{stem}_desc-{SEGMENTED}_dseg"} if self._job.description.segments else {}
         for fold in folds:

@@ -1,6 +1,6 @@
-"""A prediction as DICOM: the segmentation as DICOM-SEG, the fused image as secondary captures, both of the original study.
+"""A prediction as DICOM: segmentation as DICOM-SEG, fused image as secondary captures, both of the original study.
 
-Values and identifiers depend on the sources, the model and what it made alone, so a prediction repeated is the same objects.
+Values and identifiers depend on sources, model and result alone, so a prediction repeated gives the same objects.
 Patients' names and ids are those of the sources: nothing is de-identified.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import highdicom
 import numpy as np
 from highdicom.sc import SCImage
-from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
+from highdicom.seg import SegmentDescription
 from highdicom.spatial import get_closest_patient_orientation
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
@@ -34,10 +34,14 @@ SEGMENTATION, FUSED, ENDING = "segmentation.dcm", "fused", ".dcm"
 MANUFACTURER = "Fuse4Seg"
 #: Of series in the study; those of scanners are seldom so high.
 FIRST_NUMBER = 9000
-#: What a label's name may hold, in small letters, and what that means; a name that holds none becomes a code of our own scheme.
-MEANINGS = {"necro": codes.SCT.Necrosis, "oedema": codes.SCT.Edema, "edema": codes.SCT.Edema, "tumo": codes.SCT.Neoplasm}
+#: What a label's name may hold, in small letters, and what that means; other names become codes of our own scheme.
+MEANINGS = {"necro": codes.SCT.Necrosis, "oedema": codes.SCT.Edema, "edema": codes.SCT.Edema,
+            "tumo": codes.SCT.Neoplasm}
 SCHEME = "99FUSE4SEG"
 CATEGORY = codes.SCT.MorphologicallyAbnormalStructure
+#: What a secondary capture takes of its study.
+OF_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+            "StudyTime", "ReferringPhysicianName")
 #: Longest text of a label or a code's meaning, and value of a code, by the standard (LO, SH).
 LONGEST_TEXT, LONGEST_CODE = 64, 16
 #: What cannot stand in such texts.
@@ -59,7 +63,8 @@ class Maker:
     dataset_json: Mapping[str, Any]
 
 
-def write_dicom(stack: Stack, labels: np.ndarray | None, fused: Mapping[str, np.ndarray], folder: Path, maker: Maker) -> list[Path]:
+def write_dicom(stack: Stack, labels: np.ndarray | None, fused: Mapping[str, np.ndarray], folder: Path,
+                maker: Maker) -> list[Path]:
     """Write segmentation.dcm and, for each fused image, a file per slice.
 
     Args:
@@ -101,14 +106,15 @@ def _segmentation(stack: Stack, labels: np.ndarray, maker: Maker) -> highdicom.s
     masks = np.stack([np.isin(labels, values) for values in classes.values()], axis=-1).astype(np.uint8)
     key = _key(stack, labels, maker)
     algorithm = highdicom.AlgorithmIdentificationSequence(MANUFACTURER, codes.DCM.ArtificialIntelligence, __version__)
-    descriptions = [SegmentDescription(number, _text(name), CATEGORY, _meaning(name), SegmentAlgorithmTypeValues.AUTOMATIC, algorithm)
+    descriptions = [SegmentDescription(number, _text(name), CATEGORY, _meaning(name), "AUTOMATIC", algorithm)
                     for number, name in enumerate(classes, start=1)]
     made = highdicom.seg.Segmentation(
         source_images=list(stack.datasets), pixel_array=masks[np.argsort(stack.frames)],
-        segmentation_type=SegmentationTypeValues.BINARY, segment_descriptions=descriptions,
+        segmentation_type="BINARY", segment_descriptions=descriptions,
         series_instance_uid=identifier("segmentation series", *key), series_number=FIRST_NUMBER,
         sop_instance_uid=identifier("segmentation", *key), instance_number=1, content_label="FUSE4SEG",
-        content_description=_text(f"Segmentation by {maker.model}"), series_description="Fuse4Seg segmentation", **_equipment(maker))
+        content_description=_text(f"Segmentation by {maker.model}"), series_description="Fuse4Seg segmentation",
+        **_equipment(maker))
     # Of random numbers otherwise.
     organization = identifier("dimensions", *key)
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
@@ -129,7 +135,10 @@ def _captures(stack: Stack, levels: np.ndarray, place: str, number: int, maker: 
             study_instance_uid=first.StudyInstanceUID, series_instance_uid=identifier("fused series", place, *key),
             series_number=number, sop_instance_uid=identifier("fused", place, index, *key), instance_number=index + 1,
             pixel_spacing=stack.spacing[[1, 0]].tolist(), series_description=_text(f"Fuse4Seg {place}"),
-            **_patient(first), **_equipment(maker))
+            **_equipment(maker))
+        # As they are, and not by the arguments, which refuse what some archives hold.
+        for keyword in OF_STUDY:
+            setattr(image, keyword, str(first.get(keyword) or ""))
         image.Laterality = ""  # the standard wants the entry, and a head has no side
         _place(image, stack, index)
         yield _dated(image, stack)
@@ -162,16 +171,8 @@ def _key(stack: Stack, voxels: np.ndarray, maker: Maker) -> tuple[str, ...]:
 
 def _equipment(maker: Maker) -> dict[str, Any]:
     serial = hashlib.sha256("".join(maker.weights).encode()).hexdigest()[:LONGEST_CODE]
-    return {"manufacturer": MANUFACTURER, "manufacturer_model_name": _text(maker.model), "software_versions": __version__,
-            "device_serial_number": serial}
-
-
-def _patient(source: Dataset) -> dict[str, Any]:
-    """What a secondary capture takes of its study."""
-    names = {"patient_id": "PatientID", "patient_name": "PatientName", "patient_birth_date": "PatientBirthDate",
-             "patient_sex": "PatientSex", "accession_number": "AccessionNumber", "study_id": "StudyID", "study_date": "StudyDate",
-             "study_time": "StudyTime", "referring_physician_name": "ReferringPhysicianName"}
-    return {name: source.get(keyword) or None for name, keyword in names.items()}
+    return {"manufacturer": MANUFACTURER, "manufacturer_model_name": _text(maker.model),
+            "software_versions": __version__, "device_serial_number": serial}
 
 
 def _dated(image: Any, stack: Stack) -> Any:

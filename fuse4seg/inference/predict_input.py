@@ -1,4 +1,4 @@
-"""What f4s_predict is given: a folder of CASE_0000 files, a BIDS dataset, or DICOM. The latter two get their own kind back, too."""
+"""What f4s_predict is given: CASE_0000 files, a BIDS dataset, or DICOM; the latter two are given back as such, too."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Source(Protocol):
 
 
 def predict_input(images: Path | Sequence[Path], predict: Callable[[Path | Sequence[Path]], object], job: Job) -> None:
-    """Predict what a folder holds: files CASE_0000 as they are; a BIDS dataset or DICOM by temporary files, and given back as such.
+    """Predict what a folder holds: CASE_0000 files as they are; BIDS or DICOM by temporary files, and give it back.
 
     Args:
         images: Folder, or files CASE_0000.
@@ -106,8 +106,8 @@ def predict_input(images: Path | Sequence[Path], predict: Callable[[Path | Seque
         predict(images)
         return
     if job.description.file_ending not in PLACED:
-        raise OptionError("-i", f"{images} holds volumes, and the model reads files *{job.description.file_ending}. Choose another "
-                                "model with -d or -c.")
+        raise OptionError("-i", f"{images} holds volumes, and the model reads files *{job.description.file_ending}. "
+                                "Choose another model with -d or -c.")
     require_apart(job.output, {images, *source.folders}, overwrite=job.overwrite)
     own = claim_outputs(job.output, source.outputs, overwrite=job.overwrite)
     with tempfile.TemporaryDirectory() as place:
@@ -115,12 +115,12 @@ def predict_input(images: Path | Sequence[Path], predict: Callable[[Path | Seque
         if not any(Path(place).iterdir()):
             _raise(source.faults)
         job.record.note_failed(source.faults)
-        failure = _try_predict(predict, Path(place), source.faults)
+        failure = _try_predict(predict, Path(place))
     _give_back(source, own, job)
+    if isinstance(failure, FaultyCasesError) or source.faults:
+        raise FaultyCasesError([*map(str, source.faults.values()), *_lines(failure)]) from failure
     if failure is not None:
         raise failure
-    if source.faults:
-        raise FaultyCasesError(map(str, source.faults.values()))
 
 
 def _source(images: Path | Sequence[Path], job: Job) -> Source | None:
@@ -148,17 +148,22 @@ def _write(source: Source, place: Path) -> None:
                 path.unlink()
 
 
-def _try_predict(predict: Callable[[Path], object], place: Path, faults: Mapping[str, Fuse4SegError]) -> Fuse4SegError | None:
+def _try_predict(predict: Callable[[Path], object], place: Path) -> Fuse4SegError | None:
     """What is to be raised once the cases that could be predicted are given back; what concerns all is raised here."""
     try:
         predict(place)
     except (OptionError, UnwritableFolderError):
         raise
-    except FaultyCasesError as error:
-        return FaultyCasesError([*map(str, faults.values()), *error.lines])
     except Fuse4SegError as error:
-        return FaultyCasesError([*map(str, faults.values()), str(error)]) if faults else error
+        return error
     return None
+
+
+def _lines(failure: Fuse4SegError | None) -> list[str]:
+    """The lines of a failure, one per case."""
+    if failure is None:
+        return []
+    return failure.lines if isinstance(failure, FaultyCasesError) else [str(failure)]
 
 
 def _give_back(source: Source, own: OwnOutputs, job: Job) -> None:
@@ -168,7 +173,10 @@ def _give_back(source: Source, own: OwnOutputs, job: Job) -> None:
         return
     own.note()
     for case in progress(done, "giving back", unit="case"):
-        source.give_back(case)
+        try:
+            source.give_back(case)
+        except Exception as error:  # noqa: BLE001 (the same)
+            source.faults[case] = fault_of(error, case)
     source.finish()
 
 
