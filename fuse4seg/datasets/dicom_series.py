@@ -149,8 +149,16 @@ def _faults(studies: Sequence[Study], damaged: Mapping[Path, Fuse4SegError]) -> 
 
 
 def _is_image(header: Dataset) -> bool:
-    return (header.get("SOPClassUID") in IMAGES and header.get("SamplesPerPixel", 1) == 1
-            and LOCALIZER not in (header.get("ImageType") or ()))
+    """Whether a file may be part of a channel.
+
+    Raises:
+        AttributeError: It ends before it says what it is.
+    """
+    # What is cut off behind its first bytes is read as an empty dataset.
+    if header.file_meta.MediaStorageSOPClassUID not in IMAGES:
+        return False
+    told = all(header[name].value for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"))
+    return told and header.get("SamplesPerPixel", 1) == 1 and LOCALIZER not in (header.get("ImageType") or ())
 
 
 def _once_each(headers: dict[Path, Dataset]) -> dict[Path, Dataset]:

@@ -203,15 +203,14 @@ def _slice(path: Path) -> np.ndarray:
 def _frames(stack: Stack) -> np.ndarray:
     """Rescaled frames of a multi-frame file in the stack's order, float32."""
     path = stack.paths[0]
+    if not _is_decoded_by_pydicom(stack.datasets[0]):
+        raise _undecodable(path, stack.datasets[0])
     try:
-        image = highdicom.imread(path)
-        if _is_decoded_by_pydicom(image):
-            return image.get_frames([index + 1 for index in stack.frames], dtype=np.float32,
-                                    apply_real_world_transform=False, apply_presentation_lut=False)
+        return highdicom.imread(path).get_frames([index + 1 for index in stack.frames], dtype=np.float32,
+                                                 apply_real_world_transform=False, apply_presentation_lut=False)
     # The same.
     except Exception as error:
         raise UnreadableImageError(path, first_line(error, kind=True)) from error
-    raise _undecodable(path, image)
 
 
 def _is_decoded_by_pydicom(dataset: Dataset) -> bool:

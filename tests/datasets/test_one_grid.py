@@ -43,8 +43,8 @@ def test_on_another_grid_it_is_scipys_linear_interpolation_with_0_outside() -> N
     found = sitk.GetArrayFromImage(brought_to_grid(image, reference))
     inside = RegularGridInterpolator([np.arange(size) for size in (6, 7, 8)], sitk.GetArrayFromImage(image), bounds_error=False,
                                      fill_value=0)
-    expected = np.array([inside(image.TransformPhysicalPointToContinuousIndex(
-        reference.TransformIndexToPhysicalPoint((int(x), int(y), int(z))))[::-1])[0] for z, y, x in np.ndindex(5, 6, 4)])
+    places = [reference.TransformIndexToPhysicalPoint((int(x), int(y), int(z))) for z, y, x in np.ndindex(5, 6, 4)]
+    expected = inside([image.TransformPhysicalPointToContinuousIndex(place)[::-1] for place in places])
     # ITK takes half a voxel around the outermost ones for inside.
     both = (expected > 0) & (found.ravel() > 0)
     assert both.sum() > 60
