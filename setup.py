@@ -12,6 +12,8 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py
 README = ROOT / "README.md"
 # The site of the documentation; its pages and their links are tested without it, too.
 DOCS = ["latex2mathml>=3.76", "mkdocs-material>=9.5"]
+# Needed for DICOM alone, and by the tests.
+DICOM = ["highdicom>=0.25", "pydicom>=3"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "predict", "fuse", "evaluate", "evaluate_fusion",
             "compare", "build_brats_fuse", "export_model", "install_model", "demo")
@@ -49,6 +51,7 @@ setup(
     ],
     extras_require={
         "brats": ["hd-bet>=2"],
+        "dicom": DICOM,
         "docs": DOCS,
         "dev": [
             "hypothesis>=6.100",
@@ -59,6 +62,7 @@ setup(
             "scikit-image>=0.22",
             "scikit-learn>=1.3",
             "sewar>=0.4.5",
+            *DICOM,
             *DOCS,
         ],
     },

@@ -10,6 +10,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ MEANINGS = {"necro": codes.SCT.Necrosis, "oedema": codes.SCT.Edema, "edema": cod
             "tumo": codes.SCT.Neoplasm}
 SCHEME = "99FUSE4SEG"
 CATEGORY = codes.SCT.MorphologicallyAbnormalStructure
-#: What a secondary capture takes of its study.
+#: What an object takes of its study as it stands there.
 OF_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
             "StudyTime", "ReferringPhysicianName")
 #: Longest text of a label or a code's meaning, and value of a code, by the standard (LO, SH).
@@ -109,7 +110,7 @@ def _segmentation(stack: Stack, labels: np.ndarray, maker: Maker) -> highdicom.s
     descriptions = [SegmentDescription(number, _text(name), CATEGORY, _meaning(name), "AUTOMATIC", algorithm)
                     for number, name in enumerate(classes, start=1)]
     made = highdicom.seg.Segmentation(
-        source_images=list(stack.datasets), pixel_array=masks[np.argsort(stack.frames)],
+        source_images=[_without_patient(dataset) for dataset in stack.datasets], pixel_array=masks[np.argsort(stack.frames)],
         segmentation_type="BINARY", segment_descriptions=descriptions,
         series_instance_uid=identifier("segmentation series", *key), series_number=FIRST_NUMBER,
         sop_instance_uid=identifier("segmentation", *key), instance_number=1, content_label="FUSE4SEG",
@@ -119,7 +120,7 @@ def _segmentation(stack: Stack, labels: np.ndarray, maker: Maker) -> highdicom.s
     organization = identifier("dimensions", *key)
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
-    return _dated(made, stack)
+    return _of_study(made, stack)
 
 
 def _captures(stack: Stack, levels: np.ndarray, place: str, number: int, maker: Maker) -> Iterator[SCImage]:
@@ -136,12 +137,9 @@ def _captures(stack: Stack, levels: np.ndarray, place: str, number: int, maker: 
             series_number=number, sop_instance_uid=identifier("fused", place, index, *key), instance_number=index + 1,
             pixel_spacing=stack.spacing[[1, 0]].tolist(), series_description=_text(f"Fuse4Seg {place}"),
             **_equipment(maker))
-        # As they are, and not by the arguments, which refuse what some archives hold.
-        for keyword in OF_STUDY:
-            setattr(image, keyword, str(first.get(keyword) or ""))
         image.Laterality = ""  # the standard wants the entry, and a head has no side
         _place(image, stack, index)
-        yield _dated(image, stack)
+        yield _of_study(image, stack)
 
 
 def _place(image: Dataset, stack: Stack, index: int) -> None:
@@ -175,9 +173,19 @@ def _equipment(maker: Maker) -> dict[str, Any]:
             "software_versions": __version__, "device_serial_number": serial}
 
 
-def _dated(image: Any, stack: Stack) -> Any:
-    """Give an object the study's date, and not that of today, by which it would differ from its own repetition."""
+def _without_patient(source: Dataset) -> Dataset:
+    """A header that highdicom takes: it refuses entries that archives hold, such as a sex of another spelling."""
+    plain = deepcopy(source)
+    for keyword in OF_STUDY:
+        setattr(plain, keyword, "")
+    return plain
+
+
+def _of_study(image: Any, stack: Stack) -> Any:
+    """Give an object the study's patient as it stands there, and its date: by today's it would differ from its repetition."""
     source = stack.datasets[0]
+    for keyword in OF_STUDY:
+        setattr(image, keyword, str(source.get(keyword) or ""))
     day, time = (str(source.get(f"Content{what}") or source.get(f"Study{what}") or nothing)
                  for what, nothing in (("Date", "19000101"), ("Time", "000000")))
     for keyword in ("ContentDate", "InstanceCreationDate", "DateOfSecondaryCapture", "SeriesDate"):

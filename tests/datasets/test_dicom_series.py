@@ -6,11 +6,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
-
-pytest.importorskip("highdicom", reason="DICOM needs the extra dicom")
-
 from pydicom.uid import BasicTextSRStorage
 
 from fuse4seg.datasets.dicom_series import find_studies
@@ -57,8 +55,6 @@ class TestStudies:
         SeriesWriter(tmp_path / "a", patient="A").write(image(), "T1")
         SeriesWriter(tmp_path / "b", patient="B").write(image(), "T1", SOPInstanceUID="1")
         for number, path in enumerate(sorted((tmp_path / "b").rglob("IM*"))):
-            import pydicom
-
             copied = pydicom.dcmread(path)
             copied.SOPInstanceUID = copied.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number + 1}"
             copied.save_as(path)
@@ -83,8 +79,6 @@ class TestSeries:
         writer.write(image(), "T1")
         writer.write(image(), "scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
         writer.write(image(), "screenshot", SamplesPerPixel=3)
-        import pydicom
-
         for path in writer.write(image(), "report"):
             report = pydicom.dcmread(path)
             report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage

@@ -9,12 +9,9 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from scipy.spatial.transform import Rotation
-
-pytest.importorskip("highdicom", reason="DICOM needs the extra dicom")
-
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from scipy.spatial.transform import Rotation
 
 from fuse4seg.datasets.dicom_series import find_studies
 from fuse4seg.datasets.dicom_volume import Stack, read_stack, stack_series

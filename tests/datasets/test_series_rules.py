@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pydicom", reason="DICOM needs the extra dicom")
-
 from fuse4seg.datasets.dicom_series import Series, Study
 from fuse4seg.datasets.modalities import MODALITIES
 from fuse4seg.datasets.series_rules import choose_series, read_rules, rules_of
