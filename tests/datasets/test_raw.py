@@ -15,7 +15,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from fuse4seg.datasets.dataset_json import (
     read_dataset_json,
 )
-from fuse4seg.datasets.raw import list_cases, training_cases
+from fuse4seg.datasets.raw import holds_cases, list_cases, training_cases
 from fuse4seg.errors import (
     DatasetJsonError,
     EmptyFolderError,
@@ -135,6 +135,13 @@ class TestTrainingCases:
     def test_refuse_a_dataset_without_images(self, tmp_path: Path) -> None:
         with pytest.raises(FolderNotFoundError, match="imagesTr"):
             training_cases(tmp_path, SOUND)
+
+
+@pytest.mark.parametrize(("name", "holds"), [("a_0003.nii.gz", True), ("a_0003.nrrd", False), ("a.nii.gz", False),
+                                            ("a_1.nii.gz", False)])
+def test_a_folder_holds_cases_if_it_holds_a_numbered_file(name: str, holds: bool, tmp_path: Path) -> None:
+    (tmp_path / "b_0000.nii.gz").mkdir()
+    assert holds_cases(touch(tmp_path, name), ".nii.gz") == holds
 
 
 class TestFoldersWithoutCases:
