@@ -16,6 +16,8 @@ README = ROOT / "README.md"
 DOCS = ["latex2mathml>=3.76", "mkdocs-material>=9.5"]
 # Where a training is watched.
 TENSORBOARD, WANDB = ["tensorboard>=2.15"], ["wandb>=0.17"]
+# Needed for DICOM alone, and by the tests.
+DICOM = ["highdicom>=0.25", "pydicom>=3"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "predict", "fuse", "evaluate", "evaluate_fusion",
             "compare", "build_brats_fuse", "export_model", "install_model", "report", "demo")
@@ -69,6 +71,7 @@ setup(
     ],
     extras_require={
         "brats": ["hd-bet>=2"],
+        "dicom": DICOM,
         "docs": DOCS,
         # PyTorch's exporter; the program that runs what it wrote needs onnxruntime alone.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
@@ -88,6 +91,7 @@ setup(
             "scikit-image>=0.22",
             "scikit-learn>=1.3",
             "sewar>=0.4.5",
+            *DICOM,
             *DOCS,
             *TENSORBOARD,
             *WANDB,

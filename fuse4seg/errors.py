@@ -69,6 +69,24 @@ class DatasetExistsError(Fuse4SegError):
         super().__init__(f"{folder} exists. Choose another dataset id, remove the folder, or allow overwriting.")
 
 
+class MissingExtraError(Fuse4SegError):
+    """A library that only this feature needs is not installed."""
+
+    def __init__(self, doing: str, package: str, extra: str) -> None:
+        super().__init__(f"{doing} needs {package}, which is not installed. Install it: pip install 'fuse4seg[{extra}]'")
+
+
+class SeriesRulesError(FileError):
+    """A file of rules that tell series of images apart is missing, damaged, or holds what is no rule."""
+
+
+class AmbiguousImagesError(CaseError):
+    """Several images of a case could be one channel, or one could be several."""
+
+    def __init__(self, case: str, channel: str, images: Iterable[str], *, mend: str) -> None:
+        super().__init__(case, f"{channel} could be {' or '.join(images)}. {mend}")
+
+
 class FaultyDatasetError(Fuse4SegError):
     """Cases of a raw dataset that cannot be trained on; one line per faulty case."""
 

@@ -96,7 +96,7 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s",
                         stream=sys.stderr, force=True)
-    for noisy in ("matplotlib", "PIL", "numexpr", "blosc2", "torch", "fsspec", "urllib3"):
+    for noisy in ("matplotlib", "PIL", "numexpr", "blosc2", "torch", "fsspec", "urllib3", "highdicom", "pydicom"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         set_roots(options.root)

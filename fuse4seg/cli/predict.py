@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fuse4seg.inference.find_model import TrainedModel
     from fuse4seg.inference.model import Model
     from fuse4seg.inference.predict_ensemble import Member
+    from fuse4seg.inference.predict_input import Job
+    from fuse4seg.inference.run_record import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("Segment and fuse whole cases. The model is found when only one fits.",
                          example="f4s_predict -i imagesTs -o predictions")
     parser.add_argument("-i", dest="images", type=Path, nargs="+", required=True,
-                        help="folder of CASE_0000, CASE_0001, ... files, or such files")
+                        help="folder of CASE_0000, CASE_0001, ... files, or such files; a BIDS dataset; or DICOM files")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
     parser.add_argument("-d", dest="dataset", help="dataset id or name")
     parser.add_argument("-c", dest="configurations", nargs="+", metavar="CONFIGURATION",
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                              "model predicts them first)")
     parser.add_argument("--no_postprocessing", action="store_true",
                         help="leave out the rules that f4s_find_best_configuration left beside the model")
+    parser.add_argument("--series_rules", type=Path, metavar="FILE",
+                        help="of DICOM: TOML that tells which series is which channel (default: built-in rules)")
     add_trust_flag(parser)
     add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)
@@ -128,18 +132,21 @@ def _find_models(options: argparse.Namespace) -> list[TrainedModel]:
 
 def _predict(model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:
     from fuse4seg.inference.predict_folder import predict_folder
+    from fuse4seg.inference.predict_input import predict_input
 
     rules = _rules([model], options)
     member, _ = _member(model, options, wanted, options.output, rules=rules)
-    predict_folder(member.model, _images(options), options.output, folds=model.folds, wanted=wanted, record=member.record,
-                   rules=rules, allow_missing=options.allow_missing, part=_part(options), previous=member.previous,
-                   processes=(options.npp, options.nps), overwrite=options.overwrite)
+    predict = partial(predict_folder, member.model, output=options.output, folds=model.folds, wanted=wanted, record=member.record,
+                      rules=rules, allow_missing=options.allow_missing, part=_part(options), previous=member.previous,
+                      processes=(options.npp, options.nps), overwrite=options.overwrite)
+    predict_input(_images(options), predict, _job(member.model, model.folds, member.record, options))
 
 
 def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, wanted: Wanted) -> None:
     from fuse4seg.inference.export_case import NPZ
     from fuse4seg.inference.find_model import short_names
     from fuse4seg.inference.predict_ensemble import predict_ensemble
+    from fuse4seg.inference.predict_input import predict_input
     from fuse4seg.inference.run_record import describe_ensemble, open_record
 
     rules, names = _rules(models, options), short_names(models)
@@ -148,9 +155,18 @@ def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, w
     made_by = describe_ensemble({member.name: described for member, described in both}, options={
         "probabilities": list(wanted.probabilities), "postprocessing": [rule.to_plain() for rule in rules]})
     record = open_record(options.output, made_by, resume=options.continue_prediction, part=_part(options))
-    predict_ensemble([member for member, _ in both], _images(options), options.output, wanted=wanted, rules=rules, record=record,
-                     allow_missing=options.allow_missing, part=_part(options), processes=(options.npp, options.nps),
-                     overwrite=options.overwrite)
+    predict = partial(predict_ensemble, [member for member, _ in both], output=options.output, wanted=wanted, rules=rules,
+                      record=record, allow_missing=options.allow_missing, part=_part(options),
+                      processes=(options.npp, options.nps), overwrite=options.overwrite)
+    # An ensemble has no fused image of its own.
+    predict_input(_images(options), predict, _job(both[0][0].model, (), record, options))
+
+
+def _job(model: Model, folds: tuple[int | str, ...], record: RunRecord, options: argparse.Namespace) -> Job:
+    from fuse4seg.inference.predict_input import Job
+
+    return Job(model.description, folds, model.network.fusion.reference, options.output, record, options.allow_missing,
+               options.overwrite, options.series_rules)
 
 
 def _member(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, output: Path, *, name: str = "",
@@ -187,7 +203,8 @@ def _segment(models: list[TrainedModel], options: argparse.Namespace, wanted: Wa
     for flag, given in (("--save_attention", options.save_attention), ("--save_panels", options.save_panels),
                         ("--report", options.report), ("--allow_missing", options.allow_missing),
                         ("--continue_prediction", options.continue_prediction),
-                        ("-prev_stage_predictions", options.previous_stage), ("-num_parts", options.num_parts > 1)):
+                        ("-prev_stage_predictions", options.previous_stage), ("-num_parts", options.num_parts > 1),
+                        ("--series_rules", options.series_rules)):
         if given:
             raise OptionError(flag, "cannot be had with --from_fused, which sees fused images alone. Leave it out.")
     if len(models) > 1:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse4seg.datasets.dataset_json import channel_names, is_labelled
+from fuse4seg.datasets.dicom_files import is_dicom
 from fuse4seg.errors import (
     DatasetJsonError,
     DuplicateCaseError,
@@ -164,6 +165,12 @@ def expected_cases(images_folder: Path, *, channels: Sequence[str], file_ending:
                                    [*holders, *range(len(holders), last + 1)])) for name, last in sorted(found.items())}
 
 
+def holds_cases(folder: Path, file_ending: str) -> bool:
+    """Whether a folder holds a file CASE_0000, or of another channel."""
+    pattern = _channel_pattern(file_ending)
+    return any(pattern.fullmatch(path.name) and not path.is_dir() for path in folder.iterdir())
+
+
 def _holders(channels: Sequence[str], last: int) -> list[int]:
     """For each channel the number of the file that holds it: its own, or one for red, green and blue, as nnU-Net takes pictures.
 
@@ -185,16 +192,9 @@ def _nothing_found(folder: Path, file_ending: str) -> Fuse4SegError:
     unnumbered = [path for path in files if path.name.endswith(file_ending)]
     if unnumbered:
         return MisnamedImageError(unnumbered[0], file_ending)
-    if any(_is_dicom(path) for path in files):
-        return EmptyFolderError(folder, file_ending, mend="It holds DICOM. Convert it, for example with dcm2niix.")
+    if any(is_dicom(path) for path in files):
+        return EmptyFolderError(folder, file_ending, mend="It holds DICOM. Convert it with f4s_convert_dataset dicom.")
     return EmptyFolderError(folder, file_ending)
-
-
-def _is_dicom(path: Path) -> bool:
-    if path.suffix.lower() == ".dcm":
-        return True
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
 
 
 def require_trainable(case: Case, channels: Sequence[str]) -> None:

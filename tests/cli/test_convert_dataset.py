@@ -1,4 +1,4 @@
-"""f4s_convert_dataset: the three formats, and bad input in one line."""
+"""f4s_convert_dataset: the formats, and bad input in one line."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def test_writes_below_the_root(pairs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("words", "said"), [(["brats", "nowhere", "12"], "nowhere is not a folder"),
                                              (["msd", ".", "12"], "dataset.json"), (["brats", ".", "12"], "holds no file"),
+                                             (["dicom", ".", "12"], "holds no file *.dcm"),
+                                             (["dicom", ".", "12", "--series_rules", "x"], "x: is missing"),
+                                             (["brats", ".", "12", "--channels", "T1"], "--channels: is for dicom alone"),
+                                             (["harvard", ".", "12", "--release", "2018"], "--release: is for brats alone"),
                                              (["harvard", ".", "1200"], "OUT_ID"), (["harvard", ".", "12", "-np", "0"], "-np")])
 def test_bad_input_is_one_line(pairs: Path, tmp_path: Path, words: list[str], said: str,
                                capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from fuse4seg.datasets.dataset_json import (
     read_dataset_json,
 )
-from fuse4seg.datasets.raw import list_cases, training_cases
+from fuse4seg.datasets.raw import holds_cases, list_cases, training_cases
 from fuse4seg.errors import (
     DatasetJsonError,
     EmptyFolderError,
@@ -137,17 +137,24 @@ class TestTrainingCases:
             training_cases(tmp_path, SOUND)
 
 
+@pytest.mark.parametrize(("name", "holds"), [("a_0003.nii.gz", True), ("a_0003.nrrd", False), ("a.nii.gz", False),
+                                            ("a_1.nii.gz", False)])
+def test_a_folder_holds_cases_if_it_holds_a_numbered_file(name: str, holds: bool, tmp_path: Path) -> None:
+    (tmp_path / "b_0000.nii.gz").mkdir()
+    assert holds_cases(touch(tmp_path, name), ".nii.gz") == holds
+
+
 class TestFoldersWithoutCases:
     def test_files_without_channel_numbers_are_named_with_the_converter(self, tmp_path: Path) -> None:
         with pytest.raises(MisnamedImageError, match=r"c0\.nii\.gz is not named CASE_0000.*f4s_convert_dataset msd"):
             list_cases(touch(tmp_path / "in", "c0.nii.gz"), channels=["T1"], file_ending=".nii.gz")
 
     def test_dicom_is_sent_to_its_converter(self, tmp_path: Path) -> None:
-        with pytest.raises(EmptyFolderError, match="dcm2niix"):
+        with pytest.raises(EmptyFolderError, match="f4s_convert_dataset dicom"):
             list_cases(touch(tmp_path / "in", "IM1.dcm"), channels=["T1"], file_ending=".nii.gz")
         (tmp_path / "in" / "IM1.dcm").rename(tmp_path / "in" / "IM1")
         (tmp_path / "in" / "IM1").write_bytes(bytes(128) + b"DICM")
-        with pytest.raises(EmptyFolderError, match="dcm2niix"):
+        with pytest.raises(EmptyFolderError, match="f4s_convert_dataset dicom"):
             list_cases(tmp_path / "in", channels=["T1"], file_ending=".nii.gz")
 
     def test_labels_of_brats_before_2023_are_sent_to_theirs(self, tmp_path: Path) -> None:
