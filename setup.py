@@ -19,8 +19,8 @@ TENSORBOARD, WANDB = ["tensorboard>=2.15"], ["wandb>=0.17"]
 # Needed for DICOM alone, and by the tests.
 DICOM = ["highdicom>=0.25", "pydicom>=3"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
-            "predict", "fuse", "evaluate", "evaluate_fusion",
-            "compare", "build_brats_fuse", "export_model", "install_model", "report", "demo")
+            "find_best_configuration", "predict", "ensemble", "fuse", "register", "evaluate", "evaluate_fusion", "report",
+            "compare", "build_brats_fuse", "export_model", "install_model", "info", "demo")
 
 
 class BuildWithViewer(build_py):
@@ -31,10 +31,6 @@ class BuildWithViewer(build_py):
         runpy.run_path(str(ROOT / "fuse4seg" / "report" / "fetch_viewer.py"))["fetch_viewer"]()
         super().run()
 
-            "predict", "fuse", "register", "evaluate", "evaluate_fusion",
-            "compare", "build_brats_fuse", "export_model", "install_model", "demo")
-            "find_best_configuration", "predict", "ensemble", "fuse", "evaluate", "evaluate_fusion",
-            "compare", "build_brats_fuse", "export_model", "install_model", "info", "demo")
 
 setup(
     name="fuse4seg",

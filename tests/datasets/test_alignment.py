@@ -134,8 +134,8 @@ class TestPlannedInformation:
 class TestSuspicion:
     def test_names_what_is_suspect_and_nothing_else(self) -> None:
         found = {"T1": aligned(1.0), "T2": aligned(0.5, suspect=True)}
-        assert suspicion(found, "T1ce") == ("T2 fits T1ce better 0.0 mm and 0.0 degrees off where it lies (information 0.50, there "
-                                            "0.50)")
+        assert suspicion(found, "T1ce") == ("T2 fits T1ce better 0.0 mm and 0.0 degrees off where it lies (information 0.50, "
+                                            "there 0.50)")
 
     def test_is_none_where_nothing_is(self) -> None:
         assert suspicion({"T1": aligned(1.0)}, "T1ce") is None
