@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
 from fuse4seg.cli.export_model import add_trust_flag
+from fuse4seg.cli.farm_flags import add_devices_flag, add_scheduler_flag, farm_of, with_absolute_paths
 from fuse4seg.cli.train import fold
 
 if TYPE_CHECKING:
+    from fuse4seg.farm.farm import Farm
     from fuse4seg.inference.export_case import Wanted
     from fuse4seg.inference.find_model import TrainedModel
     from fuse4seg.inference.model import Model
@@ -56,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-prev_stage_predictions", dest="previous_stage", type=Path, metavar="FOLDER",
                         help="of a cascade: segmentations of the stage before, CASE in the geometry of the input (default: its "
                              "model predicts them first)")
+    add_devices_flag(parser, what="one process for each takes cases from one queue")
+    add_scheduler_flag(parser)
     add_trust_flag(parser)
     add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)
@@ -63,11 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.errors import OptionError
-    from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Wanted
-    from fuse4seg.inference.find_model import TrainedModel, find_model, find_previous_stage
-    from fuse4seg.inference.predict_folder import FirstStage, predict_folder
-    from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE
-    from fuse4seg.inference.run_record import open_record
+    from fuse4seg.inference.find_model import find_model
 
     if not 0 < options.step_size <= 1:
         raise OptionError("-step_size", f"must be above 0 and at most 1, got {options.step_size}. The default is 0.5.")
@@ -75,17 +75,30 @@ def _run(options: argparse.Namespace) -> None:
         raise OptionError("-part_id", f"must be one of 0 to num_parts - 1, got {options.part_id} of {options.num_parts}.")
     model = find_model(dataset=options.dataset, configuration=options.configuration, plans=options.plans,
                        trainer=options.trainer, folds=options.folds and tuple(options.folds), checkpoint=options.checkpoint)
-    loaded = _load(model, options)
+    if options.scheduler:
+        options = with_absolute_paths(options)
+    with farm_of(options, reads=[model.folder.absolute(), *options.images], writes=options.output, device=options.device) as farm:
+        _predict(model, options, farm)
+
+
+def _predict(model: TrainedModel, options: argparse.Namespace, farm: Farm | None) -> None:
+    from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Wanted
+    from fuse4seg.inference.find_model import TrainedModel, find_previous_stage
+    from fuse4seg.inference.predict_folder import FirstStage, predict_folder
+    from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE
+    from fuse4seg.inference.run_record import open_record
+
+    loaded = _load(model, options, farm)
     formats = None if options.save_probabilities is None else options.save_probabilities or [NPZ]
     wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))))
     if options.from_fused:
-        _segment(loaded, model, options, wanted)
+        _segment(loaded, model, options, wanted, farm)
         return
     part = options.part_id, options.num_parts
     open_part = partial(open_record, resume=options.continue_prediction, part=part)
     previous, told = find_previous_stage(model, loaded.description, given=options.previous_stage, output=options.output), None
     if isinstance(previous, TrainedModel):
-        first = _load(previous, options)
+        first = _load(previous, options, farm)
         told = _described(previous, first, options, SEGMENTATIONS)
         previous = FirstStage(first, previous.folds, open_part(options.output / PREVIOUS_STAGE, told))
     elif previous is not None:
@@ -95,10 +108,10 @@ def _run(options: argparse.Namespace) -> None:
     images = options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
     predict_folder(loaded, images, options.output, folds=model.folds, wanted=wanted, allow_missing=options.allow_missing,
                    record=record, part=part, processes=(options.npp, options.nps), previous=previous,
-                   overwrite=options.overwrite)
+                   farm=farm, overwrite=options.overwrite)
 
 
-def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:
+def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wanted: Wanted, farm: Farm | None) -> None:
     from fuse4seg.errors import OptionError
     from fuse4seg.inference.segment_folder import segment_folder
 
@@ -111,16 +124,20 @@ def _segment(loaded: Model, model: TrainedModel, options: argparse.Namespace, wa
             raise OptionError(flag, "cannot be had with --from_fused, which sees fused images alone. Leave it out.")
     if options.output.resolve() == options.images[0].resolve():
         raise OptionError("-o", f"{options.output} holds the fused images, which would be replaced. Choose another folder.")
-    segment_folder(loaded, options.images[0], options.output, folds=model.folds, wanted=wanted, overwrite=options.overwrite)
+    segment_folder(loaded, options.images[0], options.output, folds=model.folds, wanted=wanted, farm=farm,
+                   overwrite=options.overwrite)
 
 
-def _load(model: TrainedModel, options: argparse.Namespace) -> Model:
+def _load(model: TrainedModel, options: argparse.Namespace, farm: Farm | None) -> Model:
     from fuse4seg.inference.model import load_model
+    from fuse4seg.inference.whole_case import load_for
     from fuse4seg.machine import choose_device
 
-    return load_model(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=choose_device(options.device),
-                      mirroring=not options.disable_tta, step_size=options.step_size, precision=options.precision,
-                      trust=options.trust)
+    load = partial(load_model, model.folder, folds=model.folds, checkpoint=model.checkpoint, mirroring=not options.disable_tta,
+                   step_size=options.step_size, trust=options.trust)
+    if farm is not None:
+        return load_for(farm, load, precision=options.precision)
+    return load(device=choose_device(options.device), precision=options.precision)
 
 
 def _described(model: TrainedModel, loaded: Model, options: argparse.Namespace, wanted: Wanted, *,
