@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,10 +16,12 @@ from tests.farm.jobs import job
 
 
 @pytest.fixture(params=["processes", "cluster"])
-def farm(request: pytest.FixtureRequest, start_cluster: Callable[..., Any]) -> Iterator[Farm]:
+def farm(request: pytest.FixtureRequest) -> Iterator[Farm]:
     """Two workers."""
     with (ProcessFarm(["cpu", "cpu"]) if request.param == "processes" else
-          DaskFarm(start_cluster(2).scheduler_address)) as made:
+          DaskFarm(request.getfixturevalue("scheduler"))) as made:
+        if isinstance(made, DaskFarm):
+            made._client.wait_for_workers(2)  # those of another test may have died
         yield made
 
 
