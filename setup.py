@@ -10,11 +10,13 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py").read_text(), re.MULTILINE).group(1)
 README = ROOT / "README.md"
+# Cases on the workers of a cluster.
+CLUSTER = ["distributed>=2024.8"]
 # The site of the documentation; its pages and their links are tested without it, too.
 DOCS = ["latex2mathml>=3.76", "mkdocs-material>=9.5"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "predict", "fuse", "evaluate", "evaluate_fusion",
-            "compare", "build_brats_fuse", "export_model", "install_model", "demo")
+            "compare", "build_brats_fuse", "export_model", "install_model", "submit", "demo")
 
 setup(
     name="fuse4seg",
@@ -49,6 +51,7 @@ setup(
     ],
     extras_require={
         "brats": ["hd-bet>=2"],
+        "cluster": CLUSTER,
         "docs": DOCS,
         "dev": [
             "hypothesis>=6.100",
@@ -59,6 +62,7 @@ setup(
             "scikit-image>=0.22",
             "scikit-learn>=1.3",
             "sewar>=0.4.5",
+            *CLUSTER,
             *DOCS,
         ],
     },

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "fuse4seg"
 #: From the top to the bottom, as the page on the design has it.
 LAYERS = (("cli",), ("demo", "brats_fuse", "comparison", "sharing"), ("planning", "training"), ("steps",), ("inference",),
-          ("evaluation",), ("leaders", "followers"), ("datasets", "losses", "networks"), ("recipes",))
+          ("evaluation",), ("leaders", "followers"), ("datasets", "farm", "losses", "networks"), ("recipes",))
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 #: All other modules lie below the packages, and above what knows nothing but its own files.
 OTHERS = LEVELS["recipes"] - 0.5

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType({
     "f4s_build_brats_fuse": "[How to build BraTS-Fuse](../how-to/brats-fuse.md).",
     "f4s_export_model": "[How to share models](../how-to/share-models.md).",
     "f4s_install_model": "",
+    "f4s_submit": "[How to use several devices and machines](../how-to/many-machines.md).",
     "f4s_demo": "[First steps](../tutorial/first-steps.md).",
 })
 #: Commands that share flags with an earlier one, where these are explained.
