@@ -55,8 +55,8 @@ def script_of(elements: Sequence[Sequence[str]], *, name: str, folder: Path, aga
         options: For sbatch, by their long names without dashes; "" for those without a value.
 
     Example:
-        >>> print(script_of([["f4s_train", "501", "2d", "0"]], name="f4s_train", folder=Path("jobs"), again=["--c"]).splitlines()[1])
-        #SBATCH --job-name=f4s_train
+        >>> print(script_of([["f4s_train", "501", "2d", "0"]], name="train", folder=Path("jobs")).splitlines()[1])
+        #SBATCH --job-name=train
     """
     chosen = {"job-name": name, "array": f"0-{len(elements) - 1}", "output": str(folder.absolute() / "%A_%a.log"), **USUAL,
               **(options or {})}

@@ -35,7 +35,7 @@ for number in range(last + 1):
         restarts += 1
 print("Submitted batch job 7")
 """
-COMMANDS = {"srun": 'exec "$@"', "squeue": "echo RUNNING", "scontrol": 'touch "$(dirname "$0")/requeue_$2"; echo requeued "$2" >&2'}
+COMMANDS = {"srun": 'exec "$@"', "squeue": "echo RUNNING", "scontrol": 'touch "$(dirname "$0")/requeue_$2"'}
 #: Notes its words, and is stopped the first time.
 STOPPED_ONCE = """
 import os, signal, sys
@@ -71,7 +71,8 @@ def script(tmp_path: Path, *elements: list[str]) -> Path:
 
 
 class TestScript:
-    def test_runs_every_element_and_goes_on_with_those_that_were_stopped(self, tmp_path: Path, cluster: Callable[..., Path]) -> None:
+    def test_runs_every_element_and_goes_on_with_those_that_were_stopped(self, tmp_path: Path,
+                                                                         cluster: Callable[..., Path]) -> None:
         place = cluster()
         assert submit(script(tmp_path, ["0"], ["1", "--c"], ["an odd; word"])) == "Submitted batch job 7"
         assert (tmp_path / "said").read_text().splitlines() == ["0", "0 --c", "1 --c", "an odd; word", "an odd; word --c"]

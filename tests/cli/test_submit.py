@@ -25,8 +25,8 @@ def written(folder: Path, name: str) -> list[str]:
 class TestElements:
     def test_of_a_training_are_its_folds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
-        assert main(["-o", str(tmp_path), "--sbatch", "gres=gpu:1", "--", "f4s_train", "501", "2d", "0", "1", "all", "--seed", "3",
-                     "--set", "training.epochs=5", "losses.edges=4"]) == 0
+        assert main(["-o", str(tmp_path), "--sbatch", "gres=gpu:1", "--", "f4s_train", "501", "2d", "0", "1", "all",
+                     "--seed", "3", "--set", "training.epochs=5", "losses.edges=4"]) == 0
         assert written(tmp_path, "f4s_train") == [f"501 2d {fold} --seed 3 --set training.epochs=5 losses.edges=4"
                                                   for fold in ("0", "1", "all")]
         text = (tmp_path / "f4s_train.sh").read_text()

@@ -54,7 +54,7 @@ class TestPredict:
         return output
 
     def words(self, images: Path, output: Path, root: Path) -> list[str]:
-        return ["-i", str(images), "-o", str(output), "--root", str(root), "--save_panels"]
+        return ["-i", str(images), "-o", str(output), "--root", str(root)]
 
     def test_leaves_what_one_process_leaves(self, images: Path, untrained_phantom: Path, alone: Path, workers: list[str],
                                             tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
