@@ -12,6 +12,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fuse4seg" / "__init__.py").read_text(), re.MULTILINE).group(1)
 README = ROOT / "README.md"
+# Cases on the workers of a cluster.
+CLUSTER = ["distributed>=2024.8"]
 # The site of the documentation; its pages and their links are tested without it, too.
 DOCS = ["latex2mathml>=3.76", "mkdocs-material>=9.5"]
 # Where a training is watched.
@@ -20,7 +22,7 @@ TENSORBOARD, WANDB = ["tensorboard>=2.15"], ["wandb>=0.17"]
 DICOM = ["highdicom>=0.25", "pydicom>=3"]
 COMMANDS = ("convert_dataset", "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "pretrain", "train",
             "find_best_configuration", "predict", "ensemble", "fuse", "register", "evaluate", "evaluate_fusion", "report",
-            "compare", "build_brats_fuse", "export_model", "install_model", "info", "demo")
+            "compare", "build_brats_fuse", "export_model", "install_model", "submit", "info", "demo")
 
 
 class BuildWithViewer(build_py):
@@ -68,6 +70,7 @@ setup(
     extras_require={
         "brats": ["hd-bet>=2"],
         "dicom": DICOM,
+        "cluster": CLUSTER,
         "docs": DOCS,
         # PyTorch's exporter; the program that runs what it wrote needs onnxruntime alone.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
@@ -88,6 +91,7 @@ setup(
             "scikit-learn>=1.3",
             "sewar>=0.4.5",
             *DICOM,
+            *CLUSTER,
             *DOCS,
             *TENSORBOARD,
             *WANDB,

@@ -65,9 +65,9 @@ def _run(options: argparse.Namespace) -> None:
             raise CheckpointNotFoundError(checkpoint, "Train it first (ours: f4s_train, stock nnU-Net: "
                                                       "python -m fuse4seg.cli.train_stock_nnunet).")
     shared = ["-i", str(options.images), "-f", options.fold, "-device", options.device]
-    contenders: dict[str, Callable[[], object]] = {"nnU-Net": _command(STOCK, [*shared, "-m", str(stock)])}
+    contenders: dict[str, Callable[[], object]] = {"nnU-Net": command_of(STOCK, [*shared, "-m", str(stock)])}
     for precision in options.precision:
-        contenders[f"Fuse4Seg, {precision}"] = _command(OURS, [
+        contenders[f"Fuse4Seg, {precision}"] = command_of(OURS, [
             *shared, "-d", options.dataset, "-c", options.configuration, "-p", options.plans, "--precision", precision])
     # First, because it also warms the disk's cache up, and shows at once where the models cannot be used.
     agreement = [_agreement(ours, options, precision) for precision in options.precision]
@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> None:
     save({"rows": rows, "agreement": agreement}, options.output, device=options.device)
 
 
-def _command(code: str, arguments: Sequence[str]) -> Callable[[], object]:
+def command_of(code: str, arguments: Sequence[str]) -> Callable[[], object]:
     """Run a command in a process of its own, which writes into a fresh folder."""
 
     def act() -> None:

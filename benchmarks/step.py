@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,13 @@ def _run(options: argparse.Namespace) -> None:
     plans, dataset_json = (json.loads((folder / name).read_text()) for name in (f"{options.plans}.json", "dataset.json"))
     with tempfile.TemporaryDirectory() as results:
         os.environ[RESULTS] = results
-        peer = _stock(stock_plans(plans), dataset_json, options.configuration, device)
-        ours = {name: _ours(plans, dataset_json, options.configuration, device, name)
+        peer = stock_trainer(stock_plans(plans), dataset_json, options.configuration, device)
+        ours = {name: our_trainer(plans, dataset_json, options.configuration, device, name)
                 for name in options.estimators or [ESTIMATOR]}
         tables = {"networks": compare(measure(_networks(next(iter(ours.values()))), rounds=options.rounds), peer="U-Net")}
         if options.estimators:
-            steps = {"nnU-Net": _step(peer), **{f"{OURS}, {name}": _step(trainer) for name, trainer in ours.items()}}
+            steps = {"nnU-Net": training_step(peer),
+                     **{f"{OURS}, {name}": training_step(trainer) for name, trainer in ours.items()}}
             tables["iterations"] = compare(measure(steps, rounds=options.rounds), peer="nnU-Net")
     for name, rows in tables.items():
         print(f"\n{name}")
@@ -64,7 +66,8 @@ def _run(options: argparse.Namespace) -> None:
     save({**tables, "plan": peer.configuration_manager.configuration}, options.output, device=device.type)
 
 
-def _stock(plans: dict, dataset_json: dict, configuration: str, device: Any) -> Any:
+def stock_trainer(plans: dict, dataset_json: dict, configuration: str, device: Any) -> Any:
+    """nnU-Net's, ready to train."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     trainer = nnUNetTrainer({**plans, "continue_training": False}, configuration, 0, dataset_json, device)
@@ -72,12 +75,17 @@ def _stock(plans: dict, dataset_json: dict, configuration: str, device: Any) -> 
     return trainer
 
 
-def _ours(plans: dict, dataset_json: dict, configuration: str, device: Any, hypergradient: str) -> Any:
+def our_trainer(plans: dict, dataset_json: dict, configuration: str, device: Any, hypergradient: str, *,
+                precision: Callable[[], Any] | None = None) -> Any:
+    """Ours, ready to train; ``precision`` makes the context of forward passes, in place of the device's usual one."""
     from fuse4seg.recipes.reading import changed
     from fuse4seg.training.trainer import Fuse4SegTrainer
 
     trainer = Fuse4SegTrainer({**plans, "continue_training": False}, configuration, 0, dataset_json, device)
     trainer.recipe = changed(trainer.recipe, [f"bilevel.hypergradient={hypergradient}"])
+    if precision is not None:
+        trainer._autocast = lambda: precision
+        trainer.grad_scaler = None if precision is nullcontext else trainer.grad_scaler
     trainer.initialize()
     return trainer
 
@@ -119,7 +127,7 @@ def _wait(device: Any) -> None:
         torch.cuda.synchronize()
 
 
-def _step(trainer: Any) -> Callable[[], object]:
+def training_step(trainer: Any) -> Callable[[], object]:
     """One training step on a random batch."""
     import torch
 

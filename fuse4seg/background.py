@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import active_children, connection, get_context
+from multiprocessing import active_children, connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
 
 from fuse4seg.errors import WorkerDiedError
@@ -55,14 +58,18 @@ class WatchedPool:
         Raises:
             BrokenProcessPool: A process of the pool died.
         """
-        # Processes end by themselves only after the pool is closed. One look more, for what came from it in its last moment.
+        # One look more, for what came from it in its last moment.
         dead = False
         while not wait([future], timeout=LOOK_EVERY).done:
             if dead:
                 raise BrokenProcessPool("a process ended without an answer")
-            # Not is_alive(), which is wrong for ever where the executor asked the system at the same moment.
-            dead = bool(connection.wait([child.sentinel for child in self._children], timeout=0))
+            dead = self.is_dead()
         return future.result()
+
+    def is_dead(self) -> bool:
+        """Whether a process has ended, which they do by themselves only after the pool is closed."""
+        # Not is_alive(), which is wrong for ever where the executor asked the system at the same moment.
+        return bool(connection.wait([child.sentinel for child in self._children], timeout=0))
 
     def close(self) -> None:
         """Wait for what has begun, unless the pool was abandoned, and drop the rest."""
@@ -127,3 +134,14 @@ def results_of(function: Callable[[Any], Any], items: Iterable[Any], *, processe
         return list(watched(map(function, items)))
     with in_background(function, items, processes=processes, doing=doing) as found:
         return [result() for result in watched(found)]
+
+
+def start_worker() -> None:
+    """Begin a process: Ctrl-C is for the one that started it, which it does not outlive, however that ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    connection.wait([parent_process().sentinel])
+    os._exit(1)

@@ -7,6 +7,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 
 from fuse4seg import __version__
-from fuse4seg.background import in_background, results_of
+from fuse4seg.background import results_of
 from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.brain import AXES, RULE, extract_brain, is_skull_stripped, telling_slices, to_8_bit
 from fuse4seg.datasets.brats import MODALITIES, BratsCase, find_brats_cases, find_release, label_values_of, meaning_of, with_three
@@ -33,6 +34,8 @@ from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import OptionError, UnsuitableImageError
 from fuse4seg.evaluation.fusion_metrics import METRICS, STANDARD, fusion_metrics
 from fuse4seg.evaluation.table import format_table
+from fuse4seg.farm.farm import Farm, Job
+from fuse4seg.farm.processes import FEWER, ProcessFarm
 from fuse4seg.files import checksum, make_writable_folder, write_json, written_whole
 from fuse4seg.inference.find_model import TrainedModel
 from fuse4seg.inference.model import Model, load_model
@@ -81,7 +84,8 @@ class Build:
                 "metric_conventions": asdict(STANDARD)}
 
 
-def build_brats_fuse(source: Path, build: Build, *, processes: int, overwrite: bool = False) -> list[str]:
+def build_brats_fuse(source: Path, build: Build, *, processes: int, overwrite: bool = False,
+                     farm: Farm | None = None) -> list[str]:
     """Build the benchmark, or what is missing of it; what is whole is left as it is.
 
     Args:
@@ -89,6 +93,7 @@ def build_brats_fuse(source: Path, build: Build, *, processes: int, overwrite: b
         build: What to build.
         processes: Cases worked on at a time.
         overwrite: Also write where there are files that this tool did not write.
+        farm: Workers that build, in place of these processes.
 
     Returns:
         One line for each case that could not be used.
@@ -105,22 +110,24 @@ def build_brats_fuse(source: Path, build: Build, *, processes: int, overwrite: b
     require_apart(build.output, [source, *(path.parent for case in cases for path in case.images)], overwrite=overwrite)
     own = claim_outputs(build.output, (MANIFEST, TABLE, *FOLDERS), overwrite=overwrite)
     release = _release_of(cases, processes=processes)
-    # Each process loads it again; here it is only to be refused before anything is written.
+    # Each worker loads it again; here it is only to be refused before anything is written.
     _model(build)
     make_writable_folder(build.output)
     own.note()
     make_writable_folder(build.output / CASES)
     made_by = {**build.to_plain(), "labels": meaning_of(release)}
     work = partial(_build_case, build=build, release=release, made_by=made_by)
-    # Always in processes of their own with one thread each: the same bytes, however many there are.
-    with in_background(work, cases, processes=processes, doing="building BraTS-Fuse", initializer=torch.set_num_threads,
-                       initargs=(1,)) as building:
-        ended = [result() for result in progress(building, "building", unit="case", total=len(cases))]
-    records = {case.name: record for case, record in zip(cases, ended, strict=True) if not isinstance(record, str)}
+    job = Job(partial(_hold, build), work, "building", on_gpu=build.device == "cuda")
+    # Always in processes of their own: the same bytes, however many there are.
+    with nullcontext(farm) if farm else ProcessFarm([build.device] * min(processes, len(cases)), mend=FEWER) as workers:
+        building = workers.outcomes(job, cases, name=lambda case: case.name)
+        ended = {outcome.case: outcome for outcome in progress(building, "building", unit="case", total=len(cases))}
+    in_order = [ended[case.name] for case in cases]
+    records = {outcome.case: outcome.result for outcome in in_order if outcome.failure is None}
     _write_unless_same(json.dumps({**made_by, "modalities": MODALITIES, "combinations": list(map("+".join, COMBINATIONS)),
                                    "cases": records}, indent=1), build.output / MANIFEST)
     _write_unless_same(_as_csv(records), build.output / TABLE)
-    return [record for record in ended if isinstance(record, str)]
+    return [str(outcome.failure) for outcome in in_order if outcome.failure is not None]
 
 
 def format_metrics(table: Path) -> str:
@@ -146,35 +153,38 @@ def _readable_values(case: BratsCase) -> set[int]:
 
 # ------------------------------------------------------------------------------ one case
 
-def _build_case(case: BratsCase, *, build: Build, release: str, made_by: dict[str, Any]) -> dict[str, Any] | str:
-    """The case's record, after all its files are written; or what is wrong with it."""
-    try:
-        sources = {path.name: checksum(path) for path in (*case.images, *([case.label] if case.label else []))}
-        place = build.output / CASES / f"{case.name}.json"
-        kept = _kept_record(place, build.output, {"made_by": made_by, "sources": sources})
-        if kept:
-            return kept["record"]
-        volumes, label, brain, extracted = _load(case, release, build.device)
-        axis = AXES[build.plane]
-        slices = telling_slices(brain, axis)
-        if not slices:
-            raise UnsuitableImageError(case.images[0], "holds no brain. Remove the case.")
-        levels = {name: to_8_bit(volume, brain) for name, volume in zip(MODALITIES, volumes, strict=True)}
-        written = {}
-        for folder, volume in _pictures(case, levels, label, volumes, brain, build):
-            for index in slices:
-                path = Path(folder, f"{case.name}_{index:03d}.png")
-                written[str(path)] = _write_picture(volume.take(index, axis), build.output / path)
-            if folder.startswith(FUSED):
-                chosen = folder.removeprefix(f"{FUSED}/")
-                metrics = written.setdefault("metrics", {})
-                metrics[chosen] = _score(_grey(volume), [levels[name] for name in chosen.split("+")], slices, axis)
-        record = {"sources": sources, "label": case.label is not None, "brain_extraction": extracted, "slices": slices,
-                  "metrics": written.pop("metrics"), "files": written}
-        write_json({"made_by": made_by, "sources": sources, "record": record}, place)
-        return record
-    except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
-        return str(fault_of(error, case.name))
+def _hold(build: Build) -> Model:
+    """The model, in a worker with one thread, which gives the same bytes wherever it is."""
+    torch.set_num_threads(1)
+    return _model(build)
+
+
+def _build_case(model: Model, case: BratsCase, *, build: Build, release: str, made_by: dict[str, Any]) -> dict[str, Any]:
+    """The case's record, after all its files are written."""
+    sources = {path.name: checksum(path) for path in (*case.images, *([case.label] if case.label else []))}
+    place = build.output / CASES / f"{case.name}.json"
+    kept = _kept_record(place, build.output, {"made_by": made_by, "sources": sources})
+    if kept:
+        return kept["record"]
+    volumes, label, brain, extracted = _load(case, release, build.device)
+    axis = AXES[build.plane]
+    slices = telling_slices(brain, axis)
+    if not slices:
+        raise UnsuitableImageError(case.images[0], "holds no brain. Remove the case.")
+    levels = {name: to_8_bit(volume, brain) for name, volume in zip(MODALITIES, volumes, strict=True)}
+    written = {}
+    for folder, volume in _pictures(model, case, levels, label, volumes, brain):
+        for index in slices:
+            path = Path(folder, f"{case.name}_{index:03d}.png")
+            written[str(path)] = _write_picture(volume.take(index, axis), build.output / path)
+        if folder.startswith(FUSED):
+            chosen = folder.removeprefix(f"{FUSED}/")
+            metrics = written.setdefault("metrics", {})
+            metrics[chosen] = _score(_grey(volume), [levels[name] for name in chosen.split("+")], slices, axis)
+    record = {"sources": sources, "label": case.label is not None, "brain_extraction": extracted, "slices": slices,
+              "metrics": written.pop("metrics"), "files": written}
+    write_json({"made_by": made_by, "sources": sources, "record": record}, place)
+    return record
 
 
 def _kept_record(place: Path, output: Path, expected: dict[str, Any]) -> dict[str, Any] | None:
@@ -220,8 +230,8 @@ def _placed(path: Path) -> sitk.Image:
         return sitk.ReadImage(str(file))
 
 
-def _pictures(case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray | None, volumes: np.ndarray, brain: np.ndarray,
-              build: Build) -> Iterator[tuple[str, np.ndarray]]:
+def _pictures(model: Model, case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray | None, volumes: np.ndarray,
+              brain: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Folders and the uint8 volumes (Z, Y, X), fused ones in colour (Z, Y, X, 3), whose slices go there."""
     for name, volume in levels.items():
         yield f"{SOURCES}/{name}", volume
@@ -234,14 +244,13 @@ def _pictures(case: BratsCase, levels: dict[str, np.ndarray], label: np.ndarray 
             image = sitk.GetImageFromArray(np.where(brain, volume, 0))
             image.SetSpacing(spacing)
             sitk.WriteImage(image, str(path))
-        for chosen, fused in _fused(Case(case.name, files), build):
+        for chosen, fused in _fused(model, Case(case.name, files)):
             masked = np.where(brain, fused, 0)
             yield f"{FUSED}/{'+'.join(chosen)}", np.moveaxis(masked, 0, -1) if len(masked) > 1 else masked[0]
 
 
-def _fused(case: Case, build: Build) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+def _fused(model: Model, case: Case) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Every combination, fused from the others left out."""
-    model = _model(build)
     channels, properties = preprocessed_images(case, model.description)
     for chosen in COMBINATIONS:
         present = tuple(name in chosen for name in MODALITIES)

@@ -179,12 +179,12 @@ class FaultyCasesError(Fuse4SegError):
 
 
 class FaultyTrainingsError(Fuse4SegError):
-    """Some trainings of a comparison failed; the others are done. One line per training, naming its log."""
+    """Some trainings failed; the others are done. One line per training, naming its log."""
 
-    def __init__(self, faults: Iterable[str]) -> None:
+    def __init__(self, faults: Iterable[str], *,
+                 mend: str = "Mend the cause and run the same command again: it goes on where these ended.") -> None:
         lines = list(faults)
-        super().__init__("\n".join([*lines, f"{len(lines)} training(s), listed above, failed. Mend the cause and run the same "
-                                            "command again: it goes on where these ended."]))
+        super().__init__("\n".join([*lines, f"{len(lines)} training(s), listed above, failed. {mend}"]))
 
 
 class FaultyImageError(CaseError):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuse4seg.errors import DeviceUnavailableError, NotEnoughMemoryError
+from fuse4seg.errors import DeviceUnavailableError, NotEnoughMemoryError, OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: Where Linux keeps what processes share; 64 MB in a Docker container that was not given more.
 SHARED = Path("/dev/shm")
 GROUPS, PROCESS = Path("/sys/fs/cgroup"), Path("/proc")
+#: Which GPUs a process sees.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: A group without a limit of its own names one that no machine has.
 NO_LIMIT = 1 << 60
 
@@ -125,3 +127,42 @@ def choose_device(wanted: str | None) -> torch.device:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores() if name == "cpu" else 1)
     return torch.device(name)
+
+
+def require_devices(names: Sequence[str], *, flag: str = "--devices") -> list[str]:
+    """Make sure that devices are on this machine.
+
+    Args:
+        names: "cpu", "mps", "cuda", or "cuda:1" by its number.
+        flag: That they came by.
+
+    Raises:
+        DeviceUnavailableError: One is not.
+        OptionError: One is no device's name, or they are not all of one kind.
+    """
+    import torch
+
+    for name in names:
+        kind, colon, number = name.partition(":")
+        if kind not in ("cuda", "cpu", "mps") or colon and not (kind == "cuda" and number.isdecimal()):
+            raise OptionError(flag, f"{name} is no device. Name cpu, mps, cuda, or cuda:0, cuda:1, ...")
+        choose_device(kind)
+        if number and int(number) >= torch.cuda.device_count():
+            raise DeviceUnavailableError(name)
+    if len({name.partition(":")[0] for name in names}) > 1:
+        raise OptionError(flag, f"{' '.join(names)} are of several kinds, whose results differ. Name devices of one kind.")
+    return list(names)
+
+
+def see_only(device: str, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Make a device such as "cuda:1" the only one that processes started with an environment see, if it has a number."""
+    _, _, number = device.partition(":")
+    if number:
+        # What the user sees may be some of the machine's, in another order.
+        visible = environment.get(VISIBLE)
+        environment[VISIBLE] = visible.split(",")[int(number)] if visible else number
+
+
+def cores_of_each(devices: Sequence[str]) -> int:
+    """Cores for each of several processes that compute on these devices; where a GPU computes, one is enough."""
+    return max(1, usable_cores() // len(devices)) if devices[0] == "cpu" else 1

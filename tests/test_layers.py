@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "fuse4seg"
 #: From the top to the bottom, as the page on the design has it.
 LAYERS = (("cli",), ("demo", "brats_fuse", "comparison", "info", "selection", "sharing"), ("planning", "training"), ("steps",),
-          ("report",), ("inference",), ("evaluation",), ("leaders", "followers"), ("datasets", "losses", "networks"),
+          ("report",), ("inference",), ("evaluation",), ("leaders", "followers"), ("datasets", "farm", "losses", "networks"),
           ("recipes",))
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 #: All other modules lie below the packages, and above what knows nothing but its own files.

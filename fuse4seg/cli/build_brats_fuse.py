@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
+from fuse4seg.cli.farm_flags import add_scheduler_flag, farm_of, with_absolute_paths
 from fuse4seg.cli.train import fold
 
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     add_overwrite_flag(parser)
     add_process_flags(parser)
+    add_scheduler_flag(parser)
     return run_command(_run, parser, arguments)
 
 
@@ -36,10 +38,14 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.inference.find_model import model_in
     from fuse4seg.machine import choose_device
 
+    if options.scheduler:
+        options = with_absolute_paths(options)
     model = model_in(options.model, folds=None if options.fold is None else (options.fold,), checkpoint=options.checkpoint)
-    device = choose_device(options.device).type
-    build = Build(options.output, model, options.checkpoint, options.plane, device)
-    faults = build_brats_fuse(options.source, build, processes=processes if device == "cpu" else 1, overwrite=options.overwrite)
+    with farm_of(options, reads=[options.source, options.model], writes=options.output, device=options.device) as farm:
+        device = farm.device if farm else choose_device(options.device).type
+        build = Build(options.output, model, options.checkpoint, options.plane, device)
+        faults = build_brats_fuse(options.source, build, processes=processes if device == "cpu" else 1, farm=farm,
+                                  overwrite=options.overwrite)
     print(format_metrics(options.output / TABLE))
     if faults:
         raise FaultyCasesError(faults)

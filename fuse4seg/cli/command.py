@@ -43,6 +43,26 @@ def make_parser(description: str, *, example: str) -> argparse.ArgumentParser:
     return parser
 
 
+def words_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """Words from which a parser reads these options; those that are as by default are left out.
+
+    Example:
+        >>> parser = make_parser("Train.", example="")
+        >>> _ = parser.add_argument("fold", type=int), parser.add_argument("--c", action="store_true")
+        >>> words_of(parser, parser.parse_args(["3", "--c", "--root", "data"]))
+        ['3', '--root', 'data', '--c']
+    """
+    named, flags = [], []
+    for action in parser._actions:
+        value = getattr(options, action.dest, action.default)
+        values = [] if action.nargs == 0 else [str(entry) for entry in (value if isinstance(value, list) else [value])]
+        if not action.option_strings:
+            named += values
+        elif value != action.default:
+            flags += [action.option_strings[-1], *values]
+    return [*named, *flags]
+
+
 def add_overwrite_flag(parser: argparse.ArgumentParser) -> None:
     """Add --overwrite, which all commands share that replace nothing but what this tool wrote."""
     parser.add_argument("--overwrite", action="store_true", help="also replace files that this tool did not write")

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
 from fuse4seg.cli.export_model import add_trust_flag
+from fuse4seg.cli.farm_flags import add_devices_flag, add_scheduler_flag, farm_of, with_absolute_paths
 from fuse4seg.cli.train import fold
 
 if TYPE_CHECKING:
     from fuse4seg.evaluation.postprocessing import Rule
+    from fuse4seg.farm.farm import Farm
     from fuse4seg.inference.export_case import Wanted
     from fuse4seg.inference.find_model import TrainedModel
     from fuse4seg.inference.model import Model
@@ -74,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="leave out the rules that f4s_find_best_configuration left beside the model")
     parser.add_argument("--series_rules", type=Path, metavar="FILE",
                         help="of DICOM: TOML that tells which series is which channel (default: built-in rules)")
+    add_devices_flag(parser, what="one process for each takes cases from one queue")
+    add_scheduler_flag(parser)
     add_trust_flag(parser)
     add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)
@@ -81,7 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.errors import OptionError
-    from fuse4seg.inference.export_case import NPZ, Wanted
 
     if not 0 < options.step_size <= 1:
         raise OptionError("-step_size", f"must be above 0 and at most 1, got {options.step_size}. The default is 0.5.")
@@ -90,13 +93,23 @@ def _run(options: argparse.Namespace) -> None:
     if options.report and options.num_parts > 1:
         raise OptionError("--report", "shows all parts together. Run f4s_report on the folder when these are done.")
     models = _find_models(options)
+    if options.scheduler:
+        options = with_absolute_paths(options)
+    with farm_of(options, reads=[*(model.folder.absolute() for model in models), *options.images], writes=options.output,
+                 device=options.device) as farm:
+        _predict_by(models, options, farm)
+
+
+def _predict_by(models: list[TrainedModel], options: argparse.Namespace, farm: Farm | None) -> None:
+    from fuse4seg.inference.export_case import NPZ, Wanted
+
     formats = None if options.save_probabilities is None else options.save_probabilities or [NPZ]
     wanted = Wanted(options.save_attention, options.save_panels, tuple(sorted(set(formats or ()))), options.uncertainty)
     if options.from_fused:
-        _segment(models, options, wanted)
+        _segment(models, options, wanted, farm)
         return
     predict = partial(_predict, models[0]) if len(models) == 1 else partial(_predict_ensemble, models)
-    predict = partial(predict, options, wanted)
+    predict = partial(predict, options, wanted, farm)
     _predict_and_report(predict, options) if options.report else predict()
 
 
@@ -130,19 +143,19 @@ def _find_models(options: argparse.Namespace) -> list[TrainedModel]:
                         named)
 
 
-def _predict(model: TrainedModel, options: argparse.Namespace, wanted: Wanted) -> None:
+def _predict(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, farm: Farm | None) -> None:
     from fuse4seg.inference.predict_folder import predict_folder
     from fuse4seg.inference.predict_input import predict_input
 
     rules = _rules([model], options)
-    member, _ = _member(model, options, wanted, options.output, rules=rules)
+    member, _ = _member(model, options, wanted, options.output, farm=farm, rules=rules)
     predict = partial(predict_folder, member.model, output=options.output, folds=model.folds, wanted=wanted, record=member.record,
                       rules=rules, allow_missing=options.allow_missing, part=_part(options), previous=member.previous,
-                      processes=(options.npp, options.nps), overwrite=options.overwrite)
+                      processes=(options.npp, options.nps), farm=farm, overwrite=options.overwrite)
     predict_input(_images(options), predict, _job(member.model, model.folds, member.record, options))
 
 
-def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, wanted: Wanted) -> None:
+def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, wanted: Wanted, farm: Farm | None) -> None:
     from fuse4seg.inference.export_case import NPZ
     from fuse4seg.inference.find_model import short_names
     from fuse4seg.inference.predict_ensemble import predict_ensemble
@@ -150,14 +163,14 @@ def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, w
     from fuse4seg.inference.run_record import describe_ensemble, open_record
 
     rules, names = _rules(models, options), short_names(models)
-    both = [_member(model, options, replace(wanted, probabilities=(NPZ,)), options.output / name, name=name)
+    both = [_member(model, options, replace(wanted, probabilities=(NPZ,)), options.output / name, farm=farm, name=name)
             for name, model in zip(names, models, strict=True)]
     made_by = describe_ensemble({member.name: described for member, described in both}, options={
         "probabilities": list(wanted.probabilities), "postprocessing": [rule.to_plain() for rule in rules]})
     record = open_record(options.output, made_by, resume=options.continue_prediction, part=_part(options))
     predict = partial(predict_ensemble, [member for member, _ in both], output=options.output, wanted=wanted, rules=rules,
                       record=record, allow_missing=options.allow_missing, part=_part(options),
-                      processes=(options.npp, options.nps), overwrite=options.overwrite)
+                      processes=(options.npp, options.nps), farm=farm, overwrite=options.overwrite)
     # An ensemble has no fused image of its own.
     predict_input(_images(options), predict, _job(both[0][0].model, (), record, options))
 
@@ -166,10 +179,10 @@ def _job(model: Model, folds: tuple[int | str, ...], record: RunRecord, options:
     from fuse4seg.inference.predict_input import Job
 
     return Job(model.description, folds, model.network.fusion.reference, options.output, record, options.allow_missing,
-               options.overwrite, options.series_rules)
+               options.overwrite, options.series_rules, bool(options.scheduler))
 
 
-def _member(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, output: Path, *, name: str = "",
+def _member(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, output: Path, *, farm: Farm | None, name: str = "",
             rules: tuple[Rule, ...] = ()) -> tuple[Member, dict[str, Any]]:
     """A model with its record and, of a cascade, the stage before it; and what run.json says of it."""
     from fuse4seg.inference.export_case import SEGMENTATIONS
@@ -179,13 +192,13 @@ def _member(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, ou
     from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE
     from fuse4seg.inference.run_record import open_record
 
-    loaded = _load(model, options)
+    loaded = _load(model, options, farm)
     open_part = partial(open_record, resume=options.continue_prediction, part=_part(options))
     # What was given is for those members of an ensemble that are second stages.
     given = options.previous_stage if loaded.description.previous_stage is not None or not name else None
     previous, told = find_previous_stage(model, loaded.description, given=given, output=output), None
     if isinstance(previous, TrainedModel):
-        first = _load(previous, options)
+        first = _load(previous, options, farm)
         told = _described(previous, first, options, SEGMENTATIONS)
         previous = FirstStage(first, previous.folds, open_part(output / PREVIOUS_STAGE, told))
     elif previous is not None:
@@ -194,7 +207,7 @@ def _member(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, ou
     return Member(name, loaded, model.folds, open_part(output, described), previous), described
 
 
-def _segment(models: list[TrainedModel], options: argparse.Namespace, wanted: Wanted) -> None:
+def _segment(models: list[TrainedModel], options: argparse.Namespace, wanted: Wanted, farm: Farm | None) -> None:
     from fuse4seg.errors import OptionError
     from fuse4seg.inference.segment_folder import segment_folder
 
@@ -212,8 +225,8 @@ def _segment(models: list[TrainedModel], options: argparse.Namespace, wanted: Wa
     if options.output.resolve() == options.images[0].resolve():
         raise OptionError("-o", f"{options.output} holds the fused images, which would be replaced. Choose another folder.")
     model, = models
-    segment_folder(_load(model, options), options.images[0], options.output, folds=model.folds, wanted=wanted,
-                   rules=_rules(models, options), overwrite=options.overwrite)
+    segment_folder(_load(model, options, farm), options.images[0], options.output, folds=model.folds, wanted=wanted,
+                   rules=_rules(models, options), farm=farm, overwrite=options.overwrite)
 
 
 def _images(options: argparse.Namespace) -> Path | list[Path]:
@@ -237,13 +250,16 @@ def _rules(models: list[TrainedModel], options: argparse.Namespace) -> tuple[Rul
     return rules
 
 
-def _load(model: TrainedModel, options: argparse.Namespace) -> Model:
+def _load(model: TrainedModel, options: argparse.Namespace, farm: Farm | None) -> Model:
     from fuse4seg.inference.model import load_model
+    from fuse4seg.inference.whole_case import load_for
     from fuse4seg.machine import choose_device
 
-    return load_model(model.folder, folds=model.folds, checkpoint=model.checkpoint, device=choose_device(options.device),
-                      mirroring=not options.disable_tta, step_size=options.step_size, precision=options.precision,
-                      trust=options.trust)
+    load = partial(load_model, model.folder, folds=model.folds, checkpoint=model.checkpoint, mirroring=not options.disable_tta,
+                   step_size=options.step_size, trust=options.trust)
+    if farm is not None:
+        return load_for(farm, load, precision=options.precision)
+    return load(device=choose_device(options.device), precision=options.precision)
 
 
 def _described(model: TrainedModel, loaded: Model, options: argparse.Namespace, wanted: Wanted, *,

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_dataset_flags, add_process_flags, processes_of
+from fuse4seg.cli.farm_flags import add_scheduler_flag, farm_of
+
+if TYPE_CHECKING:
+    from fuse4seg.farm.farm import Farm
 
 
 def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +24,16 @@ def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
 def preprocess_datasets(options: argparse.Namespace) -> None:
     """Preprocess every dataset."""
     processes = processes_of(options)
+    from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
     from fuse4seg.planning.preprocess import preprocess
 
     for dataset in options.d:
-        preprocess(dataset, plans_name=options.plans_name, configurations=options.c, processes=processes)
+        farm: AbstractContextManager[Farm | None] = nullcontext()
+        if getattr(options, "scheduler", None) is not None:
+            name = dataset_name(dataset, variables=(RAW,))
+            farm = farm_of(options, reads=[data_root(RAW) / name], writes=data_root(PREPROCESSED) / name, device="")
+        with farm as workers:
+            preprocess(dataset, plans_name=options.plans_name, configurations=options.c, processes=processes, farm=workers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,4 +44,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="name of the plans (default: Fuse4SegPlans)")
     add_configuration_flags(parser)
     add_process_flags(parser)
+    add_scheduler_flag(parser)
     return run_command(preprocess_datasets, parser, arguments)

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType({
     "f4s_export_model": "[How to share models](../how-to/share-models.md).",
     "f4s_install_model": "",
     "f4s_info": "For reports of problems.",
+    "f4s_submit": "[How to use several devices and machines](../how-to/many-machines.md).",
     "f4s_demo": "[First steps](../tutorial/first-steps.md).",
 })
 #: Commands that share flags with an earlier one, where these are explained.
@@ -130,7 +131,8 @@ def _flag(action: argparse.Action) -> str:
                                action.dest.upper() if action.option_strings else action.dest)
     if isinstance(value, tuple):
         return " ".join([", ".join(action.option_strings), *value])
-    values = {None: value, 0: "", "+": f"{value} ...", "*": f"[{value} ...]", "?": f"[{value}]"}
+    several = f"{value} ..."
+    values = {None: value, 0: "", argparse.REMAINDER: several, "+": several, "*": f"[{several}]", "?": f"[{value}]"}
     shown = values[action.nargs] if action.nargs in values else " ".join([value] * action.nargs)
     return f"{', '.join(action.option_strings)} {shown}".strip()
 

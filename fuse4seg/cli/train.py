@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.farm_flags import add_devices_flag
 from fuse4seg.cli.plan_experiment import add_set_flag
+from fuse4seg.cli.train_folds import run_folds
 from fuse4seg.plans import PLANS_NAME
 
 if TYPE_CHECKING:
     from fuse4seg.training.run import Conduct, Training
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which training is meant, and the options that both stages share."""
+def add_training_arguments(parser: argparse.ArgumentParser, *, folds: str | None = None) -> None:
+    """Which training is meant, and the options that both stages share; ``folds`` is "+" where there may be several."""
     parser.add_argument("dataset", help="dataset id or name")
     parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
-    parser.add_argument("fold", type=fold, help="fold: 0, 1, ... or all")
+    parser.add_argument("fold", type=fold, nargs=folds, help="fold: 0, 1, ... or all")
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("-tr", dest="trainer", default="Fuse4SegTrainer", help="trainer (default: %(default)s)")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
@@ -45,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser("Train the fusion network and the segmentation network together.",
                          example="f4s_train 501 2d 0")
-    add_training_arguments(parser)
+    add_training_arguments(parser, folds="+")
+    add_devices_flag(parser, what="with one or several folds, a process for each fold, one fold at a time on each device")
     parser.add_argument("--patience", type=int, metavar="N",
                         help="end the training when the moving average of the pseudo Dice (without labels: of the fusion "
                              "loss) has not been better for N epochs (default: never)")
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage.add_argument("--val", action="store_true", help="only validate a finished training")
     parser.add_argument("--npz", action="store_true", help="also write the probabilities of the validation cases, of which "
                                                            "f4s_find_best_configuration makes ensembles; later with --val --npz")
-    return run_command(_run, parser, arguments)
+    return run_command(partial(run_folds, _run, parser), parser, arguments)
 
 
 def training_of(options: argparse.Namespace) -> Training:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from fuse4seg.comparison.prepared_data import environment_of
 from fuse4seg.comparison.rows import Row
 from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
 from fuse4seg.inference.validate_fold import FUSION_LOSSES, VALIDATION
-from fuse4seg.progress import progress
 from fuse4seg.recipes.reading import name_after
 from fuse4seg.recipes.recipe import Recipe
-from fuse4seg.signals import Terminated
+from fuse4seg.side_by_side import Errand, last_line, run_errands
 
 #: Behind the name of a row: the training of its leader alone.
 ALONE = ".alone"
+LOG = "log.txt"
 TRAIN_OURS = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
 
 
@@ -90,6 +86,11 @@ class Trial:
         return replace(self, first=replace(self, row=leader_alone(self.row), purpose="fusions", budget=budget))
 
     @property
+    def title(self) -> str:
+        """For messages."""
+        return f"{self.row.name}, fold {self.fold}, seed {self.seed}"
+
+    @property
     def model(self) -> Path:
         """Folder Trainer__Plans__configuration."""
         if not self.row.ours:
@@ -144,52 +145,7 @@ def run_trials(trials: Sequence[Trial], *, devices: Sequence[str]) -> list[str]:
     Returns:
         One line for each training that failed, naming its log; the others are done.
     """
-    free: SimpleQueue[str] = SimpleQueue()
-    for device in devices:
-        free.put(device)
-    waiting = [trial for trial in trials if not trial.finished]
-    faults: list[str] = []
-    processes: list[subprocess.Popen] = []
-    with ThreadPoolExecutor(len(devices)) as pool:
-        running = {pool.submit(_run, trial, free, processes): trial for trial in waiting}
-        try:
-            for done in progress(as_completed(running), "training", unit="training", total=len(waiting)):
-                if done.result() != 0:
-                    trial = running[done]
-                    faults.append(f"{trial.row.name}, fold {trial.fold}, seed {trial.seed}: {last_line(trial.place / 'log.txt')}")
-        except KeyboardInterrupt:
-            # The processes get the terminal's Ctrl-C, too; what has not begun must not begin.
-            pool.shutdown(cancel_futures=True)
-            raise
-        except Terminated:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()  # a training of ours saves first; those that have ended do not mind
-            raise
-    return faults
-
-
-def _run(trial: Trial, free: SimpleQueue[str], processes: list[subprocess.Popen]) -> int:
-    device = free.get()
-    try:
-        trial.place.mkdir(parents=True, exist_ok=True)
-        kind, _, number = device.partition(":")
-        environment = environment_of(trial.data, trial.place)
-        if number:
-            environment["CUDA_VISIBLE_DEVICES"] = number
-        with (trial.place / "log.txt").open("a") as log:
-            processes.append(process := subprocess.Popen(trial.command(kind), env=environment, stdout=log, stderr=log))
-            return process.wait()
-    finally:
-        free.put(device)
-
-
-def last_line(log: Path) -> str:
-    """What a log says about its end, and where it is: our own error, else the first exception, else the last line."""
-    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines() if log.is_file() else []
-    said = [line.strip() for line in lines if line.strip()]
-    ours = [line for line in said if line.startswith("error: ")]
-    raised = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    # An exception in the training takes augmentation's threads with it, whose own come after.
-    last = [*ours[-1:], *raised[:1], *said[-1:], "ended without a word"][0]
-    return f"{last} ({log})"
+    waiting = [Errand(trial.title, trial.command, trial.place / LOG, environment_of(trial.data, trial.place))
+               for trial in trials if not trial.finished]
+    return [f"{errand.name}: {last_line(errand.log)}"
+            for errand, status in run_errands(waiting, devices=devices, doing="training", unit="training") if status]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image as Picture
 
-from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.fused_record import RECORD, FusedRecord
 from fuse4seg.datasets.grey_images import ENDINGS, GREY, JPEG, NEUTRAL, UNIT_RANGE, GreyImage, GreyRange, read_grey_image
@@ -20,14 +21,16 @@ from fuse4seg.datasets.grey_ranges import is_narrow, warn_of_narrow
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.datasets.raw import Case
 from fuse4seg.datasets.sources import Sources
-from fuse4seg.errors import OptionError, UnsuitableImageError, UnsupportedFormatError
+from fuse4seg.errors import OptionError, UnsuitableImageError, UnsupportedFormatError, UnwritableFolderError
+from fuse4seg.farm.farm import Farm, Job
 from fuse4seg.files import checksum, make_writable_folder, written_whole
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.inference.image_files import write_fused
 from fuse4seg.inference.model import Model
 from fuse4seg.inference.predict_case import fuse_case
 from fuse4seg.inference.preprocess_case import preprocessed_images
-from fuse4seg.own_outputs import claim_outputs, require_apart
+from fuse4seg.inference.workers import Workers
+from fuse4seg.own_outputs import OwnOutputs, claim_outputs, require_apart
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -39,7 +42,8 @@ Fuse = Callable[[str, Sequence[GreyImage]], np.ndarray]
 
 
 def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[str, Any],
-                levels: GreyRange | Sequence[GreyRange] | None = UNIT_RANGE, overwrite: bool = False) -> list[str]:
+                levels: GreyRange | Sequence[GreyRange] | None = UNIT_RANGE, overwrite: bool = False, farm: Farm | None = None,
+                again: Callable[[], Fuse] | None = None) -> list[str]:
     """Fuse every case, write it (see :func:`write_beside`), and record what it was made from.
 
     Args:
@@ -49,6 +53,8 @@ def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[s
         method: What the record shall say of ``fuse``.
         levels: Black and white of images that are not 8-bit, of all or of each source; None to take any intensities, for a model.
         overwrite: Also replace files in ``output`` that this tool did not write.
+        farm: Workers that fuse, in place of this process.
+        again: Gives ``fuse`` in each of them; it and what it gives are of modules, or ``partial`` of such.
 
     Returns:
         One line for each case that could not be fused; the others were.
@@ -64,33 +70,66 @@ def fuse_folder(sources: Sources, output: Path, fuse: Fuse, *, method: Mapping[s
     written = [f"{place}{name}{ending}" for name in sources.images for place in ("", f"{GREY}/") for ending in OUTPUT_ENDINGS]
     own = claim_outputs(output, [RECORD, *written], overwrite=overwrite)
     of_each = levels if isinstance(levels, Sequence) else [levels] * len(sources.names)
-    faults, checksums, narrow = [], {}, []
-    for name, files in progress(list(sources.images.items()), "fusing", unit="case"):
-        try:
-            images = [read_grey_image(path, shown) for path, shown in zip(files, of_each, strict=True)]
-            _require_one_place(images)
-            narrow += [image.path for image in images if levels is not None and is_narrow(image)]
-            fused = fuse(name, images)
-            if not checksums:
-                make_writable_folder(output)
-                own.note()
-                # Until this run is through, nothing is known of the folder's images.
-                (output / RECORD).unlink(missing_ok=True)
-            for ending in OUTPUT_ENDINGS:
-                (output / GREY / f"{name}{ending}").unlink(missing_ok=True)
-            write_beside(fused, images, output, name)
-            checksums[name] = tuple(map(checksum, files))
-        except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
-            faults.append(str(fault_of(error, name)))
-    warn_of_narrow(narrow)
-    if checksums:
-        FusedRecord(method, sources.names, checksums).write(output)
+    work = partial(_fuse_case, of_each=of_each, output=output)
+    begin, faults, made = partial(_begin, output, own), [], {}
+    if farm is None:
+        here = partial(work, fuse, begin=cache(begin))
+        done = Workers("fusing", 0, flag="").map(here, sources.images.items(), name=itemgetter(0))
+    else:
+        begin()
+        done = farm.outcomes(Job(again, work, "fusing", on_gpu=farm.device == "cuda"), sources.images.items(), name=itemgetter(0))
+    for outcome in progress(done, "fusing", unit="case", total=len(sources.images)):
+        if isinstance(outcome.failure, UnwritableFolderError):
+            raise outcome.failure
+        if outcome.failure is not None:
+            faults.append(str(outcome.failure))
+        else:
+            made[outcome.case] = outcome.result
+    in_order = [name for name in sources.images if name in made]
+    warn_of_narrow([path for name in in_order for path in made[name].narrow])
+    if made:
+        FusedRecord(method, sources.names, {name: made[name].checksums for name in in_order}).write(output)
     return faults
+
+
+class _Made(NamedTuple):
+    """Of a fused case: checksums of its sources, and those of these that use little of the range they were given."""
+
+    checksums: tuple[str, ...]
+    narrow: list[Path]
+
+
+def _begin(output: Path, own: OwnOutputs) -> None:
+    """Make the folder, of whose images nothing is known until the run is through."""
+    make_writable_folder(output)
+    own.note()
+    (output / RECORD).unlink(missing_ok=True)
+
+
+def _fuse_case(fuse: Fuse, named: tuple[str, Sequence[Path]], *, of_each: Sequence[GreyRange | None], output: Path,
+               begin: Callable[[], None] | None = None) -> _Made:
+    """Fuse and write a case, given with its name; ``begin`` makes the folder once there is something to write."""
+    name, files = named
+    images = [read_grey_image(path, shown) for path, shown in zip(files, of_each, strict=True)]
+    _require_one_place(images)
+    narrow = [image.path for image, shown in zip(images, of_each, strict=True) if shown is not None and is_narrow(image)]
+    fused = fuse(name, images)
+    if begin is not None:
+        begin()
+    for ending in OUTPUT_ENDINGS:
+        (output / GREY / f"{name}{ending}").unlink(missing_ok=True)
+    write_beside(fused, images, output, name)
+    return _Made(tuple(map(checksum, files)), narrow)
 
 
 def by_rule(rule: str) -> Fuse:
     """Fuse grey levels by one of RULES."""
-    return lambda name, images: fuse_by_rule([image.levels for image in images], rule)
+    return lambda _name, images: fuse_by_rule([image.levels for image in images], rule)
+
+
+def by_model_again(load: Callable[[], Model], modalities: Sequence[str]) -> Fuse:
+    """:func:`by_model` in another process, where the model is yet to be loaded."""
+    return by_model(load(), modalities)
 
 
 def by_model(model: Model, modalities: Sequence[str]) -> Fuse:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ class Model:
         step_size: Of the windows, as a part of the patch, above 0, at most 1.
         precision: Of the follower; the leader computes in float32.
         modality_dropout: That of the training; of several sets of weights the least.
+        again: Loads the same in another process, by :func:`load_model`; None where it is not from a folder.
     """
 
     network: FuseThenSegment
@@ -103,6 +105,7 @@ class Model:
     step_size: float = 0.5
     precision: torch.dtype = torch.float32
     modality_dropout: float = 0.0
+    again: Callable[..., Model] | None = None
 
     @property
     def colours(self) -> int:
@@ -162,7 +165,9 @@ def load_model(folder: Path, *, folds: Sequence[int | str], checkpoint: str = "c
     return Model(network, description, device, weights,
                  mirror_axes=tuple(states[0]["inference_allowed_mirroring_axes"] or ()) if mirroring else (),
                  step_size=step_size, precision=choose_precision(precision, device),
-                 modality_dropout=min(_modality_dropout(state) for state in states))
+                 modality_dropout=min(_modality_dropout(state) for state in states),
+                 again=partial(load_model, folder.absolute(), folds=tuple(folds), checkpoint=checkpoint, device=device,
+                               mirroring=mirroring, step_size=step_size, precision=precision, trust=trust))
 
 
 def _modality_dropout(state: Mapping[str, Any]) -> float:

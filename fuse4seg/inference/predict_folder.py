@@ -21,6 +21,7 @@ from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, cases_of_files, list_cases, require_channels
 from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, OptionError, UnwritableFolderError
 from fuse4seg.evaluation.postprocessing import Rule
+from fuse4seg.farm.farm import Farm, Job, Outcome
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
 from fuse4seg.inference.export_case import ALIGNMENT, SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case, outputs_of
 from fuse4seg.inference.model import DESCRIPTIONS, Model, ModelDescription
@@ -34,7 +35,8 @@ from fuse4seg.inference.preprocess_case import (
     require_segmentation,
 )
 from fuse4seg.inference.run_record import RunRecord, checksums, record_name
-from fuse4seg.inference.workers import Outcome, Workers, fitting_processes
+from fuse4seg.inference.whole_case import WholeCase, load_again
+from fuse4seg.inference.workers import Workers, fitting_processes
 from fuse4seg.own_outputs import OwnOutputs, claim_outputs, require_apart
 from fuse4seg.progress import progress
 
@@ -83,7 +85,7 @@ class FirstStage:
 def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *, folds: tuple[int | str, ...],
                    wanted: Wanted = SEGMENTATIONS, allow_missing: bool = False, record: RunRecord | None = None,
                    part: tuple[int, int] = (0, 1), processes: tuple[int | None, int | None] = (0, 0),
-                   previous: FirstStage | Path | None = None, rules: tuple[Rule, ...] = (),
+                   previous: FirstStage | Path | None = None, rules: tuple[Rule, ...] = (), farm: Farm | None = None,
                    overwrite: bool = False) -> list[Path]:
     """Predict every case of a folder; faulty ones are left out.
 
@@ -102,6 +104,7 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
         previous: For the second stage of a cascade: the first, whose output goes to ``output``/previous_stage, or a folder of its
             segmentations, CASE in the geometry of the input.
         rules: Post-processing of the segmentations; a first stage's stay as the second was trained on them.
+        farm: Workers that predict whole cases, in place of this process.
         overwrite: Also replace files in ``output`` that this tool did not write, and write among the input.
 
     Returns:
@@ -120,7 +123,8 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
     every = listed_cases(images, model.description.dataset_json)
     read = {path.parent for case in every for path in found_files(case)} | ({previous} if isinstance(previous, Path) else set())
     require_apart(output, read, overwrite=overwrite)
-    run = partial(_run, every=every, cases=every[part[0]::part[1]], allow_missing=allow_missing, processes=processes)
+    run = partial(_run, every=every, cases=every[part[0]::part[1]], allow_missing=allow_missing, processes=processes,
+                  farm=farm)
     claim = partial(claim_exports, [case.name for case in every], parts=part[1], overwrite=overwrite)
     export = Export(model.description, output, folds, model.network.fusion.reference, wanted, rules)
     own, faults = claim(export), {}
@@ -159,7 +163,7 @@ def listed_cases(images: Path | Sequence[Path], dataset_json: dict[str, Any]) ->
 
 def _run(model: Model, export: Export, own: OwnOutputs, *, every: list[Case], cases: list[Case], allow_missing: bool,
          processes: tuple[int | None, int | None], record: RunRecord | None, previous: Path | None = None,
-         known: Mapping[str, Fuse4SegError] | None = None, examine: bool = True) -> FolderRun:
+         known: Mapping[str, Fuse4SegError] | None = None, examine: bool = True, farm: Farm | None = None) -> FolderRun:
     """Predict the sound ones of this part's cases; ``known`` is why some of them are already known not to be.
 
     Whether modalities are aligned is examined once, for the last stage of a cascade.
@@ -176,10 +180,14 @@ def _run(model: Model, export: Export, own: OwnOutputs, *, every: list[Case], ca
     if done:
         log.info("%d of %d cases are predicted already", len(done), len(cases))
         run.begin_output()
+    prepare = partial(_prepared, description=export.description, previous=previous, examine=examine)
+    predict = partial(_predict, wanted=export.wanted)
+    if farm is not None:
+        run.over(farm, todo, prepare, predict)
+        return run
     preparing, exporting = (fitting_processes(sources(todo[0]), cases=len(todo), on_gpu=model.device.type == "cuda")
                             if count is None and todo else count or 0 for count in processes)
-    run.through(todo, partial(_prepared, description=export.description, previous=previous, examine=examine),
-                partial(_predict, model, wanted=export.wanted), processes=(preparing, exporting))
+    run.through(todo, prepare, partial(predict, model), processes=(preparing, exporting))
     return run
 
 
@@ -250,6 +258,19 @@ class FolderRun:
                     self._note(outcome)
         self._settle()
 
+    def over(self, farm: Farm, cases: Sequence[Case], prepare: Callable[[Case], Prepared],
+             predict: Callable[[Model, Prepared], Predicted]) -> None:
+        """Have workers read, predict and write cases; each holds the model. They end in any order."""
+        if cases:
+            self.begin_output()
+        job = Job(load_again(self.model), WholeCase(prepare, predict, self.export), self.doing, on_gpu=farm.device == "cuda")
+        with closing(self), closing(farm.outcomes(job, cases, name=lambda case: case.name)) as outcomes:
+            for case, result, failure in outcomes:
+                if failure is None:
+                    self._underway[case], result = result
+                self._note(Outcome(case, result, failure))
+        self._settle()
+
     def begin_output(self) -> None:
         """Make the output folder, once it is known that there is something to write."""
         if self._begun:
@@ -304,7 +325,7 @@ class FolderRun:
         """Tell the record what became of a case; raises what is wrong with the place that it is written to."""
         if isinstance(outcome.failure, UnwritableFolderError):
             raise outcome.failure
-        prepared = self._underway.pop(outcome.case)
+        prepared = self._underway.pop(outcome.case, None)
         self._bar.update()
         if outcome.failure is not None:
             self.faults[outcome.case] = outcome.failure

@@ -37,6 +37,7 @@ class Job:
         allow_missing: Also take cases that lack modalities.
         overwrite: Also replace files in ``output`` that this tool did not write.
         rules: File of rules that tell DICOM series apart; None for the built-in ones.
+        elsewhere: Whether other machines predict.
     """
 
     description: ModelDescription
@@ -47,6 +48,7 @@ class Job:
     allow_missing: bool = False
     overwrite: bool = False
     rules: Path | None = None
+    elsewhere: bool = False
 
     @property
     def channels(self) -> list[str]:
@@ -108,6 +110,9 @@ def predict_input(images: Path | Sequence[Path], predict: Callable[[Path | Seque
     if job.description.file_ending not in PLACED:
         raise OptionError("-i", f"{images} holds volumes, and the model reads files *{job.description.file_ending}. "
                                 "Choose another model with -d or -c.")
+    if job.elsewhere:
+        raise OptionError("--scheduler", f"needs files CASE_0000 that all machines see, and {images} holds none. Convert it with "
+                                         "f4s_convert_dataset, or predict without --scheduler.")
     require_apart(job.output, {images, *source.folders}, overwrite=job.overwrite)
     own = claim_outputs(job.output, source.outputs, overwrite=job.overwrite)
     with tempfile.TemporaryDirectory() as place:

@@ -13,6 +13,7 @@ from fuse4seg.datasets.images import geometry_difference, geometry_of
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, OptionError, UnpairedCasesError, UnsuitableImageError
 from fuse4seg.evaluation.postprocessing import Rule
+from fuse4seg.farm.farm import Farm
 from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Predicted, Wanted
 from fuse4seg.inference.image_files import read_fused
 from fuse4seg.inference.model import Model, ModelDescription
@@ -25,7 +26,8 @@ FLAG = "--from_fused"
 
 
 def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[int | str],
-                   wanted: Wanted = SEGMENTATIONS, rules: tuple[Rule, ...] = (), overwrite: bool = False) -> list[Path]:
+                   wanted: Wanted = SEGMENTATIONS, rules: tuple[Rule, ...] = (), farm: Farm | None = None,
+                   overwrite: bool = False) -> list[Path]:
     """Segment every fused image of a folder; faulty ones are left out.
 
     Args:
@@ -35,6 +37,7 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
         folds: Names of the model's sets of weights.
         wanted: Further outputs, of which probabilities are made.
         rules: Post-processing of the segmentations.
+        farm: Workers that segment whole cases, in place of this process.
         overwrite: Also replace files in ``output`` that this tool did not write.
 
     Returns:
@@ -59,7 +62,11 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
     require_apart(output, read, overwrite=overwrite)
     own = claim_exports([case.name for case in cases], export, overwrite=overwrite)
     run = FolderRun(model, export, own, None, [], len(cases), "segmenting")
-    run.through(cases, partial(_read, description=model.description, colours=model.colours), partial(_segment, model))
+    read_case = partial(_read, description=model.description, colours=model.colours)
+    if farm is not None:
+        run.over(farm, cases, read_case, _segment)
+    else:
+        run.through(cases, read_case, partial(_segment, model))
     run.raise_faults()
     return [output / f"{case.name}{model.description.file_ending}" for case in cases]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -11,15 +9,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from functools import partial
 from math import prod
-from multiprocessing import connection, parent_process
 from pathlib import Path
-from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
-from fuse4seg.background import WatchedPool
+from fuse4seg.background import WatchedPool, start_worker
 from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.nifti import itk_header
-from fuse4seg.errors import Fuse4SegError, UnwritableFolderError, WorkerDiedError
+from fuse4seg.errors import UnwritableFolderError, WorkerDiedError
+from fuse4seg.farm.farm import Outcome
 from fuse4seg.files import has_plain_name
 from fuse4seg.machine import free_memory, usable_cores
 
@@ -29,14 +26,6 @@ MOST, MOST_ON_CPU = 3, 1
 CORES_ON_CPU = 4
 #: Bytes that a process takes for each voxel of all channels at the worst moment, and for itself.
 BYTES_PER_VOXEL, BYTES_PER_PROCESS = 24, 500_000_000
-
-
-class Outcome(NamedTuple):
-    """What became of a case: a result, or the failure that kept it from having one."""
-
-    case: str
-    result: Any
-    failure: Fuse4SegError | None
 
 
 class Workers(AbstractContextManager):
@@ -86,7 +75,7 @@ class Workers(AbstractContextManager):
     def _pool(self, place: int) -> WatchedPool:
         pool = self._pools[place]
         if pool is None:
-            pool = self._pools[place] = WatchedPool(1, initializer=_start_worker)
+            pool = self._pools[place] = WatchedPool(1, initializer=start_worker)
         return pool
 
     def _finish(self, case: str, place: int, future: Future) -> Outcome:
@@ -127,17 +116,6 @@ def _outcome(case: str, ask: Callable[[], Any]) -> Outcome:
         return Outcome(case, None, error)
     except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
         return Outcome(case, None, fault_of(error, case))
-
-
-def _start_worker() -> None:
-    """Ctrl-C is for the process that started this one, and a worker does not outlive it, however it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    connection.wait([parent_process().sentinel])
-    os._exit(1)
 
 
 def _voxels(images: Sequence[Path]) -> int:

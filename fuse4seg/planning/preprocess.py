@@ -7,16 +7,15 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from fuse4seg.background import in_background
-from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.dataset_json import is_labelled, read_dataset_json, read_raw_dataset_json
 from fuse4seg.datasets.raw import Case, training_cases
 from fuse4seg.errors import (
@@ -26,6 +25,8 @@ from fuse4seg.errors import (
     UnwritableFolderError,
     first_line,
 )
+from fuse4seg.farm.farm import Farm, Job
+from fuse4seg.farm.processes import FEWER, ProcessFarm
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.machine import free_memory, require_memory
 from fuse4seg.nnunet_output import logged_prints
@@ -44,7 +45,7 @@ CHANNEL_BYTES = 4
 
 
 def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configurations: Sequence[str] | None = None,
-               processes: int) -> None:
+               processes: int, farm: Farm | None = None) -> None:
     """Preprocess the training cases of a planned dataset, and put the labels it has beside them for validation.
 
     Args:
@@ -52,6 +53,7 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
         plans_name: Name of the plans file, without its ending.
         configurations: Which to preprocess; without any, those of 2d, 3d_fullres and 3d_lowres that are planned.
         processes: Cases preprocessed at a time.
+        farm: Workers that do it in place of these processes; they see the folders of the dataset as this process does.
 
     Raises:
         PlansNotFoundError: The dataset has no such plans.
@@ -71,14 +73,16 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     chosen = choose_configurations(configurations, plans, plans_file=plans_file)
     make_writable_folder(preprocessed)
     with suppress(FingerprintNotFoundError):  # plans may have come without one
-        _require_memory(read_fingerprint(preprocessed / FINGERPRINT_FILE), plans, chosen, processes=processes)
+        if farm is None:
+            _require_memory(read_fingerprint(preprocessed / FINGERPRINT_FILE), plans, chosen, processes=processes)
     by_class: dict[type[DefaultPreprocessor], list[str]] = {}
     for configuration in chosen:
         preprocessor = plans.get_configuration(configuration).preprocessor_class
         by_class.setdefault(preprocessor if is_labelled(raw, description) else UnlabelledPreprocessor, []).append(configuration)
-    for preprocessor, group in by_class.items():
-        logger.info("preprocessing %s for %s", name, ", ".join(group))
-        _preprocess_group(preprocessed, cases, group, preprocessor=preprocessor(verbose=False), plans=plans, processes=processes)
+    with nullcontext(farm) if farm else ProcessFarm(["cpu"] * min(processes, len(cases)), mend=FEWER) as workers:
+        for preprocessor, group in by_class.items():
+            logger.info("preprocessing %s for %s", name, ", ".join(group))
+            _preprocess_group(preprocessed, cases, group, preprocessor=preprocessor(verbose=False), plans=plans, farm=workers)
     if labels:
         _copy_labels(labels, make_writable_folder(preprocessed / REFERENCES))
 
@@ -124,7 +128,7 @@ def resampled_voxels(shape: Sequence[int], spacing: Sequence[float], plans: Plan
 
 
 def _preprocess_group(base: Path, cases: Mapping[str, Case], configurations: Sequence[str], *,
-                      preprocessor: DefaultPreprocessor, plans: PlansManager, processes: int) -> None:
+                      preprocessor: DefaultPreprocessor, plans: PlansManager, farm: Farm) -> None:
     """Preprocess for all configurations in one pass over the cases; data that are there already are replaced at the end."""
     chosen = {base / plan.data_identifier: plan for plan in map(plans.get_configuration, configurations)}
     unfinished = {folder.with_name(f".partial.{folder.name}"): plan for folder, plan in chosen.items()}
@@ -135,9 +139,8 @@ def _preprocess_group(base: Path, cases: Mapping[str, Case], configurations: Seq
         (first, plan), *further = unfinished.items()
         one_pass = OnePassPreprocessor(preprocessor, dict(further))
         description = read_dataset_json(base)
-        arguments = {name: (str(first / name), list(map(str, case.images)), case.label and str(case.label), plans, plan,
-                            description) for name, case in cases.items()}
-        _run_all(one_pass, arguments, task=f"preprocessing {', '.join(configurations)}", processes=processes)
+        job = Job(partial(_Preprocessing, one_pass, first, plans, plan, description), _preprocess_case, "preprocessing")
+        _run_all(farm, job, cases)
         for made, folder in zip(unfinished, chosen, strict=True):
             _replace_folder(made, folder)
     finally:
@@ -145,25 +148,38 @@ def _preprocess_group(base: Path, cases: Mapping[str, Case], configurations: Seq
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_all(one_pass: OnePassPreprocessor, arguments: dict[str, tuple[Any, ...]], *, task: str, processes: int) -> None:
-    """Preprocess and store cases, given by their names, in background processes.
+@dataclass(frozen=True)
+class _Preprocessing:
+    """What a worker holds: nnU-Net's arguments that all cases share, the first configuration's folder among them."""
+
+    one_pass: OnePassPreprocessor
+    first: Path
+    plans: PlansManager
+    plan: ConfigurationManager
+    description: dict[str, Any]
+
+
+def _preprocess_case(shared: _Preprocessing, named: tuple[str, Case]) -> None:
+    """Preprocess and store one case, given with its name."""
+    name, case = named
+    try:
+        with logged_prints():
+            shared.one_pass.run_case_save(str(shared.first / name), list(map(str, case.images)),
+                                          case.label and str(case.label), shared.plans, shared.plan, shared.description)
+    except NotStoredError as error:
+        raise UnwritableFolderError(shared.first.parent, str(error)) from error
+
+
+def _run_all(farm: Farm, job: Job, cases: Mapping[str, Case]) -> None:
+    """Preprocess and store cases, given by their names, in workers.
 
     Raises:
         WorkerDiedError, FaultyImageError, UnwritableFolderError: The first thing that went wrong.
     """
-    with in_background(partial(_run_quietly, one_pass), arguments.values(), processes=processes, doing=task) as cases:
-        for name, case in progress(zip(arguments, cases, strict=True), "preprocessing", unit="case", total=len(cases)):
-            try:
-                case()
-            except NotStoredError as error:
-                raise UnwritableFolderError(Path(arguments[name][0]).parent.parent, str(error)) from error
-            except Exception as error:
-                raise fault_of(error, name) from error
-
-
-def _run_quietly(one_pass: OnePassPreprocessor, case: tuple[Any, ...]) -> None:
-    with logged_prints():
-        one_pass.run_case_save(*case)
+    with closing(farm.outcomes(job, cases.items(), name=lambda named: named[0])) as outcomes:
+        for outcome in progress(outcomes, "preprocessing", unit="case", total=len(cases)):
+            if outcome.failure is not None:
+                raise outcome.failure
 
 
 def _replace_folder(made: Path, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -13,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from fuse4seg.comparison import trainings
 from fuse4seg.comparison.rows import Row
-from fuse4seg.comparison.trainings import Budget, Trial, last_line, run_trials
-from fuse4seg.signals import Terminated
+from fuse4seg.comparison.trainings import Budget, Trial, run_trials
 from fuse4seg.training.run import Training
 
 
@@ -131,28 +128,3 @@ class TestRunTrials:
         assert len(faults) == 1
         assert faults[0].startswith("b, fold 1, seed 0: error: the GPU is full. (")
 
-
-    def test_terminated_ends_what_runs_and_begins_nothing_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        endless = [sys.executable, "-c", "import time; print('running', flush=True); time.sleep(100); print('ended')"]
-        monkeypatch.setattr(Trial, "command", lambda *_: endless)
-        trials = [trial(tmp_path, name) for name in ("a", "b", "c")]
-
-        def interrupted(futures: Any) -> Any:
-            while not (trials[0].place / "log.txt").exists() or not (trials[0].place / "log.txt").read_text():
-                time.sleep(0.01)
-            raise Terminated
-
-        monkeypatch.setattr(trainings, "as_completed", interrupted)
-        with pytest.raises(Terminated):
-            run_trials(trials, devices=["cpu"])
-        assert (trials[0].place / "log.txt").read_text() == "running\n"
-        assert not trials[1].place.exists()
-
-
-class TestLastLine:
-    @pytest.mark.parametrize(("log", "said"), [
-        ("a bar\rerror: no.\n", "error: no."), ("Traceback\nValueError: bad\nThread-1\nEOFError\n", "ValueError: bad"),
-        ("last words\n\n", "last words"), ("", "ended without a word")])
-    def test_is_what_explains_the_end(self, tmp_path: Path, log: str, said: str) -> None:
-        (tmp_path / "log.txt").write_text(log)
-        assert last_line(tmp_path / "log.txt").startswith(f"{said} (")

@@ -1,0 +1,79 @@
+"""f4s_submit: another command as a job array of SLURM, a fold or a part of the cases per element."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from fuse4seg.cli.command import make_parser, require_at_least, run_command, words_of
+from fuse4seg.cli.reference import COMMANDS, parser_of
+from fuse4seg.errors import OptionError
+from fuse4seg.slurm import script_of, submit, write_script
+
+log = logging.getLogger(__name__)
+
+#: What makes a command go on where it was stopped; the others do so by themselves, or begin anew.
+AGAIN: Mapping[str, str] = MappingProxyType({"f4s_train": "--c", "f4s_predict": "--continue_prediction"})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser("Write a job script for SLURM, and submit it where sbatch is there: f4s_train with several folds "
+                         "becomes an element per fold, f4s_predict with --parts one per part. What is stopped by SIGTERM, as at "
+                         "the time limit, is put back into the queue and goes on.",
+                         example="f4s_submit -o jobs --sbatch gres=gpu:1 time=24:00:00 -- f4s_train 501 2d 0 1 2 3 4")
+    parser.add_argument("-o", dest="folder", type=Path, required=True, help="folder for the script and the logs")
+    parser.add_argument("--sbatch", nargs="+", default=[], metavar="OPTION=VALUE",
+                        help="options of sbatch by their long names: partition=gpu gres=gpu:1 time=24:00:00 exclusive")
+    parser.add_argument("--parts", type=int, metavar="N", help="of f4s_predict: parts that the cases are divided into")
+    parser.add_argument("--only_write", action="store_true", help="write the script, and submit nothing")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="--, the command and its words")
+    return run_command(_run, parser, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    words = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not words or words[0] not in COMMANDS or words[0] == "f4s_submit":
+        raise OptionError("command", "is to be one of this tool, behind two dashes: -- f4s_train 501 2d 0 1 2 3 4.")
+    name, parser = words[0], parser_of(words[0])
+    given = parser.parse_args(words[1:])
+    elements = [[sys.executable, "-c", f"import sys; from fuse4seg.cli.{name[4:]} import main; sys.exit(main())",
+                 *words_of(parser, one)] for one in _elements(name, given, options.parts)]
+    again = [AGAIN[name]] if name in AGAIN and not getattr(given, "val", False) else []
+    script = options.folder / f"{name}.sh"
+    text = script_of(elements, name=name, folder=options.folder, again=again, options=_sbatch_options(options.sbatch))
+    write_script(text, script)
+    answer = None if options.only_write else submit(script)
+    log.info("%s: %d job(s)", script, len(elements))
+    log.info("%s", answer or f"not submitted yet: sbatch {script}")
+
+
+def _elements(name: str, given: argparse.Namespace, parts: int | None) -> list[argparse.Namespace]:
+    """The options of each element."""
+    if parts is not None:
+        require_at_least(1, parts, flag="--parts")
+        if name != "f4s_predict" or given.num_parts > 1:
+            raise OptionError("--parts", "divides the cases of f4s_predict, without its -num_parts. Leave one out.")
+        return [argparse.Namespace(**{**vars(given), "num_parts": parts, "part_id": part}) for part in range(parts)]
+    if name == "f4s_train":
+        return [argparse.Namespace(**{**vars(given), "fold": [fold]}) for fold in given.fold]
+    return [given]
+
+
+def _sbatch_options(words: Sequence[str]) -> dict[str, str]:
+    """Options of sbatch by their names.
+
+    Raises:
+        OptionError: One would break the script.
+    """
+    found = {}
+    for word in words:
+        name, _, value = word.lstrip("-").partition("=")
+        if not name.replace("-", "").isalnum() or not value.isprintable() or name in ("array", "output"):
+            raise OptionError("--sbatch", f"{word!r} is no option that can be chosen. Give long names, as time=24:00:00.")
+        found[name] = value
+    return found

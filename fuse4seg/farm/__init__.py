@@ -1,0 +1,1 @@
+"""Cases shared out among workers: processes of this machine, or of a cluster."""
