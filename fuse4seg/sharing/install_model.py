@@ -22,6 +22,7 @@ from fuse4seg.errors import (
     Fuse4SegError,
     ModelArchiveError,
     ModelExistsError,
+    UnreadableRecordError,
     UntrustedModelError,
     UnwritableFolderError,
     first_line,
@@ -144,7 +145,7 @@ def _make_usable(folder: Path, model: SharedModel, path: Path) -> None:
         if model.fingerprint:
             _require_object(read_json(folder / FINGERPRINT, ModelArchiveError), FINGERPRINT)
         for name in model.doubt_files:
-            read_doubts(folder / name)
+            _require_doubts(folder / name, name)
         for file in model.weights:
             target = folder / file
             state = _joined(target, model, plans.plans, dataset_json)
@@ -185,6 +186,13 @@ def _require_object(content: Any, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{name} holds no JSON object.")
     return content
+
+
+def _require_doubts(path: Path, name: str) -> None:
+    try:
+        read_doubts(path)
+    except UnreadableRecordError as error:
+        raise ValueError(f"{name} is no record of a validation's doubts.") from error
 
 
 def _put_in_place(sources: Sequence[Path], targets: Sequence[Path], old: Path) -> None:
