@@ -62,7 +62,7 @@ def robust_deviation(volume: float, others: Sequence[float], *, smallest: float)
     Example:
         >>> found = robust_deviation(100.0, [1.0, 3.0, 10.0, 30.0, 100.0], smallest=0.001)
         >>> round(found, 2)
-        1.36
+        1.29
     """
     present = np.log([other for other in others if other > 0])
     if len(present) < FEWEST_VOLUMES or not (volume or len(present) == len(others)):

@@ -22,6 +22,7 @@ from fuse4seg.errors import (
     Fuse4SegError,
     ModelArchiveError,
     ModelExistsError,
+    UnreadableRecordError,
     UntrustedModelError,
     UnwritableFolderError,
     first_line,
@@ -145,7 +146,7 @@ def _make_usable(folder: Path, model: SharedModel, path: Path) -> None:
         if model.fingerprint:
             _require_object(read_json(folder / FINGERPRINT, ModelArchiveError), FINGERPRINT)
         for name in model.doubt_files:
-            read_doubts(folder / name)
+            _require_doubts(folder / name, name)
         read_rules([folder], known=label_values(dataset_json))
         for file in model.weights:
             target = folder / file
@@ -187,6 +188,13 @@ def _require_object(content: Any, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{name} holds no JSON object.")
     return content
+
+
+def _require_doubts(path: Path, name: str) -> None:
+    try:
+        read_doubts(path)
+    except UnreadableRecordError as error:
+        raise ValueError(f"{name} is no record of a validation's doubts.") from error
 
 
 def _put_in_place(sources: Sequence[Path], targets: Sequence[Path], old: Path) -> None:
