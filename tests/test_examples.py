@@ -17,6 +17,7 @@ import fuse4seg.evaluation
 import fuse4seg.losses
 import fuse4seg.networks
 import fuse4seg.report
+import fuse4seg.training.limits
 
 
 def modules_of(package: ModuleType) -> list[ModuleType]:
@@ -24,7 +25,7 @@ def modules_of(package: ModuleType) -> list[ModuleType]:
 
 
 WITH_EXAMPLES = [module for package in (fuse4seg.evaluation, fuse4seg.losses) for module in modules_of(package)]
-OTHERS = [*modules_of(fuse4seg.networks), *modules_of(fuse4seg.report), fuse4seg.colour]
+OTHERS = [*modules_of(fuse4seg.networks), *modules_of(fuse4seg.report), fuse4seg.colour, fuse4seg.training.limits]
 
 
 def examples_of(thing: object, module: ModuleType) -> list[doctest.DocTest]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from nnunetv2.training.logging.nnunet_logger import LocalLogger, MetaLogger
 
 from fuse4seg.checkpoint import to_plain
@@ -129,4 +130,5 @@ def _line(axes: plt.Axes, values: list[float], label: str) -> None:
 
 def _finish(axes: plt.Axes, title: str) -> None:
     axes.set(title=title, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()

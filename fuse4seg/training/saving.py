@@ -116,7 +116,7 @@ class MidEpoch:
         """
         if self.stop.signal is not None:
             raise TrainingStoppedError(self.stop.signal, self._save())
-        if self._deadline.left() <= 0:
+        if self._deadline.left() < 0:
             raise TrainingStoppedError(signal.SIGTERM, self._save(), by="--max_time")
         if time.monotonic() - self._since >= self._minutes * 60:
             self._save()

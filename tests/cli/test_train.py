@@ -167,6 +167,8 @@ class TestRefusedFlags:
         (["2d", "0", "--set", "follower.features=8"], "follower.features: is decided in planning. Plan anew: f4s_plan"),
         (["2d", "0", "--set", "bilevel"], "--set: bilevel: is no change. Write SECTION.ENTRY=VALUE, as losses.edges=2"),
         (["2d", "0", "--save_every", "0"], "--save_every: 0 is not understood. Give a number of epochs (5), of minutes (30min)"),
+        (["2d", "0", "--patience", "0"], "--patience: must be at least 1, got 0."),
+        (["2d", "0", "--max_time", "11"], "--max_time: 11 is not understood. Give hours (11h), minutes (90min), or both"),
         (["2d", "0", "--val"], "Finish the training first"),
     ])
     def test_that_do_not_fit(self, root: Path, refused: Refused, words: list[str], said: str) -> None:

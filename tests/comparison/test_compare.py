@@ -98,7 +98,7 @@ class TestCompare:
         before = {path: path.stat().st_mtime_ns for path in compared.rglob("*") if path.is_file()}
         assert run(planned_phantom, compared, *ROWS) == 0
         changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
-        assert changed <= {"comparison.json", "conditions.json", "report.md", "case.png"}
+        assert changed <= {"comparison.json", "conditions.json", "report.md", "report.html", "case.png"}
         assert json.loads((compared / "comparison.json").read_text())["results"] == result["results"]
 
     def test_keeps_what_earlier_calls_left(self, planned_phantom: Path, compared: Path, result: dict[str, Any]) -> None:
@@ -140,6 +140,10 @@ class TestCompare:
         assert "## Fused images" in page
         assert "| all_sources |" in page
         assert "(case.png)" in page
+        shown = (compared / "report.html").read_text()
+        assert "Which segments best?" in shown
+        assert "What does a readable image cost?" in shown
+        assert "data:image/png;base64," in shown
         assert (compared / "case.png").is_file()
 
     def test_names_what_failed_and_does_the_rest(self, planned_phantom: Path, compared: Path, result: dict[str, Any],

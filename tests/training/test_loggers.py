@@ -58,11 +58,11 @@ class TestTensorBoard:
         picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         for step in range(2):
             board.log("edges", np.float32(0.5 + step), step)
-            board.log("visibility/a b", 0.75, step)
+            board.log("visibility/a-b", 0.75, step)
         board.log("epoch_end_timestamps", 1e9, 0)
         board.log("panel", picture, 1)
         events = read(tmp_path / "events")
-        assert events.Tags()["scalars"] == ["fusion_losses/edges", "visibility/a_b"]
+        assert events.Tags()["scalars"] == ["fusion_losses/edges", "visibility/a-b"]
         assert scalars(events, "fusion_losses/edges") == [(0, 0.5), (1, 1.5)]
         shown, = events.Images("panel")
         assert (shown.step, shown.width, shown.height) == (1, 30, 20)

@@ -129,7 +129,7 @@ class TestMaxTime:
         training = Training("990", "2d", 0, device="cpu", changes=(*CHANGES[:2], "training.iterations=2"))
         latest = own_results / MODEL.parent / training.folder_name / "fold_0" / "checkpoint_latest.pth"
         with pytest.raises(TrainingStoppedError, match=f"^stopped by --max_time; everything is saved in {latest}") as stopped:
-            train(training, conduct=Conduct(limits=Limits(seconds=10)))
+            train(training, conduct=Conduct(limits=Limits(seconds=5)))
         assert stopped.value.status == 143
         state = load(latest)
         assert (state["current_epoch"], len(state["reports"])) == (0, 1)
