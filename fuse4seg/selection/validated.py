@@ -154,8 +154,8 @@ def require_probabilities(candidates: Sequence[Candidate]) -> None:
                 lacking.setdefault(candidate.name, {})[case.fold] = None
     if lacking:
         folds = "; ".join(f"{name} of fold {', '.join(map(str, found))}" for name, found in lacking.items())
-        raise OptionError("--disable_ensembling", f"is needed, as probabilities of validation cases are missing: {folds}. Or make "
-                                                  "them with f4s_train --val --npz.")
+        raise OptionError("--disable_ensembling", f"is needed, as validation cases have no probabilities: {folds}. Or make them "
+                                                  "with f4s_train --val --npz.")
 
 
 def paired(one: Candidate, other: Candidate, description: ModelDescription) -> tuple[Candidate, list[Fuse4SegError]]:
