@@ -22,7 +22,7 @@ from fuse4seg.evaluation.table import format_table
 from fuse4seg.files import write_json
 from fuse4seg.inference.ensemble import require_same_classes
 from fuse4seg.inference.find_model import TrainedModel
-from fuse4seg.selection.validated import Candidate, describe, paired, validated
+from fuse4seg.selection.validated import Candidate, describe, paired, require_probabilities, validated
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,8 @@ def find_best(models: Sequence[TrainedModel], *, folds: Sequence[int] | None = N
     require_same_classes(descriptions, flag="-c")
     description = next(iter(descriptions.values()))
     candidates, faults = validated(models, folds, ending=description.file_ending), []
+    if ensembles and len(candidates) > 1:
+        require_probabilities(candidates)
     for one, other in list(combinations(candidates, 2)) if ensembles else ():
         ensemble, failed = paired(one, other, description)
         candidates.append(ensemble)

@@ -141,6 +141,23 @@ def _cases(model: TrainedModel, folds: Sequence[int], ending: str) -> list[Valid
     return found
 
 
+def require_probabilities(candidates: Sequence[Candidate]) -> None:
+    """Make sure that ensembles can be made of models.
+
+    Raises:
+        OptionError: Folds were validated without probabilities; all of them are named in one line.
+    """
+    lacking: dict[str, dict[int, None]] = {}
+    for candidate in candidates:
+        for case in candidate.cases:
+            if not case.prediction.with_name(f"{case.case}.npz").is_file():
+                lacking.setdefault(candidate.name, {})[case.fold] = None
+    if lacking:
+        folds = "; ".join(f"{name} of fold {', '.join(map(str, found))}" for name, found in lacking.items())
+        raise OptionError("--disable_ensembling", f"is needed, as validation cases have no probabilities: {folds}. Or make them "
+                                                  "with f4s_train --val --npz.")
+
+
 def paired(one: Candidate, other: Candidate, description: ModelDescription) -> tuple[Candidate, list[Fuse4SegError]]:
     """The ensemble of two models: validation cases segmented by the mean of their probabilities.
 
@@ -153,7 +170,6 @@ def paired(one: Candidate, other: Candidate, description: ModelDescription) -> t
         The ensemble, and what is wrong with cases that are not in it.
 
     Raises:
-        OptionError: A fold's validation has no probabilities.
         UnwritableFolderError: The results folder cannot be written to.
     """
     models = (*one.models, *other.models)
@@ -163,17 +179,9 @@ def paired(one: Candidate, other: Candidate, description: ModelDescription) -> t
     for fold in one.folds:
         inside = [case for case in one.cases if case.fold == fold]
         folders, names = [_folder(model, fold) for model in models], [case.case for case in inside]
-        _require_probabilities(folders, names)
         export = Export(description, place / f"fold_{fold}", (), 0, SEGMENTATIONS)
         failed = ensemble_cases(names, folders, export, claim_exports(names, export))
         faults += failed.values()
         cases += [ValidationCase(case.case, fold, export.output / case.prediction.name, case.reference) for case in inside
                   if case.case not in failed]
     return Candidate(f"{one.name} + {other.name}", models, one.folds, tuple(cases)), faults
-
-
-def _require_probabilities(folders: Sequence[Path], names: Sequence[str]) -> None:
-    for folder in folders:
-        if any(not (folder / f"{name}.npz").is_file() for name in names):
-            raise OptionError("--disable_ensembling", f"is needed: {folder} lacks probabilities, of which ensembles are made. Or "
-                                                      "make them with f4s_train --val --npz.")

@@ -13,7 +13,15 @@ import torch
 from nnunetv2.ensembling.ensemble import average_probabilities
 
 from fuse4seg.errors import FoldError, ModelNotFoundError, OptionError, UnreadableRecordError
-from fuse4seg.selection.validated import ENSEMBLES, Candidate, chosen_models, describe, paired, validated
+from fuse4seg.selection.validated import (
+    ENSEMBLES,
+    Candidate,
+    chosen_models,
+    describe,
+    paired,
+    require_probabilities,
+    validated,
+)
 
 MakeValidated = Callable[..., Path]
 
@@ -105,9 +113,10 @@ class TestEnsemble:
 
     def test_needs_probabilities(self, two: list[Path]) -> None:
         (two[1] / "fold_1" / "validation" / "phantom_004.npz").unlink()
-        flat, deep = both()
-        with pytest.raises(OptionError, match="--disable_ensembling: .*3d_fullres/fold_1/validation.*--val --npz"):
-            paired(flat, deep, describe(flat.models[0]))
+        require_probabilities(both(folds=(0,)))
+        (two[0] / "fold_0" / "validation" / "phantom_000.npz").unlink()
+        with pytest.raises(OptionError, match="--disable_ensembling: .*: 2d of fold 0; 3d_fullres of fold 1. .*--val --npz"):
+            require_probabilities(both())
 
     def test_leaves_a_damaged_case_out(self, two: list[Path]) -> None:
         (two[1] / "fold_1" / "validation" / "phantom_004.npz").write_bytes(b"")
