@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from fuse4seg.launch import is_first_rank
+
 Item = TypeVar("Item")
 
 #: Seconds between updates on a terminal, and in a file, where every update is a line to scroll past.
@@ -16,7 +18,7 @@ ON_TERMINAL, IN_FILE = 0.1, 30.0
 
 def progress(items: Iterable[Item], doing: str, *, unit: str = "it", total: int | None = None,
              leave: bool = True) -> tqdm[Item]:
-    """Iterate over ``items`` under a bar on stderr.
+    """Iterate over ``items`` under a bar on stderr; of several processes that train together, the first has one.
 
     Args:
         items: What to iterate over.
@@ -26,4 +28,4 @@ def progress(items: Iterable[Item], doing: str, *, unit: str = "it", total: int 
         leave: Keep the bar when done.
     """
     interval = ON_TERMINAL if sys.stderr.isatty() else IN_FILE
-    return tqdm(items, desc=doing, unit=unit, total=total, leave=leave, mininterval=interval)
+    return tqdm(items, desc=doing, unit=unit, total=total, leave=leave, mininterval=interval, disable=not is_first_rank())

@@ -17,6 +17,7 @@ from fuse4seg.colour import luma
 from fuse4seg.datasets.raw import Case
 from fuse4seg.evaluation.nnunet_summary import summarise_folder
 from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.inference.case_share import WHOLE, CaseShare
 from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Export, Predicted, Wanted, export_case
 from fuse4seg.inference.input_space import read_levels
 from fuse4seg.inference.model import Model, ModelDescription
@@ -35,7 +36,7 @@ FUSION_LOSSES = "fusion_losses.json"
 
 
 def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path, *, preprocessed: Path,
-                           save_probabilities: bool = False) -> dict[str, Any]:
+                           save_probabilities: bool = False, share: CaseShare = WHOLE) -> dict[str, Any]:
     """Write segmentations, fused images and nnU-Net's summary.json; and what the next stage of a cascade is trained on.
 
     Args:
@@ -44,41 +45,51 @@ def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path,
         fold: The fold's folder; what its validation folder holds of other cases is deleted.
         preprocessed: The dataset's folder of preprocessed data.
         save_probabilities: Also write nnU-Net's npz files.
+        share: The cases that this process predicts; another does the rest.
 
     Returns:
-        nnU-Net's summary: metric_per_case, mean per label or region, foreground_mean.
+        nnU-Net's summary: metric_per_case, mean per label or region, foreground_mean; nothing but to the first of several.
     """
     wanted = Wanted(probabilities=(NPZ,)) if save_probabilities else SEGMENTATIONS
-    for case, _, made in _predicted(model, dataset, fold, wanted):
+    for case, _, made in _predicted(model, dataset, fold, wanted, share):
         for stage in model.description.configuration.next_stage_names or ():
             _hand_on(case, made, model.description, preprocessed=preprocessed, folder=fold.parent / NEXT_STAGE / stage)
+    if share.gather(fold / VALIDATION, {}) is None:
+        return {}
     summary = summarise_folder(fold / VALIDATION, preprocessed / "gt_segmentations", dataset_json=model.description.dataset_json,
                                reader=model.description.reader)
     write_json(summary, fold / VALIDATION / "summary.json")
     return summary
 
 
-def validate_fusion(model: Model, dataset: nnUNetBaseDataset, fold: Path) -> dict[str, float]:
+def validate_fusion(model: Model, dataset: nnUNetBaseDataset, fold: Path, *, share: CaseShare = WHOLE) -> dict[str, float]:
     """Write fused images and FUSION_LOSSES, their likeness to the sources, where no labels say more; arguments as above.
 
     Returns:
-        Mean over the cases of each loss between images, trained or not, on the grid that the network works on.
+        Mean over the cases of each loss between images, trained or not, on the grid that the network works on; nothing but to
+        the first of several processes.
     """
-    reports = [_fusion_losses(model, channels, made) for _, channels, made in _predicted(model, dataset, fold, SEGMENTATIONS)]
+    own = {case: _fusion_losses(model, channels, made)
+           for case, channels, made in _predicted(model, dataset, fold, SEGMENTATIONS, share)}
+    found = share.gather(fold / VALIDATION, own)
+    if found is None:
+        return {}
+    reports = [found[case] for case in dataset.identifiers]
     means = {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
     write_json(means, fold / VALIDATION / FUSION_LOSSES)
     return means
 
 
-def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path,
-               wanted: Wanted) -> Iterator[tuple[str, Tensor, CasePrediction]]:
+def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path, wanted: Wanted,
+               share: CaseShare) -> Iterator[tuple[str, Tensor, CasePrediction]]:
     """Names, preprocessed channels and predictions of the cases, each after it is written."""
     description, cases, folder = model.description, list(dataset.identifiers), make_writable_folder(fold / VALIDATION)
-    for path in folder.rglob(f"*{description.file_ending}"):
+    # Left over from another split: they would be scored with this one. Files that begin with a dot are being written.
+    for path in folder.rglob(f"[!.]*{description.file_ending}") if share.number == 0 else ():
         if path.name.removesuffix(description.file_ending) not in cases:
-            path.unlink()  # left over from another split: it would be scored with this one
+            path.unlink()
     export = Export(description, folder, ("",), model.network.fusion.reference, wanted)
-    for case in progress(cases, "validating", unit="case"):
+    for case in progress(share.take(cases), "validating", unit="case"):
         images, _, previous, properties = dataset.load_case(case)
         # nnU-Net opens them as files that only read.
         channels = images[:].copy() if previous is None else with_one_hot(images[:], previous[:], description)

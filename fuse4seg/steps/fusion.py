@@ -72,7 +72,7 @@ class FusionStep:
         """Fusion loss on a batch (B, C, *S) without the adversarial part, whose measure, the discriminators, moves along."""
         with self.autocast():
             loss, _ = fusion_loss_of(self.model, self.model.fuse(batch), None, weights=self.weights)
-        return mean_report({"loss": loss})["loss"]
+        return float(loss)
 
     def _move(self, loss: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)

@@ -34,9 +34,11 @@ from fuse4seg.machine import choose_device
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import NETWORK, PLANS_NAME, planned_recipe, read_plans
+from fuse4seg.ranks import is_first, world_size
 from fuse4seg.recipes.reading import changed, difference_of, name_after
 from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.steps.hypergradients import BY_MEMORY
+from fuse4seg.training.distributed import agreed, joined, require_shares
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.recipe import require_fit, trained_with
 from fuse4seg.training.saving import SaveEvery
@@ -101,10 +103,12 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
         TrainingStoppedError: A signal asked it to stop; everything is saved.
         Fuse4SegError: Whatever does not fit; nothing has been written then.
     """
-    trainer = make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, save_every=save_every)
-    if not validate_only:
-        trainer.run_training()
-    trainer.perform_actual_validation()
+    with joined(training.device):
+        trainer = agreed(lambda: make_trainer(training, seed=seed, resume=resume, validate_only=validate_only,
+                                              save_every=save_every), tell=_begins_at)
+        if not validate_only:
+            trainer.run_training()
+        trainer.perform_actual_validation()
 
 
 def pretrain(training: Training, *, seed: int | None = None, save_every: SaveEvery | None = None) -> Path:
@@ -119,9 +123,14 @@ def pretrain(training: Training, *, seed: int | None = None, save_every: SaveEve
     if not recipe.pretraining.epochs:
         raise RecipeError("pretraining.epochs", "is 0, so there is no stage 1. Give --set pretraining.epochs=80, here and to "
                                                 "f4s_train.", source=recipe.name)
-    trainer = make_trainer(training, seed=seed, resume=True, save_every=save_every)
-    trainer.run_pretraining()
+    with joined(training.device):
+        trainer = agreed(lambda: make_trainer(training, seed=seed, resume=True, save_every=save_every), tell=_begins_at)
+        trainer.run_pretraining()
     return trainer.pretrained_file
+
+
+def _begins_at(trainer: Fuse4SegTrainer) -> str:
+    return f"epoch {trainer.current_epoch}, iteration {len(trainer.epoch.reports)}"
 
 
 def make_trainer(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
@@ -135,13 +144,15 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
                      in_training=True)
     _require_fold(training, name, plans)
     fold = data_root(RESULTS) / name / training.folder_name / f"fold_{training.fold}"
-    require_unlocked(fold)
+    if is_first():
+        require_unlocked(fold)
     checkpoint = _find_checkpoint(fold, resume=resume, validate_only=validate_only)
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     require_fit(recipe, dataset_json)
     _require_network(training, name, plans, dataset_json)
     _require_recipe_of_other_folds(training, fold, plans)
     _require_previous_stage(training, name, plans)
+    require_shares(recipe, PlansManager(dict(plans)).get_configuration(training.configuration).batch_size, ranks=world_size())
     trainer_class = _trainer_class(training.trainer)
     if checkpoint is not None:
         seed = _require_same(checkpoint, trainer_class, recipe, seed=seed)
@@ -304,7 +315,7 @@ def _preprocessed_cases(training: Training, folder: Path, plans: dict[str, Any])
 
 def _write_splits(training: Training, folder: Path, plans: dict[str, Any]) -> None:
     """Write nnU-Net's split, where there is none, as nnU-Net would, but whole."""
-    if training.fold != "all" and not (folder / SPLITS_FILE).is_file():
+    if is_first() and training.fold != "all" and not (folder / SPLITS_FILE).is_file():
         write_json(generate_crossval_split(_preprocessed_cases(training, folder, plans)[1]), folder / SPLITS_FILE)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from fuse4seg.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint
 from fuse4seg.errors import CheckpointError
+from fuse4seg.ranks import wait_for_all
 from fuse4seg.recipes.reading import to_plain
 from fuse4seg.steps.schedule import Schedule
 from fuse4seg.training.data import PRETRAIN_STREAM, Batch, batch_makers, batch_stream
@@ -68,6 +69,7 @@ class Stage1:
                 self.save()
                 mid_epoch.is_saved()
         self.save(self.latest.with_name(PRETRAINED))
+        wait_for_all()
         for left in (self.latest, previous_of(self.latest)):
             left.unlink(missing_ok=True)
 
@@ -80,6 +82,8 @@ class Stage1:
         trainer, levels = self.trainer, self.trainer.levels
         require_finite_weights(levels, self.epoch)
         path = path or self.latest
+        if trainer.local_rank:
+            return path
         save_checkpoint({
             "fusion": trainer.network.fusion.state_dict(), "discriminators": levels.adversary.state_dict(),
             "optimiser": self.step.optimiser.state_dict(),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,14 @@ from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, 
 from fuse4seg.datasets.dataset_json import NO_LABELS
 from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, TrainingStoppedError
 from fuse4seg.files import remove_stale, write_json, written_whole
+from fuse4seg.inference.case_share import CaseShare
 from fuse4seg.inference.model import AUTO, Model, ModelDescription, choose_precision
-from fuse4seg.inference.validate_fold import validate_fusion, validate_segmentations
+from fuse4seg.inference.validate_fold import VALIDATION, validate_fusion, validate_segmentations
+from fuse4seg.launch import stands_in_group
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.plans import planned_recipe
+from fuse4seg.ranks import largest, wait_for_all
 from fuse4seg.steps.bilevel import BilevelStep
 from fuse4seg.steps.fusion import FusionStep
 from fuse4seg.steps.levels import Levels, build_levels
@@ -42,6 +46,7 @@ from fuse4seg.training.data import (
     require_memory_for_batches,
     without_timing,
 )
+from fuse4seg.training.distributed import leave_group, of_whole_batches, share_loss, share_networks, stay_unwrapped
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.history import History, log_epoch
@@ -75,6 +80,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         labels = {} if self.recipe.segments else {"labels": NO_LABELS}  # by that the model knows
         with logged_prints():
             super().__init__(plans, configuration, fold, {**dataset_json, **labels}, device)
+        stay_unwrapped(self, device)
         self.logger.local_logger = History()
         self.seed = 0
         self.set_save_every(SaveEvery())
@@ -101,8 +107,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         """Build both levels, their optimisers and the discriminators, seeded."""
-        if self.is_ddp:
-            raise OptionError("nnUNetv2_train -num_gpus", "training on several GPUs is not supported yet. Use one.")
+        if self.ranks > 1 and not stands_in_group():
+            raise OptionError("nnUNetv2_train -num_gpus", "is f4s_train -num_gpus here.")
         training = self.recipe.training
         self.num_epochs, self.num_iterations_per_epoch = training.epochs, training.iterations
         self.num_val_iterations_per_epoch = validation_iterations(training.iterations)
@@ -112,10 +118,12 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.enable_deep_supervision = deep_supervision(self.recipe, len(self.configuration_manager.pool_op_kernel_sizes))
         torch.manual_seed(self.seed)
         super().initialize()
+        share_networks(self)
         precision = {"scaler": self.grad_scaler, "autocast": self._autocast()}
         if self.segments:
             one_resolution = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
             one_resolution.weight_ce, one_resolution.weight_dice = self.recipe.bilevel.cross_entropy, self.recipe.bilevel.dice
+            share_loss(one_resolution, ignored=self.label_manager.has_ignore_label, regions=self.label_manager.has_regions)
             self.bilevel_step = self.levels.bilevel_step(self.loss, loss_at_one_resolution=one_resolution, **precision)
         else:
             self.fusion_step = self.levels.fusion_step(**precision)
@@ -147,6 +155,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
         log.info(message)
 
     def _append_to_log_file(self, *words: object, add_timestamp: bool = True) -> None:
+        if self.local_rank:
+            return
         # nnU-Net waits for seconds when a full disk lets no line through; a checkpoint that fails there says so itself.
         with contextlib.suppress(OSError), Path(self.log_file).open("a") as stream:
             print(*[f"{datetime.now()}:"] * add_timestamp, *words, file=stream)
@@ -187,9 +197,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if self.stop is not None:  # stage 1 of a whole training
             yield
             return
-        with locked(Path(self.output_folder)), stop_requests() as self.stop:
+        own = locked(Path(self.output_folder)) if not self.local_rank else contextlib.nullcontext()
+        with own, stop_requests() as self.stop:
             try:
-                remove_stale(Path(self.output_folder))
+                if not self.local_rank:
+                    remove_stale(Path(self.output_folder))
                 require_memory_for_batches(self)
                 yield
             finally:
@@ -210,8 +222,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
                 if self.pretrained_file.is_file() and self.recipe.pretraining.epochs:
                     take_up_leader(self, self.pretrained_file, load_checkpoint(self.pretrained_file))
             self._run_stage_2()
-            if self.stop.signal is not None:
-                raise TrainingStoppedError(self.stop.signal, Path(self.output_folder) / FINAL)
+            if asked := int(largest(self.stop.signal or 0)[0]):
+                raise TrainingStoppedError(Signals(asked), Path(self.output_folder) / FINAL)
 
     def _run_stage_2(self) -> None:
         self.on_train_start()
@@ -235,6 +247,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         self.print_plans()
+        if not self.local_rank:
+            self._prepare_folders()
+        wait_for_all()
+
+    def _prepare_folders(self) -> None:
         self.dataset_class.unpack_dataset(self.preprocessed_dataset_folder, overwrite_existing=False,
                                           num_processes=max(1, round(get_allowed_n_proc_DA() // 2)), verify=True)
         folder = Path(self.output_folder_base)
@@ -290,6 +307,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """nnU-Net's pseudo Dice; without labels the mean fusion loss."""
+        val_outputs = of_whole_batches(val_outputs)
         if self.fusion_step is None:
             super().on_validation_epoch_end(val_outputs)
             return
@@ -324,7 +342,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def on_train_end(self) -> None:
         """nnU-Net's, and the end of the background processes."""
         super().on_train_end()
-        previous_of(Path(self.output_folder) / LATEST).unlink(missing_ok=True)
+        if not self.local_rank:
+            previous_of(Path(self.output_folder) / LATEST).unlink(missing_ok=True)
         self.dataloader_train = self.dataloader_val = None
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -334,17 +353,20 @@ class Fuse4SegTrainer(nnUNetTrainer):
                       precision=choose_precision(AUTO, self.device))
         dataset = self.dataset_class(self.preprocessed_dataset_folder, self.do_split()[1],
                                      folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage)
+        share = CaseShare(self.local_rank, self.ranks)
+        leave_group(Path(self.output_folder) / VALIDATION, share)
         if not self.segments:
-            for name, loss in validate_fusion(model, dataset, Path(self.output_folder)).items():
+            for name, loss in validate_fusion(model, dataset, Path(self.output_folder), share=share).items():
                 self.say(f"validation {name} loss: {loss:.4f}")
             return
         self.set_deep_supervision_enabled(False)
         summary = validate_segmentations(model, dataset, Path(self.output_folder), save_probabilities=save_probabilities,
-                                         preprocessed=Path(self.preprocessed_dataset_folder_base))
+                                         preprocessed=Path(self.preprocessed_dataset_folder_base), share=share)
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
-        for label, scores in summary["mean"].items():
+        for label, scores in summary.get("mean", {}).items():
             self.say(f"validation Dice of {label}: {scores['Dice']:.4f}")
-        self.say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")
+        if summary:
+            self.say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")
 
     def save_checkpoint(self, filename: str) -> None:
         """Write everything a resume needs once the current epoch is done, and what nnU-Net needs to predict, as plain data."""
@@ -360,6 +382,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if self.disable_checkpointing:
             return
         require_finite_weights(self.levels, self.epoch)
+        if self.local_rank:
+            return
         save_checkpoint(training_state(self, epochs_done=epochs_done, reports=reports), path, keep_previous=path.name == LATEST)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
