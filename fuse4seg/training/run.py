@@ -33,7 +33,7 @@ from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.machine import choose_device
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
-from fuse4seg.plans import NETWORK, PLANS_NAME, planned_recipe, read_plans
+from fuse4seg.plans import GPUS, NETWORK, OURS, PLANS_NAME, planned_recipe, read_plans
 from fuse4seg.ranks import is_first, world_size
 from fuse4seg.recipes.reading import changed, difference_of, name_after
 from fuse4seg.recipes.recipe import Recipe
@@ -203,7 +203,9 @@ def _seed_of_stage_1(fold: Path) -> int:
 
 
 def _warn_of_unplanned_memory(plans: dict[str, Any], recipe: Recipe) -> None:
-    planned = planned_recipe(plans, "plans")
+    planned, gpus = planned_recipe(plans, "plans"), plans[OURS].get(GPUS, 1)
+    if world_size() < gpus:
+        log.warning("the plans' memory is that of %d GPUs, which share each batch. With fewer, each takes more.", gpus)
     if planned.bilevel is None or recipe.bilevel is None:
         return
     was, wanted = planned.bilevel.hypergradient, recipe.bilevel.hypergradient

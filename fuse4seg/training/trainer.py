@@ -7,6 +7,7 @@ import logging
 import pydoc
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
@@ -78,7 +79,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
                  device: torch.device = torch.device("cuda")) -> None:  # noqa: B008 (nnU-Net's signature)
         self.recipe = planned_recipe(plans, plans["plans_name"])
         labels = {} if self.recipe.segments else {"labels": NO_LABELS}  # by that the model knows
-        with logged_prints():
+        with logged_prints(), warnings.catch_warnings():
+            # Of several ranks it believes that they are on GPUs, and scales losses there.
+            warnings.filterwarnings("ignore", message=".*GradScaler is enabled")
             super().__init__(plans, configuration, fold, {**dataset_json, **labels}, device)
         stay_unwrapped(self, device)
         self.logger.local_logger = History()
