@@ -109,6 +109,11 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def ranks_here(asked: int = 1) -> int:
+    """Processes on this machine that train together: those that this one was started with, else as many as are asked for."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", max(1, asked)))
+
+
 def stands_in_group() -> bool:
     """Whether this process was started as one of several: by torchrun, or by :func:`launch`."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -6,7 +6,6 @@ is no mean takes its sums or means over all ranks (:func:`over_ranks`), and is t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,11 +30,6 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
     return rank() == 0
-
-
-def ranks_here() -> int:
-    """How many of them run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
 def own_slice(samples: int) -> range:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fuse4seg.errors import Fuse4SegError, LostRankError, OptionError, UnwritableFolderError
-from fuse4seg.launch import is_first_rank, leave_last_words
+from fuse4seg.launch import is_first_rank, leave_last_words, ranks_here
 from fuse4seg.own_outputs import OwnOutputs, claim_outputs
 from fuse4seg.paths import prepare_environment, set_roots
 from fuse4seg.signals import Terminated, handled
@@ -104,7 +104,7 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         set_roots(options.root)
-        prepare_environment()
+        prepare_environment(trainings=ranks_here(getattr(options, "num_gpus", 1)))
         with logging_redirect_tqdm(), handled(_terminate, (signal.SIGTERM,)):
             return action(options) or OK
     except Fuse4SegError as error:

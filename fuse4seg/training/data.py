@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from fuse4seg.errors import WorkerDiedError
+from fuse4seg.launch import ranks_here
 from fuse4seg.machine import require_memory, require_shared_memory
 from fuse4seg.networks.samples import samples_of
-from fuse4seg.ranks import own_slice, ranks_here
+from fuse4seg.ranks import own_slice
 from fuse4seg.steps.viewing import draw_viewing
 
 if TYPE_CHECKING:

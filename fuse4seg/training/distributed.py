@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fuse4seg.errors import DeviceUnavailableError, Fuse4SegError, LostRankError, OptionError, RanksError
 from fuse4seg.inference.case_share import CaseShare
-from fuse4seg.launch import stands_in_group, stop_with_launcher
+from fuse4seg.inference.validate_fold import VALIDATION
+from fuse4seg.launch import ranks_here, stands_in_group, stop_with_launcher
 from fuse4seg.machine import choose_device
 from fuse4seg.networks.pair_leader import PairLeader
 from fuse4seg.ranks import (
@@ -25,7 +27,6 @@ from fuse4seg.ranks import (
     of_each,
     over_ranks,
     rank,
-    ranks_here,
     summed,
     take_from_first,
     wait_for_all,
@@ -85,16 +86,13 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def leave_group(folder: Path, share: CaseShare) -> None:
-    """End the group, so that nothing can time out while its ranks predict cases of their own.
-
-    Args:
-        folder: Where they leave word, which the first clears.
-        share: This rank's.
-    """
+def leave_group(trainer: Fuse4SegTrainer) -> CaseShare:
+    """End the group, so that nothing can time out while its ranks predict cases of their own; gives this rank's share of them."""
+    share = CaseShare(trainer.local_rank, trainer.ranks)
     if share.number == 0:
-        share.forget(folder)
+        share.forget(Path(trainer.output_folder) / VALIDATION)
     _leave()
+    return share
 
 
 def tells_of_a_lost_rank(error: RuntimeError) -> bool:
@@ -212,13 +210,23 @@ def require_distributable(recipe: Recipe, fusion: nn.Module, *, ranks: int) -> N
                                 f"process has another number. Set training.modality_dropout=0, or train in one.")
 
 
-def stay_unwrapped(trainer: Fuse4SegTrainer, device: torch.device) -> None:
-    """Undo what nnU-Net's trainer sets up for DistributedDataParallel, which the two levels' gradients go past.
+@contextmanager
+def unwrapped(trainer: Fuse4SegTrainer, device: torch.device) -> Iterator[None]:
+    """Undo what nnU-Net's trainer sets up, in the block, for DistributedDataParallel, which two levels' gradients go past.
 
     Args:
-        trainer: Not initialised.
+        trainer: Is being made.
         device: That it was given.
+
+    Raises:
+        OptionError: nnUNetv2_train has started the processes.
     """
+    if world_size() > 1 and not stands_in_group():
+        raise OptionError(f"nnUNetv2_train {FLAG}", f"wraps the network, which this method goes past. Use f4s_train {FLAG}.")
+    with warnings.catch_warnings():
+        # It believes that all ranks are on GPUs.
+        warnings.filterwarnings("ignore", message=".*GradScaler is enabled")
+        yield
     trainer.local_rank, trainer.ranks = rank(), world_size()
     if trainer.is_ddp:
         on_gpu = device.type == "cuda"

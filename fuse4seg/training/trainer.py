@@ -7,7 +7,6 @@ import logging
 import pydoc
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
@@ -23,12 +22,10 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
 from fuse4seg.datasets.dataset_json import NO_LABELS
-from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, TrainingStoppedError
+from fuse4seg.errors import CheckpointError, ForeignPlansError, TrainingStoppedError
 from fuse4seg.files import remove_stale, write_json, written_whole
-from fuse4seg.inference.case_share import CaseShare
 from fuse4seg.inference.model import AUTO, Model, ModelDescription, choose_precision
-from fuse4seg.inference.validate_fold import VALIDATION, validate_fusion, validate_segmentations
-from fuse4seg.launch import stands_in_group
+from fuse4seg.inference.validate_fold import validate_fusion, validate_segmentations
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.plans import planned_recipe
@@ -47,7 +44,7 @@ from fuse4seg.training.data import (
     require_memory_for_batches,
     without_timing,
 )
-from fuse4seg.training.distributed import leave_group, of_whole_batches, share_loss, share_networks, stay_unwrapped
+from fuse4seg.training.distributed import leave_group, of_whole_batches, share_loss, share_networks, unwrapped
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.history import History, log_epoch
@@ -79,11 +76,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
                  device: torch.device = torch.device("cuda")) -> None:  # noqa: B008 (nnU-Net's signature)
         self.recipe = planned_recipe(plans, plans["plans_name"])
         labels = {} if self.recipe.segments else {"labels": NO_LABELS}  # by that the model knows
-        with logged_prints(), warnings.catch_warnings():
-            # Of several ranks it believes that they are on GPUs, and scales losses there.
-            warnings.filterwarnings("ignore", message=".*GradScaler is enabled")
+        with logged_prints(), unwrapped(self, device):
             super().__init__(plans, configuration, fold, {**dataset_json, **labels}, device)
-        stay_unwrapped(self, device)
         self.logger.local_logger = History()
         self.seed = 0
         self.set_save_every(SaveEvery())
@@ -110,8 +104,6 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         """Build both levels, their optimisers and the discriminators, seeded."""
-        if self.ranks > 1 and not stands_in_group():
-            raise OptionError("nnUNetv2_train -num_gpus", "is f4s_train -num_gpus here.")
         training = self.recipe.training
         self.num_epochs, self.num_iterations_per_epoch = training.epochs, training.iterations
         self.num_val_iterations_per_epoch = validation_iterations(training.iterations)
@@ -356,8 +348,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
                       precision=choose_precision(AUTO, self.device))
         dataset = self.dataset_class(self.preprocessed_dataset_folder, self.do_split()[1],
                                      folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage)
-        share = CaseShare(self.local_rank, self.ranks)
-        leave_group(Path(self.output_folder) / VALIDATION, share)
+        share = leave_group(self)
         if not self.segments:
             for name, loss in validate_fusion(model, dataset, Path(self.output_folder), share=share).items():
                 self.say(f"validation {name} loss: {loss:.4f}")
@@ -366,10 +357,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
         summary = validate_segmentations(model, dataset, Path(self.output_folder), save_probabilities=save_probabilities,
                                          preprocessed=Path(self.preprocessed_dataset_folder_base), share=share)
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
-        for label, scores in summary.get("mean", {}).items():
+        if share.number:
+            return
+        for label, scores in summary["mean"].items():
             self.say(f"validation Dice of {label}: {scores['Dice']:.4f}")
-        if summary:
-            self.say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")
+        self.say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")
 
     def save_checkpoint(self, filename: str) -> None:
         """Write everything a resume needs once the current epoch is done, and what nnU-Net needs to predict, as plain data."""
