@@ -36,6 +36,7 @@ from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.steps.hypergradients import NEEDS_HALVES
 
 if TYPE_CHECKING:
+    from fuse4seg.networks.fuse_then_segment import FuseThenSegment
     from fuse4seg.training.trainer import Fuse4SegTrainer
 
 Thing = TypeVar("Thing")
@@ -199,13 +200,19 @@ def require_shares(recipe: Recipe, batch: int, *, ranks: int) -> None:
                                 f"{' or '.join(map(str, possible))}, or plan for more with f4s_plan_experiment {FLAG} {ranks}.")
 
 
-def require_distributable(recipe: Recipe, fusion: nn.Module, *, ranks: int) -> None:
+def require_distributable(recipe: Recipe, network: FuseThenSegment, device: torch.device, *, ranks: int) -> None:
     """Make sure that several ranks give what one would give.
 
     Raises:
-        OptionError: They do not: the leader's losses are means over samples of which each rank has another number.
+        OptionError: They do not: the leader's losses are means over samples of which each rank has another number, or a network
+            normalises over the batch, on the CPU, where PyTorch cannot do that over all of it.
     """
-    if ranks > 1 and isinstance(fusion, PairLeader) and recipe.training.modality_dropout and recipe.losses.own:
+    if ranks == 1:
+        return
+    if device.type == "cpu" and any(isinstance(part, _BatchNorm) for part in network.modules()):
+        raise OptionError(FLAG, "these networks normalise over the batch, which processes on the CPU cannot share. Train in one "
+                                "process, or on GPUs.")
+    if isinstance(network.fusion, PairLeader) and recipe.training.modality_dropout and recipe.losses.own:
         raise OptionError(FLAG, f"leader {recipe.leader.network} is taught by the samples that have both images, of which each "
                                 f"process has another number. Set training.modality_dropout=0, or train in one.")
 
@@ -235,22 +242,15 @@ def unwrapped(trainer: Fuse4SegTrainer, device: torch.device) -> Iterator[None]:
 
 
 def share_networks(trainer: Fuse4SegTrainer) -> None:
-    """Let all ranks begin with the same weights, and normalise over the whole batch where a network does.
-
-    Raises:
-        OptionError: It does, on the CPU, where PyTorch has no such normalisation.
-    """
-    if trainer.ranks == 1:
-        return
-    levels = trainer.levels
-    require_distributable(trainer.recipe, trainer.network.fusion, ranks=trainer.ranks)
-    if any(isinstance(part, _BatchNorm) for module in levels.modules() for part in module.modules()):
-        if trainer.device.type == "cpu":
-            raise OptionError(FLAG, "these networks normalise over the batch, which processes on the CPU cannot share. Train in "
-                                    "one process, or on GPUs.")
-        for module in levels.modules():
+    """Let networks that normalise over the batch do so over all ranks' samples."""
+    if trainer.ranks > 1:
+        for module in trainer.levels.modules():
             nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    take_from_first([tensor.data for module in levels.modules() for tensor in (*module.parameters(), *module.buffers())])
+
+
+def begin_alike(trainer: Fuse4SegTrainer) -> None:
+    """Let all ranks begin with the first one's weights: other processors draw others by the same seed."""
+    take_from_first([tensor.data for module in trainer.levels.modules() for tensor in (*module.parameters(), *module.buffers())])
 
 
 def share_loss(loss: nn.Module, *, ignored: bool, regions: bool) -> None:

@@ -31,6 +31,7 @@ from fuse4seg.errors import (
 )
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.machine import choose_device
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import GPUS, NETWORK, OURS, PLANS_NAME, planned_recipe, read_plans
@@ -38,7 +39,7 @@ from fuse4seg.ranks import is_first, world_size
 from fuse4seg.recipes.reading import changed, difference_of, name_after
 from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.steps.hypergradients import BY_MEMORY
-from fuse4seg.training.distributed import agreed, joined, require_shares
+from fuse4seg.training.distributed import agreed, joined, require_distributable, require_shares
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.recipe import require_fit, trained_with
 from fuse4seg.training.saving import SaveEvery
@@ -149,7 +150,7 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
     checkpoint = _find_checkpoint(fold, resume=resume, validate_only=validate_only)
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     require_fit(recipe, dataset_json)
-    _require_network(training, name, plans, dataset_json)
+    require_distributable(recipe, _require_network(training, name, plans, dataset_json), device, ranks=world_size())
     _require_recipe_of_other_folds(training, fold, plans)
     _require_previous_stage(training, name, plans)
     require_shares(recipe, PlansManager(dict(plans)).get_configuration(training.configuration).batch_size, ranks=world_size())
@@ -239,8 +240,8 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     return name, plans
 
 
-def _require_network(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
-    """Make sure that the plans describe a network, without its memory: another version may have made them, or somebody's hand.
+def _require_network(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> FuseThenSegment:
+    """The network that the plans describe, without its memory, if they do: another version may have made them, or a hand.
 
     Raises:
         PlansNotFoundError: They describe none that can be built.
@@ -248,7 +249,7 @@ def _require_network(training: Training, name: str, plans: dict[str, Any], datas
     manager = PlansManager(dict(plans))
     try:
         with torch.device("meta"):
-            build_network(manager, manager.get_configuration(training.configuration), dataset_json)
+            return build_network(manager, manager.get_configuration(training.configuration), dataset_json)
     except Exception as error:
         path = data_root(PREPROCESSED) / name / f"{training.plans}.json"
         raise PlansNotFoundError(path, f"describes no network that can be built ({first_line(error, kind=True)})",

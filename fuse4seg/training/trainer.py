@@ -44,7 +44,7 @@ from fuse4seg.training.data import (
     require_memory_for_batches,
     without_timing,
 )
-from fuse4seg.training.distributed import leave_group, of_whole_batches, share_loss, share_networks, unwrapped
+from fuse4seg.training.distributed import begin_alike, leave_group, of_whole_batches, share_loss, share_networks, unwrapped
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.history import History, log_epoch
@@ -198,6 +198,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
                 if not self.local_rank:
                     remove_stale(Path(self.output_folder))
                 require_memory_for_batches(self)
+                begin_alike(self)
                 yield
             finally:
                 self.stop = None

@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +41,20 @@ def train_in_float64() -> None:
     """From here on, in this process: float32 says nothing of what is equal, as every order of a sum has another rounding."""
     from nnunetv2.training.loss import dice
 
-    from fuse4seg.training.trainer import Fuse4SegTrainer
+    from fuse4seg.training.data import SeededBatches
 
     torch.set_default_dtype(torch.float64)
     dice.torch = Float64()
     torch.Tensor.float = torch.Tensor.double
-    of_float32 = Fuse4SegTrainer.get_dataloaders
+    of_float32 = SeededBatches.__getitem__
 
-    def as_double(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        return ({**batch, "data": batch["data"].double()} for batch in batches)
+    def as_double(batches: SeededBatches, index: int) -> dict[str, Any]:
+        torch.set_default_dtype(torch.float32)  # in a process that does nothing else
+        torch.Tensor.float = lambda tensor: tensor.to(torch.float32)
+        batch = of_float32(batches, index)
+        return {**batch, "data": batch["data"].double()}
 
-    Fuse4SegTrainer.get_dataloaders = lambda trainer: tuple(map(as_double, of_float32(trainer)))
-    from fuse4seg.training import stage_1
-
-    of_stage_1 = stage_1.batch_stream
-    stage_1.batch_stream = lambda *arguments, **options: as_double(of_stage_1(*arguments, **options))
+    SeededBatches.__getitem__ = as_double
 
 
 class Trainings:

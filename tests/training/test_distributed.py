@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fuse4seg.errors import DeviceUnavailableError, Fuse4SegError, LostRankError, OptionError
+from fuse4seg.leaders.u2fusion import U2Fusion
 from fuse4seg.ranks import is_first, rank
 from fuse4seg.recipes.reading import changed, read_recipe
 from fuse4seg.training import distributed
@@ -87,23 +88,29 @@ class TestGPUs:
 
 class TestNetworks:
     def test_that_normalise_over_the_batch_are_refused_on_the_cpu(self) -> None:
-        network = SimpleNamespace(fusion=nn.Identity())
-        levels = SimpleNamespace(modules=lambda: [nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))])
-        trainer = SimpleNamespace(ranks=2, levels=levels, network=network, device=torch.device("cpu"),
-                                  recipe=read_recipe("fuse4seg"))
+        network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+        network.fusion = nn.Identity()
+        for device, ranks in ((torch.device("cuda"), 2), (torch.device("cpu"), 1)):
+            require_distributable(read_recipe("fuse4seg"), network, device, ranks=ranks)
         with pytest.raises(OptionError, match="normalise over the batch, which processes on the CPU cannot share"):
-            share_networks(trainer)
+            require_distributable(read_recipe("fuse4seg"), network, torch.device("cpu"), ranks=2)
 
-    def test_that_are_taught_by_samples_that_have_both_images_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from fuse4seg.leaders.u2fusion import U2Fusion
+    def test_that_normalise_over_the_batch_do_so_over_all_ranks_on_gpus(self) -> None:
+        network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+        weight = network[1].weight
+        share_networks(SimpleNamespace(ranks=2, levels=SimpleNamespace(modules=lambda: [network])))
+        assert isinstance(network[1], nn.SyncBatchNorm)
+        assert network[1].weight is weight
 
-        leader = U2Fusion(2, conv_op=nn.Conv2d, strides=[1, 2])
+    def test_that_are_taught_by_samples_that_have_both_images_are_refused(self) -> None:
+        network = nn.Module()
+        network.fusion = U2Fusion(2, conv_op=nn.Conv2d, strides=[1, 2])
         recipe = read_recipe("u2fusion")
-        require_distributable(recipe, leader, ranks=2)
         dropped = changed(recipe, ["training.modality_dropout=0.2"])
-        require_distributable(dropped, leader, ranks=1)
+        for method, ranks in ((recipe, 2), (dropped, 1)):
+            require_distributable(method, network, torch.device("cpu"), ranks=ranks)
         with pytest.raises(OptionError, match="leader u2fusion is taught by the samples that have both images"):
-            require_distributable(dropped, leader, ranks=2)
+            require_distributable(dropped, network, torch.device("cpu"), ranks=2)
 
 
 class TestLostRank:
