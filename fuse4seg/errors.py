@@ -328,6 +328,27 @@ class TrainingStoppedError(Fuse4SegError):
         self.status = 128 + signal
 
 
+class RanksError(Fuse4SegError):
+    """Processes that train together failed or were stopped: what they said, each once.
+
+    Attributes:
+        status: What the command exits with.
+    """
+
+    def __init__(self, said: str, *, status: int = 1) -> None:
+        super().__init__(said)
+        self.status = status
+
+
+class LostRankError(Fuse4SegError):
+    """A process ended because another of those that train together did; ``status`` tells that from a failure of its own."""
+
+    status = 76
+
+    def __init__(self) -> None:
+        super().__init__("another process of this training ended; see what it said. The last checkpoint is kept: go on with --c.")
+
+
 class WorkerDiedError(Fuse4SegError):
     """A background process ended without an answer."""
 

@@ -24,10 +24,13 @@ def set_roots(root: Path | str | None = None) -> None:
             os.environ[variable] = str(Path(chosen).absolute() / variable)
 
 
-def prepare_environment() -> None:
+def prepare_environment(*, trainings: int = 1) -> None:
     """Give nnU-Net and PyTorch what they read at import: process counts that fit, our trainer's folder, and how threads wait.
 
     nnU-Net's defaults (8 and 12 processes) swamp a small machine, and 0 augmentation processes makes its planner crash.
+
+    Args:
+        trainings: Processes that train together here, and share the cores.
 
     Raises:
         OptionError: A process count of the environment is no number.
@@ -38,7 +41,8 @@ def prepare_environment() -> None:
         if not os.environ.get(variable, "0").isdecimal():
             raise OptionError(variable, f"{os.environ[variable]!r} is no number of processes. Set it to 1 or more, or unset it.")
     cores = usable_cores()
-    for variable, fitting in (("nnUNet_def_n_proc", min(8, cores)), ("nnUNet_n_proc_DA", min(12, max(1, cores - 1)))):
+    beside = min(12, max(1, cores // trainings - 1))
+    for variable, fitting in (("nnUNet_def_n_proc", min(8, cores)), ("nnUNet_n_proc_DA", beside)):
         if int(os.environ.get(variable, "0")) == 0:
             os.environ[variable] = str(fitting)
     known = os.environ.get("nnUNet_extTrainer", "")

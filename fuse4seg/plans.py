@@ -15,8 +15,8 @@ NETWORK = "fuse4seg.networks.fuse_then_segment.FuseThenSegment"
 PLAN_AGAIN = "Plan again with f4s_plan_experiment, or name other plans with -p."
 #: What a plans file says about how we made it stands under this key.
 OURS = "fuse4seg"
-#: Under that key, the method.
-RECIPE = "recipe"
+#: Under that key, the method, and how many GPUs share a batch.
+RECIPE, GPUS = "recipe", "gpus"
 
 
 def read_plans(path: Path) -> dict[str, Any]:

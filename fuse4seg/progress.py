@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from fuse4seg.launch import is_first_rank
+
 Item = TypeVar("Item")
 
 #: Seconds between updates on a terminal, and in a file, where every update is a line to scroll past.
@@ -16,7 +18,7 @@ ON_TERMINAL, IN_FILE = 0.1, 30.0
 
 def progress(items: Iterable[Item], doing: str, *, unit: str = "it", total: int | None = None,
              leave: bool = True) -> tqdm[Item]:
-    """Iterate over ``items`` under a bar on stderr.
+    """Iterate over ``items`` under a bar on stderr; of several processes that train together, the first has one.
 
     Args:
         items: What to iterate over.
@@ -25,7 +27,7 @@ def progress(items: Iterable[Item], doing: str, *, unit: str = "it", total: int 
         total: Number of items where they do not know it.
         leave: Keep the bar when done.
     """
-    return tqdm(items, desc=doing, unit=unit, total=total, leave=leave, mininterval=_interval())
+    return tqdm(items, desc=doing, unit=unit, total=total, leave=leave, mininterval=_interval(), disable=not is_first_rank())
 
 
 def whole_progress(doing: str, *, done: int, total: int) -> tqdm[None]:
@@ -36,7 +38,8 @@ def whole_progress(doing: str, *, done: int, total: int) -> tqdm[None]:
         done: What it begins with.
         total: Where it ends.
     """
-    return tqdm(desc=doing, initial=done, total=total, leave=False, smoothing=0, mininterval=_interval())
+    return tqdm(desc=doing, initial=done, total=total, leave=False, smoothing=0, mininterval=_interval(),
+                disable=not is_first_rank())
 
 
 def _interval() -> float:

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from fuse4seg.errors import Fuse4SegError, OptionError, TrainingStoppedError, UnwritableFolderError
+from fuse4seg.errors import Fuse4SegError, LostRankError, OptionError, UnwritableFolderError
+from fuse4seg.launch import is_first_rank, leave_last_words, ranks_here
 from fuse4seg.own_outputs import OwnOutputs, claim_outputs
 from fuse4seg.paths import prepare_environment, set_roots
 from fuse4seg.signals import Terminated, handled
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
+#: Above it are the statuses of what a signal stopped, as it was asked to.
+STOPPED = 128
 #: What a full disk, a quota or a limit of file sizes answers; nnU-Net writes some files for us.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -114,23 +117,23 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
         with 2.
     """
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s",
-                        stream=sys.stderr, force=True)
+    # Of several processes that train together, the first speaks for all.
+    usual = logging.INFO if is_first_rank() else logging.ERROR
+    logging.basicConfig(level=logging.DEBUG if options.verbose else usual, format="%(message)s", stream=sys.stderr, force=True)
     for noisy in ("matplotlib", "PIL", "numexpr", "blosc2", "torch", "fsspec", "urllib3", "highdicom", "pydicom"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         set_roots(options.root)
-        prepare_environment()
+        prepare_environment(trainings=ranks_here(getattr(options, "num_gpus", 1)))
         with logging_redirect_tqdm(), handled(_terminate, (signal.SIGTERM,)):
             return action(options) or OK
-    except TrainingStoppedError as stopped:
-        last_words, status = str(stopped), stopped.status
     except Fuse4SegError as error:
-        last_words, status = f"error: {error}", FAILED
+        status = getattr(error, "status", FAILED)
+        said = str(error) if status > STOPPED else f"error: {error}"
     except KeyboardInterrupt:
-        last_words, status = "interrupted", INTERRUPTED
+        said, status = "interrupted", INTERRUPTED
     except Terminated:
-        last_words, status = "terminated", TERMINATED
+        said, status = "terminated", TERMINATED
     except BrokenPipeError:
         # The reader of our output went away (for example `| head`); that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -141,7 +144,8 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
         said = f"{error.filename}: the name is too long. Give a shorter one."
         if error.errno in FULL:
             said = str(UnwritableFolderError(_place(error), error.strerror))
-        last_words, status = f"error: {said}", FAILED
+        said, status = f"error: {said}", FAILED
     # Not before: a progress bar lives as long as the error that ended it, and draws itself once more when it goes.
-    print(last_words, file=sys.stderr)
+    if not leave_last_words(said) and (is_first_rank() or status != LostRankError.status):
+        print(said, file=sys.stderr)
     return status

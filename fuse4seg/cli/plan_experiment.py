@@ -25,6 +25,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-gpu_memory_target", type=memory_target, metavar="GB",
                         help="memory that training should fill, or auto: that of the visible GPU less a reserve, without one "
                              "8 (24 for resenc_l, 40 for resenc_xl; default: auto)")
+    parser.add_argument("-num_gpus", type=int, default=1, metavar="N",
+                        help="GPUs that share each batch, of as much memory each (default: 1)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM",
                         help="spacing along the image's three axes (default: the median)")
     parser.add_argument("-overwrite_plans_name", "-p", metavar="NAME",
@@ -51,7 +53,7 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
     from fuse4seg.planning.options import PlanOptions
 
     return PlanOptions(options.recipe, tuple(options.changes), options.gpu_memory_target, options.overwrite_plans_name,
-                       options.overwrite_target_spacing)
+                       options.overwrite_target_spacing, options.num_gpus)
 
 
 def plan(options: argparse.Namespace) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.cli.command import make_parser, require_at_least, run_command
 from fuse4seg.cli.farm_flags import add_devices_flag
 from fuse4seg.cli.plan_experiment import add_set_flag
 from fuse4seg.cli.train_folds import run_folds
+from fuse4seg.errors import OptionError
+from fuse4seg.launch import launch, stands_in_group
 from fuse4seg.plans import PLANS_NAME
 
 if TYPE_CHECKING:
@@ -27,6 +31,9 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, folds: str | None
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")
     add_set_flag(parser, example="training.epochs=50 losses.edges=4; the trainer's folder is named after them")
+    parser.add_argument("-num_gpus", type=int, default=1, metavar="N",
+                        help="GPUs of this machine that share each batch; with -device cpu, processes (default: 1). Several "
+                             "machines: torchrun --no-python f4s_train ...")
     parser.add_argument("--save_every", nargs="+", metavar="N",
                         help="save after so many epochs (5), after so many minutes (30min), or both (default: 1 30min)")
     parser.add_argument("--max_time", metavar="TIME",
@@ -58,7 +65,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage.add_argument("--val", action="store_true", help="only validate a finished training")
     parser.add_argument("--npz", action="store_true", help="also write the probabilities of the validation cases, of which "
                                                            "f4s_find_best_configuration makes ensembles; later with --val --npz")
-    return run_command(partial(run_folds, _run, parser), parser, arguments)
+    one_fold = partial(run_ranks, _run, "train", arguments)
+    return run_command(partial(run_folds, one_fold, parser), parser, arguments)
+
+
+def run_ranks(run: Callable[[argparse.Namespace], None], command: str, arguments: Sequence[str] | None,
+              options: argparse.Namespace) -> None:
+    """Run a command that trains, here or in as many processes as -num_gpus asks for.
+
+    Args:
+        run: Does the work in this process.
+        command: Name of its module.
+        arguments: Words after the command's name; None for those of this process.
+        options: What was parsed of them.
+
+    Raises:
+        OptionError: torchrun has started another number of processes.
+    """
+    require_at_least(1, options.num_gpus, flag="-num_gpus")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if stands_in_group() and options.num_gpus not in (1, here):
+        raise OptionError("-num_gpus", f"{options.num_gpus} is not the {here} that torchrun starts here. Leave it out.")
+    if options.num_gpus == 1 or stands_in_group():
+        run(options)
+        return
+    words = sys.argv[1:] if arguments is None else arguments
+    launch([sys.executable, "-c", f"import sys; from fuse4seg.cli.{command} import main; sys.exit(main())", *words],
+           options.num_gpus)
 
 
 def training_of(options: argparse.Namespace) -> Training:

@@ -37,6 +37,9 @@ def run_folds(run: Callable[[argparse.Namespace], None], parser: argparse.Argume
     if len(folds) == 1 and options.devices is None:
         run(argparse.Namespace(**{**vars(options), "fold": folds[0]}))
         return
+    if options.num_gpus > 1:
+        raise OptionError("-num_gpus", "shares the batches of one fold, on GPUs that it chooses. Train one fold at a time with "
+                                       "it, without --devices.")
     if options.devices is not None and options.device is not None:
         raise OptionError("--devices", "says where to compute. Leave out -device.")
     from fuse4seg.machine import choose_device, require_devices

@@ -21,6 +21,7 @@ from fuse4seg.datasets.raw import Case
 from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.nnunet_summary import summarise_folder
 from fuse4seg.files import make_writable_folder, write_json
+from fuse4seg.inference.case_share import WHOLE, CaseShare
 from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Export, Predicted, Wanted, export_case
 from fuse4seg.inference.find_model import FINAL
 from fuse4seg.inference.input_space import read_levels
@@ -41,10 +42,12 @@ log = logging.getLogger(__name__)
 VALIDATION, NEXT_STAGE = "validation", "predicted_next_stage"
 #: In the first of these, of a model that segments nothing.
 FUSION_LOSSES = "fusion_losses.json"
+#: Entry of a case in the record, as long as there are no means.
+LOSSES = "losses"
 
 
 def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path, *, preprocessed: Path,
-                           save_probabilities: bool = False) -> dict[str, Any]:
+                           save_probabilities: bool = False, share: CaseShare = WHOLE) -> dict[str, Any]:
     """Write segmentations, fused images, their record and nnU-Net's summary.json; and what a cascade's next stage is trained on.
 
     Args:
@@ -53,17 +56,20 @@ def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path,
         fold: The fold's folder; what its validation folder holds of other cases is deleted.
         preprocessed: The dataset's folder of preprocessed data.
         save_probabilities: Also write nnU-Net's npz files.
+        share: The cases that this process predicts; another does the rest.
 
     Returns:
-        nnU-Net's summary: metric_per_case, mean per label or region, foreground_mean.
+        nnU-Net's summary: metric_per_case, mean per label or region, foreground_mean; nothing but to the first of several.
     """
     wanted = Wanted(probabilities=(NPZ,)) if save_probabilities else SEGMENTATIONS
     volumes = read_training_volumes(preprocessed)
     model = replace(model, description=replace(model.description, volumes=volumes))
-    record = _record(model, fold, wanted, dataset=preprocessed.name)
-    for case, _, made in _predicted(model, dataset, fold, wanted, record):
+    record = _record(model, fold, wanted, share, dataset=preprocessed.name)
+    for case, _, made in _predicted(model, dataset, fold, wanted, record, share):
         for stage in model.description.configuration.next_stage_names or ():
             _hand_on(case, made, model.description, preprocessed=preprocessed, folder=fold.parent / NEXT_STAGE / stage)
+    if not _gather(record, share):
+        return {}
     summary = summarise_folder(fold / VALIDATION, preprocessed / "gt_segmentations", dataset_json=model.description.dataset_json,
                                reader=model.description.reader)
     write_json(summary, fold / VALIDATION / "summary.json")
@@ -72,29 +78,45 @@ def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path,
     return summary
 
 
-def validate_fusion(model: Model, dataset: nnUNetBaseDataset, fold: Path) -> dict[str, float]:
+def validate_fusion(model: Model, dataset: nnUNetBaseDataset, fold: Path, *, share: CaseShare = WHOLE) -> dict[str, float]:
     """Write fused images and FUSION_LOSSES, their likeness to the sources, where no labels say more; arguments as above.
 
     Returns:
-        Mean over the cases of each loss between images, trained or not, on the grid that the network works on.
+        Mean over the cases of each loss between images, trained or not, on the grid that the network works on; nothing but to
+        the first of several processes.
     """
-    record = _record(model, fold, SEGMENTATIONS, dataset=model.description.plans.dataset_name)
-    reports = [_fusion_losses(model, channels, made)
-               for _, channels, made in _predicted(model, dataset, fold, SEGMENTATIONS, record)]
+    record = _record(model, fold, SEGMENTATIONS, share, dataset=model.description.plans.dataset_name)
+    for case, channels, made in _predicted(model, dataset, fold, SEGMENTATIONS, record, share):
+        record.cases[case][LOSSES] = _fusion_losses(model, channels, made)
+    if not _gather(record, share):
+        return {}
+    reports = [record.cases[case].pop(LOSSES) for case in dataset.identifiers]
+    record.write()
     means = {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
     write_json(means, fold / VALIDATION / FUSION_LOSSES)
     return means
 
 
-def _record(model: Model, fold: Path, wanted: Wanted, *, dataset: str) -> RunRecord:
-    """As that of f4s_predict; the input is where the raw images are, if that is known."""
+def _record(model: Model, fold: Path, wanted: Wanted, share: CaseShare, *, dataset: str) -> RunRecord:
+    """As that of f4s_predict; the input is where the raw images are, if that is known. The first process's is that of all."""
     raw = os.environ.get(RAW)
     images = Path(raw, dataset, "imagesTr") if raw else None
     name = fold.name.removeprefix("fold_")
     made_by = describe_run(fold.parent, folds=[int(name) if name.isdecimal() else name], checkpoint=FINAL,
                            device=str(model.device), options=options_of(model, wanted),
                            images=images if images and images.is_dir() else None)
-    return RunRecord(fold / VALIDATION / RUN, made_by)
+    return RunRecord(fold / VALIDATION / (f".{share.number}_{RUN}" if share.number else RUN), made_by)
+
+
+def _gather(record: RunRecord, share: CaseShare) -> bool:
+    """Bring the records of all processes together; returns whether this is the first, which goes on with all cases."""
+    found = share.gather(record.path.parent, record.cases)
+    if found is None:
+        record.path.unlink(missing_ok=True)
+        return False
+    record.cases = found
+    record.write()
+    return True
 
 
 def _doubts(summary: dict[str, Any], record: RunRecord, description: ModelDescription) -> Iterator[dict[str, float]]:
@@ -116,16 +138,19 @@ def _calibrate(record: RunRecord, model: Path) -> None:
 
 
 def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path, wanted: Wanted,
-               record: RunRecord) -> Iterator[tuple[str, Tensor, CasePrediction]]:
+               record: RunRecord, share: CaseShare) -> Iterator[tuple[str, Tensor, CasePrediction]]:
     """Names, preprocessed channels and predictions of the cases, each after it is written."""
     description, cases, folder = model.description, list(dataset.identifiers), make_writable_folder(fold / VALIDATION)
-    for path in folder.rglob(f"*{description.file_ending}"):
+    # Left over from another split: they would be scored with this one. Files that begin with a dot are being written.
+    for path in folder.rglob(f"[!.]*{description.file_ending}") if share.number == 0 else ():
         if path.name.removesuffix(description.file_ending) not in cases:
-            path.unlink()  # left over from another split: it would be scored with this one
-    for path in (*folder.glob("*.npz"), *folder.glob("*.pkl")):
-        path.unlink()  # of an earlier validation, whose weights may have been others
+            path.unlink()
+    # Of an earlier validation, whose weights may have been others.
+    for case in share.take(cases):
+        for ending in (".npz", ".pkl"):
+            (folder / f"{case}{ending}").unlink(missing_ok=True)
     export = Export(description, folder, ("",), model.network.fusion.reference, wanted)
-    for case in progress(cases, "validating", unit="case"):
+    for case in progress(share.take(cases), "validating", unit="case"):
         images, _, previous, properties = dataset.load_case(case)
         # nnU-Net opens them as files that only read.
         channels = images[:].copy() if previous is None else with_one_hot(images[:], previous[:], description)

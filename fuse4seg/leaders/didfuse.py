@@ -10,11 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fuse4seg.losses.ssim import ssim
 from fuse4seg.losses.strongest_source import edge_loss
 from fuse4seg.networks.convolution import axes_of
 from fuse4seg.networks.pair_leader import Fold, PairLeader, PairSettings
+from fuse4seg.ranks import over_ranks
 from fuse4seg.recipes.recipe import entry
 
 #: Channels of every layer.
@@ -122,8 +124,8 @@ class DIDFuse(PairLeader):
         bases, details = (part.unflatten(0, images.shape[:2]) for part in (features.base, features.detail))
         count = len(images)
         pairs = [(0, other) for other in range(1, count)]
-        together = sum(mse_loss(bases[one], bases[other]).tanh() for one, other in pairs) / len(pairs)
-        apart = sum(mse_loss(details[one], details[other]).tanh() for one, other in pairs) / len(pairs)
+        together = sum(over_ranks(mse_loss(bases[one], bases[other])).tanh() for one, other in pairs) / len(pairs)
+        apart = sum(over_ranks(mse_loss(details[one], details[other])).tanh() for one, other in pairs) / len(pairs)
         faithful = sum(mse_loss(made, image) + SIMILARITY * (1 - ssim(made, image)) / 2
                        for made, image in zip(painted, images, strict=True))
         return {"bases": together, "details": -self.details_apart * apart,
@@ -141,7 +143,8 @@ def _layer(conv_op: type[nn.Module], channels: int, features: int, activation: n
 @contextmanager
 def _statistics(network: nn.Module, *, moving: bool) -> Iterator[None]:
     """Batch normalisation by the batch's statistics, which the running ones follow, or by those, which stay."""
-    norms = [module for module in network.modules() if isinstance(module, tuple(NORMS.values()))]
+    # Their common class: on several GPUs they are torch.nn.SyncBatchNorm.
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     before = [norm.training for norm in norms]
     for norm in norms:
         norm.train(moving)

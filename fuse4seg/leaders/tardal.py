@@ -16,6 +16,7 @@ from fuse4seg.networks.image_discriminator import ImageDiscriminator
 from fuse4seg.networks.leader import Adversary
 from fuse4seg.networks.pair_leader import PAIR, Fold, PairLeader, PairSettings
 from fuse4seg.networks.presence import reference_apart
+from fuse4seg.ranks import own_slice, world_size
 from fuse4seg.recipes.recipe import entry
 
 #: Grey levels of the histogram that saliency is measured by.
@@ -183,8 +184,9 @@ def divergence(discriminator: nn.Module, real: Tensor, made: Tensor) -> Tensor:
 
     The slope is measured between the two.
     """
-    cases = len(real)
-    share = ((torch.arange(cases, device=real.device) + 0.5) / cases).view(-1, *[1] * (real.ndim - 1))
+    cases = len(real) * world_size()
+    share = (torch.arange(cases, device=real.device) + 0.5) / cases
+    share = share[own_slice(cases).start:own_slice(cases).stop].view(-1, *[1] * (real.ndim - 1))
     between = (share * real + (1 - share) * made).detach().requires_grad_()
     gradient, = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
     # A power of the square, as the norm itself has no slope at 0.

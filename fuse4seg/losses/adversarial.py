@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from fuse4seg.ranks import mean_of_all
+
 
 def generator_loss(logits: Sequence[Tensor]) -> Tensor:
     r"""Log-probability of being found out, summed over the modalities: what the maker of the images minimises.
@@ -25,7 +27,7 @@ def generator_loss(logits: Sequence[Tensor]) -> Tensor:
         >>> generator_loss([torch.zeros(1, 1, 4, 4)])  # the discriminator is undecided: log 1/2
         tensor(-0.6931)
     """
-    return sum(-softplus(made).mean() for made in logits)
+    return sum(-mean_of_all(softplus(made)) for made in logits)
 
 
 def discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
@@ -50,4 +52,4 @@ def discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tens
         tensor(1.3863)
     """
     pairs = zip(real_logits, fake_logits, strict=True)
-    return sum(softplus(-real).mean() + softplus(fake).mean() for real, fake in pairs)
+    return sum(mean_of_all(softplus(-real)) + mean_of_all(softplus(fake)) for real, fake in pairs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fuse4seg.colour import colour_differences
+from fuse4seg.ranks import over_ranks, world_size
 
 #: Added to the squared chroma: its root then has a gradient where an image is grey.
 FLOOR = 1e-6
@@ -35,4 +36,4 @@ def chroma_loss(image: Tensor, tissue: Tensor) -> Tensor:
         return image.new_zeros(())
     blue, red = colour_differences(image)
     chroma = (blue.square() + red.square() + FLOOR).sqrt() - FLOOR**0.5
-    return (chroma * tissue).sum() / tissue.sum().clamp(min=1)
+    return (chroma * tissue).sum() / over_ranks(tissue.sum()).clamp(min=1 / world_size())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fuse4seg.ranks import over_ranks, world_size
+
 #: Added to every variance: a constant feature then correlates with nothing, and its gradient stays finite.
 VARIANCE_FLOOR = 1e-8
 #: Above 1, so that the loss's denominator stays positive for a correlation of -1.
@@ -36,7 +38,7 @@ def decomposition_loss(low: Tensor, high: Tensor, *, present: Tensor | None = No
 
 
 def average_correlation(features: Tensor, present: Tensor | None = None) -> Tensor:
-    r"""Pearson correlation over the voxels, averaged over channels and all pairs of modalities that a case has.
+    r"""Pearson correlation over the voxels, averaged over channels and all pairs of modalities that a case has, on all ranks.
 
     With :math:`z_i` the standardised features of modality i, the pairs' sum comes without a loop over them:
     :math:`\sum_{i \neq j} z_i z_j = (\sum_i z_i)^2 - \sum_i z_i^2`.
@@ -63,6 +65,7 @@ def average_correlation(features: Tensor, present: Tensor | None = None) -> Tens
         standardised = standardised * present.view(*present.shape, 1, 1)
     products = standardised.sum(dim=1).square() - standardised.square().sum(dim=1)
     if present is None:
-        return products.mean() / (modalities * (modalities - 1))
+        return over_ranks(products.mean()) / (modalities * (modalities - 1))
     counts = present.sum(dim=1)
-    return products.mean(dim=(1, 2)).sum() / (counts * (counts - 1)).sum().clamp(min=1)
+    pairs = over_ranks((counts * (counts - 1)).sum()).clamp(min=1 / world_size())
+    return over_ranks(products.mean(dim=(1, 2)).sum() / pairs)

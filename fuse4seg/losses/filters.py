@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fuse4seg.ranks import over_ranks, world_size
+
 
 def gaussian_means(images: Tensor, *, axes: int, window: int, sigma: float) -> Tensor:
     """Gaussian-weighted mean of every window that lies inside.
@@ -93,7 +95,7 @@ def mean_of_present(values: Tensor, present: Tensor | None = None) -> Tensor:
         present: Bool of the same shape; None for all.
 
     Returns:
-        Scalar; 0 where nothing is present.
+        Scalar; 0 where nothing is present. Of several ranks, each one's part of the mean over all of them.
 
     Example:
         >>> mean_of_present(torch.tensor([[1.0, 5.0]]), torch.tensor([[True, False]]))
@@ -101,4 +103,4 @@ def mean_of_present(values: Tensor, present: Tensor | None = None) -> Tensor:
     """
     if present is None:
         return values.mean()
-    return (values * present).sum() / present.sum().clamp(min=1)
+    return (values * present).sum() / over_ranks(present.sum()).clamp(min=1 / world_size())

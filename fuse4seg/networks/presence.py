@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fuse4seg.ranks import world_size
+
 
 def checked_presence(present: Tensor | None, sources: Tensor) -> Tensor | None:
     """``present`` on the device of ``sources``; None where nothing is absent, so that nothing is computed for it.
@@ -23,7 +25,8 @@ def checked_presence(present: Tensor | None, sources: Tensor) -> Tensor | None:
                          f"got {present.dtype} of shape {tuple(present.shape)}")
     if not bool(present.any(dim=1).all()):
         raise ValueError("every case needs at least one modality that is present")
-    return None if bool(present.all()) else present.to(sources.device)
+    # Several ranks keep it even so: all of them must do the same, and another may lack something.
+    return None if world_size() == 1 and bool(present.all()) else present.to(sources.device)
 
 
 def fill_absent(features: Tensor, present: Tensor | None, *, value: float = 0.0) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.plans import OURS
+from fuse4seg.plans import GPUS, OURS
 
 #: Predicted memory of each configuration, under OURS.
 MEMORY = "memory"
@@ -15,8 +15,8 @@ MEMORY = "memory"
 
 def describe_plans(plans: dict[str, Any]) -> list[str]:
     """One line per configuration: patch, batch, spacing in mm, features per stage and, where predicted, memory in GB."""
-    manager, memory = PlansManager(plans), plans.get(OURS, {}).get(MEMORY, {})
-    return [_describe(name, manager.get_configuration(name).configuration, memory.get(name))
+    manager, memory, gpus = PlansManager(plans), plans.get(OURS, {}).get(MEMORY, {}), plans.get(OURS, {}).get(GPUS, 1)
+    return [_describe(name, manager.get_configuration(name).configuration, memory.get(name), gpus)
             for name in manager.available_configurations]
 
 
@@ -25,7 +25,7 @@ def crossed(sizes: Sequence[int]) -> str:
     return " x ".join(map(str, sizes))
 
 
-def _describe(name: str, configuration: dict[str, Any], memory: dict[str, float] | None) -> str:
+def _describe(name: str, configuration: dict[str, Any], memory: dict[str, float] | None, gpus: int) -> str:
     patch = crossed(configuration["patch_size"])
     spacing = " x ".join(f"{step:.3g}" for step in configuration["spacing"])
     architecture = configuration["architecture"]["arch_kwargs"]
@@ -33,5 +33,9 @@ def _describe(name: str, configuration: dict[str, Any], memory: dict[str, float]
     # A follower whose stages are as published has none to tell.
     width = f", features {' '.join(map(str, features))}" if features else ""
     predicted = "" if memory is None else f", {memory['total']:.2f} GB"
-    return (f"{name}: patch {patch}, batch {configuration['batch_size']}, spacing {spacing} mm"
+    shared = ""
+    if gpus > 1:
+        predicted += " each" * (memory is not None)
+        shared = f" on {gpus} GPUs"
+    return (f"{name}: patch {patch}, batch {configuration['batch_size']}{shared}, spacing {spacing} mm"
             f"{width}{predicted}")

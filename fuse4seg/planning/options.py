@@ -29,6 +29,7 @@ class PlanOptions:
             one for what nnU-Net plans the follower for.
         plans_name: Name of the plans file, without its ending; None for one that says recipe and changes.
         overwrite_target_spacing: Millimetres between voxels along the image's three axes, instead of the median.
+        gpus: How many share each batch; the memory is that of each.
 
     Raises:
         OptionError: One is out of range; the message names the command's flag.
@@ -40,11 +41,14 @@ class PlanOptions:
     gpu_memory_target: float | None = None
     plans_name: str | None = None
     overwrite_target_spacing: Sequence[float] | None = None
+    gpus: int = 1
 
     def __post_init__(self) -> None:
         if self.gpu_memory_target is not None and not 0 < self.gpu_memory_target < math.inf:
             problem = f"{self.gpu_memory_target:g} GB is no memory. Give a number above 0."
             raise OptionError("-gpu_memory_target", problem)
+        if self.gpus < 1:
+            raise OptionError("-num_gpus", f"must be at least 1, got {self.gpus}.")
         name = self.plans_name
         if name is not None and (not _NAME.fullmatch(name) or "__" in name or len(name) > LONGEST_NAME):
             raise OptionError("-overwrite_plans_name", f"{name!r} is no name for plans. Use up to {LONGEST_NAME} of letters, "

@@ -34,7 +34,7 @@ from fuse4seg.planning.memory_target import FLAG, GIGABYTE, MemoryTarget, find_t
 from fuse4seg.planning.options import SMALLEST_BATCH, PlanOptions
 from fuse4seg.planning.step_memory import CountedTraining
 from fuse4seg.planning.windows import normalisation_names
-from fuse4seg.plans import NETWORK, OURS, PLANS_NAME, RECIPE, read_plans
+from fuse4seg.plans import GPUS, NETWORK, OURS, PLANS_NAME, RECIPE, read_plans
 from fuse4seg.recipes.reading import to_plain
 from fuse4seg.recipes.recipe import WITH_LABELS, Recipe
 
@@ -279,8 +279,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.predicted = self._fit_batches(plans["configurations"])
         plans[OURS] = {"version": __version__, "channel_names": self.channels, RECIPE: to_plain(self.recipe),
                        "overwrite_target_spacing": self.options.overwrite_target_spacing,
-                       "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, MEMORY: self.predicted,
-                       INFORMATION: self.dataset_fingerprint.get(INFORMATION, {})}
+                       "gpu_memory_target": self.target.gigabytes, "gpu": self.target.gpu, GPUS: self.options.gpus,
+                       MEMORY: self.predicted, INFORMATION: self.dataset_fingerprint.get(INFORMATION, {})}
         self._write(plans)
 
     def _write(self, plans: dict[str, Any]) -> None:
@@ -363,22 +363,21 @@ class Fuse4SegPlanner(ExperimentPlanner):
         return old
 
     def _fit_batches(self, configurations: dict[str, Any]) -> dict[str, dict[str, float]]:
-        """Make every batch the largest that fits, and even: gauss_newton gives the levels disjoint halves.
-
-        Returns:
-            Predicted memory of each configuration that was planned by itself.
-        """
-        predicted = {}
+        """Make batches the largest that fit, even on each GPU: gauss_newton has halves. Returns each GPU's predicted memory."""
+        predicted, gpus = {}, self.options.gpus
         for name, plan in configurations.items():
             if "architecture" not in plan:
                 continue
             network = plan["architecture"], plan["patch_size"]
-            plan["batch_size"] = self.memory.largest_batch(*network, limit=self.limit, cap=plan["batch_size"])
-            if plan["batch_size"] < self.recipe.patches.batch:
-                logger.warning("%s: batch %d of recipe %s is cut to %d: %g GB hold no more", name, self.recipe.patches.batch,
-                               self.recipe.name, plan["batch_size"], self.target.gigabytes)
-            memory = self.memory.count(*network, plan["batch_size"])
-            predicted[name] = memory.to_plain()
+            most = plan["batch_size"]
+            on_each = self.memory.largest_batch(*network, limit=self.limit, cap=most // gpus)
+            plan["batch_size"] = batch = on_each * gpus
+            if batch < self.recipe.patches.batch:
+                logger.warning("%s: batch %d of recipe %s is cut to %d: %g GB hold no more%s", name, self.recipe.patches.batch,
+                               self.recipe.name, batch, self.target.gigabytes, ", or it cannot be shared evenly" * (gpus > 1))
+            if gpus > 1 and batch > most:
+                logger.warning("%s: %d GPUs share %d samples at least, and %d suit the data. Use fewer", name, gpus, batch, most)
+            predicted[name] = self.memory.count(*network, on_each).to_plain()
         return predicted
 
     def _fuse_then_segment(self, follower: dict[str, Any]) -> dict[str, Any]:

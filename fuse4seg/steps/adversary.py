@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fuse4seg.losses.adversarial import discriminator_loss, generator_loss
 from fuse4seg.networks.discriminator import Discriminator
 from fuse4seg.networks.leader import Adversary
+from fuse4seg.ranks import average_gradients, largest
 
 
 class OnePerModality(Adversary):
@@ -44,8 +45,10 @@ class OnePerModality(Adversary):
         return discriminator_loss(real, fake)
 
     def _there(self, present: Tensor | None) -> list[int]:
-        """Modalities that any sample has; the discriminator of one that none has stays as it is."""
-        return [index for index in range(len(self.each)) if present is None or bool(present[:, index].any())]
+        """Modalities that any sample of any rank has; the discriminator of one that none has stays as it is."""
+        if present is None:
+            return list(range(len(self.each)))
+        return [index for index, there in enumerate(largest(*present.any(dim=0).tolist())) if there]
 
 
 def _samples_with(images: Tensor, present: Tensor | None, modality: int) -> Tensor:
@@ -57,6 +60,7 @@ def teach(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     """One step of discriminators by their loss, which is returned as it was before."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    average_gradients([moved for group in optimiser.param_groups for moved in group["params"]])
     optimiser.step()
     # Else they would lie beside the next step's activations.
     optimiser.zero_grad(set_to_none=True)

@@ -15,6 +15,7 @@ from fuse4seg.losses.fusion import fusion_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, Seen, mirrored
 from fuse4seg.networks.leader import Adversary
 from fuse4seg.networks.samples import samples_of
+from fuse4seg.ranks import averaged, mean_report
 from fuse4seg.recipes.recipe import Bilevel, Losses
 from fuse4seg.steps.adversary import teach
 from fuse4seg.steps.hypergradients import DETACHED, ESTIMATORS, NEEDS_HALVES, Hypergradient
@@ -137,7 +138,7 @@ class BilevelStep:
             Segmentation loss of the upper level, and of the lower where it has samples of its own; each fusion loss, the
             auxiliary head's, and the ratio r where the estimator has one.
         """
-        return {name: float(value) for name, value in self.move(batch, targets, present, flips, viewing).items()}
+        return mean_report(self.move(batch, targets, present, flips, viewing))
 
     def move(self, batch: Tensor, targets: Targets, present: Tensor | None = None, flips: Tensor | None = None,
              viewing: Tensor | None = None) -> dict[str, Tensor]:
@@ -169,8 +170,8 @@ class BilevelStep:
             return task * scale
 
         hypergradient = self.estimate(upper, lower, leader=[image], follower=self.follower.parameters,
-                                      damping=self.settings.damping * scale**2)
-        self._move(self._through_leader(shown, hypergradient.leader[0], own * scale), hypergradient)
+                                      damping=self.settings.damping * scale**2, average=averaged)
+        self._move(averaged(self._through_leader(shown, hypergradient.leader[0], own * scale)), hypergradient)
         if hypergradient.ratio is not None:
             report["ratio"] = hypergradient.ratio
         if self.adversary is not None:

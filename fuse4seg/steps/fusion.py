@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.leader import Adversary
+from fuse4seg.ranks import average_gradients, mean_report
 from fuse4seg.recipes.recipe import Losses
 from fuse4seg.steps.bilevel import MAX_NORM, fusion_loss_of, teach_adversary
 
@@ -53,7 +54,7 @@ class FusionStep:
         Returns:
             The fusion loss and each of its parts.
         """
-        return {name: float(value) for name, value in self.move(batch, present).items()}
+        return mean_report(self.move(batch, present))
 
     def move(self, batch: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
@@ -77,9 +78,11 @@ class FusionStep:
         self.optimiser.zero_grad(set_to_none=True)
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         scaled.backward()
+        moved = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        average_gradients(moved)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimiser)
-        torch.nn.utils.clip_grad_norm_([moved for group in self.optimiser.param_groups for moved in group["params"]], MAX_NORM)
+        torch.nn.utils.clip_grad_norm_(moved, MAX_NORM)
         if self.scaler is None:
             self.optimiser.step()
         else:

@@ -20,6 +20,8 @@ from torch import Tensor
 DEFAULT_DAMPING = 1e-3
 
 Vector = list[Tensor]
+#: Gives each tensor's mean over the ranks that train together.
+Average = Callable[[Sequence[Tensor]], Vector]
 #: An objective as a function of the follower's parameters, with a graph to them and to the leader's.
 Objective = Callable[[Sequence[Tensor]], Tensor]
 
@@ -60,7 +62,7 @@ def _minus(first: Sequence[Tensor], second: Sequence[Tensor], *, times: Tensor |
 
 
 def joint(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follower: Sequence[Tensor],
-          damping: float = DEFAULT_DAMPING) -> Hypergradient:
+          damping: float = DEFAULT_DAMPING, average: Average = list) -> Hypergradient:
     r"""The direct gradient alone, :math:`\nabla_x F`: the follower's answer is ignored.
 
     So both objectives may be those of one batch, and one backward pass serves both levels: nothing in F but the loss that is f
@@ -72,15 +74,17 @@ def joint(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follo
         leader: Parameters x.
         follower: Parameters y.
         damping: Not used; all estimators take the same arguments.
+        average: What the follower's gradients are averaged by, of several ranks; the leader's is each one's own.
 
     Source: paper Eq. 6 and 7.
     """
     direct, upper_y = _gradients(upper(follower), (leader, follower))
+    upper_y = average(upper_y)
     return Hypergradient(direct, upper_y, upper_y, None)
 
 
 def gauss_newton(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follower: Sequence[Tensor],
-                 damping: float = DEFAULT_DAMPING) -> Hypergradient:
+                 damping: float = DEFAULT_DAMPING, average: Average = list) -> Hypergradient:
     r"""First-order answer of the follower.
 
     .. math:: \nabla_x F - r \nabla_x f, \quad
@@ -94,11 +98,15 @@ def gauss_newton(upper: Objective, lower: Objective, *, leader: Sequence[Tensor]
         leader: Parameters x.
         follower: Parameters y.
         damping: Above 0; keeps r finite where the lower gradient vanishes.
+        average: What the follower's gradients are averaged by, of several ranks, before r is computed; the leader's is each
+            one's own.
 
     Source: paper Eq. 4 and 5 as method.md, "The bi-level step", reads them.
     """
     direct, upper_y = _gradients(upper(follower), (leader, follower))
+    upper_y = average(upper_y)
     indirect, lower_y = _gradients(lower(follower), (leader, follower))
+    lower_y = average(lower_y)
     ratio = inner_product(lower_y, upper_y) / (inner_product(lower_y, lower_y) + damping)
     return Hypergradient(_minus(direct, indirect, times=ratio), lower_y, upper_y, ratio)
 

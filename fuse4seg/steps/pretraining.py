@@ -9,6 +9,7 @@ from fuse4seg.losses.decomposition import decomposition_loss
 from fuse4seg.losses.ssim import content_loss
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.leader import Adversary
+from fuse4seg.ranks import average_gradients, mean_report
 from fuse4seg.recipes.recipe import Pretraining
 from fuse4seg.steps.adversary import OnePerModality, teach
 from fuse4seg.steps.bilevel import MAX_NORM
@@ -39,7 +40,7 @@ class PretrainingStep:
 
     def __call__(self, batch: Tensor) -> dict[str, float]:
         """Move leader and discriminators once on normalised input (B, C, *S); returns each loss."""
-        return {name: float(value) for name, value in self.move(batch).items()}
+        return mean_report(self.move(batch))
 
     def move(self, batch: Tensor) -> dict[str, Tensor]:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
@@ -72,6 +73,7 @@ class PretrainingStep:
     def _move(self, total: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
+        average_gradients(list(self.model.fusion.parameters()))
         torch.nn.utils.clip_grad_norm_(self.model.fusion.parameters(), MAX_NORM)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fuse4seg.losses.filters import smoothed
+from fuse4seg.ranks import own_slice, world_size
 from fuse4seg.recipes.recipe import VIEWING
 
 #: Each is made of every other sample, chosen at random.
@@ -59,8 +60,17 @@ def as_viewed(image: Tensor, viewing: Tensor) -> Tensor:
     blur, gamma, gain, offset, noise = (column.view(-1, *[1] * (image.ndim - 1)) for column in viewing.to(image).unbind(dim=1))
     inside = (image != 0).any(dim=1, keepdim=True)
     changed = torch.lerp(image, blurred(image), blur)
-    changed = gain * changed.clamp(min=1e-3) ** gamma + offset + noise * torch.randn_like(image)
+    changed = gain * changed.clamp(min=1e-3) ** gamma + offset + noise * _normal(image)
     return torch.where(inside, changed.clamp(0, 1), 0)
+
+
+def _normal(image: Tensor) -> Tensor:
+    """Normal noise of the shape of ``image``, drawn sample by sample of all ranks: as one rank draws it, and all go on alike."""
+    drawn = torch.empty(image.shape, dtype=image.dtype, device=image.device)
+    own = own_slice(len(image) * world_size())
+    for place in range(len(image) * world_size()):
+        (drawn[place - own.start] if place in own else torch.empty_like(drawn[0])).normal_()
+    return drawn
 
 
 def blurred(images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
@@ -24,7 +25,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from fuse4seg.errors import WorkerDiedError
+from fuse4seg.launch import ranks_here
 from fuse4seg.machine import require_memory, require_shared_memory
+from fuse4seg.networks.samples import samples_of
+from fuse4seg.ranks import own_slice
 from fuse4seg.steps.viewing import draw_viewing
 
 if TYPE_CHECKING:
@@ -33,9 +37,9 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 #: Batches that each background process prepares ahead.
 PREFETCHED = 3
-#: Set the draws of absent modalities, of flips and of changes of the fused image apart from the batch's own draws, which they
-#: leave as they are.
-DROPOUT, FLIPS, CHANGES = 1, 2, 3
+#: Set the draws of absent modalities, of flips and of changes of the fused image apart, and those of each sample's crop and
+#: augmentation, which they leave as they are.
+DROPOUT, FLIPS, CHANGES, SAMPLES = 1, 2, 3, 4
 #: Streams of random batches within one training.
 TRAIN_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM, WATCHED_STREAM = range(4)
 #: float32 and int16, as nnU-Net hands them over.
@@ -59,23 +63,26 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 class SeededBatches(Dataset[Batch]):
-    """Batch number i of a stream, drawn from (seed, stream, i) alone.
+    """Batch number i of a stream, or some of its samples; sample j is drawn from (seed, stream, i, j) alone.
 
     Args:
-        loader: nnU-Net's data loader with its transforms.
+        loader: nnU-Net's data loader with its transforms, of whole batches.
         seed: The training's seed.
         stream: Tells streams of one training apart (pre-training, training, validation).
         modalities: How many there are, before a cascade's channels.
         modality_dropout: Probability that a sample goes without a modality, in [0, 1).
         flip_axes: Axes of the patch along which the follower sees every other sample mirrored, chosen at random.
         viewing: Changes under which the follower sees the fused image.
+        places: Of the samples in the batch; None for all.
     """
 
     def __init__(self, loader: nnUNetDataLoader, *, seed: int, stream: int, modalities: int = 1,
-                 modality_dropout: float = 0.0, flip_axes: Sequence[int] = (), viewing: Sequence[str] = ()) -> None:
+                 modality_dropout: float = 0.0, flip_axes: Sequence[int] = (), viewing: Sequence[str] = (),
+                 places: range | None = None) -> None:
         self.loader, self.seed, self.stream = loader, seed, stream
         self.modalities, self.modality_dropout, self.flip_axes = modalities, modality_dropout, tuple(flip_axes)
         self.viewing = tuple(viewing)
+        self.places = range(loader.batch_size) if places is None else places
 
     def __getitem__(self, index: int) -> Batch:
         """One batch: data (B, N, *S), target (a list under deep supervision), keys (case names).
@@ -84,19 +91,39 @@ class SeededBatches(Dataset[Batch]):
         With axes to flip also flips: True where the follower is to see a sample mirrored, bool of shape (B, axes of the patch).
         With changes also viewing, as :func:`~fuse4seg.steps.viewing.draw_viewing` gives it.
         """
-        with seeded(self.seed, self.stream, index):
-            batch = self.loader.generate_train_batch()
+        batch = _together([self._sample(index, place) for place in self.places])
+        whole, drawn = self.loader.batch_size, {}
         if self.modality_dropout:
-            random_numbers = np.random.default_rng((self.seed, self.stream, index, DROPOUT))
-            batch["present"] = draw_present(random_numbers, len(batch["data"]), modalities=self.modalities,
+            drawn["present"] = draw_present(self._random_numbers(index, DROPOUT), whole, modalities=self.modalities,
                                             dropout=self.modality_dropout)
         if self.flip_axes:
-            random_numbers = np.random.default_rng((self.seed, self.stream, index, FLIPS))
-            batch["flips"] = draw_flips(random_numbers, len(batch["data"]), axes=batch["data"].ndim - 2, chosen=self.flip_axes)
+            drawn["flips"] = draw_flips(self._random_numbers(index, FLIPS), whole, axes=batch["data"].ndim - 2,
+                                        chosen=self.flip_axes)
         if self.viewing:
-            random_numbers = np.random.default_rng((self.seed, self.stream, index, CHANGES))
-            batch["viewing"] = draw_viewing(random_numbers, len(batch["data"]), changes=self.viewing)
-        return batch
+            drawn["viewing"] = draw_viewing(self._random_numbers(index, CHANGES), whole, changes=self.viewing)
+        return {**batch, **samples_of(drawn, slice(self.places.start, self.places.stop))}
+
+    def _random_numbers(self, index: int, of: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, self.stream, index, of))
+
+    def _sample(self, index: int, place: int) -> Batch:
+        """A batch of the one sample, which holds foreground where the whole batch has it at that place."""
+        alone = copy.copy(self.loader)
+        alone.batch_size, alone.get_do_oversample = 1, lambda _: self.loader.get_do_oversample(place)
+        with seeded(self.seed, self.stream, index, SAMPLES, place):
+            return alone.generate_train_batch()
+
+
+def _together(samples: Sequence[Batch]) -> Batch:
+    """One batch of several: data and targets, lists of these part by part, and the keys."""
+    def joined(parts: Sequence[Any]) -> Any:
+        if isinstance(parts[0], torch.Tensor):
+            return torch.cat(list(parts))
+        if isinstance(parts[0], list) and isinstance(parts[0][0], torch.Tensor):
+            return [joined(resolution) for resolution in zip(*parts, strict=True)]
+        return [one for part in parts for one in part]
+
+    return {name: joined([sample[name] for sample in samples]) for name in samples[0]}
 
 
 class _From(Sampler[int]):
@@ -273,7 +300,7 @@ def batch_stream(trainer: Fuse4SegTrainer, loader: nnUNetDataLoader, *, stream: 
     batches = SeededBatches(loader, seed=trainer.seed, stream=stream, modalities=trainer.network.modalities,
                             modality_dropout=recipe.training.modality_dropout if training else 0.0,
                             flip_axes=(trainer.inference_allowed_mirroring_axes or ()) if flipped else (),
-                            viewing=recipe.bilevel.viewing if shown else ())
+                            viewing=recipe.bilevel.viewing if shown else (), places=own_slice(trainer.batch_size))
     return BatchStream(batches, start=start, workers=workers_of(stream), pin_memory=trainer.device.type == "cuda")
 
 
@@ -315,7 +342,9 @@ def require_memory_for_batches(trainer: Fuse4SegTrainer) -> None:
         NotEnoughMemoryError: /dev/shm or the memory is too small.
     """
     workers = workers_of(TRAIN_STREAM) + workers_of(VALIDATION_STREAM)
-    voxels = trainer.batch_size * math.prod(trainer.configuration_manager.patch_size)
+    # Of all ranks on this machine, which make theirs at the same time.
+    samples = len(own_slice(trainer.batch_size)) * ranks_here()
+    voxels = samples * math.prod(trainer.configuration_manager.patch_size)
     needed = workers * PREFETCHED * voxels * (CHANNEL_BYTES * trainer.num_input_channels + LABEL_BYTES)
     task = f"preparing batches in {workers} processes"
     require_shared_memory(needed, task=task, mend="Give a container more (docker run --shm-size=2g), or use fewer processes "

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fuse4seg.errors import NonFiniteLossError
+from fuse4seg.ranks import of_each
 from fuse4seg.training.data import Batch
 from fuse4seg.training.saving import MidEpoch
 
@@ -65,7 +66,7 @@ class Epoch:
 
     def non_finite(self) -> NonFiniteLossError:
         """What to raise where the last batch made numbers that are none."""
-        return NonFiniteLossError(self.stage, self.number, self.cases)
+        return NonFiniteLossError(self.stage, self.number, [case for cases in of_each(self.cases) for case in cases])
 
 
 def mean_of(reports: list[dict[str, float]]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fuse4seg.errors import OptionError
+from fuse4seg.ranks import of_first
 
 #: Epochs whose seconds are the pace.
 RECENT = 10
@@ -119,10 +120,13 @@ class Pace:
         self._began = now
 
     def reachable(self, *, done: int, planned: int) -> int:
-        """Epochs, of those planned, that are over in time, from ``done`` on; all until one has been measured.
+        """Epochs, of those planned, that are over in time, from ``done`` on; all until one has been measured. By the first rank.
 
         What the slowest of the latest epochs took longer than their mean is kept free, or else the last would be cut short.
         """
+        return of_first(self._reachable(done, planned))
+
+    def _reachable(self, done: int, planned: int) -> int:
         left = self._deadline.left()
         if not self._seconds or left == math.inf:
             return planned

@@ -33,13 +33,16 @@ from fuse4seg.errors import (
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.inference.validate_fold import VALIDATION
 from fuse4seg.machine import choose_device
+from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RAW, RESULTS, data_root, dataset_name
-from fuse4seg.plans import NETWORK, PLANS_NAME, planned_recipe, read_plans
+from fuse4seg.plans import GPUS, NETWORK, OURS, PLANS_NAME, planned_recipe, read_plans
+from fuse4seg.ranks import is_first, world_size
 from fuse4seg.recipes.reading import changed, difference_of, name_after
 from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.report.write_report import Wish, write_report
 from fuse4seg.steps.hypergradients import BY_MEMORY
+from fuse4seg.training.distributed import agreed, joined, require_distributable, require_shares
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.limits import Limits
 from fuse4seg.training.loggers import require_loggers, wandb_asked
@@ -122,11 +125,14 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
         TrainingStoppedError: A signal asked it to stop, or its time was up before its end; everything is saved.
         Fuse4SegError: Whatever does not fit; nothing has been written then.
     """
-    trainer = make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, conduct=conduct)
-    if not validate_only:
-        trainer.run_training()
-    trainer.perform_actual_validation(save_probabilities)
-    _report(trainer)
+    with joined(training.device):
+        trainer = agreed(lambda: make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, conduct=conduct),
+                         tell=_begins_at)
+        if not validate_only:
+            trainer.run_training()
+        trainer.perform_actual_validation(save_probabilities)
+        if not trainer.local_rank:
+            _report(trainer)
 
 
 def _report(trainer: Fuse4SegTrainer) -> None:
@@ -155,9 +161,14 @@ def pretrain(training: Training, *, seed: int | None = None, conduct: Conduct | 
     if not recipe.pretraining.epochs:
         raise RecipeError("pretraining.epochs", "is 0, so there is no stage 1. Give --set pretraining.epochs=80, here and to "
                                                 "f4s_train.", source=recipe.name)
-    trainer = make_trainer(training, seed=seed, resume=True, conduct=conduct)
-    trainer.run_pretraining()
+    with joined(training.device):
+        trainer = agreed(lambda: make_trainer(training, seed=seed, resume=True, conduct=conduct), tell=_begins_at)
+        trainer.run_pretraining()
     return trainer.pretrained_file
+
+
+def _begins_at(trainer: Fuse4SegTrainer) -> str:
+    return f"epoch {trainer.current_epoch}, iteration {len(trainer.epoch.reports)}"
 
 
 def make_trainer(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
@@ -172,13 +183,15 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
                      in_training=True)
     _require_fold(training, name, plans)
     fold = data_root(RESULTS) / name / training.folder_name / f"fold_{training.fold}"
-    require_unlocked(fold)
+    if is_first():
+        require_unlocked(fold)
     checkpoint = _find_checkpoint(fold, resume=resume, validate_only=validate_only)
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     require_fit(recipe, dataset_json)
-    _require_network(training, name, plans, dataset_json)
+    require_distributable(recipe, _require_network(training, name, plans, dataset_json), device, ranks=world_size())
     _require_recipe_of_other_folds(training, fold, plans)
     _require_previous_stage(training, name, plans)
+    require_shares(recipe, PlansManager(dict(plans)).get_configuration(training.configuration).batch_size, ranks=world_size())
     trainer_class = _trainer_class(training.trainer)
     if checkpoint is not None:
         seed = _require_same(checkpoint, trainer_class, recipe, seed=seed)
@@ -234,7 +247,9 @@ def _seed_of_stage_1(fold: Path) -> int:
 
 
 def _warn_of_unplanned_memory(plans: dict[str, Any], recipe: Recipe) -> None:
-    planned = planned_recipe(plans, "plans")
+    planned, gpus = planned_recipe(plans, "plans"), plans[OURS].get(GPUS, 1)
+    if world_size() < gpus:
+        log.warning("the plans' memory is that of %d GPUs, which share each batch. With fewer, each takes more.", gpus)
     if planned.bilevel is None or recipe.bilevel is None:
         return
     was, wanted = planned.bilevel.hypergradient, recipe.bilevel.hypergradient
@@ -268,8 +283,8 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     return name, plans
 
 
-def _require_network(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
-    """Make sure that the plans describe a network, without its memory: another version may have made them, or somebody's hand.
+def _require_network(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> FuseThenSegment:
+    """The network that the plans describe, without its memory, if they do: another version may have made them, or a hand.
 
     Raises:
         PlansNotFoundError: They describe none that can be built.
@@ -277,7 +292,7 @@ def _require_network(training: Training, name: str, plans: dict[str, Any], datas
     manager = PlansManager(dict(plans))
     try:
         with torch.device("meta"):
-            build_network(manager, manager.get_configuration(training.configuration), dataset_json)
+            return build_network(manager, manager.get_configuration(training.configuration), dataset_json)
     except Exception as error:
         path = data_root(PREPROCESSED) / name / f"{training.plans}.json"
         raise PlansNotFoundError(path, f"describes no network that can be built ({first_line(error, kind=True)})",
@@ -346,7 +361,7 @@ def _preprocessed_cases(training: Training, folder: Path, plans: dict[str, Any])
 
 def _write_splits(training: Training, folder: Path, plans: dict[str, Any]) -> None:
     """Write nnU-Net's split, where there is none, as nnU-Net would, but whole."""
-    if training.fold != "all" and not (folder / SPLITS_FILE).is_file():
+    if is_first() and training.fold != "all" and not (folder / SPLITS_FILE).is_file():
         write_json(generate_crossval_split(_preprocessed_cases(training, folder, plans)[1]), folder / SPLITS_FILE)
 
 

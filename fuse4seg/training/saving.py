@@ -11,7 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuse4seg.errors import OptionError, TrainingStoppedError, WorkerDiedError
+from fuse4seg.errors import LostRankError, OptionError, TrainingStoppedError, WorkerDiedError
+from fuse4seg.launch import is_first_rank, stands_in_group
+from fuse4seg.ranks import largest
 from fuse4seg.signals import handled
 from fuse4seg.training.data import Batch
 from fuse4seg.training.limits import Deadline
@@ -78,13 +80,22 @@ def stop_requests() -> Iterator[StopRequest]:
 
     Python handles signals in the main thread alone; elsewhere nothing is noted.
     """
-    request = StopRequest()
+    request, noted = StopRequest(), 0.0
 
     def note(number: int, _frame: object) -> None:
-        request.signal = signal.Signals(number)
-        restore()
-        with suppress(OSError):
-            os.write(2, NOTED)  # not through the log, which the signal may have interrupted in the middle of a line
+        nonlocal noted
+        if request.signal is not None:
+            # Of several processes, one may get the same signal again from whoever started it.
+            if time.monotonic() - noted > SPREADING:
+                restore()
+                os.kill(os.getpid(), number)
+            return
+        request.signal, noted = signal.Signals(number), time.monotonic()
+        if not stands_in_group():
+            restore()
+        if is_first_rank():
+            with suppress(OSError):
+                os.write(2, NOTED)  # not through the log, which the signal may have interrupted in the middle of a line
 
     with handled(note, STOPPING) as restore:
         yield request
@@ -109,16 +120,18 @@ class MidEpoch:
         self._since = time.monotonic()
 
     def after_iteration(self) -> None:
-        """Save if it is time to.
+        """Save if it is time to, on any rank.
 
         Raises:
             TrainingStoppedError: The training was asked to stop, or its time is up, and everything is saved.
         """
-        if self.stop.signal is not None:
-            raise TrainingStoppedError(self.stop.signal, self._save())
-        if self._deadline.left() < 0:
+        asked, is_up, due = largest(self.stop.signal or 0, self._deadline.left() < 0,
+                                    time.monotonic() - self._since >= self._minutes * 60)
+        if asked:
+            raise TrainingStoppedError(signal.Signals(int(asked)), self._save())
+        if is_up:
             raise TrainingStoppedError(signal.SIGTERM, self._save(), by="--max_time")
-        if time.monotonic() - self._since >= self._minutes * 60:
+        if due:
             self._save()
             self.is_saved()
 
@@ -128,10 +141,16 @@ class MidEpoch:
         Raises:
             TrainingStoppedError: There is none because a scheduler's signal ended the background processes along with us.
             WorkerDiedError: A background process was killed by itself.
+            LostRankError: One of another rank was.
         """
+        batch = fault = None
         try:
-            return next(batches)
-        except WorkerDiedError:
-            if self.stop.comes():
-                self.after_iteration()
-            raise
+            batch = next(batches)
+        except WorkerDiedError as error:
+            fault = error
+        lost, = largest(fault is not None)
+        if not lost:
+            return batch
+        if largest(self.stop.comes())[0]:
+            self.after_iteration()
+        raise LostRankError if fault is None else fault

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from fuse4seg.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint
 from fuse4seg.errors import CheckpointError
 from fuse4seg.progress import whole_progress
+from fuse4seg.ranks import wait_for_all
 from fuse4seg.recipes.reading import to_plain
 from fuse4seg.steps.schedule import Schedule
 from fuse4seg.training.data import PRETRAIN_STREAM, Batch, BatchStream, batch_makers, batch_stream
@@ -72,6 +73,7 @@ class Stage1:
                 self._run_epoch(batches, mid_epoch, bar)
                 pace.epoch_is_done(whole=whole)
         self.save(self.latest.with_name(PRETRAINED))
+        wait_for_all()
         for left in (self.latest, previous_of(self.latest)):
             left.unlink(missing_ok=True)
 
@@ -108,6 +110,8 @@ class Stage1:
         trainer, levels = self.trainer, self.trainer.levels
         require_finite_weights(levels, self.epoch)
         path = path or self.latest
+        if trainer.local_rank:
+            return path
         save_checkpoint({
             "fusion": trainer.network.fusion.state_dict(), "discriminators": levels.adversary.state_dict(),
             "optimiser": self.step.optimiser.state_dict(),

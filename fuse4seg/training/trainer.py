@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,12 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
 from fuse4seg.datasets.dataset_json import NO_LABELS
-from fuse4seg.errors import CheckpointError, ForeignPlansError, OptionError, TrainingStoppedError
+from fuse4seg.errors import CheckpointError, ForeignPlansError, TrainingStoppedError
 from fuse4seg.files import remove_stale, write_json, written_whole
-from fuse4seg.inference.model import AUTO, Model, ModelDescription, choose_precision
-from fuse4seg.inference.validate_fold import validate_fusion, validate_segmentations
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.plans import planned_recipe
+from fuse4seg.ranks import largest, wait_for_all
 from fuse4seg.steps.bilevel import BilevelStep
 from fuse4seg.steps.fusion import FusionStep
 from fuse4seg.steps.levels import Levels, build_levels
@@ -42,6 +42,7 @@ from fuse4seg.training.data import (
     require_memory_for_batches,
     without_timing,
 )
+from fuse4seg.training.distributed import begin_alike, of_whole_batches, share_loss, share_networks, unwrapped
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.history import History, log_epoch
@@ -52,6 +53,7 @@ from fuse4seg.training.saving import SaveEvery, StopRequest, stop_requests
 from fuse4seg.training.stage_1 import PRETRAINED, Stage1, difference_in_stage_1, take_up_leader
 from fuse4seg.training.stage_2 import Stage2
 from fuse4seg.training.state import require_finite_weights, take_up_training, training_state
+from fuse4seg.training.validation import validate
 from fuse4seg.training.watched_patch import WatchedPatch
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
                  device: torch.device = torch.device("cuda")) -> None:  # noqa: B008 (nnU-Net's signature)
         self.recipe = planned_recipe(plans, plans["plans_name"])
         labels = {} if self.recipe.segments else {"labels": NO_LABELS}  # by that the model knows
-        with logged_prints():
+        with logged_prints(), unwrapped(self, device):
             super().__init__(plans, configuration, fold, {**dataset_json, **labels}, device)
         self.logger.local_logger = History()
         self.seed = 0
@@ -111,8 +113,6 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         """Build both levels, their optimisers and the discriminators, seeded."""
-        if self.is_ddp:
-            raise OptionError("nnUNetv2_train -num_gpus", "training on several GPUs is not supported yet. Use one.")
         training = self.recipe.training
         self.num_epochs, self.num_iterations_per_epoch = training.epochs, training.iterations
         self.num_val_iterations_per_epoch = validation_iterations(training.iterations)
@@ -120,14 +120,17 @@ class Fuse4SegTrainer(nnUNetTrainer):
             raise ForeignPlansError(self.plans_manager.plans_name)
         require_fit(self.recipe, self.dataset_json)
         self.enable_deep_supervision = deep_supervision(self.recipe, len(self.configuration_manager.pool_op_kernel_sizes))
-        add_loggers(self.logger, fold=Path(self.output_folder), tensorboard=self.tensorboard,
-                    before=self.recipe.pretraining.epochs)
+        if not self.local_rank:
+            add_loggers(self.logger, fold=Path(self.output_folder), tensorboard=self.tensorboard,
+                        before=self.recipe.pretraining.epochs)
         torch.manual_seed(self.seed)
         super().initialize()
+        share_networks(self)
         precision = {"scaler": self.grad_scaler, "autocast": self.autocast}
         if self.segments:
             one_resolution = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
             one_resolution.weight_ce, one_resolution.weight_dice = self.recipe.bilevel.cross_entropy, self.recipe.bilevel.dice
+            share_loss(one_resolution, ignored=self.label_manager.has_ignore_label, regions=self.label_manager.has_regions)
             self.bilevel_step = self.levels.bilevel_step(self.loss, loss_at_one_resolution=one_resolution, **precision)
         else:
             self.fusion_step = self.levels.fusion_step(**precision)
@@ -165,6 +168,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
         log.info(message)
 
     def _append_to_log_file(self, *words: object, add_timestamp: bool = True) -> None:
+        if self.local_rank:
+            return
         # nnU-Net waits for seconds when a full disk lets no line through; a checkpoint that fails there says so itself.
         with contextlib.suppress(OSError), Path(self.log_file).open("a") as stream:
             print(*[f"{datetime.now()}:"] * add_timestamp, *words, file=stream)
@@ -206,10 +211,13 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if self.stop is not None:  # stage 1 of a whole training
             yield
             return
-        with locked(Path(self.output_folder)), stop_requests() as self.stop:
+        own = locked(Path(self.output_folder)) if not self.local_rank else contextlib.nullcontext()
+        with own, stop_requests() as self.stop:
             try:
-                remove_stale(Path(self.output_folder))
+                if not self.local_rank:
+                    remove_stale(Path(self.output_folder))
                 require_memory_for_batches(self)
+                begin_alike(self)
                 yield
             finally:
                 self.stop = None
@@ -229,8 +237,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
                 if self.pretrained_file.is_file() and self.recipe.pretraining.epochs:
                     take_up_leader(self, self.pretrained_file, load_checkpoint(self.pretrained_file))
             Stage2(self).run(self._random_states)
-            if self.stop.signal is not None:
-                raise TrainingStoppedError(self.stop.signal, Path(self.output_folder) / FINAL)
+            if asked := int(largest(self.stop.signal or 0)[0]):
+                raise TrainingStoppedError(Signals(asked), Path(self.output_folder) / FINAL)
 
     def on_train_start(self) -> None:
         """nnU-Net's, with files that appear whole: other folds' models lie beside them."""
@@ -238,6 +246,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.watched = WatchedPatch(self) if self.logger.loggers else None
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         self.print_plans()
+        if not self.local_rank:
+            self._prepare_folders()
+        wait_for_all()
+
+    def _prepare_folders(self) -> None:
         self.dataset_class.unpack_dataset(self.preprocessed_dataset_folder, overwrite_existing=False,
                                           num_processes=max(1, round(get_allowed_n_proc_DA() // 2)), verify=True)
         folder = Path(self.output_folder_base)
@@ -280,6 +293,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """nnU-Net's pseudo Dice; without labels the mean fusion loss."""
+        val_outputs = of_whole_batches(val_outputs)
         if self.fusion_step is None:
             super().on_validation_epoch_end(val_outputs)
             return
@@ -309,27 +323,13 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def on_train_end(self) -> None:
         """nnU-Net's, and the end of the background processes."""
         super().on_train_end()
-        previous_of(Path(self.output_folder) / LATEST).unlink(missing_ok=True)
+        if not self.local_rank:
+            previous_of(Path(self.output_folder) / LATEST).unlink(missing_ok=True)
         self.dataloader_train = self.dataloader_val = None
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation of the fold, predicted as f4s_predict predicts; without labels its fusion losses."""
-        model = Model(self.network, ModelDescription(self.plans_manager, self.configuration_manager, self.dataset_json),
-                      self.device, mirror_axes=tuple(self.inference_allowed_mirroring_axes or ()),
-                      precision=choose_precision(AUTO, self.device))
-        dataset = self.dataset_class(self.preprocessed_dataset_folder, self.do_split()[1],
-                                     folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage)
-        if not self.segments:
-            for name, loss in validate_fusion(model, dataset, Path(self.output_folder)).items():
-                self.say(f"validation {name} loss: {loss:.4f}")
-            return
-        self.set_deep_supervision_enabled(False)
-        summary = validate_segmentations(model, dataset, Path(self.output_folder), save_probabilities=save_probabilities,
-                                         preprocessed=Path(self.preprocessed_dataset_folder_base))
-        self.set_deep_supervision_enabled(self.enable_deep_supervision)
-        for label, scores in summary["mean"].items():
-            self.say(f"validation Dice of {label}: {scores['Dice']:.4f}")
-        self.say(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}")
+        validate(self, save_probabilities=save_probabilities)
 
     def save_checkpoint(self, filename: str) -> None:
         """Write everything a resume needs once the current epoch is done, and what nnU-Net needs to predict, as plain data."""
@@ -345,6 +345,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if self.disable_checkpointing:
             return
         require_finite_weights(self.levels, self.epoch)
+        if self.local_rank:
+            return
         with self.deadline.saving():
             save_checkpoint(training_state(self, epochs_done=epochs_done, reports=reports), path,
                             keep_previous=path.name == LATEST)

@@ -115,6 +115,37 @@ class TestTrain:
         assert len(list((tmp_path / "out" / "attention").iterdir())) == 3
 
 
+class TestSeveralProcesses:
+    def test_that_cannot_share_the_batch_are_refused_by_one_line(self, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        assert main(["990", "2d", "0", *HARDLY, "-num_gpus", "3", "--root", str(root)]) == 1
+        captured = capfd.readouterr()
+        assert captured.out == ""
+        line, = captured.err.splitlines()
+        assert line.startswith("error: -num_gpus: the plans' batch of 4 cannot be shared by 3, which must get equally many")
+        assert list((root / "nnUNet_results").iterdir()) == []
+
+    @pytest.mark.slow
+    def test_train_and_validate_as_one_does(self, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """Fold all has five cases to validate: three for the first."""
+        assert main(["990", "2d", "all", *HARDLY, "-num_gpus", "2", "--root", str(root)]) == 0
+        captured = capfd.readouterr()
+        assert captured.out == ""
+        assert "error" not in captured.err
+        fold = root / CHANGED / "fold_all"
+        assert captured.err.count("epoch 0: upper ") == 1
+        summary = json.loads((fold / "validation" / "summary.json").read_text())
+        assert captured.err.splitlines()[-1] == f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}"
+        assert len(summary["metric_per_case"]) == len(list((fold / "validation").glob("*.nii.gz"))) == 5
+        assert not [path for path in fold.rglob(".*") if path.is_file()]
+        assert not (fold / "training.lock").exists()
+
+    def test_are_those_that_torchrun_has_started(self, root: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+            monkeypatch.setenv(name, value)
+        assert "-num_gpus: 4 is not the 2 that torchrun starts here. Leave it out." in refused(root, "990", "2d", "0",
+                                                                                              "-num_gpus", "4")
+
+
 class TestRefusedDataset:
     def test_that_is_unknown(self, root: Path, refused: Refused) -> None:
         assert "no dataset 4 in " in refused(root, "4", "2d", "0")
@@ -170,6 +201,7 @@ class TestRefusedFlags:
         (["2d", "0", "--patience", "0"], "--patience: must be at least 1, got 0."),
         (["2d", "0", "--max_time", "11"], "--max_time: 11 is not understood. Give hours (11h), minutes (90min), or both"),
         (["2d", "0", "--val"], "Finish the training first"),
+        (["2d", "0", "-num_gpus", "0"], "-num_gpus: must be at least 1, got 0."),
     ])
     def test_that_do_not_fit(self, root: Path, refused: Refused, words: list[str], said: str) -> None:
         assert said in refused(root, "990", *words)

@@ -290,13 +290,45 @@ class TestBatchSize:
         assert plan(SMALL, make_fingerprinted, cases=1)["configurations"]["3d_fullres"]["batch_size"] == 2
 
 
+class TestSeveralGPUs:
+    """Each has the memory that one would have, and an even part of the batch."""
+
+    def test_share_a_batch_of_as_many_as_fit_on_each(self, make_fingerprinted: MakeFingerprinted) -> None:
+        folder = make_fingerprinted((24, 96, 80), cases=1000)
+        of = [plan_experiment(991, options("follower.features=4", gpu_memory_target=0.2, gpus=gpus)) for gpus in (1, 3)]
+        one, three = (plans["configurations"]["2d"] for plans in of)
+        assert three["batch_size"] == 3 * one["batch_size"]
+        assert three["patch_size"] == one["patch_size"]
+        assert [plans["fuse4seg"]["gpus"] for plans in of] == [1, 3]
+        assert of[1]["fuse4seg"]["memory"]["2d"] == of[0]["fuse4seg"]["memory"]["2d"]
+        assert json.loads((folder / "Fuse4SegPlans.json").read_text())["fuse4seg"]["gpus"] == 3
+        assert f"batch {three['batch_size']} on 3 GPUs, spacing" in describe_plans(of[1])[0]
+        assert describe_plans(of[1])[0].endswith(f"{of[1]['fuse4seg']['memory']['2d']['total']:.2f} GB each")
+
+    @pytest.mark.parametrize(("cap", "gpus", "batch"), [(16, 2, 16), (15, 2, 12), (16, 3, 12)])
+    def test_keep_to_the_cap_together(self, make_fingerprinted: MakeFingerprinted, cap: int, gpus: int, batch: int) -> None:
+        plans = plan(SMALL, make_fingerprinted, cases=1000, changes=(f"patches.largest_batch={cap}", "follower.features=4"),
+                     gpus=gpus)
+        assert plans["configurations"]["2d"]["batch_size"] == batch
+
+    def test_that_need_more_than_suits_the_dataset_are_warned_of(self, make_fingerprinted: MakeFingerprinted,
+                                                                caplog: pytest.LogCaptureFixture) -> None:
+        plans = plan(SMALL, make_fingerprinted, cases=1000, changes=("patches.largest_batch=6", "follower.features=4"), gpus=4)
+        assert plans["configurations"]["2d"]["batch_size"] == 8
+        assert "2d: 4 GPUs share 8 samples at least, and 6 suit the data. Use fewer" in caplog.messages
+
+    def test_must_be_one_at_least(self) -> None:
+        with pytest.raises(OptionError, match="^-num_gpus: must be at least 1, got 0"):
+            PlanOptions(gpus=0)
+
+
 class TestPlansFile:
     def test_says_how_it_was_made(self, make_fingerprinted: MakeFingerprinted) -> None:
         plans = plan(SMALL, make_fingerprinted, gpu_memory_target=2, changes=("follower.features=8", "patches.largest_batch=4"))
 
         recipe = changed(read_recipe("fuse4seg"), ["follower.features=8", "patches.largest_batch=4"])
         assert plans["fuse4seg"] == {"version": __version__, "channel_names": ["T1", "FLAIR"], "gpu_memory_target": 2,
-                                     "recipe": json.loads(json.dumps(to_plain(recipe))), "gpu": None,
+                                     "recipe": json.loads(json.dumps(to_plain(recipe))), "gpu": None, "gpus": 1,
                                      "overwrite_target_spacing": None, "memory": plans["fuse4seg"]["memory"]}
         assert planned_recipe(plans, "plans") == recipe
         assert plans["plans_name"] == "Fuse4SegPlans"

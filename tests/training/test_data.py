@@ -52,18 +52,36 @@ from fuse4seg.training.trainer import Fuse4SegTrainer
 MakeStream = Callable[..., BatchStream]
 
 
-class DrawingLoader:
+class Samples:
+    """What nnU-Net's loader says of itself: how many samples a batch has, and which of them must hold foreground."""
+
+    def __init__(self, batch_size: int = 1) -> None:
+        self.batch_size = batch_size
+        self.get_do_oversample = self.is_last
+
+    def is_last(self, place: int) -> bool:
+        return place == self.batch_size - 1
+
+
+class DrawingLoader(Samples):
     """Draws from all three generators, as nnU-Net's sampling and augmentation do."""
 
+    def __init__(self, batch_size: int = 3, *shape: int) -> None:
+        super().__init__(batch_size)
+        self.shape = shape
+
     def generate_train_batch(self) -> dict[str, Any]:
-        return {"data": torch.rand(3), "target": torch.from_numpy(np.random.rand(2)), "keys": [str(random.random())],
-                "process": os.getpid()}
+        samples = range(self.batch_size)
+        return {"data": torch.rand(self.batch_size, *self.shape), "target": torch.from_numpy(np.random.rand(self.batch_size, 2)),
+                "keys": [f"{random.random()} {self.get_do_oversample(place)}" for place in samples],
+                "process": [os.getpid() for _ in samples]}
 
 
-class TransformingLoader:
+class TransformingLoader(Samples):
     """nnU-Net's own transforms on one image."""
 
     def __init__(self, transforms: ComposeTransforms) -> None:
+        super().__init__()
         self.transforms = transforms
         self.image = torch.rand(2, 24, 24, generator=torch.Generator().manual_seed(0))
 
@@ -73,8 +91,9 @@ class TransformingLoader:
         return {"data": changed["image"], "target": changed["segmentation"], "keys": ["case"]}
 
 
-class FailingLoader:
+class FailingLoader(Samples):
     def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
         self.error = error
 
     def generate_train_batch(self) -> dict[str, Any]:
@@ -86,9 +105,9 @@ def transforms() -> ComposeTransforms:
 
 
 def batches(loader: Any = None, *, seed: int = 0, stream: int = 0, dropout: float = 0.0, flip_axes: Sequence[int] = (),
-            viewing: Sequence[str] = ()) -> SeededBatches:
+            viewing: Sequence[str] = (), places: range | None = None) -> SeededBatches:
     return SeededBatches(loader or DrawingLoader(), seed=seed, stream=stream, modalities=2, modality_dropout=dropout,
-                         flip_axes=flip_axes, viewing=viewing)
+                         flip_axes=flip_axes, viewing=viewing, places=places)
 
 
 def numbers(drawn: dict[str, Any]) -> tuple[list[float], list[float], list[str]]:
@@ -200,17 +219,29 @@ class TestSeededBatches:
             assert torch.equal(some[:, others], torch.tensor(UNCHANGED)[others].expand(3, -1))
 
     def test_flips_samples_along_the_axes_asked_for(self) -> None:
-        class Slices(DrawingLoader):
-            def generate_train_batch(self) -> dict[str, Any]:
-                return {**super().generate_train_batch(), "data": torch.rand(3, 2, 5, 6)}
-
         for index in range(4):
-            plain, flipped = (batches(Slices(), flip_axes=axes, viewing=VIEWING)[index] for axes in ((), (1,)))
+            plain, flipped = (batches(DrawingLoader(3, 2, 5, 6), flip_axes=axes, viewing=VIEWING)[index] for axes in ((), (1,)))
             assert "flips" not in plain
             assert torch.equal(plain["data"], flipped["data"])
             assert torch.equal(plain["viewing"], flipped["viewing"])
             assert flipped["flips"].shape == (3, 2)
             assert not flipped["flips"][:, 0].any()
+
+
+    @pytest.mark.parametrize("ranks", [2, 3, 6])
+    def test_of_some_places_are_those_of_the_whole_batch(self, ranks: int) -> None:
+        """Whatever is drawn, foreground that is forced, too: so several processes see what one sees."""
+        options = {"dropout": 0.4, "flip_axes": (0, 1), "viewing": VIEWING}
+        whole, each = batches(DrawingLoader(6, 2, 5, 6), **options), 6 // ranks
+        parts = [batches(DrawingLoader(6, 2, 5, 6), **options, places=range(rank * each, (rank + 1) * each))
+                 for rank in range(ranks)]
+        for index in range(3):
+            wanted, found = whole[index], [part[index] for part in parts]
+            for name in ("data", "target", "present", "flips", "viewing"):
+                assert torch.equal(torch.cat([part[name] for part in found]), wanted[name]), name
+            assert [key for part in found for key in part["keys"]] == wanted["keys"]
+            assert [key.endswith("True") for key in wanted["keys"]] == [False] * 5 + [True]
+            assert len({sample.sum().item() for sample in wanted["data"]}) == 6
 
 
 class TestDrawFlips:
@@ -271,7 +302,7 @@ class TestBatchStream:
         expected = [numbers(batches(seed=2)[index]) for index in range(start, start + 5)]
         drawn = list(islice(make(batches(seed=2), start=start, workers=workers), 5))
         assert [numbers(batch) for batch in drawn] == expected
-        assert len({batch["process"] for batch in drawn} - {os.getpid()}) == workers
+        assert len({batch["process"][0] for batch in drawn} - {os.getpid()}) == workers
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_gives_the_same_absences_and_changes_from_any_number_of_workers(self, workers: int, make: MakeStream) -> None:
@@ -295,14 +326,14 @@ class TestBatchStream:
     @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
     def test_names_a_killed_worker(self, workers: int, make: MakeStream) -> None:
         stream = make(batches(), workers=workers)
-        os.kill(next(stream)["process"], signal.SIGKILL)
+        os.kill(next(stream)["process"][0], signal.SIGKILL)
         with pytest.raises(WorkerDiedError, match="preparing batches.*nnUNet_n_proc_DA=1"):
             list(islice(stream, 10 * workers))
 
     def test_a_worker_killed_with_the_lock_in_its_hands_is_not_waited_for(self, make: MakeStream) -> None:
         """PyTorch's own end of a stream would wait for it."""
         stream = make(batches(), workers=1)
-        process = next(stream)["process"]
+        process = next(stream)["process"][0]
         lock = stream._iterator._workers_done_event._cond
         assert lock.acquire(timeout=10)  # as the killed one would have it
         os.kill(process, signal.SIGKILL)
@@ -325,7 +356,7 @@ class TestBatchStream:
 
     def test_a_killed_worker_does_not_interrupt_the_step_that_is_running(self, make: MakeStream) -> None:
         stream = make(batches(), workers=1)
-        os.kill(next(stream)["process"], signal.SIGKILL)
+        os.kill(next(stream)["process"][0], signal.SIGKILL)
         until = time.monotonic() + 0.5
         while time.monotonic() < until:
             torch.rand(10)
