@@ -38,29 +38,37 @@
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
-  // The way back of fuse4seg/report/layers.py, packed.
-  function unpredicted(levels, channels, [width, height, depth]) {
-    const plane = width * height * depth;
-    for (let row = 0; row < channels * depth * height; row++) {
-      const begin = row * width, first = row % height === 0;
-      for (let at = begin; at < begin + width; at++) {
-        const left = at > begin ? levels[at - 1] : 0, above = first ? 0 : levels[at - width];
-        levels[at] = levels[at] + ((left + above) >> 1);
+  // The way back of fuse4seg/report/layers.py, packed; sources are known when the fused image's turn comes.
+  function unpredicted(levels, layer, [width, height, depth]) {
+    const slice = width * height, plane = slice * depth;
+    for (let channel = 0, at = 0; channel < layer.channels; channel++) {
+      for (let z = 0; z < depth; z++) for (let y = 0; y < height; y++) for (let x = 0; x < width; x++, at++) {
+        const a = x ? levels[at - 1] : 0, b = y ? levels[at - width] : 0, c = z ? levels[at - slice] : 0;
+        const ab = x && y ? levels[at - width - 1] : 0, ac = x && z ? levels[at - slice - 1] : 0;
+        const bc = y && z ? levels[at - slice - width] : 0;
+        levels[at] += Math.floor((2 * (a + b + c) - ab - ac - bc) / 3);
       }
     }
-    if (channels === 1) return levels;
-    const colours = new Uint8Array(3 * plane);
-    for (let at = 0; at < plane; at++) {
-      const green = levels[plane + at];
-      colours[3 * at] = levels[at] + green;
-      colours[3 * at + 1] = green;
-      colours[3 * at + 2] = levels[2 * plane + at] + green;
+    if (layer.channels === 1 && !layer.mixed) return levels;
+    const sources = state.layers.filter((one) => one.kind === "source");
+    const explained = new Uint8Array(layer.channels * plane);
+    for (let channel = 0; channel < layer.channels; channel++) {
+      for (let at = 0; at < plane; at++) {
+        let known = channel === 1 ? 128 : levels[plane + at];
+        if (layer.mixed) {
+          const weights = layer.mixed[channel];
+          known = weights[sources.length];
+          for (let one = 0; one < sources.length; one++) known += weights[one] * sources[one].levels[at];
+          known >>= 8;
+        }
+        explained[layer.channels * at + channel] = levels[channel * plane + at] + known - 128;
+      }
     }
-    return colours;
+    return explained;
   }
 
   async function volumeOf(layer) {
-    layer.levels = unpredicted(await unzipped(bytesOf(layer.data)), layer.channels, state.shape);
+    layer.levels = unpredicted(await unzipped(bytesOf(layer.data)), layer, state.shape);
     const header = bytesOf(layer.header), file = new Uint8Array(header.length + layer.levels.length);
     file.set(header);
     file.set(layer.levels, header.length);
@@ -85,7 +93,8 @@
     const data = dataOf(article);
     if (!data) { say("The volumes of this case are missing beside the page: copy the whole folder. The pictures are all here."); return; }
     Object.assign(state, {layers: data.layers.map((layer) => ({...layer})), shape: data.shape, first: data.first, at: 0, other: 1, voxel: null});
-    await Promise.all(state.layers.map(volumeOf));
+    await Promise.all(state.layers.filter((layer) => layer.kind !== "fused").map(volumeOf));
+    await Promise.all(state.layers.filter((layer) => layer.kind === "fused").map(volumeOf));
     if (!state.nv) await start();
     build();
     state.nv.volumes.length = 0;
