@@ -71,7 +71,7 @@ class TestRegister:
         assert found.off == pytest.approx(2 * radius * np.sin(np.deg2rad(found.turn / 2)), rel=0.2)
 
     def test_information_is_that_of_the_joint_histogram(self) -> None:
-        """Against scikit-learn's of the same bins; ITK's differs by its smooth Parzen windows. Of independent noise it is near 0."""
+        """Against scikit-learn's of the same bins, but for ITK's smooth Parzen windows; near 0 of independent noise."""
         phantom = make_phantom(1, shape=(40, 48, 44))
         first, second = phantom.images[[0, 2]]
         noise = np.random.default_rng(0).permutation(second.ravel()).reshape(second.shape)
