@@ -15,8 +15,8 @@ from fuse4seg.datasets.raw import Case
 from fuse4seg.datasets.rigid import QUICK, Rigid, register, small_copy
 from fuse4seg.plans import OURS
 
-#: An image is suspect that fits better so many voxels of the reference away, or further, and by this part of the information.
-MOST_OFF, LEAST_GAIN = 1.0, 0.03
+#: An image is suspect that fits better more than so many voxels of the reference away, and by this part of the information.
+MOST_OFF, LEAST_GAIN = 1.0, 0.02
 #: Or that tells less than the dataset's median by more than so many standard deviations, estimated from at least so many cases.
 FAR_BELOW, FEWEST_CASES = 5.0, 10
 #: In the fingerprint and in plans: what :func:`usual_information` gives of the dataset.

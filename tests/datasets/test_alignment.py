@@ -53,11 +53,11 @@ class TestAlignments:
         assert np.mean([judged(rigid).suspect for rigid in moved]) >= 0.95
         assert not any(judged(rigid).suspect for rigid in still)
 
-    def test_counts_in_millimetres(self) -> None:
+    def test_counts_in_millimetres_and_in_voxels(self) -> None:
         phantom = make_phantom(0, shape=SHAPE)
         found, = alignments(phantom.images[1], [np.roll(phantom.images[3], 3, axis=1)], (2.0, 0.5, 1.0))
         np.testing.assert_allclose(found.shift, (0, 1.5, 0), atol=0.4)
-        assert found.off == pytest.approx(3, abs=0.8)
+        assert 3 - 0.5 < found.off < 3 + 1.5
 
 
 class TestCaseAlignment:

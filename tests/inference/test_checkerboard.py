@@ -12,19 +12,15 @@ from fuse4seg.inference.checkerboard import EDGE, GAP, SQUARES, checkerboard, wr
 SQUARE = EDGE // SQUARES
 
 
-def halves(shape: tuple[int, ...], *, bright: slice) -> np.ndarray:
-    image = np.zeros(shape)
-    image[..., bright] = 1
-    return image
-
-
 def test_squares_take_turns() -> None:
-    """Of two pictures that are bright in opposite halves: white and black change at every border but the middle one."""
-    left, right = halves((1, 32, 32), bright=slice(0, 16)), halves((1, 32, 32), bright=slice(16, 32))
-    board = checkerboard(left, right, (1, 1, 1))
-    middles = board[SQUARE // 2::SQUARE, SQUARE // 2::SQUARE]
+    """Of a ramp from left to right and one from right to left."""
+    ramp = np.tile(np.arange(64.0), (64, 1))[None]
+    board = checkerboard(ramp, ramp[..., ::-1], (1, 1, 1))
+    middles = board[SQUARE // 2::SQUARE, SQUARE // 2::SQUARE].astype(float)
     rows, columns = np.indices(middles.shape)
-    np.testing.assert_array_equal(middles, np.where(((rows + columns) % 2 == 0) == (columns < SQUARES // 2), 255, 0))
+    of_reference = (rows + columns) % 2 == 0
+    there = (columns + 0.5) / SQUARES
+    np.testing.assert_allclose(middles, 255 * np.where(of_reference, there, 1 - there), atol=6)
 
 
 def test_is_the_image_itself_of_two_that_are_the_same() -> None:
@@ -34,13 +30,13 @@ def test_is_the_image_itself_of_two_that_are_the_same() -> None:
 
 def test_shows_three_planes_of_a_volume_in_their_proportions() -> None:
     """10 slices of 4 mm, 40 x 20 voxels of 1 mm."""
-    board = checkerboard(np.ones((10, 40, 20)), np.ones((10, 40, 20)), (4, 1, 1))
+    board = checkerboard(*np.random.default_rng(0).random((2, 10, 40, 20)), (4, 1, 1))
     widths = EDGE // 2, EDGE // 2, EDGE
     assert board.shape == (EDGE, sum(widths) + 2 * GAP)
 
 
 def test_shows_the_head_above_the_foot() -> None:
-    volume = halves((16, 16, 16), bright=slice(None)) * np.where(np.arange(16) < 8, 0.01, 1)[:, None, None]
+    volume = np.broadcast_to(np.arange(16.0)[:, None, None], (16, 16, 16))
     board = checkerboard(volume, volume, (1, 1, 1))
     coronal = board[:, EDGE + GAP:2 * EDGE + GAP]
     assert coronal[:EDGE // 4].mean() > 200 > 60 > coronal[-EDGE // 4:].mean()

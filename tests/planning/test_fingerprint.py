@@ -20,6 +20,9 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
 
+from fuse4seg.datasets import alignment
+from fuse4seg.datasets.alignment import planned_information
+from fuse4seg.datasets.phantom import write_phantom_dataset
 from fuse4seg.errors import (
     FaultyDatasetError,
     FaultyImageError,
@@ -39,6 +42,8 @@ from fuse4seg.planning.fingerprint import (
     summarise_case,
 )
 from fuse4seg.planning.foreground import Draws, draw_foreground
+from fuse4seg.planning.options import PlanOptions
+from fuse4seg.planning.planner import plan_experiment
 
 DATASET = "Dataset991_Small"
 STATISTICS = "foreground_intensity_properties_per_channel"
@@ -256,3 +261,45 @@ class TestWindowsOfTheFingerprint:
         fingerprint = build_fingerprint([case], dataset=DATASET, schemes=[ZScoreNormalization])
 
         assert fingerprint[WINDOWS]["0"]["low"] == (2.0 if decision else 1.0)
+
+
+class TestAlignment:
+    """On phantoms, as small images of noise tell nothing of each other."""
+
+    @pytest.fixture
+    def dataset(self, roots: Path) -> Path:
+        """Four cases, of which the third has its FLAIR four voxels off T1ce, the reference."""
+        folder = write_phantom_dataset(roots / "nnUNet_raw", dataset_id=991, name="Small", training_cases=4, test_cases=0,
+                                       modalities=("FLAIR", "T1ce"), shape=(32, 44, 40))
+        description = json.loads((folder / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps({**description, "reference_modality": "T1ce"}))
+        path = folder / "imagesTr" / "small_002_0000.nii.gz"
+        image = sitk.ReadImage(str(path))
+        moved = sitk.GetImageFromArray(np.roll(sitk.GetArrayFromImage(image), 4, axis=2))
+        moved.CopyInformation(image)
+        sitk.WriteImage(moved, str(path))
+        return folder
+
+    def test_names_a_case_whose_modalities_lie_apart(self, dataset: Path, roots: Path, caplog: pytest.LogCaptureFixture,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(alignment, "FEWEST_CASES", 4)
+        with caplog.at_level("WARNING"):
+            found = extract_fingerprint(991, processes=1)
+        warnings = [record.message for record in caplog.records]
+        assert len(warnings) == 2
+        assert warnings[0].startswith("small_002: FLAIR fits T1ce better")
+        assert warnings[1].startswith("1 of 4 cases may be misaligned")
+        told = json.loads((roots / "nnUNet_preprocessed" / DATASET / "alignment.json").read_text())
+        assert told["reference"] == "T1ce"
+        cases = told["cases"]
+        assert {name: case["FLAIR"]["suspect"] for name, case in cases.items()} == {f"small_00{number}": number == 2
+                                                                                    for number in range(4)}
+        np.testing.assert_allclose(cases["small_002"]["FLAIR"]["shift"], (4, 0, 0), atol=0.6)
+        given = [case["FLAIR"]["information"][0] for case in cases.values()]
+        assert found["information_on_reference"]["FLAIR"]["median"] == pytest.approx(np.median(given), abs=1e-4)
+
+    def test_plans_hold_what_prediction_compares_with(self, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(alignment, "FEWEST_CASES", 4)
+        found = extract_fingerprint(991, processes=1)
+        plans = plan_experiment(991, PlanOptions(gpu_memory_target=0.1))
+        assert planned_information(plans) == found["information_on_reference"]
