@@ -72,9 +72,10 @@ def validate_segmentations(model: Model, dataset: nnUNetBaseDataset, fold: Path,
         return {}
     summary = summarise_folder(fold / VALIDATION, preprocessed / "gt_segmentations", dataset_json=model.description.dataset_json,
                                reader=model.description.reader)
-    write_json(summary, fold / VALIDATION / "summary.json")
     write_doubts(_doubts(summary, record, model.description), fold)
     _calibrate(record, fold.parent)
+    # Last, as it tells that the fold is validated.
+    write_json(summary, fold / VALIDATION / "summary.json")
     return summary
 
 

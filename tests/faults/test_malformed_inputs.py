@@ -223,6 +223,7 @@ MISTAKES: dict[str, Mistake] = {
     "plan: fingerprint without spacings": Mistake("plan_experiment", "-d 990", FINGERPRINT, without(FINGERPRINT, "spacings")),
     "plan: spacings that are words": Mistake("plan_experiment", "-d 990", FINGERPRINT, entry(FINGERPRINT, "spacings", "x")),
     "plan: shapes of nothing": Mistake("plan_experiment", "-d 990", FINGERPRINT, entry(FINGERPRINT, "shapes_after_crop", [])),
+    "plan: volumes below 0": Mistake("plan_experiment", "-d 990", FINGERPRINT, entry(FINGERPRINT, "label_volumes", {"a": [-1]})),
     "plan: no memory": Mistake("plan_experiment", "-d 990 -gpu_memory_target 0", "-gpu_memory_target"),
     "plan: memory that is no number": Mistake("plan_experiment", "-d 990 -gpu_memory_target nan", "-gpu_memory_target"),
     "plan: memory that is a word": Mistake("plan_experiment", "-d 990 -gpu_memory_target much", "much", status=UNPARSED),

@@ -20,6 +20,7 @@ from fuse4seg.cli import predict, train
 from fuse4seg.evaluation.folders import evaluate_folders
 from fuse4seg.inference.image_files import read_fused
 from fuse4seg.inference.model import Model
+from fuse4seg.inference.model_calibration import model_calibration, write_doubts
 from fuse4seg.inference.predict_case import predict_case
 from fuse4seg.inference.validate_fold import validate_fusion, validate_segmentations
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
@@ -159,6 +160,33 @@ def preprocessed(tmp_path: Path) -> Path:
         finer = random.standard_normal((3, 4, 30, 27), dtype=np.float32)
         nnUNetDatasetBlosc2.save_case(finer, np.zeros((1, 4, 30, 27), np.int8), {}, str(folder / "finer" / case))
     return folder
+
+
+class TestCalibration:
+    def test_is_of_all_folds_that_were_validated(self, make_network: MakeNetwork, make_loaded: MakeLoaded, preprocessed: Path,
+                                                 tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        (tmp_path / "fold_1" / "validation").mkdir(parents=True)
+        write_doubts([{"dice": number / 10, "doubt": 1 - number / 10, "volume": 1.0} for number in range(6)], tmp_path / "fold_1")
+        (preprocessed / "dataset_fingerprint.json").write_text(json.dumps({"label_volumes": {"a": [0.1, 0.2, 0.3, 0.4, 0.5]}}))
+        with caplog.at_level("INFO"):
+            validate_segmentations(make_loaded(make_network(), mirror=True), Dataset(), tmp_path / "fold_0",
+                                   preprocessed=preprocessed)
+        record = json.loads((tmp_path / "fold_0" / "validation" / "run.json").read_text())
+        assert record["made_by"]["calibration"] == model_calibration(tmp_path)
+        assert record["made_by"]["calibration"]["cases"] == 8
+        assert "doubt, over 8 validated cases: rank correlation with Dice -" in caplog.text
+        for case in record["cases"].values():
+            assert case["doubt"]["disagreement"] > 0
+            assert case["doubt"]["size"]["a"] == pytest.approx(
+                (np.log(case["volumes"]["a"]) - np.log(0.3)) / (1.4826 * np.log(1.5)), rel=1e-3)
+            assert case["doubt"]["size"]["b"] is None
+
+    def test_of_a_few_cases_is_none(self, make_network: MakeNetwork, make_loaded: MakeLoaded, preprocessed: Path,
+                                    tmp_path: Path) -> None:
+        validate_segmentations(make_loaded(make_network()), Dataset(), tmp_path / "fold_0", preprocessed=preprocessed)
+        record = json.loads((tmp_path / "fold_0" / "validation" / "run.json").read_text())
+        assert "calibration" not in record["made_by"]
+        assert len(json.loads((tmp_path / "fold_0" / "validation" / "doubt.json").read_text())) == 2
 
 
 class TestCascade:

@@ -62,7 +62,8 @@ def make_fingerprinted(roots: Path, make_raw: Callable[..., Path]) -> Callable[.
             "spacings": [list(spacing)] * cases, "shapes_after_crop": [list(shape)] * cases,
             "foreground_intensity_properties_per_channel": dict.fromkeys(numbers, statistics),
             "median_relative_size_after_cropping": relative_size,
-            "intensity_windows_per_channel": {number: {"low": -1.0, "high": 3.0 + int(number)} for number in numbers}}
+            "intensity_windows_per_channel": {number: {"low": -1.0, "high": 3.0 + int(number)} for number in numbers},
+            "label_volumes": {"tumour": [1.0] * cases}}
         folder = roots / "nnUNet_preprocessed" / DATASET
         folder.mkdir()
         (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
