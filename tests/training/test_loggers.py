@@ -213,7 +213,7 @@ class TestWeightsAndBiases:
             [report["total"] for report in logged["pretraining"]])
         assert [float(value) for value in found["ema_fg_dice"]] == pytest.approx(logged["ema_fg_dice"])
         assert [int(value) for value in found["_step"]] == [0, 1, 2, 3]
-        assert len(found["panel"]) == 2
+        assert len(found["panel/path"]) == 2
 
     def test_that_does_not_open_is_an_error_of_ours(self) -> None:
         from wandb.errors import UsageError
