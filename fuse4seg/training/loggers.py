@@ -23,8 +23,8 @@ EVENTS = "tensorboard"
 #: nnU-Net's variable, and what it takes for yes and for no.
 WANDB, YES, NO = "nnUNet_wandb_enabled", ("1", "True", "true"), ("0", "False", "false")
 #: Heading in TensorBoard of entries that have none of their own.
-HEADINGS = {"segmentation_losses": ("upper", "lower", "auxiliary", "train_losses", "val_losses"),
-            "fusion_losses": ("fusion", *FUSION_LOSSES, "discriminator"), "dice": ("mean_fg_dice", "ema_fg_dice"),
+HEADINGS = {"losses": ("upper", "lower", "auxiliary", "train_losses", "val_losses"),
+            "fusion_losses": ("fusion", *FUSION_LOSSES, "discriminator"), "validation": ("mean_fg_dice", "ema_fg_dice"),
             "learning_rates": ("lrs", "leader_lrs")}
 HEADING_OF = {entry: heading for heading, entries in HEADINGS.items() for entry in entries}
 

@@ -72,7 +72,7 @@ class TestTensorBoard:
             board = TensorBoard(tmp_path)
             for step in range(first, first + 4):
                 board.log("upper", value, step)
-        assert scalars(read(tmp_path), "segmentation_losses/upper") == [(0, 1), (1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]
+        assert scalars(read(tmp_path), "losses/upper") == [(0, 1), (1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]
 
     def test_makes_no_folder_before_there_is_something_to_write(self, tmp_path: Path) -> None:
         board = TensorBoard(tmp_path / "events")
@@ -133,8 +133,8 @@ class TestTraining:
             else:
                 wanted = [(2 + epoch, value) for epoch, value in enumerate(logged[tag.split("/")[1] if "/" in tag else tag])]
             np.testing.assert_allclose(found, wanted, rtol=1e-6, err_msg=tag)
-        assert {"pretraining/total", "pretraining/rate", "segmentation_losses/upper", "segmentation_losses/lower",
-                "segmentation_losses/val_losses", "fusion_losses/fusion", "dice/ema_fg_dice", "ratio", "learning_rates/lrs",
+        assert {"pretraining/total", "pretraining/rate", "losses/upper", "losses/lower",
+                "losses/val_losses", "fusion_losses/fusion", "validation/ema_fg_dice", "ratio", "learning_rates/lrs",
                 "learning_rates/leader_lrs", "dice_per_class_or_region/class_3"} <= tags
         assert {tag.partition("/")[0] for tag in tags} >= {"visibility"}
         assert [image.step for image in events.Images("panel")] == [2, 3]
@@ -213,7 +213,7 @@ class TestWeightsAndBiases:
             [report["total"] for report in logged["pretraining"]])
         assert [float(value) for value in found["ema_fg_dice"]] == pytest.approx(logged["ema_fg_dice"])
         assert [int(value) for value in found["_step"]] == [0, 1, 2, 3]
-        assert len(found["panel"]) == 2
+        assert len(found["panel/path"]) == 2
 
     def test_that_does_not_open_is_an_error_of_ours(self) -> None:
         from wandb.errors import UsageError
