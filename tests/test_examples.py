@@ -13,6 +13,9 @@ import pytest
 import torch
 
 import fuse4seg.colour
+import fuse4seg.datasets.modalities
+import fuse4seg.datasets.one_grid
+import fuse4seg.datasets.series_rules
 import fuse4seg.evaluation
 import fuse4seg.losses
 import fuse4seg.networks
@@ -25,7 +28,8 @@ def modules_of(package: ModuleType) -> list[ModuleType]:
 
 
 WITH_EXAMPLES = [module for package in (fuse4seg.evaluation, fuse4seg.losses) for module in modules_of(package)]
-OTHERS = [*modules_of(fuse4seg.networks), *modules_of(fuse4seg.report), fuse4seg.colour, fuse4seg.training.limits]
+OTHERS = [*modules_of(fuse4seg.networks), *modules_of(fuse4seg.report), fuse4seg.colour, fuse4seg.training.limits,
+          fuse4seg.datasets.modalities, fuse4seg.datasets.one_grid, fuse4seg.datasets.series_rules]
 
 
 def examples_of(thing: object, module: ModuleType) -> list[doctest.DocTest]:

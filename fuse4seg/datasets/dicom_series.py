@@ -40,11 +40,12 @@ log = logging.getLogger(__name__)
 IMAGES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage,
           MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage,
           PositronEmissionTomographyImageStorage, EnhancedPETImageStorage, LegacyConvertedEnhancedPETImageStorage}
-#: Names of the pulse sequence, and with them what is read of a header to tell series apart.
+#: Names of the pulse sequence; what every image has; and with both what is read of a header to tell series apart.
 SEQUENCE = ("SequenceName", "PulseSequenceName", "ScanningSequence")
-TAGS = ("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
-        "StudyDate", "SeriesNumber", "SeriesDescription", "ProtocolName", *SEQUENCE, "Modality", "ContrastBolusAgent",
-        "ContrastBolusAgentSequence", "ImageType", "SamplesPerPixel")
+OWN = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+TAGS = ("SpecificCharacterSet", "SOPClassUID", *OWN, "PatientID", "StudyDate", "SeriesNumber", "SeriesDescription",
+        "ProtocolName", *SEQUENCE, "Modality", "ContrastBolusAgent", "ContrastBolusAgentSequence", "ImageType",
+        "SamplesPerPixel")
 #: Values of ImageType, and of the name of a contrast agent, that say that there is nothing of use.
 LOCALIZER, NO_AGENT = "LOCALIZER", ("", "NO", "NONE", "N", "0")
 #: Longest name of a case that is made from a patient's id, so that file names hold it beside a channel's.
@@ -130,7 +131,7 @@ def find_studies(folder: Path) -> Found:
                 headers[path] = header
         # What pydicom raises on damaged files has no common base.
         except Exception as error:
-            damaged[path] = UnreadableImageError(path, first_line(error, kind=True))
+            damaged[path] = UnreadableImageError(path, first_line(error))
             log.debug("%s", path, exc_info=error)
     studies = _studies(_once_each(headers))
     if not studies and not damaged:
@@ -152,13 +153,14 @@ def _is_image(header: Dataset) -> bool:
     """Whether a file may be part of a channel.
 
     Raises:
-        AttributeError: It ends before it says what it is.
+        ValueError: It ends before it says what it is; pydicom reads what is cut off there as an empty dataset.
     """
-    # What is cut off behind its first bytes is read as an empty dataset.
-    if header.file_meta.MediaStorageSOPClassUID not in IMAGES:
+    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    if kind is not None and kind not in IMAGES:
         return False
-    told = all(header[name].value for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"))
-    return told and header.get("SamplesPerPixel", 1) == 1 and LOCALIZER not in (header.get("ImageType") or ())
+    if kind is None or not all(header.get(name) for name in OWN):
+        raise ValueError("it does not say which image of which series it is")
+    return header.get("SamplesPerPixel", 1) == 1 and LOCALIZER not in (header.get("ImageType") or ())
 
 
 def _once_each(headers: dict[Path, Dataset]) -> dict[Path, Dataset]:
