@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-DOCKERFILE, APPTAINER = ROOT / "container" / "Dockerfile", ROOT / "container" / "fuse4seg.def"
+DOCKERFILE, APPTAINER = ROOT / "container" / "Dockerfile", ROOT / "container" / "apptainer.def"
 PIP = re.compile(r"pip install [^\\\n]+")
 
 

@@ -218,7 +218,32 @@ def score_class(predicted: np.ndarray, wanted: np.ndarray, entry: int | Sequence
 
 def read_pair(case: str, prediction: Path, reference: Path, *, reader: type[BaseReaderWriter],
                declared: set[int]) -> tuple[Image, Image]:
-    """Prediction and reference, label values of shape (1, Z, Y, X) each."""
+    """Prediction and reference of a case.
+
+    Args:
+        case: Its name, for messages.
+        prediction, reference: Files.
+        reader: nnU-Net's of their format.
+        declared: Label values that may be there.
+
+    Returns:
+        Label values of shape (1, Z, Y, X) each.
+
+    Raises:
+        FaultyImageError: Their geometry differs, or one holds another value.
+        UnreadableImageError: One cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> import SimpleITK as sitk
+        >>> from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "a.nii.gz")
+        ...     sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 3, 4), np.uint8)), str(path))
+        ...     predicted, wanted = read_pair("a", path, path, reader=SimpleITKIO, declared={0, 1})
+        >>> predicted.voxels.shape
+        (1, 2, 3, 4)
+    """
     predicted, wanted = (read_image(path, tilt_reader(path, reader), labels=True) for path in (prediction, reference))
     difference = geometry_difference(predicted.geometry, wanted.geometry)
     if difference:

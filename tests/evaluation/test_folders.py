@@ -190,8 +190,8 @@ class TestEvaluateFolders:
                 raise IndexError("list index out of range")
             return read_pair(case, *given, **named)
 
-        read_pair = module._read_pair
-        monkeypatch.setattr(module, "_read_pair", fail_on_b)
+        read_pair = module.read_pair
+        monkeypatch.setattr(module, "read_pair", fail_on_b)
         evaluation = evaluate_folders(*folders, dataset_json=LABELS)
         assert list(evaluation.cases) == ["a", "c"]
         assert evaluation.faults[0].startswith("case b: it cannot be used (IndexError: list index out of range)")
