@@ -222,7 +222,8 @@ def read_pair(case: str, prediction: Path, reference: Path, *, reader: type[Base
 
     Args:
         case: Its name, for messages.
-        prediction, reference: Files.
+        prediction: File.
+        reference: File.
         reader: nnU-Net's of their format.
         declared: Label values that may be there.
 
