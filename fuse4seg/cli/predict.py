@@ -116,11 +116,8 @@ def _predict_by(models: list[TrainedModel], options: argparse.Namespace, farm: F
 def _predict_and_report(predict: Callable[[], object], options: argparse.Namespace) -> None:
     """The report also shows what was predicted where some cases failed, and names these."""
     from fuse4seg.errors import FaultyCasesError
-    from fuse4seg.report.write_report import Wish, write_report
+    from fuse4seg.report.write_report import write_report
 
-    # A record without the sources' folder tells nothing of them.
-    places = {path if path.is_dir() else path.parent for path in options.images}
-    wish = Wish(images=places.pop() if len(places) == 1 else None)
     faults: FaultyCasesError | None = None
     try:
         predict()
@@ -128,7 +125,7 @@ def _predict_and_report(predict: Callable[[], object], options: argparse.Namespa
         if not (options.output / DATASET_JSON).is_file():
             raise
         faults = some
-    log.info("report: %s", write_report(options.output, wish=wish, overwrite=options.overwrite))
+    log.info("report: %s", write_report(options.output, overwrite=options.overwrite))
     if faults is not None:
         raise faults
 
