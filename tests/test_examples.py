@@ -13,7 +13,10 @@ import pytest
 import torch
 
 import fuse4seg.colour
+import fuse4seg.datasets.alignment
+import fuse4seg.datasets.rigid
 import fuse4seg.evaluation
+import fuse4seg.inference.checkerboard
 import fuse4seg.losses
 import fuse4seg.networks
 
@@ -23,7 +26,8 @@ def modules_of(package: ModuleType) -> list[ModuleType]:
 
 
 WITH_EXAMPLES = [module for package in (fuse4seg.evaluation, fuse4seg.losses) for module in modules_of(package)]
-OTHERS = [*modules_of(fuse4seg.networks), fuse4seg.colour]
+OTHERS = [*modules_of(fuse4seg.networks), fuse4seg.colour, fuse4seg.datasets.alignment, fuse4seg.datasets.rigid,
+          fuse4seg.inference.checkerboard]
 
 
 def examples_of(thing: object, module: ModuleType) -> list[doctest.DocTest]:
