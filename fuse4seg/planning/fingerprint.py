@@ -56,6 +56,8 @@ WINDOWS = "intensity_windows_per_channel"
 LABELLED = "labelled"
 #: Beside the fingerprint: where the modalities of each case lie. Apart, as fingerprints are shared with models.
 ALIGNMENT_FILE = "alignment.json"
+#: Cases, spread evenly over the dataset, whose alignment is examined: of thousands it would take longer than all the rest.
+MOST_EXAMINED = 100
 #: nnU-Net normalises inside the nonzero mask where cropping leaves less than this of the median case.
 MASK_BELOW_RELATIVE_SIZE = 3 / 4
 
@@ -187,7 +189,7 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
                         path: Path) -> None:
         """Write down where the modalities lie, and name the cases in which some seem to lie apart."""
         reference = channel_names(self.dataset_json)[reference_channel(self.dataset_json)]
-        judged = {name: compared(found, usual) for name, found in cases.items()}
+        judged = {name: compared(found, usual) for name, found in cases.items() if found}
         write_json({"reference": reference, "cases": {name: {modality: one.to_plain() for modality, one in found.items()}
                                                       for name, found in judged.items()}}, path)
         said = {name: words for name, found in judged.items() if (words := suspicion(found, reference))}
@@ -195,7 +197,9 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
             logger.warning("%s: %s", name, words)
         if said:
             logger.warning("%d of %d cases may be misaligned: look at them, and repair what is so with f4s_register", len(said),
-                           len(cases))
+                           len(judged))
+        if len(cases) > MOST_EXAMINED:
+            logger.info("alignment was examined in %d of %d cases; f4s_register examines all", len(judged), len(cases))
 
     def _fitting_fingerprint(self, path: Path) -> dict[str, Any] | None:
         try:
@@ -212,7 +216,9 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
         return is_labelled(Path(self.input_folder), self.dataset_json)
 
     def _summarise_cases(self, schemes: Sequence[Scheme]) -> list[CaseSummary]:
-        cases, count = self.dataset, len(self.dataset)
+        count = len(self.dataset)
+        examined = set(list(self.dataset)[::math.ceil(count / MOST_EXAMINED)])
+        cases = {name: {**case, "examined": name in examined} for name, case in self.dataset.items()}
         images = (case["images"][0] for case in cases.values() if case["images"])
         # Where some voxels are ignored, nobody knows how large a label is.
         classes = {} if IGNORE in self.dataset_json["labels"] else foreground_classes(self.dataset_json)
@@ -228,7 +234,7 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
     """Read and analyse one case.
 
     Args:
-        case: Its ``images``, one file per channel, and its ``label``, or None.
+        case: Its ``images``, one file per channel, its ``label``, or None, and whether its alignment is ``examined``.
         reader: nnU-Net's reader of the dataset's files.
         schemes: nnU-Net's normalisation of each channel.
         classes: Label value, or values of a region, by name.
@@ -247,7 +253,7 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
             label = reader().read_seg(str(files[0]))[0]
     if np.isnan(images).any() or (label is not None and np.isnan(label).any()):
         raise ValueError("its images or its label hold NaN")
-    aligned = {} if dataset_json is None else case_alignment(
+    aligned = {} if dataset_json is None or not case["examined"] else case_alignment(
         images, properties["spacing"], Case("", tuple(map(Path, case["images"]))), dataset_json=dataset_json)
     cropped, segmentation, _ = crop_to_nonzero(images, label)
     foreground = segmentation + 1 if label is None else segmentation  # 0 inside the nonzero mask, -1 outside

@@ -298,6 +298,15 @@ class TestAlignment:
         given = [case["FLAIR"]["information"][0] for case in cases.values()]
         assert found["information_on_reference"]["FLAIR"]["median"] == pytest.approx(np.median(given), abs=1e-4)
 
+    def test_examines_some_of_many(self, dataset: Path, roots: Path, caplog: pytest.LogCaptureFixture,
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "MOST_EXAMINED", 2)
+        with caplog.at_level("INFO"):
+            extract_fingerprint(991, processes=1)
+        told = json.loads((roots / "nnUNet_preprocessed" / DATASET / "alignment.json").read_text())
+        assert list(told["cases"]) == ["small_000", "small_002"]
+        assert "alignment was examined in 2 of 4 cases; f4s_register examines all" in caplog.text
+
     def test_plans_hold_what_prediction_compares_with(self, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(alignment, "FEWEST_CASES", 4)
         found = extract_fingerprint(991, processes=1)
