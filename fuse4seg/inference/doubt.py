@@ -15,8 +15,8 @@ from fuse4seg.evaluation.volumes import robust_deviation, volumes_of, voxel_volu
 from fuse4seg.inference.entropy import largest_entropy
 from fuse4seg.inference.model import ModelDescription
 
-#: Robust standard deviations at which a size alone makes a score of a half.
-UNUSUAL = 3.0
+#: Robust standard deviations within which a size is no reason to doubt.
+USUAL = 3.0
 
 
 def facts_of(labels: np.ndarray, spacing: Sequence[float], description: ModelDescription, *, entropy: float | None,
@@ -66,7 +66,9 @@ def components_of(labels: np.ndarray, classes: Mapping[str, int | tuple[int, ...
 def doubt_score(entropy: float | None, disagreement: float | None, size: Mapping[str, float | None]) -> float:
     r"""One number to sort cases by; the higher, the more there is to doubt.
 
-    .. math:: 1 - (1 - H) (1 - D) (1 - S), \quad S = \max_c \frac{z_c^2}{z_c^2 + 9}
+    .. math:: 1 - (1 - H) (1 - D) (1 - S), \quad S = \max(0, 1 - 3 / \max_c |z_c|)
+
+    Sizes within three deviations are left out, as they say less of Dice than H and D, and would only dilute these.
 
     Args:
         entropy: H, mean over the boundary over the largest there can be, in [0, 1].
@@ -77,9 +79,9 @@ def doubt_score(entropy: float | None, disagreement: float | None, size: Mapping
         From 0 to 1; what is None counts as no doubt.
 
     Example:
-        >>> doubt_score(0.5, 0.2, {"core": None, "whole": 0.0})
-        0.6
+        >>> doubt_score(0.5, 0.2, {"core": None, "whole": -2.0}), doubt_score(0.5, 0.2, {"core": None, "whole": -6.0})
+        (0.6, 0.8)
     """
-    deviations = [deviation for deviation in size.values() if deviation is not None]
-    unusual = max((deviation**2 / (deviation**2 + UNUSUAL**2) for deviation in deviations), default=0.0)
+    largest = max((abs(deviation) for deviation in size.values() if deviation is not None), default=0.0)
+    unusual = 1 - USUAL / max(largest, USUAL)
     return 1 - (1 - (entropy or 0.0)) * (1 - (disagreement or 0.0)) * (1 - unusual)

@@ -39,7 +39,7 @@ class TestFactsOf:
         assert doubt["components"] == {"core": 2, "oedema": 0}
         assert doubt["size"]["core"] == pytest.approx(0, abs=1e-9)
         assert doubt["size"]["oedema"] < -5  # every training case has one
-        assert doubt["score"] == pytest.approx(1 - 0.5 * 0.8 / (1 + doubt["size"]["oedema"]**2 / 9))
+        assert doubt["score"] == pytest.approx(1 - 0.5 * 0.8 * 3 / -doubt["size"]["oedema"])
 
     def test_does_without_a_training_set_and_without_a_boundary(self, description: ModelDescription) -> None:
         facts = facts_of(np.zeros((2, 4, 4), np.uint8), (1.0, 1.0, 1.0), description, entropy=None, disagreement=None)
@@ -69,9 +69,9 @@ class TestScore:
     def test_is_between_zero_and_one_and_is_what_the_formula_says(self, entropy: float, disagreement: float, one: float,
                                                                   other: float) -> None:
         score = doubt_score(entropy, disagreement, {"a": one, "b": other, "c": None})
-        unusual = max(abs(one), abs(other))**2
+        largest = max(abs(one), abs(other))
         assert 0 <= score <= 1
-        assert score == pytest.approx(1 - (1 - entropy) * (1 - disagreement) * 9 / (9 + unusual), abs=1e-12)
+        assert score == pytest.approx(1 - (1 - entropy) * (1 - disagreement) * min(1, 3 / max(largest, 1e-9)), abs=1e-12)
 
     @given(SHARES, SHARES, SHARES, DEVIATIONS)
     def test_no_part_lowers_it(self, low: float, high: float, other: float, size: float) -> None:
