@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image as Picture
 
 from fuse4seg.files import checksum
 
@@ -39,6 +40,18 @@ class Made:
         record = json.loads(path.read_text())
         record["cases"].setdefault(case, {}).update(entries)
         path.write_text(json.dumps(record))
+
+    def as_pictures(self, case: str) -> None:
+        """Leave a case's seventh slices, as PNG, in place of its volumes."""
+        for old in [*self.folder.glob("*.nii.gz"), *self.folder.glob("fused/*"), *self.images.iterdir()]:
+            old.unlink()
+        path = self.folder / "dataset.json"
+        path.write_text(path.read_text().replace(".nii.gz", ".png"))
+        self.told(case, sources={})
+        for target, volume in ((self.folder, self.segmented[case]), (self.folder / "fused", self.fused[case])):
+            Picture.fromarray(volume[6]).save(target / f"{case}.png")
+        for channel, source in enumerate(self.sources[case]):
+            Picture.fromarray(source[6].astype(np.uint8)).save(self.images / f"{case}_{channel:04d}.png")
 
 
 def write(voxels: np.ndarray, path: Path, *, direction: Sequence[float] = (1, 0, 0, 0, 1, 0, 0, 0, 1)) -> Path:

@@ -261,6 +261,20 @@ class TestViewer:
         page.keyboard.press("[")
         page.wait_for_url(lambda url: not url.endswith("/a.html"))
 
+    def test_shows_a_picture_as_one_plane(self, make_prediction: Callable[..., Any], visit: Visit) -> None:
+        flat = make_prediction("a")
+        flat.as_pictures("a")
+        report = write_report(flat.folder).parent
+        page = visit.open_viewer(page_of(report, "a"))
+        assert page.is_disabled("#view")
+        assert (canvas_of(page).max(axis=-1) > 40).mean() > 0.02
+        page.focus("#canvas")
+        page.keyboard.press("ArrowRight")
+        x, y, z = (int(part) for part in page.inner_text("#values tr:first-child td").split())
+        assert z == 0
+        assert page.inner_text("#values tr:nth-child(2) td") == " ".join(map(str, flat.fused["a"][6, y, x]))
+        visit.require_quiet(report)
+
     def test_all_in_one_file_moves_from_case_to_case(self, made: Any, visit: Visit) -> None:
         single = made.folder.parent / "single"
         page = visit.open(single / "index.html")

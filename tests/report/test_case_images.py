@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from PIL import Image as Picture
 
 from fuse4seg.errors import UnsuitableImageError
 from fuse4seg.report.case_images import read_case
@@ -74,23 +73,10 @@ class TestReadCase:
 
     def test_hangs_pictures_as_they_are(self, make_prediction: Callable[..., Any]) -> None:
         made = make_prediction("a")
-        flat = read_prediction(_as_pictures(made))
+        made.as_pictures("a")
+        flat = read_prediction(made.folder)
         images = read_case(flat.cases[0], flat)
         assert (images.is_flat, images.spacing) == (True, (1.0, 1.0, 1.0))
         assert np.array_equal(images.fused[:, 0], np.moveaxis(made.fused["a"][6], -1, 0))
         assert np.array_equal(images.labels[0], made.segmented["a"][6])
         assert np.array_equal(images.sources["T1"][0], made.sources["a"][0][6].astype(np.uint8))
-
-
-def _as_pictures(made: Any) -> Any:
-    """The middle slices as PNG, in the same folders."""
-    for old in [*made.folder.glob("*.nii.gz"), *made.folder.glob("fused/*.nii.gz"), *made.images.glob("*.nii.gz")]:
-        old.unlink()
-    path = made.folder / "dataset.json"
-    path.write_text(path.read_text().replace(".nii.gz", ".png"))
-    made.told("a", sources={})
-    for target, array in {made.folder / "a.png": made.segmented["a"][6], made.folder / "fused" / "a.png": made.fused["a"][6],
-                          **{made.images / f"a_000{channel}.png": made.sources["a"][channel][6].astype(np.uint8)
-                             for channel in (0, 1)}}.items():
-        Picture.fromarray(array).save(target)
-    return made.folder
