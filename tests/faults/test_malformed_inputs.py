@@ -346,6 +346,16 @@ MISTAKES: dict[str, Mistake] = {
     "ensemble: no probabilities": Mistake("ensemble", "-i {ct} {mri} -o {out}", "{ct}"),
     "ensemble: no predictions": Mistake("ensemble", "-i {ct} {mri} -o {out}", "ct/dataset.json", every(
         text("ct/a.npz", "x"), text("mri/a.npz", "x"))),
+    "register: no folder": Mistake("register", "-i {place}/nowhere -o {out}", "nowhere"),
+    "register: no cases": Mistake("register", "-i {ct} -o {out}", "{ct}"),
+    "register: over the input": Mistake("register", "-i {images} -o {images}", "-o"),
+    "register: no such reference": Mistake("register", "-i {images} -o {out} --reference 9", "--reference"),
+    "report: no folder": Mistake("report", "{place}/nowhere", "nowhere"),
+    "report: no prediction": Mistake("report", "{ct}", "{ct}"),
+    "report: ratings that are none": Mistake("report", "{predictions} --ratings {archive}", "model.zip",
+                                              copied(f"{MODEL}/dataset.json", "predictions/dataset.json")),
+    "submit: no command of ours": Mistake("submit", "-o {out} -- rm -r data", "one of this tool"),
+    "submit: nothing to run": Mistake("submit", "-o {out}", "command"),
     "info: unknown flag": Mistake("info", "--all", "--all", status=UNPARSED),
     # ------------------------------------------------------------------ fuse, evaluate_fusion
     "fuse: unknown rule": Mistake("fuse", PICTURES + " --rule best", "best", status=UNPARSED),
