@@ -34,7 +34,7 @@ IGNORE = ".bidsignore"
 #: What f4s_predict writes beside, in the pattern of .gitignore: no part of the derivative.
 BESIDE = ("/*.nii.gz", "/*.nii", "/*.npz", "/*.pkl", "/run*.json", "/plans.json", "/dataset.json",
           "/missing_modalities.json", "/f4s_outputs.json", "/*.html", "/fused/", "/panels/", "/attention/",
-          "/probabilities/", "/uncertainty/", "/previous_stage/")
+          "/probabilities/", "/uncertainty/", "/alignment/", "/report/", "/previous_stage/")
 #: Entities in the standard's order that stay, where all sources of a case have them in common.
 ENTITIES = ("sub", "ses", "task", "acq", "rec", "run", "space")
 
@@ -99,13 +99,14 @@ class BidsInput:
 
     def finish(self) -> None:
         """Describe the derivative."""
-        output, model = self._job.output, self._job.record.made_by["model"]
+        output = self._job.output
         raw = os.path.relpath(self._root.resolve(), output.resolve())
         write_json({"Name": "Fuse4Seg", "BIDSVersion": VERSION, "DatasetType": "derivative",
-                    "GeneratedBy": [{"Name": "Fuse4Seg", "Version": __version__, "Description": model}],
+                    "GeneratedBy": [{"Name": "Fuse4Seg", "Version": __version__, "Description": self._job.record.model}],
                     "DatasetLinks": {RAW: Path(raw).as_posix()}}, output / DESCRIPTION)
         with written_whole(output / IGNORE) as temporary:
-            temporary.write_text("".join(f"{pattern}\n" for pattern in BESIDE))
+            members = self._job.record.made_by["options"].get("members", ())  # of an ensemble, each in a folder of its own
+            temporary.write_text("".join(f"{pattern}\n" for pattern in (*BESIDE, *(f"/{member}/" for member in members))))
 
     def _files(self, case: BidsCase) -> dict[str, str]:
         """By what f4s_predict writes, names of the derivative; both relative to the output and without their ending."""

@@ -54,13 +54,13 @@ class DicomInput:
 
     def give_back(self, case: str) -> None:
         """Write a case's segmentation and its fused images, one per set of weights, as DICOM."""
-        job, found, model = self._job, self._cases[case], self._job.record.made_by
+        job, found = self._job, self._cases[case]
         file = f"{case}{job.description.file_ending}"
         labels = _voxels(job.output / file) if job.description.segments else None
         places = [FUSED] if len(job.folds) == 1 else [f"{FUSED}/fold_{fold}" for fold in job.folds]
         fused = {place: _voxels(job.output / place / file) for place in places}
         stack = stack_series(found.series[found.reference], case)
-        maker = Maker(model["model"], model["weights"], job.description.dataset_json)
+        maker = Maker(job.record.model, job.record.weights, job.description.dataset_json)
         write_dicom(stack, labels, fused, job.output / DICOM / case, maker)
 
     def finish(self) -> None:

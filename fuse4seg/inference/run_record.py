@@ -36,6 +36,17 @@ class RunRecord:
     made_by: dict[str, Any]
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @property
+    def model(self) -> str:
+        """Name of the model's folder; of an ensemble, all names."""
+        named = self.made_by["model"]
+        return named if isinstance(named, str) else " + ".join(named)
+
+    @property
+    def weights(self) -> list[str]:
+        """Checksums of all sets of weights."""
+        return [checksum for one in self.made_by["weights"] for checksum in ([one] if isinstance(one, str) else one)]
+
     def is_done(self, case: str, sources: Sequence[Path], output: Path) -> bool:
         """Whether the case's outputs are there, and were made from these files as they are now."""
         known = self.cases.get(case, {})

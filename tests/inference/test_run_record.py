@@ -11,7 +11,7 @@ import pytest
 
 from fuse4seg.errors import Fuse4SegError, OptionError, UnreadableRecordError
 from fuse4seg.inference.model_calibration import write_doubts
-from fuse4seg.inference.run_record import RunRecord, checksums, describe_run, open_record
+from fuse4seg.inference.run_record import RunRecord, checksums, describe_ensemble, describe_run, open_record
 
 
 @pytest.fixture
@@ -52,6 +52,13 @@ class TestRunRecord:
         assert not again.is_done("other", [source], output)
         assert again.cases["case"] == {"status": "done", "seconds": 1.235, "outputs": ["case.nii.gz"], "absent": ["T2"],
                                        "sources": noted.cases["case"]["sources"]}
+
+    def test_names_one_model_or_all_of_an_ensemble(self, made_by: dict[str, Any], output: Path) -> None:
+        one = open_record(output, made_by, resume=False)
+        assert (one.model, one.weights) == ("Trainer__Plans__2d", made_by["weights"])
+        other = {**made_by, "model": "Trainer__Plans__3d", "weights": ["a", "b"]}
+        both = open_record(output, describe_ensemble({"2d": made_by, "3d": other}, options={}), resume=False)
+        assert (both.model, both.weights) == ("Trainer__Plans__2d + Trainer__Plans__3d", [*made_by["weights"], "a", "b"])
 
     def test_tells_what_is_told_of_a_case(self, noted: RunRecord, made_by: dict[str, Any], source: Path, output: Path) -> None:
         noted.note_done("case", checksums([source]), [], output=output, seconds=1, facts={"volumes": {"core": 1.5}})
