@@ -59,19 +59,17 @@ def predict_ensemble(members: Sequence[Member], images: Path | Sequence[Path], o
         The ensemble's segmentations of this part.
 
     Raises:
-        OptionError: Members segment different classes; else as ``predict_folder`` does.
-        Fuse4SegError: As ``predict_folder``.
+        OptionError: Members segment different classes; else, and other errors, as ``predict_folder`` does.
     """
     first = members[0].model.description
     require_same_classes({member.name: member.model.description for member in members}, flag="-c")
     every = listed_cases(images, first.dataset_json)
     require_apart(output, {path.parent for case in every for path in found_files(case)}, overwrite=overwrite)
     export = Export(first, output, (), 0, Wanted(probabilities=wanted.probabilities), rules)
-    own = claim_exports([case.name for case in every], export, parts=part[1], overwrite=overwrite)
     of_members = replace(wanted, probabilities=(NPZ,))
-    # What is in the way of the last one is said before the first one is predicted.
-    for member in members:
-        claim_exports([case.name for case in every], _export(member, output, of_members), parts=part[1], overwrite=overwrite)
+    # What is in the way of the last member is said before the first one is predicted.
+    own, *_ = [claim_exports([case.name for case in every], each, parts=part[1], overwrite=overwrite)
+               for each in (export, *(_export(member, output, of_members) for member in members))]
     faults: dict[str, None] = {}
     for member in members:
         try:

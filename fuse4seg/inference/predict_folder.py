@@ -101,8 +101,7 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
         part: This part's number, from 0, and how many there are: every so manieth case is predicted.
         processes: That prepare and export cases while others are in the network; 0 for this process, None for as many as
             cores and memory allow. The outputs are the same.
-        previous: For the second stage of a cascade: the first, whose output goes to ``output``/previous_stage, or a folder of its
-            segmentations, CASE in the geometry of the input.
+        previous: Of a cascade's second stage: the first, whose output goes to previous_stage/, or a folder of its segmentations.
         rules: Post-processing of the segmentations; a first stage's stay as the second was trained on them.
         farm: Workers that predict whole cases, in place of this process.
         overwrite: Also replace files in ``output`` that this tool did not write, and write among the input.
