@@ -124,7 +124,8 @@ def _flag(action: argparse.Action) -> str:
                                action.dest.upper() if action.option_strings else action.dest)
     if isinstance(value, tuple):
         return " ".join([", ".join(action.option_strings), *value])
-    values = {None: value, 0: "", argparse.REMAINDER: f"{value} ...", "+": f"{value} ...", "*": f"[{value} ...]", "?": f"[{value}]"}
+    values = {None: value, 0: "", argparse.REMAINDER: f"{value} ...", "+": f"{value} ...",
+              "*": f"[{value} ...]", "?": f"[{value}]"}
     shown = values[action.nargs] if action.nargs in values else " ".join([value] * action.nargs)
     return f"{', '.join(action.option_strings)} {shown}".strip()
 
