@@ -16,8 +16,9 @@ def start_cluster() -> Iterator[Callable[..., Any]]:
     import dask
 
     with ExitStack() as stack:
-        # A case is given up after its second worker, not its fourth; each takes seconds to come back.
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 1}))
+        # A case is given up after its second worker, not its fourth; each takes seconds to come back, or minutes where much runs.
+        patient = dict.fromkeys(("distributed.comm.timeouts.connect", "distributed.comm.timeouts.tcp"), "300s")
+        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 1, **patient}))
 
         def start(workers: int, **options: Any) -> Any:
             options = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "silence_logs": 50, **options}
