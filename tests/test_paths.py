@@ -84,6 +84,13 @@ class TestPrepareEnvironment:
         prepare_environment()
         assert (os.environ["nnUNet_def_n_proc"], os.environ["nnUNet_n_proc_DA"]) == ("3", "7")
 
+    @pytest.mark.parametrize(("trainings", "workers"), [(1, 12), (2, 7), (4, 3), (16, 1), (100, 1)])
+    def test_shares_the_cores_among_processes_that_train_together(self, trainings: int, workers: int,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fuse4seg.paths.usable_cores", lambda: 16)
+        prepare_environment(trainings=trainings)
+        assert (os.environ["nnUNet_def_n_proc"], os.environ["nnUNet_n_proc_DA"]) == ("8", str(workers))
+
     @pytest.mark.parametrize(("chosen", "expected"), [(None, "passive"), ("active", "active")])
     def test_lets_waiting_threads_sleep_unless_the_user_chose(self, chosen: str | None, expected: str,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def kill_one(command: list[str], root: Path, *, draws: random.Random, when: str)
         launcher = subprocess.Popen([*command, "--root", str(root)], stderr=stream, start_new_session=True,
                                     env={**os.environ, "nnUNet_n_proc_DA": "1", "OMP_NUM_THREADS": "1"})
     try:
-        until = time.monotonic() + 300
+        until = time.monotonic() + 600
         while (len(ranks_of(launcher.pid)) < 2 or not list(root.glob(f"nnUNet_results/**/{when}"))) and time.monotonic() < until:
             assert launcher.poll() is None, log.read_text()
             time.sleep(0.05)

@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -57,6 +57,14 @@ def train_in_float64() -> None:
     SeededBatches.__getitem__ = as_double
 
 
+class Running(NamedTuple):
+    """Ranks of a training, where its results go, and whether it will be stopped."""
+
+    results: Path
+    processes: list[Any]
+    stopped: bool
+
+
 class Trainings:
     """Trainings of one fold by any number of ranks, without the validation at the end.
 
@@ -85,9 +93,13 @@ class Trainings:
             content["configurations"]["2d"]["batch_size"] = batch
             write_json(content, plans / f"{name}.json")
 
-    def run(self, name: str, ranks: int, *, method: str = "gauss_newton", iterations: int, epochs: int = 1, resume: bool = False,
-            double: bool = True, stop_after: int | None = None) -> dict[str, Any]:
-        """The checkpoint that a training leaves.
+    def run(self, name: str, ranks: int, **options: Any) -> dict[str, Any]:
+        """The checkpoint that a training leaves; arguments as :meth:`start` takes them."""
+        return self.finish(self.start(name, ranks, **options))
+
+    def start(self, name: str, ranks: int, *, method: str = "gauss_newton", iterations: int, epochs: int = 1,
+              resume: bool = False, double: bool = True, stop_after: int | None = None) -> Running:
+        """Begin a training.
 
         Args:
             name: Of its results.
@@ -126,17 +138,20 @@ class Trainings:
                 Epoch.run = stopping
             return main(flags)
 
-        processes = start_ranks(self._start, work, ranks, self.folder / name / "logs")
+        return Running(self.folder / name, start_ranks(self._start, work, ranks, self.folder / name / "logs"),
+                       stopped=stop_after is not None)
+
+    def finish(self, running: Running) -> dict[str, Any]:
+        """The checkpoint that a training leaves, once it has ended as it should."""
         try:
-            statuses = [process.wait(600) for process in processes]
+            statuses = [process.wait(1800) for process in running.processes]
         finally:
-            for process in processes:
+            for process in running.processes:
                 process.end_group()
-        said = "\n".join(path.read_text() for path in sorted((self.folder / name / "logs").iterdir()))
-        assert statuses == [0 if stop_after is None else 143] * ranks, said
-        fold, = (self.folder / name).rglob("fold_0")
-        left = "checkpoint_final.pth" if stop_after is None else "checkpoint_latest.pth"
-        return torch.load(fold / left, weights_only=True)
+        said = "\n".join(path.read_text() for path in sorted((running.results / "logs").iterdir()))
+        assert statuses == [143 if running.stopped else 0] * len(statuses), said
+        fold, = running.results.rglob("fold_0")
+        return torch.load(fold / ("checkpoint_latest.pth" if running.stopped else "checkpoint_final.pth"), weights_only=True)
 
 
 def difference(found: dict[str, Any], wanted: dict[str, Any]) -> float:
@@ -180,8 +195,9 @@ class TestRanks:
         trainings = Trainings(tmp_path, planned_phantom, start_process, batch=8)
         wrong = []
         for method, double in itertools.product(METHODS, (True, False)):
-            found = {ranks: trainings.run(f"{method} {double} {ranks}", ranks, method=method, iterations=20, double=double)
+            begun = {ranks: trainings.start(f"{method} {double} {ranks}", ranks, method=method, iterations=20, double=double)
                      for ranks in (1, 2, 4)}
+            found = {ranks: trainings.finish(running) for ranks, running in begun.items()}
             worst = {ranks: difference(found[ranks], found[1]) for ranks in (2, 4)}
             record_figure(f"{method}, float{64 if double else 32}, 20 iterations, 2 and 4 ranks: weights",
                           target="1e-10" if double else "1e-5", measured=f"{worst[2]:.1e}, {worst[4]:.1e}")
