@@ -153,7 +153,8 @@ class TestLosses:
 
 class TestRanks:
     @pytest.fixture(scope="class")
-    def found(self, start_process: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    @classmethod
+    def found(cls, start_process: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         def ask() -> dict[str, Any]:
             rank = ranks.rank()
             tensors = [torch.full((3, 2), float(rank)), torch.full((), rank + 2.0, dtype=torch.float64), torch.ones(5) * rank]

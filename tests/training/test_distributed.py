@@ -126,7 +126,8 @@ class TestLostRank:
 
 class TestAgreed:
     @pytest.fixture(scope="class")
-    def found(self, start_process: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    @classmethod
+    def found(cls, start_process: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
         def fail(*at: int) -> Callable[[], str]:
             def make() -> str:
                 if rank() in at:
