@@ -329,7 +329,8 @@ class TestPlansFile:
         recipe = changed(read_recipe("fuse4seg"), ["follower.features=8", "patches.largest_batch=4"])
         assert plans["fuse4seg"] == {"version": __version__, "channel_names": ["T1", "FLAIR"], "gpu_memory_target": 2,
                                      "recipe": json.loads(json.dumps(to_plain(recipe))), "gpu": None, "gpus": 1,
-                                     "overwrite_target_spacing": None, "memory": plans["fuse4seg"]["memory"]}
+                                     "overwrite_target_spacing": None, "memory": plans["fuse4seg"]["memory"],
+                                     "information_on_reference": {}}
         assert planned_recipe(plans, "plans") == recipe
         assert plans["plans_name"] == "Fuse4SegPlans"
 
