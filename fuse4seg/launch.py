@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -87,7 +88,8 @@ def launch(command: Sequence[str], count: int) -> int:
             try:
                 _wait(ranks)
             finally:
-                _end(ranks)
+                if _end(ranks) or ranks[0].returncode < 0:
+                    sys.stderr.write("\n")  # the first one's bar was cut off in its line
         ended = [Ended(number, rank.returncode, _read(_words(Path(place), number)), _read(_log(Path(place), number)))
                  for number, rank in enumerate(ranks)]
     if any(one.status for one in ended):
@@ -150,14 +152,16 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
         time.sleep(LOOK_EVERY)
 
 
-def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End what still runs, with its background processes; one that is ended here is no first cause."""
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> bool:
+    """End what still runs, with its background processes; one that is ended here is no first cause. Whether the first was one."""
+    first_ran = ranks[0].poll() is None
     for rank in ranks:
         if rank.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(rank.pid, signal.SIGKILL)
             rank.wait()
             rank.returncode = LostRankError.status
+    return first_ran
 
 
 def _failure(ended: Sequence[Ended], *, asked: bool) -> RanksError:

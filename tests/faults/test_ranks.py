@@ -24,6 +24,8 @@ METHODS = {"joint": (PLANS, ("bilevel.hypergradient=joint", "pretraining.epochs=
            "none": (PLANS, ("bilevel.hypergradient=none", "pretraining.epochs=0")),
            "stage 1, adversaries, dropout": (PLANS, ("bilevel.hypergradient=gauss_newton", "pretraining.epochs=1", *RANDOM)),
            "fusion alone": (ALONE, ("pretraining.epochs=0", *RANDOM))}
+#: Of float64. What Adam makes of gradients that are nothing but rounding is larger than rounding.
+EQUAL = 1e-8
 #: Weights below this decide nothing: biases in front of a normalisation, which stay where rounding puts them.
 NOTHING = 1e-6
 
@@ -174,7 +176,7 @@ class TestRanks:
     def test_train_what_one_trains(self, trainings: Trainings) -> None:
         one, two = (trainings.run(f"equal_{ranks}", ranks, method="stage 1, adversaries, dropout", iterations=2)
                     for ranks in (1, 2))
-        assert difference(two, one) < 1e-10
+        assert difference(two, one) < EQUAL
         assert two["logging"]["mean_fg_dice"] == pytest.approx(one["logging"]["mean_fg_dice"], rel=1e-6)
         for entry in ("upper", "lower", "fusion", "adversarial", "chroma", "discriminator", "ratio", "val_losses"):
             assert two["logging"][entry] == pytest.approx(one["logging"][entry], rel=1e-9), entry
@@ -186,7 +188,7 @@ class TestRanks:
             name = f"from_{begun}_to_{ended}"
             left = trainings.run(name, begun, iterations=3, stop_after=2)
             assert len(left["reports"]) == 2
-            assert difference(trainings.run(name, ended, iterations=3, resume=True), undisturbed) < 1e-10
+            assert difference(trainings.run(name, ended, iterations=3, resume=True), undisturbed) < EQUAL
 
     @pytest.mark.faults
     def test_train_what_one_trains_for_twenty_iterations_by_each_method(
@@ -200,6 +202,6 @@ class TestRanks:
             found = {ranks: trainings.finish(running) for ranks, running in begun.items()}
             worst = {ranks: difference(found[ranks], found[1]) for ranks in (2, 4)}
             record_figure(f"{method}, float{64 if double else 32}, 20 iterations, 2 and 4 ranks: weights",
-                          target="1e-10" if double else "1e-5", measured=f"{worst[2]:.1e}, {worst[4]:.1e}")
-            wrong += [method for share in worst.values() if double and share > 1e-10]
+                          target=f"{EQUAL if double else 1e-5:.0e}", measured=f"{worst[2]:.1e}, {worst[4]:.1e}")
+            wrong += [method for share in worst.values() if double and share > EQUAL]
         assert wrong == []
