@@ -85,9 +85,8 @@ class WatchedPool:
 
 
 @contextmanager
-def in_background(function: Callable[[Any], Any], items: Iterable[Any], *, processes: int, doing: str,
-                  initializer: Callable[..., None] | None = None,
-                  initargs: tuple[Any, ...] = ()) -> Iterator[list[Callable[[], Any]]]:
+def in_background(function: Callable[[Any], Any], items: Iterable[Any], *, processes: int,
+                  doing: str) -> Iterator[list[Callable[[], Any]]]:
     """Apply a function to items in processes of their own, which end with the block; what has not begun by then is dropped.
 
     Args:
@@ -95,8 +94,6 @@ def in_background(function: Callable[[Any], Any], items: Iterable[Any], *, proce
         items: What to apply it to, taken all at once.
         processes: At most so many at a time.
         doing: What they do, for the message if one dies: "checking cases", ...
-        initializer: Called as each process starts.
-        initargs: What it is called with.
 
     Yields:
         In the order of the items, functions that wait for an item's result and give it, or raise what the function raised.
@@ -105,7 +102,7 @@ def in_background(function: Callable[[Any], Any], items: Iterable[Any], *, proce
         WorkerDiedError: A process ended without an answer, if the block has asked for one.
     """
     items = list(items)
-    pool = WatchedPool(max(1, min(processes, len(items))), initializer=initializer, initargs=initargs)
+    pool = WatchedPool(max(1, min(processes, len(items))))
     try:
         futures = [pool.submit(function, item) for item in items]
         yield [partial(pool.result, future) for future in futures]

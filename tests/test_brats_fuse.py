@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image as Picture
 
-from fuse4seg.brats_fuse import COMBINATIONS, Build, _build_case, build_brats_fuse, format_metrics
-from fuse4seg.datasets.brats import MODALITIES, find_brats_cases
+from fuse4seg.brats_fuse import COMBINATIONS, Build, build_brats_fuse, format_metrics
+from fuse4seg.datasets.brats import MODALITIES
 from fuse4seg.errors import OptionError
 from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
 from fuse4seg.files import checksum
@@ -74,17 +74,6 @@ def test_labels_mean_what_the_release_says_and_not_the_case(built: Path, brats_r
     with pytest.raises(OptionError, match=r"label values \[0, 3, 4\] do not tell the release"):
         build_brats_fuse(source, Build(tmp_path / "out", model_in(trained_model)), processes=1)
     assert not (tmp_path / "out").exists()
-
-
-def test_any_error_of_a_case_is_its_fault(brats_release: Path, trained_model: Path, tmp_path: Path,
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise IndexError("list index out of range")
-
-    monkeypatch.setattr("fuse4seg.brats_fuse._load", fail)
-    build, case = Build(tmp_path, model_in(trained_model)), find_brats_cases(brats_release)[0]
-    fault = _build_case(case, build=build, release="2018", made_by={})
-    assert fault.startswith("case BraTS2021_1: it cannot be used (IndexError: list index out of range)")
 
 
 def test_combinations_differ_and_are_black_outside_the_brain(built: Path) -> None:

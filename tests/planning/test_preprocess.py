@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +23,8 @@ from fuse4seg.errors import (
     UnwritableFolderError,
     WorkerDiedError,
 )
+from fuse4seg.farm.farm import Job
+from fuse4seg.farm.processes import FEWER, ProcessFarm
 from fuse4seg.planning import preprocess as module
 from fuse4seg.planning.planner import plan_experiment
 from fuse4seg.planning.preprocess import choose_configurations, preprocess, usable_plans
@@ -31,12 +33,6 @@ PLANS = {"configurations": {"2d": {"data_identifier": "nnUNetPlans_2d", "archite
                             "3d_fullres": {"data_identifier": "nnUNetPlans_3d_fullres", "architecture": {}},
                             "3d_cascade_fullres": {"inherits_from": "3d_fullres"},
                             "mine": {"data_identifier": "mine", "architecture": {}}}}
-
-
-def kill_children() -> None:
-    for child in multiprocessing.active_children():
-        child.kill()
-        child.join()
 
 
 class TestPreprocess:
@@ -68,26 +64,30 @@ class TestPreprocess:
         with pytest.raises(PlansNotFoundError, match=r"Mine\.json"):
             preprocess(991, plans_name="Mine", processes=1)
 
-    def test_says_so_when_a_process_dies(self, make_fingerprinted: Callable[..., Path],
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
-        make_fingerprinted((24, 40, 36))
-        plan_experiment(991)
-        # What the main process does while its workers work.
-        monkeypatch.setattr(module, "progress", lambda cases, *_arguments, **_options: kill_children() or cases)
-
-        with pytest.raises(WorkerDiedError, match="preprocessing 2d"):
-            preprocess(991, configurations=["2d"], processes=1)
+    def test_names_a_case_that_kills_processes(self) -> None:
+        with pytest.raises(WorkerDiedError, match=r"while preprocessing case first.* Use fewer processes \(-np 1\)\."):
+            run_all(kill, "first")
 
     def test_any_error_of_a_case_in_another_process_names_it(self) -> None:
         with pytest.raises(FaultyImageError, match=r"case second: it cannot be used \(IndexError: list index out of range\)"):
-            module._run_all(Breaking(), {"first": (1,), "second": (0,)}, task="preprocessing", processes=2)
+            run_all(break_second, "first", "second")
 
 
-class Breaking:
-    """Stands for a preprocessor, whose second case breaks it."""
+def run_all(work: Callable[[None, tuple[str, None]], None], *names: str) -> None:
+    with ProcessFarm(["cpu"], mend=FEWER) as farm:
+        module._run_all(farm, Job(nothing, work, "preprocessing"), dict.fromkeys(names))
 
-    def run_case_save(self, case: int) -> None:
-        [][case - 1:][0] if case == 0 else None
+
+def nothing() -> None:
+    """What these workers hold."""
+
+
+def kill(_: None, _named: tuple[str, None]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def break_second(_: None, named: tuple[str, None]) -> None:
+    [][0] if named[0] == "second" else None
 
 
 class TestEarlierData:
