@@ -134,7 +134,10 @@ class TestSeveralProcesses:
         fold = root / CHANGED / "fold_all"
         assert captured.err.count("epoch 0: upper ") == 1
         summary = json.loads((fold / "validation" / "summary.json").read_text())
-        assert captured.err.splitlines()[-1] == f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}"
+        assert captured.err.splitlines().count(f"Mean Validation Dice: {summary['foreground_mean']['Dice']:.4f}") == 1
+        record = json.loads((fold / "validation" / "run.json").read_text())
+        assert all({"volumes", "doubt"} <= case.keys() for case in record["cases"].values())
+        assert len(record["cases"]) == 5
         assert len(summary["metric_per_case"]) == len(list((fold / "validation").glob("*.nii.gz"))) == 5
         assert not [path for path in fold.rglob(".*") if path.is_file()]
         assert not (fold / "training.lock").exists()
