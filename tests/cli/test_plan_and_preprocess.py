@@ -62,14 +62,14 @@ class TestPlanningCommands:
     def test_preprocess_what_they_have_planned_under_whatever_name(self, root: Path) -> None:
         assert plan_and_preprocess.main(["-d", "992", "--root", str(root), *SMALL_MACHINE[:-2], "-c", "2d", "-np", "1"]) == 0
         names = {path.name for path in (root / "nnUNet_preprocessed" / DATASET).iterdir()}
-        assert names == {"dataset.json", "dataset_fingerprint.json", "gt_segmentations", "nnUNetPlans_2d",
+        assert names == {"alignment.json", "dataset.json", "dataset_fingerprint.json", "gt_segmentations", "nnUNetPlans_2d",
                          "Fuse4SegPlans-follower.features=8-patches.largest_batch=4.json"}
 
     def test_can_stop_after_planning(self, root: Path) -> None:
         assert plan_and_preprocess.main(["-d", "992", "--root", str(root), *SMALL_MACHINE, "--no_pp", "-np", "1"]) == 0
 
         names = {path.name for path in (root / "nnUNet_preprocessed" / DATASET).iterdir()}
-        assert names == {"dataset.json", "dataset_fingerprint.json", "Fuse4SegPlans.json"}
+        assert names == {"alignment.json", "dataset.json", "dataset_fingerprint.json", "Fuse4SegPlans.json"}
 
 
 class TestRefusals:
