@@ -93,6 +93,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.report and options.num_parts > 1:
         raise OptionError("--report", "shows all parts together. Run f4s_report on the folder when these are done.")
     models = _find_models(options)
+    if options.report and len(models) > 1:
+        raise OptionError("--report", "shows a fused image, of which an ensemble has one for each model. Run f4s_report on their "
+                                      "folders when it is done.")
     if options.scheduler:
         options = with_absolute_paths(options)
     with farm_of(options, reads=[*(model.folder.absolute() for model in models), *options.images], writes=options.output,

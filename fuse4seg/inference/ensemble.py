@@ -11,16 +11,21 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.case_faults import fault_of
-from fuse4seg.datasets.dataset_json import read_dataset_json
+from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
 from fuse4seg.datasets.images import geometry_difference, read_image
 from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FaultyImageError, FolderNotFoundError, Fuse4SegError, OptionError
+from fuse4seg.evaluation.overlap import mask_of
 from fuse4seg.evaluation.postprocessing import Rule, apply_rules
 from fuse4seg.files import checksum, make_writable_folder, remove_stale
-from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Exported, Wanted, count_voxels, write_segmented
+from fuse4seg.inference.disagreement import Disagreement
+from fuse4seg.inference.doubt import facts_of
+from fuse4seg.inference.entropy import BoundaryEntropy
+from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Wanted, count_voxels, write_segmented
 from fuse4seg.inference.model import DESCRIPTIONS, ModelDescription
 from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.inference.predict_folder import claim_exports
@@ -100,12 +105,14 @@ def ensemble_cases(cases: Sequence[str], folders: Sequence[Path], export: Export
             remove_stale(make_writable_folder(export.output))
             own.note()
             export.description.write(export.output)
-        exported = _write(case, found, properties, export)
+        labels, files = _write(case, found, properties, export)
         if record is not None:
-            log.info("%s: %s", case, ", ".join(f"{name} {count} voxels" for name, count in exported.volumes.items()))
+            voxels = count_voxels(labels, export.description.dataset_json)
+            log.info("%s: %s", case, ", ".join(f"{name} {count} voxels" for name, count in voxels.items()))
+            facts = _facts(case, found, labels, properties["spacing"], folders=folders, description=export.description)
             record.note_failed(faults)
             record.note_done(case, {f"{folder.name}/{case}.npz": checksum(folder / f"{case}.npz") for folder in folders},
-                             exported.files, output=export.output, seconds=time.perf_counter() - begin)
+                             files, output=export.output, seconds=time.perf_counter() - begin, facts=facts)
     if record is not None and begun and faults:
         record.note_failed(faults)
         record.write()
@@ -164,10 +171,27 @@ def require_same_classes(descriptions: Mapping[Any, ModelDescription], *, flag: 
                                         "classes.")
 
 
-def _write(case: str, probabilities: np.ndarray, properties: dict[str, Any], export: Export) -> Exported:
+def _write(case: str, probabilities: np.ndarray, properties: dict[str, Any], export: Export) -> tuple[np.ndarray, list[Path]]:
+    """Labels as they are written, and the files."""
     labels = to_segmentation(probabilities, export.description, rules=export.rules, spacing=properties["spacing"])
-    written = write_segmented(case, properties, labels, probabilities if export.wanted.probabilities else None, export=export)
-    return Exported(tuple(written), count_voxels(labels, export.description.dataset_json), 0.0)
+    wanted = probabilities if export.wanted.probabilities else None
+    return labels, write_segmented(case, properties, labels, wanted, export=export)
+
+
+def _facts(case: str, probabilities: np.ndarray, labels: np.ndarray, spacing: Sequence[float], *, folders: Sequence[Path],
+           description: ModelDescription) -> dict[str, Any]:
+    """Volumes and doubt of a case, as of a single model; the members are compared, as folds are there."""
+    regions, classes = description.label_manager.has_regions, foreground_classes(description.dataset_json)
+    boundary, disagreement = BoundaryEntropy(regions=regions), Disagreement(regions=regions)
+    shares = torch.from_numpy(probabilities)
+    # Whose softmax, or sigmoid, they are; what is certain stays finite.
+    logits = torch.logit(shares, eps=1e-7) if regions else torch.log(shares.clamp(min=1e-7))
+    boundary.add(logits, to_segmentation(probabilities, description, spacing=spacing))
+    name = f"{case}{description.file_ending}"
+    each = [read_image(folder / name, description.reader, labels=True).voxels[0] for folder in folders]
+    votes = np.stack([sum(mask_of(one, entry).astype(np.uint8) for one in each) for entry in classes.values()])
+    disagreement.add(torch.from_numpy(votes)[None], voters=len(each))
+    return facts_of(labels, spacing, description, entropy=boundary.mean, disagreement=disagreement.value)
 
 
 def _read_probabilities(case: str, path: Path, *, shape: tuple[int, ...]) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fuse4seg.errors import FaultyCasesError
 from fuse4seg.evaluation.postprocessing import Rule
+from fuse4seg.farm.farm import Farm
 from fuse4seg.inference.ensemble import ensemble_cases, require_same_classes
 from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Export, Wanted
 from fuse4seg.inference.model import Model
@@ -39,7 +40,8 @@ class Member:
 def predict_ensemble(members: Sequence[Member], images: Path | Sequence[Path], output: Path, *,
                      wanted: Wanted = SEGMENTATIONS, rules: tuple[Rule, ...] = (), allow_missing: bool = False,
                      record: RunRecord | None = None, part: tuple[int, int] = (0, 1),
-                     processes: tuple[int | None, int | None] = (0, 0), overwrite: bool = False) -> list[Path]:
+                     processes: tuple[int | None, int | None] = (0, 0), farm: Farm | None = None,
+                     overwrite: bool = False) -> list[Path]:
     """Predict every case by each member, and segment it by the mean of their probabilities; faulty cases are left out.
 
     Args:
@@ -47,12 +49,13 @@ def predict_ensemble(members: Sequence[Member], images: Path | Sequence[Path], o
         images: As for ``predict_folder``.
         output: Gets CASE; and in a folder of each member all that ``predict_folder`` writes, with CASE.npz, by which an
             interrupted run goes on.
-        wanted: Attention and panels of each member; probabilities of the ensemble.
+        wanted: Attention, panels and uncertainty of each member; probabilities of the ensemble.
         rules: Post-processing of the ensemble's segmentations; members' stay as they are.
         allow_missing: As for ``predict_folder``.
         record: Of the ensemble.
         part: As for ``predict_folder``.
         processes: As there.
+        farm: As there.
         overwrite: As there.
 
     Returns:
@@ -75,7 +78,7 @@ def predict_ensemble(members: Sequence[Member], images: Path | Sequence[Path], o
         try:
             predict_folder(member.model, images, output / member.name, folds=member.folds, wanted=of_members, part=part,
                            allow_missing=allow_missing, record=member.record, processes=processes, previous=member.previous,
-                           overwrite=overwrite)
+                           farm=farm, overwrite=overwrite)
         except FaultyCasesError as error:
             faults.update(dict.fromkeys(error.faults))
         member.model.network.cpu()  # makes room for the next

@@ -97,6 +97,14 @@ def test_both_stages_of_a_cascade(untrained_cascade: Path, tmp_path: Path) -> No
     assert contents(tmp_path / "apart") == contents(tmp_path / "alone")
 
 
+def test_an_ensemble(untrained_cascade: Path, tmp_path: Path) -> None:
+    words = ["-i", str(untrained_cascade / "nnUNet_raw" / DATASET / "imagesTs"), "-c", "3d_lowres", "3d_cascade_fullres",
+             "-f", "0", "--root", str(untrained_cascade), "--disable_tta"]
+    assert predict.main([*words, "-o", str(tmp_path / "alone"), "-device", "cpu"]) == 0
+    assert predict.main([*words, "-o", str(tmp_path / "apart"), "--devices", "cpu"]) == 0
+    assert contents(tmp_path / "apart") == contents(tmp_path / "alone")
+
+
 class TestFuse:
     @pytest.mark.parametrize("by", ["rule", "model"])
     def test_leaves_what_one_process_leaves(self, by: str, images: Path, untrained_phantom: Path, untrained_model: Path,

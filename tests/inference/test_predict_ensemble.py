@@ -61,6 +61,19 @@ class TestEnsemble:
         assert (case["status"], case["outputs"]) == ("done", [CASE])
         assert set(case["sources"]) == {f"{stage}/phantom_005.npz" for stage in STAGES}
 
+    def test_has_volumes_and_doubt(self, predicted: Path) -> None:
+        case = json.loads((predicted / "run.json").read_text())["cases"]["phantom_005"]
+        image = sitk.ReadImage(str(predicted / CASE))
+        labels = json.loads((predicted / "dataset.json").read_text())["labels"]
+        for name, volume in case["volumes"].items():
+            assert volume == pytest.approx((voxels(predicted / CASE) == labels[name]).sum() * np.prod(image.GetSpacing()) / 1000)
+        one, other = (voxels(predicted / stage / CASE) for stage in STAGES)
+        dice = [2 * ((one == value) & (other == value)).sum() / ((one == value).sum() + (other == value).sum())
+                for value in (1, 2, 3) if (one == value).any() or (other == value).any()]
+        assert case["doubt"]["disagreement"] == pytest.approx(1 - np.mean(dice), abs=1e-6)
+        assert 0 < case["doubt"]["entropy"] <= np.log(4)
+        assert 0 < case["doubt"]["score"] <= 1
+
     def test_goes_on_where_it_was_left(self, untrained_cascade: Path, predicted: Path, tmp_path: Path) -> None:
         output = Path(shutil.copytree(predicted, tmp_path / "out"))
         before = {path: path.stat().st_mtime_ns for path in output.rglob("*.npz")}
@@ -99,6 +112,7 @@ class TestWhatDoesNotFit:
         (("-c", "3d_lowres", "3d_lowres"), "name the same model twice"),
         (("-c", *STAGES, "-p", "A", "B", "C"), "-c: has 2 values, and another flag 3"),
         (("-c", "3d_lowres", "2d"), "no trained model for -c 2d"),
+        (("-c", *STAGES, "--report"), "--report: shows a fused image, of which an ensemble has one for each model"),
         (("-c", *STAGES, "--from_fused"), "-c: takes one configuration with --from_fused")])
     def test_flags(self, untrained_cascade: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...],
                    said: str) -> None:
