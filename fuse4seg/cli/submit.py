@@ -43,7 +43,8 @@ def _run(options: argparse.Namespace) -> None:
     given = parser.parse_args(words[1:])
     elements = [[sys.executable, "-c", f"import sys; from fuse4seg.cli.{name[4:]} import main; sys.exit(main())",
                  *words_of(parser, one)] for one in _elements(name, given, options.parts)]
-    again = [AGAIN[name]] if name in AGAIN and not getattr(given, "val", False) else []
+    anew = getattr(given, "val", False) or getattr(given, "from_fused", False)
+    again = [AGAIN[name]] if name in AGAIN and not anew else []
     script = options.folder / f"{name}.sh"
     text = script_of(elements, name=name, folder=options.folder, again=again, options=_sbatch_options(options.sbatch))
     write_script(text, script)
@@ -58,6 +59,9 @@ def _elements(name: str, given: argparse.Namespace, parts: int | None) -> list[a
         require_at_least(1, parts, flag="--parts")
         if name != "f4s_predict" or given.num_parts > 1:
             raise OptionError("--parts", "divides the cases of f4s_predict, without its -num_parts. Leave one out.")
+        for flag in ("report", "from_fused"):
+            if getattr(given, flag):
+                raise OptionError("--parts", f"cannot be had with --{flag}, which is of all cases together. Leave one out.")
         return [argparse.Namespace(**{**vars(given), "num_parts": parts, "part_id": part}) for part in range(parts)]
     if name == "f4s_train":
         return [argparse.Namespace(**{**vars(given), "fold": [fold]}) for fold in given.fold]

@@ -38,6 +38,10 @@ class TestElements:
         assert written(tmp_path, "f4s_predict") == [f"-i 'in put' -o out -num_parts 2{part}" for part in ("", " -part_id 1")]
         assert "words+=(--continue_prediction)" in (tmp_path / "f4s_predict.sh").read_text()
 
+    def test_begin_anew_where_there_is_nothing_to_go_on_with(self, tmp_path: Path) -> None:
+        assert main(["-o", str(tmp_path), "--only_write", "--", "f4s_predict", "-i", "fused", "-o", "out", "--from_fused"]) == 0
+        assert "continue_prediction" not in (tmp_path / "f4s_predict.sh").read_text()
+
     def test_of_any_other_command_is_one(self, tmp_path: Path) -> None:
         assert main(["-o", str(tmp_path), "--only_write", "--", "f4s_preprocess", "-d", "501"]) == 0
         assert written(tmp_path, "f4s_preprocess") == ["-d 501"]
@@ -49,6 +53,10 @@ class TestRefusals:
         ([], "error: command: is to be one of this tool, behind two dashes: -- f4s_train 501 2d 0 1 2 3 4."),
         (["--parts", "2", "--", "f4s_train", "501", "2d", "0"], "error: --parts: divides the cases of f4s_predict, without its "
                                                                 "-num_parts. Leave one out."),
+        (["--parts", "2", "--", "f4s_predict", "-i", "in", "-o", "out", "--report"],
+         "error: --parts: cannot be had with --report, which is of all cases together. Leave one out."),
+        (["--parts", "2", "--", "f4s_predict", "-i", "fused", "-o", "out", "--from_fused"],
+         "error: --parts: cannot be had with --from_fused, which is of all cases together. Leave one out."),
         (["--sbatch", "array=3", "--", "f4s_train", "501", "2d", "0"], "error: --sbatch: 'array=3' is no option that can be "
                                                                        "chosen. Give long names, as time=24:00:00."),
         (["--sbatch", "a\nb=3", "--", "f4s_train", "501", "2d", "0"], "error: --sbatch: 'a\\nb=3' is no option that can be "
