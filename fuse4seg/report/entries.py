@@ -66,9 +66,11 @@ def faults_of(case: PredictedCase, images: CaseImages, prediction: Prediction) -
     return found + [("unread", line) for line in images.faults]
 
 
-def suspects_of(case: PredictedCase) -> list[str]:
-    """Modalities that may not be aligned."""
-    return [name for name, entry in _part(case.told, "alignment").items() if _part(entry).get("suspect")]
+def suspects_of(case: PredictedCase) -> list[tuple[str, str]]:
+    """Modalities that may not be aligned, each with the reference one, of which no alignment is recorded."""
+    told = _part(case.told, "alignment")
+    reference = next((name for name in case.sources if name not in told), None)
+    return [(name, reference) for name, entry in told.items() if _part(entry).get("suspect") and reference is not None]
 
 
 def facts_of(case: PredictedCase, images: CaseImages, prediction: Prediction) -> list[tuple[str, str]]:
@@ -103,13 +105,16 @@ def calibration_of(prediction: Prediction) -> str | None:
     known = _part(prediction.made_by, "calibration")
     alone = _part(known, "by_volume_alone")
     try:
-        said = (f"How far to trust doubt: on the {known['cases']} cases of the model's validation its rank correlation with "
-                f"Dice was {known['rank_correlation']:.2f}, and {known['worst_fifth_found']:.0%} of the worst fifth were in the "
-                "most doubtful fifth")
-        by_volume = f" (by volume alone {alone['rank_correlation']:.2f} and {alone['worst_fifth_found']:.0%})" if alone else ""
-        return f"{said}{by_volume}."
+        by_volume = f", by volume alone {_ranked(alone)}" if alone else ""
+        return (f"How far to trust doubt: on the {known['cases']} cases of the model's validation its rank correlation with "
+                f"Dice, and the share of the worst fifth that was in the most doubtful fifth, were {_ranked(known)}{by_volume}.")
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _ranked(found: Mapping[str, Any]) -> str:
+    rho, share = found.get("rank_correlation"), found.get("worst_fifth_found")
+    return " and ".join("none" if value is None else form.format(value) for form, value in (("{:.2f}", rho), ("{:.0%}", share)))
 
 
 def _off(entry: Any) -> str:
@@ -119,7 +124,10 @@ def _off(entry: Any) -> str:
         parts.append("best after a shift of (" + ", ".join(f"{float(step):.1f}" for step in entry["shift"]) + ") mm")
     if isinstance(entry.get("turn"), (int, float)):
         parts.append(f"a turn of {entry['turn']:.1f} degrees")
-    return " and ".join(parts) or "not measured"
+    information = entry.get("information")
+    if isinstance(information, list) and len(information) == 2:
+        parts.append(f"mutual information {information[0]:.2f} nats as it is, {information[1]:.2f} there")
+    return ", ".join(parts) or "not measured"
 
 
 def _part(entry: Any, name: str | None = None) -> Mapping[str, Any]:

@@ -54,12 +54,12 @@ class Tiles:
     labels: dict[str, np.ndarray]
 
 
-def strips(images: CaseImages, *, suspects: Sequence[str] = ()) -> list[Strip]:
+def strips(images: CaseImages, *, suspects: Sequence[tuple[str, str]] = ()) -> list[Strip]:
     """The slice with most foreground and the two planes across it that have most; of a picture it alone.
 
     Args:
         images: Of the case.
-        suspects: Modalities that may not be aligned: each has a checkerboard with the first other one.
+        suspects: Modalities that may not be aligned, each with the one that it is held against: both make a checkerboard.
     """
     box = shown_box(images)
     tiles = _tiles(images, suspects, box)
@@ -113,13 +113,12 @@ def grey_window(source: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
     return window_of(source[inside] if inside.any() else source)
 
 
-def _tiles(images: CaseImages, suspects: Sequence[str], box: tuple[slice, ...]) -> Tiles:
+def _tiles(images: CaseImages, suspects: Sequence[tuple[str, str]], box: tuple[slice, ...]) -> Tiles:
     inside = images.inside
     shown = {name: _levels(source[box], grey_window(source, inside)) for name, source in images.sources.items()}
     tiles = {name: _in_colour(levels[None]) for name, levels in shown.items()}
-    for name in suspects:
-        other = next((other for other in shown if other not in suspects), None)
-        if name in shown and other is not None:
+    for name, other in suspects:
+        if name in shown and other in shown:
             tiles[f"{name} and {other}"] = _in_colour(_checkerboard(shown[name], shown[other])[None])
     fused = images.fused[(slice(None), *box)]
     tiles["fused"] = _in_colour(fused)

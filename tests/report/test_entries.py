@@ -52,8 +52,9 @@ class TestCaseEntry:
         assert entry["kinds"] == ["alignment", "missing", "unread"]
         assert entry["faults"][0] == "predicted without T1"
         assert "T1 may not be aligned" in entry["faults"][1]
-        assert "a shift of (3.0, 0.0, -1.2) mm and a turn of 2.0 degrees" in entry["faults"][1]
-        assert suspects_of(read_prediction(made.folder).cases[0]) == ["T1"]
+        assert ("best after a shift of (3.0, 0.0, -1.2) mm, a turn of 2.0 degrees, mutual information 0.40 nats as it is, "
+                "0.60 there") in entry["faults"][1]
+        assert suspects_of(read_prediction(made.folder).cases[0]) == [("T1", "FLAIR")]
 
     def test_a_record_of_another_form_does_no_harm(self, make_prediction: Callable[..., Any]) -> None:
         made = make_prediction("a")
@@ -82,5 +83,7 @@ class TestRecord:
                  "by_volume_alone": {"rank_correlation": -0.3, "worst_fifth_found": 0.4}}
         told = Prediction(prediction.folder, prediction.dataset_json, prediction.reader, {"calibration": known}, ())
         assert calibration_of(told) == (
-            "How far to trust doubt: on the 67 cases of the model's validation its rank correlation with Dice was -0.62, and 71% "
-            "of the worst fifth were in the most doubtful fifth (by volume alone -0.30 and 40%).")
+            "How far to trust doubt: on the 67 cases of the model's validation its rank correlation with Dice, and the share of "
+            "the worst fifth that was in the most doubtful fifth, were -0.62 and 71%, by volume alone -0.30 and 40%.")
+        known["by_volume_alone"]["rank_correlation"] = None
+        assert calibration_of(told).endswith("by volume alone none and 40%.")

@@ -71,7 +71,7 @@ class TestStrips:
         assert top > bottom > 0
 
     def test_a_suspect_has_a_checkerboard_of_itself_and_another(self, images: CaseImages) -> None:
-        axial = strips(images, suspects=["T1"])[0]
+        axial = strips(images, suspects=[("T1", "FLAIR")])[0]
         assert axial.titles == ("T1", "FLAIR", "T1 and FLAIR", "fused", "segmentation")
         assert "T1 and FLAIR" not in strips(images)[0].titles
 
