@@ -128,7 +128,7 @@ class TestTraining:
         assert "validation texture loss: 0." in said
         assert "Dice" not in said
         written = {path.name for path in (trained / MODEL / "fold_0" / "validation").iterdir()}
-        assert written == {"fused", "fusion_losses.json", "report"}
+        assert written == {"fused", "fusion_losses.json", "report", "run.json"}
 
     def test_interrupted_and_resumed_repeats_bit_for_bit(self, planned: Path, trained: Path, tmp_path: Path) -> None:
         shutil.copytree(planned, tmp_path / "roots")

@@ -224,4 +224,5 @@ def _warn_of_equal_ids(dataset: Path) -> None:
 
 
 def _within_archive(error: Exception, folder: Path, model: SharedModel) -> str:
-    return first_line(error).replace(str(folder), str(model.folder))
+    # Before it is cut to a line's length.
+    return first_line(ValueError(str(error).replace(str(folder), str(model.folder))))
