@@ -136,7 +136,7 @@ class TestDataset:
         write(tmp_path / "in", volumes[:3], patient="C").write(volumes[3], "AX FLAIR", order=[0, 1, 3])
         with pytest.raises(FaultyCasesError) as caught:
             convert_dicom(tmp_path / "in", 7)
-        assert [line.split()[1].strip(":") for line in caught.value.lines] == ["B_20200131", "C_20200131"]
+        assert [line.split()[1].strip(":") for line in caught.value.faults] == ["B_20200131", "C_20200131"]
         assert list(raw.iterdir()) == []
 
     def test_is_not_written_over_another(self, volumes: list[sitk.Image], raw: Path, tmp_path: Path) -> None:

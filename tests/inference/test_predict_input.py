@@ -84,8 +84,8 @@ class TestCases:
         source = Made(bad=("b",), x=FaultyImageError("x", "gap"))
         with pytest.raises(FaultyCasesError) as caught:
             run(source)
-        assert caught.value.lines[0] == "case x: gap"
-        assert caught.value.lines[1].startswith("case b: it cannot be used (RuntimeError: bad voxels)")
+        assert caught.value.faults[0] == "case x: gap"
+        assert caught.value.faults[1].startswith("case b: it cannot be used (RuntimeError: bad voxels)")
         assert source.given == ["a", "c"]
         assert {name: entry["status"] for name, entry in job.record.cases.items()} == {
             "a": "done", "c": "done", "b": "failed", "x": "failed"}
@@ -94,7 +94,7 @@ class TestCases:
         source = Made(x=FaultyImageError("x", "gap"))
         with pytest.raises(FaultyCasesError) as caught:
             run(source, FaultyCasesError(["case a: odd", "case c: odd"]), ("a", "c"))
-        assert caught.value.lines == ["case x: gap", "case a: odd", "case c: odd"]
+        assert caught.value.faults == ["case x: gap", "case a: odd", "case c: odd"]
         assert source.given == ["b"]
 
     def test_that_cannot_be_given_back_are_listed(self, run: Callable[..., list[str]]) -> None:
