@@ -29,6 +29,10 @@ def outcomes(farm: Farm, place: Path, *items: str) -> dict[str, Outcome]:
     return {outcome.case: outcome for outcome in farm.outcomes(job(place), items, name=lambda item: item)}
 
 
+#: A cluster's workers take long to come back where much runs: with those that die, `make faults` has it.
+DYING = pytest.mark.parametrize("farm", ["processes", pytest.param("cluster", marks=pytest.mark.faults)], indirect=True)
+
+
 class TestFarm:
     def test_does_every_case_with_what_each_worker_made_once(self, farm: Farm, tmp_path: Path) -> None:
         items = [f"slow_{number}" for number in range(6)]
@@ -39,6 +43,7 @@ class TestFarm:
         assert os.getpid() not in workers
         assert {path.name for path in tmp_path.iterdir()} == {f"made_{worker}" for worker in workers}
 
+    @DYING
     def test_names_faults_and_those_that_kill_workers_and_does_the_others(self, farm: Farm, tmp_path: Path) -> None:
         found = outcomes(farm, tmp_path, "dies", "a", "faulty", "once", "broken", "lost", "b")
         assert len(found) == 7
@@ -52,6 +57,7 @@ class TestFarm:
             # Not by an innocent one's death alone.
             assert len(list(tmp_path.glob(f"{case}_died_*"))) == 2
 
+    @DYING
     def test_ends_at_once_by_what_every_case_would_meet(self, farm: Farm, tmp_path: Path) -> None:
         with pytest.raises(OSError, match="no space left"):
             outcomes(farm, tmp_path, "full", *(f"slow_{number}" for number in range(50)))
