@@ -95,7 +95,7 @@ def resume(training_flags: list[str], results: Path) -> Work:
         os.environ["nnUNet_results"] = str(results)
         from fuse4seg.training.trainer import Fuse4SegTrainer
 
-        Fuse4SegTrainer.perform_actual_validation = lambda _trainer: None
+        Fuse4SegTrainer.perform_actual_validation = lambda *_: None
         return train.main([*training_flags, "--c"])
 
     return work

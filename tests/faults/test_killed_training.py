@@ -62,7 +62,7 @@ class Trainings:
             from fuse4seg.cli.train import main
             from fuse4seg.training.trainer import Fuse4SegTrainer
 
-            Fuse4SegTrainer.perform_actual_validation = lambda _trainer: None
+            Fuse4SegTrainer.perform_actual_validation = lambda *_: None
             return main([*FLAGS, *words])
 
         begin = time.monotonic()

@@ -124,7 +124,7 @@ class Trainings:
             from fuse4seg.training.epoch import Epoch
             from fuse4seg.training.trainer import Fuse4SegTrainer
 
-            Fuse4SegTrainer.perform_actual_validation = lambda _trainer: None
+            Fuse4SegTrainer.perform_actual_validation = lambda *_: None
             if double:
                 train_in_float64()
             if stop_after is not None and os.environ.get("RANK", str(ranks - 1)) == str(ranks - 1):
