@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from fuse4seg.datasets.images import require_whole
 from fuse4seg.datasets.modalities import modality_of
 from fuse4seg.datasets.nifti import NIFTI, give_header_back, header_of, readable_by_itk
-from fuse4seg.datasets.one_grid import write_on_grid
+from fuse4seg.datasets.one_grid import index_of_grid, write_on_grid
 from fuse4seg.datasets.raw import PREDICT_ANYWAY
 from fuse4seg.errors import (
     AmbiguousImagesError,
@@ -101,11 +101,10 @@ def bids_cases(root: Path, channels: Sequence[str], *, reference: int = 0,
         try:
             found = [_one(name, channel, [image for image in images if image.is_modality(modality)])
                      for channel, modality in zip(channels, modalities, strict=True)]
-            there = [index for index, image in enumerate(found) if image is not None]
-            if not there or len(there) < len(channels) and not allow_missing:
+            if not any(found) or not all(found) and not allow_missing:
                 absent = next(channel for channel, image in zip(channels, found, strict=True) if image is None)
                 raise MissingModalityError(name, absent, folder, PREDICT_ANYWAY)
-            cases[name] = BidsCase(name, folder, tuple(found), reference if reference in there else there[0])
+            cases[name] = BidsCase(name, folder, tuple(found), index_of_grid(found, reference))
         except Fuse4SegError as error:
             faults[name] = error
     if not seen:

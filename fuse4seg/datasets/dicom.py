@@ -12,7 +12,7 @@ from fuse4seg.datasets.dataset_json import NO_LABELS
 from fuse4seg.datasets.dicom_series import Found, Series, Study, find_studies
 from fuse4seg.datasets.dicom_volume import read_stack, stack_series
 from fuse4seg.datasets.modalities import MODALITIES
-from fuse4seg.datasets.one_grid import write_on_grid
+from fuse4seg.datasets.one_grid import index_of_grid, write_on_grid
 from fuse4seg.datasets.raw_writer import describe, new_raw_dataset
 from fuse4seg.datasets.series_rules import Rules, choose_series, read_rules, rules_of, toml_key
 from fuse4seg.errors import FaultyCasesError, Fuse4SegError, MissingModalityError, OptionError
@@ -83,8 +83,7 @@ def _case(study: Study, channels: Sequence[str], rules: Rules, *, reference: int
         mend = "Name one in a file for --series_rules, leave the study out, or predict with --allow_missing."
         raise MissingModalityError(study.name, absent[0], min(study.files).parent, f"The study holds {there}. {mend}")
     series = tuple(chosen.get(channel) for channel in channels)
-    there = [index for index, one in enumerate(series) if one is not None]
-    return DicomCase(study, series, reference if reference in there else there[0])
+    return DicomCase(study, series, index_of_grid(series, reference))
 
 
 def write_dicom_case(case: DicomCase, channels: Sequence[str], folder: Path, ending: str = ENDING) -> None:

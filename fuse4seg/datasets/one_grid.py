@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,16 @@ log = logging.getLogger(__name__)
 
 #: How far voxels may be off, in millimetres and as a part of the spacing, on grids that are the same: header rounding.
 MILLIMETRES, PART = 1e-3, 1e-4
+
+
+def index_of_grid(images: Sequence[object | None], reference: int) -> int:
+    """Index of the image whose grid a case gets: the reference or, where that is absent (None), the first that is there.
+
+    >>> index_of_grid([None, "T1ce", "FLAIR"], 2), index_of_grid([None, "T1ce", "FLAIR"], 0)
+    (2, 1)
+    """
+    there = [index for index, image in enumerate(images) if image is not None]
+    return reference if reference in there else there[0]
 
 
 def is_on_grid(image: sitk.Image, reference: sitk.Image) -> bool:
