@@ -15,6 +15,20 @@ CUBIC_MILLIMETRES_PER_MILLILITRE = 1000
 FEWEST_VOLUMES = 5
 
 
+def voxels_of(labels: np.ndarray, classes: Mapping[str, int | tuple[int, ...]]) -> dict[str, int]:
+    """How many voxels each label or region has.
+
+    Args:
+        labels: Label values, any shape.
+        classes: Label value, or values of a region, by name.
+
+    Example:
+        >>> voxels_of(np.array([0, 1, 1, 2]), {"core": 1, "whole": (1, 2)})
+        {'core': 2, 'whole': 3}
+    """
+    return {name: int(np.count_nonzero(mask_of(labels, entry))) for name, entry in classes.items()}
+
+
 def volumes_of(labels: np.ndarray, spacing: Sequence[float], classes: Mapping[str, int | tuple[int, ...]]) -> dict[str, float]:
     """Millilitres of each label or region.
 
@@ -28,7 +42,7 @@ def volumes_of(labels: np.ndarray, spacing: Sequence[float], classes: Mapping[st
         {'tumour': 1.0, 'whole': 1.0, 'core': 0.0}
     """
     voxel = voxel_volume(spacing)
-    return {name: int(mask_of(labels, entry).sum()) * voxel for name, entry in classes.items()}
+    return {name: count * voxel for name, count in voxels_of(labels, classes).items()}
 
 
 def voxel_volume(spacing: Sequence[float]) -> float:

@@ -21,11 +21,12 @@ from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FaultyImageError, FolderNotFoundError, Fuse4SegError, OptionError
 from fuse4seg.evaluation.overlap import mask_of
 from fuse4seg.evaluation.postprocessing import Rule, apply_rules
+from fuse4seg.evaluation.volumes import voxels_of
 from fuse4seg.files import checksum, make_writable_folder, remove_stale
 from fuse4seg.inference.disagreement import Disagreement
 from fuse4seg.inference.doubt import facts_of
 from fuse4seg.inference.entropy import BoundaryEntropy
-from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Wanted, count_voxels, write_segmented
+from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Wanted, write_segmented
 from fuse4seg.inference.model import DESCRIPTIONS, ModelDescription
 from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.inference.predict_folder import claim_exports
@@ -107,7 +108,7 @@ def ensemble_cases(cases: Sequence[str], folders: Sequence[Path], export: Export
             export.description.write(export.output)
         labels, files = _write(case, found, properties, export)
         if record is not None:
-            voxels = count_voxels(labels, export.description.dataset_json)
+            voxels = voxels_of(labels, foreground_classes(export.description.dataset_json))
             log.info("%s: %s", case, ", ".join(f"{name} {count} voxels" for name, count in voxels.items()))
             facts = _facts(case, found, labels, properties["spacing"], folders=folders, description=export.description)
             record.note_failed(faults)

@@ -13,11 +13,12 @@ from batchgenerators.utilities.file_and_folder_operations import save_pickle
 
 from fuse4seg.datasets.alignment import reference_channel
 from fuse4seg.datasets.colour_files import TIFF
-from fuse4seg.datasets.dataset_json import channel_names, file_part
+from fuse4seg.datasets.dataset_json import channel_names, file_part, foreground_classes
 from fuse4seg.datasets.grey_images import GREY
 from fuse4seg.datasets.images import given_to
 from fuse4seg.datasets.raw import Case
 from fuse4seg.evaluation.postprocessing import Rule, apply_rules
+from fuse4seg.evaluation.volumes import voxels_of
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.inference.checkerboard import write_checkerboard
 from fuse4seg.inference.doubt import facts_of
@@ -133,7 +134,7 @@ def export_case(predicted: Predicted, export: Export) -> Exported:
         seen += _write_checkerboards(predicted, export)
         segmented = [] if labels is None else write_segmented(predicted.case.name, predicted.properties, labels, probabilities,
                                                               export=export)
-    voxels = {} if labels is None else count_voxels(labels, export.description.dataset_json)
+    voxels = {} if labels is None else voxels_of(labels, foreground_classes(export.description.dataset_json))
     return Exported((*uncertain, *seen, *segmented), voxels, facts, time.perf_counter() - begin)
 
 
@@ -291,9 +292,3 @@ def _write_labels(name: str, properties: dict[str, Any], labels: np.ndarray, exp
     if spacing.is_file():
         spacing.replace(export.output / f"{name}.json")
     return target
-
-
-def count_voxels(labels: np.ndarray, dataset_json: dict[str, Any]) -> dict[str, int]:
-    """Of each class or region, by its name."""
-    return {name: sum(np.count_nonzero(labels == label) for label in np.atleast_1d(value))
-            for name, value in dataset_json["labels"].items() if name not in ("background", "ignore")}
