@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -13,6 +14,16 @@ from queue import SimpleQueue
 from fuse4seg.machine import see_only
 from fuse4seg.progress import progress
 from fuse4seg.signals import Terminated
+
+
+def own_command(module: str, *words: str) -> list[str]:
+    """Words of a process that runs a command of ours with this Python, whatever the PATH holds.
+
+    Args:
+        module: Its name in ``fuse4seg.cli``.
+        *words: Behind the command's name.
+    """
+    return [sys.executable, "-c", f"import sys; from fuse4seg.cli.{module} import main; sys.exit(main())", *words]
 
 
 @dataclass(frozen=True)

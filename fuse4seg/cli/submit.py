@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from types import MappingProxyType
 from fuse4seg.cli.command import make_parser, require_at_least, run_command, words_of
 from fuse4seg.cli.reference import COMMANDS, parser_of
 from fuse4seg.errors import OptionError
+from fuse4seg.side_by_side import own_command
 from fuse4seg.slurm import script_of, submit, write_script
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,7 @@ def _run(options: argparse.Namespace) -> None:
         raise OptionError("command", "is to be one of this tool, behind two dashes: -- f4s_train 501 2d 0 1 2 3 4.")
     name, parser = words[0], parser_of(words[0])
     given = parser.parse_args(words[1:])
-    elements = [[sys.executable, "-c", f"import sys; from fuse4seg.cli.{name[4:]} import main; sys.exit(main())",
-                 *words_of(parser, one)] for one in _elements(name, given, options.parts)]
+    elements = [own_command(name[4:], *words_of(parser, one)) for one in _elements(name, given, options.parts)]
     anew = getattr(given, "val", False) or getattr(given, "from_fused", False)
     again = [AGAIN[name]] if name in AGAIN and not anew else []
     script = options.folder / f"{name}.sh"

@@ -16,6 +16,7 @@ from fuse4seg.cli.train_folds import run_folds
 from fuse4seg.errors import OptionError
 from fuse4seg.launch import launch, stands_in_group
 from fuse4seg.plans import PLANS_NAME
+from fuse4seg.side_by_side import own_command
 
 if TYPE_CHECKING:
     from fuse4seg.training.run import Conduct, Training
@@ -90,8 +91,7 @@ def run_ranks(run: Callable[[argparse.Namespace], None], command: str, arguments
         run(options)
         return
     words = sys.argv[1:] if arguments is None else arguments
-    launch([sys.executable, "-c", f"import sys; from fuse4seg.cli.{command} import main; sys.exit(main())", *words],
-           options.num_gpus)
+    launch(own_command(command, *words), options.num_gpus)
 
 
 def training_of(options: argparse.Namespace) -> Training:

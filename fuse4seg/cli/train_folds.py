@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from fuse4seg.cli.command import words_of
 from fuse4seg.errors import FaultyTrainingsError, OptionError
-from fuse4seg.side_by_side import Errand, last_line, run_errands
+from fuse4seg.side_by_side import Errand, last_line, own_command, run_errands
 
 log = logging.getLogger(__name__)
-
-TRAIN = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
 
 
 def run_folds(run: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -60,7 +57,7 @@ def run_folds(run: Callable[[argparse.Namespace], None], parser: argparse.Argume
 
 def _words(parser: argparse.ArgumentParser, options: argparse.Namespace, fold: int | str, kind: str) -> list[str]:
     one = argparse.Namespace(**{**vars(options), "fold": [fold], "devices": None, "device": kind})
-    return [sys.executable, "-c", TRAIN, *words_of(parser, one)]
+    return own_command("train", *words_of(parser, one))
 
 
 def _place(options: argparse.Namespace) -> Path:

@@ -14,12 +14,11 @@ from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
 from fuse4seg.inference.validate_fold import FUSION_LOSSES, VALIDATION
 from fuse4seg.recipes.reading import name_after
 from fuse4seg.recipes.recipe import Recipe
-from fuse4seg.side_by_side import Errand, last_line, run_errands
+from fuse4seg.side_by_side import Errand, last_line, own_command, run_errands
 
 #: Behind the name of a row: the training of its leader alone.
 ALONE = ".alone"
 LOG = "log.txt"
-TRAIN_OURS = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,9 @@ class Trial:
         """Words of the training's process."""
         words = [self.dataset, self.configuration, self.fold, "--seed", self.seed, "-p", self.plans, "-device", device, "--c"]
         if self.row.ours:
-            program, budget = ["-c", TRAIN_OURS], ["--set", *self.changes] if self.changes else []
-        else:
-            program = ["-m", "fuse4seg.cli.train_stock_nnunet"]
-            budget = ["--epochs", self.budget.epochs, "--iterations", self.budget.iterations]
-        return [sys.executable, *program, *map(str, [*words, *budget])]
+            return own_command("train", *map(str, [*words, *(["--set", *self.changes] if self.changes else [])]))
+        budget = ["--epochs", self.budget.epochs, "--iterations", self.budget.iterations]
+        return [sys.executable, "-m", "fuse4seg.cli.train_stock_nnunet", *map(str, [*words, *budget])]
 
 
 def leader_alone(row: Row) -> Row:
