@@ -26,9 +26,9 @@ def own_command(module: str, *words: str) -> list[str]:
     return [sys.executable, "-c", f"import sys; from fuse4seg.cli.{module} import main; sys.exit(main())", *words]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Errand:
-    """A command that is to run.
+    """A command that is to run; no other is equal to it.
 
     Attributes:
         name: For messages.
