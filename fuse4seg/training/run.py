@@ -22,7 +22,6 @@ from fuse4seg.errors import (
     ConfigurationNotFoundError,
     FoldError,
     ForeignPlansError,
-    Fuse4SegError,
     NotPreprocessedError,
     OptionError,
     PlansNotFoundError,
@@ -31,16 +30,14 @@ from fuse4seg.errors import (
     first_line,
 )
 from fuse4seg.files import make_writable_folder, write_json
-from fuse4seg.inference.validate_fold import VALIDATION
 from fuse4seg.machine import choose_device
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
-from fuse4seg.paths import PREPROCESSED, RAW, RESULTS, data_root, dataset_name
+from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 from fuse4seg.plans import GPUS, NETWORK, OURS, PLANS_NAME, planned_recipe, read_plans
 from fuse4seg.ranks import is_first, world_size
 from fuse4seg.recipes.reading import changed, difference_of, name_after
 from fuse4seg.recipes.recipe import Recipe
-from fuse4seg.report.write_report import Wish, write_report
 from fuse4seg.steps.hypergradients import BY_MEMORY
 from fuse4seg.training.distributed import agreed, joined, require_distributable, require_shares
 from fuse4seg.training.fold_lock import require_unlocked
@@ -131,22 +128,6 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
         if not validate_only:
             trainer.run_training()
         trainer.perform_actual_validation(save_probabilities)
-        if not trainer.local_rank:
-            _report(trainer)
-
-
-def _report(trainer: Fuse4SegTrainer) -> None:
-    """Show the validation cases; that they cannot be shown ends no training.
-
-    Pictures alone: volumes for the viewer would take as much room as the dataset. f4s_report adds them.
-    """
-    images = data_root(RAW) / trainer.plans_manager.dataset_name / "imagesTr"
-    labels = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
-    wish = Wish(images=images if images.is_dir() else None, labels=labels if trainer.segments else None, viewer=False)
-    try:
-        log.info("report: %s", write_report(Path(trainer.output_folder) / VALIDATION, wish=wish))
-    except Fuse4SegError as error:
-        log.warning("the validation cases are not all in a report: %s", error)
 
 
 def pretrain(training: Training, *, seed: int | None = None, conduct: Conduct | None = None) -> Path:
