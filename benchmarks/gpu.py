@@ -82,8 +82,8 @@ def _run(options: argparse.Namespace) -> None:
     plans = _prepare(form, device)
     tables = {"memory": _memory(plans, form, device), "iterations": _iterations(plans, form, device)}
     tables["precision"] = _precisions(plans, form, device)
-    tables["training"] = _training(form, device, seconds=_seconds(tables["iterations"], form.configurations[0]))
-    tables["prediction"] = _prediction(form, device)
+    model, tables["training"] = _training(form, device, seconds=_seconds(tables["iterations"], form.configurations[0]))
+    tables["prediction"] = _prediction(model, form, device)
     for name, rows in tables.items():
         print(f"\n{name}")
         show(rows)
@@ -239,8 +239,11 @@ def _losses(plans: dict[str, Any], dataset_json: dict[str, Any], configuration: 
 
 # ------------------------------------------------------------------------------ a training, and its predictions
 
-def _training(form: Form, device: Any, *, seconds: float) -> list[dict[str, Any]]:
-    """Dice after some minutes, by the plans of the smallest target; stock nnU-Net is trained hardly, for its speed alone."""
+def _training(form: Form, device: Any, *, seconds: float) -> tuple[str, list[dict[str, Any]]]:
+    """Dice after some minutes, by the plans of the smallest target, and the model's folder before it.
+
+    Stock nnU-Net is trained hardly, for its speed alone.
+    """
     from fuse4seg.files import read_json
     from fuse4seg.paths import RESULTS, data_root, dataset_name
     from fuse4seg.training.run import Training
@@ -256,18 +259,17 @@ def _training(form: Form, device: Any, *, seconds: float) -> list[dict[str, Any]
           "--iterations", "1")
     model = Training(str(DATASET), name, 0, plans, changes=changes).folder_name
     summary = read_json(data_root(RESULTS) / dataset_name(DATASET) / model / "fold_0" / "validation" / "summary.json", ValueError)
-    return [{"configuration": name, "epochs": epochs, "iterations": epochs * iterations, "minutes": spent / 60,
-             "dice": summary["foreground_mean"]["Dice"]}]
+    return model, [{"configuration": name, "epochs": epochs, "iterations": epochs * iterations, "minutes": spent / 60,
+                    "dice": summary["foreground_mean"]["Dice"]}]
 
 
-def _prediction(form: Form, device: Any) -> list[dict[str, Any]]:
+def _prediction(model: str, form: Form, device: Any) -> list[dict[str, Any]]:
     """Seconds of f4s_predict over nnUNetv2_predict's, on the unseen cases, each command in a process of its own."""
     from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
     from fuse4seg.paths import RAW, RESULTS, data_root, dataset_name
 
     place, name = data_root(RESULTS) / dataset_name(DATASET), form.configurations[0]
-    ours = next(place.glob(f"Fuse4SegTrainer*__{plans_name(form.targets[0])}__{name}"))
-    trainer, plans, _ = ours.name.split("__")
+    trainer, plans, _ = model.split("__")
     shared = ["-i", str(data_root(RAW) / dataset_name(DATASET) / "imagesTs"), "-f", "0", "-device", device.type]
     contenders = {
         "nnU-Net": command_of(STOCK, [*shared, "-m", str(place / f"nnUNetTrainer__{STOCK_PLANS}__{name}")]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,8 @@ def load_benchmark() -> Callable[[str], ModuleType]:
         path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
         specification = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(specification)
+        # Dataclasses look their module up by its name.
+        sys.modules[name] = module
         specification.loader.exec_module(module)
         return module
 
