@@ -206,9 +206,20 @@ class TestRefusedFlags:
         (["2d", "0", "--max_time", "11"], "--max_time: 11 is not understood. Give hours (11h), minutes (90min), or both"),
         (["2d", "0", "--val"], "Finish the training first"),
         (["2d", "0", "-num_gpus", "0"], "-num_gpus: must be at least 1, got 0."),
+        (["2d", "0", "--precision", "float16"], "--precision: float16 is not to be had on cpu here. Choose one of: auto"),
     ])
     def test_that_do_not_fit(self, root: Path, refused: Refused, words: list[str], said: str) -> None:
         assert said in refused(root, "990", *words)
+
+    @pytest.mark.parametrize("by", ["flag", "variable"])
+    def test_that_need_a_compiler_where_there_is_none(self, root: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch,
+                                                      tmp_path: Path, by: str) -> None:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+        monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+        if by == "variable":
+            monkeypatch.setenv("nnUNet_compile", "1")
+        words = ["--compile"] if by == "flag" else []
+        assert "--compile: PyTorch cannot compile here (" in refused(root, "990", "2d", "0", *words)
 
     def test_of_dropout_where_there_is_one_modality(self, root: Path, refused: Refused) -> None:
         description = root / "nnUNet_preprocessed" / DATASET / "dataset.json"
