@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from torch._inductor import config as inductor
 
 from fuse4seg.cli import predict
 from fuse4seg.cli.train import main
@@ -215,11 +216,11 @@ class TestRefusedFlags:
     def test_that_need_a_compiler_where_there_is_none(self, root: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch,
                                                       tmp_path: Path, by: str) -> None:
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-        monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
         if by == "variable":
             monkeypatch.setenv("nnUNet_compile", "1")
         words = ["--compile"] if by == "flag" else []
-        assert "--compile: PyTorch cannot compile here (" in refused(root, "990", "2d", "0", *words)
+        with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+            assert "--compile: PyTorch cannot compile here (" in refused(root, "990", "2d", "0", *words)
 
     def test_of_dropout_where_there_is_one_modality(self, root: Path, refused: Refused) -> None:
         description = root / "nnUNet_preprocessed" / DATASET / "dataset.json"
