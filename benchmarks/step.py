@@ -12,9 +12,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 #: What may make our iterations faster, by name.
-CHOICES = ("compile", "channels_last", "fused", "bfloat16")
+CHOICES = ("compile", "channels_last", "fused", "unfused", "bfloat16")
 #: Our name in the table, without the estimator.
 OURS = "Fuse4Seg"
 #: The default one.
@@ -110,19 +111,20 @@ def chosen_trainer(choice: str, plans: dict, dataset_json: dict, configuration: 
     """Ours with one of CHOICES; networks stay compiled until ``block`` ends."""
     import torch
 
+    from fuse4seg.steps import levels
     from fuse4seg.training.acceleration import compiled
 
-    trainer = our_trainer(plans, dataset_json, configuration, device, hypergradient,
-                          precision=torch.bfloat16 if choice == "bfloat16" else None)
-    network, levels = trainer.network, trainer.levels
+    # None leaves it to PyTorch, as a CPU's default does.
+    fused = {"fused": True, "unfused": None}
+    with patch.object(levels, "fused_on", lambda _parameters: fused[choice]) if choice in fused else nullcontext():
+        trainer = our_trainer(plans, dataset_json, configuration, device, hypergradient,
+                              precision=torch.bfloat16 if choice == "bfloat16" else None)
+    network = trainer.network
     if choice == "compile":
         block.enter_context(compiled(network, backend=backend))
     if choice == "channels_last":
         axes = len(trainer.configuration_manager.patch_size)
         network.segmentation.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
-    if choice == "fused":
-        for optimiser in (levels.leader.optimiser, levels.follower.optimiser, levels.discriminator_optimiser):
-            optimiser.param_groups[0]["fused"] = True
     return trainer
 
 
