@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from fuse4seg.training.weight_roles import Roles, own_weights, roles_of
 if TYPE_CHECKING:
     from fuse4seg.training.run import Training
     from fuse4seg.training.trainer import Fuse4SegTrainer
+
+log = logging.getLogger(__name__)
 
 #: Parts of a model, by the beginnings of the names of their weights, the first that fits. What is asked of an origin is to fit
 #: something of each of ITS_OWN and FOLLOWING, as far as it has them.
@@ -194,6 +197,9 @@ def read_transferable(model: Path, network: FuseThenSegment, recipe: Recipe, tra
     manager, described = PlansManager(dict(plans)), described_for(recipe, dataset_json)
     levels = build_levels(network, classes=manager.get_label_manager(described).num_segmentation_heads, recipe=recipe)
     transfer(origin, Beginner.of(levels, plans=manager, configuration=training.configuration, dataset_json=described))
+    if origin.dataset == manager.dataset_name and str(training.fold) not in (str(origin.fold), "all"):
+        log.warning("%s is of fold %s of the same dataset: it has trained on cases that fold %s validates, whose Dice will be "
+                    "too good.", model, origin.fold, training.fold)
     return origin
 
 

@@ -60,6 +60,8 @@ class Origin:
         extra: Input channels of the follower behind the image: a cascade's labels.
         is_ours: Whether it fuses first; else the follower's input are the channels.
         segments: Whether its follower was trained.
+        dataset: Full name of what it was trained on.
+        fold: Of that.
     """
 
     path: Path
@@ -70,6 +72,8 @@ class Origin:
     extra: int
     is_ours: bool
     segments: bool
+    dataset: str = ""
+    fold: int | str = "all"
 
     @property
     def axes(self) -> int:
@@ -143,7 +147,7 @@ def read_origin(path: Path) -> Origin:
         plain = {name: weight for name, weight in named.items() if _is_plain(weight)}
         return Origin(path, _record(path), plain, tuple(channel_names(dataset_json)), Labels.of(dataset_json),
                       extra=one_hot_channels(dataset_json) * is_cascade, is_ours=is_ours,
-                      segments=bool(foreground_classes(dataset_json)))
+                      segments=bool(foreground_classes(dataset_json)), dataset=str(plans.dataset_name), fold=arguments["fold"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(path, "does not say what it was trained with. Give one that f4s_train or nnUNetv2_train "
                                     "wrote.") from error

@@ -52,10 +52,11 @@ def unet(axes: int = 2, **changed: Any) -> dict[str, Any]:
 
 def beginner(*modalities: str, classes: dict[str, Any] = TUMOUR, colours: int = 3, reference: int = 0, axes: int = 2,
              extra: int = 0, follower: dict[str, Any] | None = None, recipe: str = "fuse4seg", seed: int = 1,
-             detail: int = 4) -> Beginner:
-    """A new model, drawn by a seed."""
+             features: tuple[int, int] = (4, 8)) -> Beginner:
+    """A new model, drawn by a seed; ``features`` are the leader's, fine and coarse."""
     follower, outputs = follower or unet(axes), len(classes) - any(isinstance(value, list) for value in classes.values())
-    arguments = {**LEADER["arch_kwargs"], "colours": colours, "reference": reference, "detail_features": detail}
+    arguments = {**LEADER["arch_kwargs"], "colours": colours, "reference": reference, "detail_features": features[0],
+                 "base_features": features[1]}
     architecture = {"leader": {**LEADER, "arch_kwargs": arguments}, "follower": follower,
                     "strides": [[1] * axes, [2] * axes, [2] * axes]}
     torch.manual_seed(seed)
@@ -268,7 +269,7 @@ class TestRefusals:
         self.refused(beginner("T1", follower=wide), origin_of(beginner("T1")), "fits nothing of the follower's encoder: it")
 
     def test_of_another_leader(self) -> None:
-        self.refused(beginner("T1", detail=6), origin_of(beginner("T1")), "model.pth: fits nothing of the leader's")
+        self.refused(beginner("T1", features=(6, 16)), origin_of(beginner("T1")), "fits nothing of the leader's encoder: it")
 
     def test_of_weights_that_are_not_finite(self) -> None:
         origin = origin_of(beginner("T1"))
@@ -311,6 +312,12 @@ class TestTraining:
         resumed = load_checkpoint(fold / "checkpoint_final.pth")
         assert all(torch.equal(weight, whole["network_weights"][name]) for name, weight in resumed["network_weights"].items())
         assert resumed["fine_tuned_from"] == whole["fine_tuned_from"]
+
+    def test_of_another_fold_of_the_same_dataset_warns_of_its_validation(self, own_results: Path, trained_model: Path,
+                                                                         caplog: pytest.LogCaptureFixture) -> None:
+        for fold in (0, 1):
+            make_trainer(replace(self.TRAINING, fold=fold), pretrained_weights=trained_model)
+            assert ("it has trained on cases that fold 1 validates" in caplog.text) is (fold == 1)
 
     def test_from_scratch_says_so(self, trained_model: Path) -> None:
         assert load_checkpoint(trained_model / "fold_0" / "checkpoint_final.pth")["fine_tuned_from"] is None

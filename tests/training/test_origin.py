@@ -15,7 +15,7 @@ from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, OptionErro
 from fuse4seg.training.origin import find_origin, read_origin, require_beginning
 
 DATASET_JSON = {"channel_names": {"1": "FLAIR", "0": "T1"}, "labels": {"background": 0, "oedema": 1, "ignore": 2}}
-PLANS = {"configurations": {"2d": {}, "3d_cascade_fullres": {"previous_stage": "3d_lowres"}}}
+PLANS = {"dataset_name": "Dataset501_BraTS", "configurations": {"2d": {}, "3d_cascade_fullres": {"previous_stage": "3d_lowres"}}}
 Saved = Callable[..., Path]
 
 
@@ -51,6 +51,7 @@ class TestReading:
         assert (origin.modalities, origin.axes, origin.extra, origin.is_ours, origin.segments) == (("T1", "FLAIR"), 2, 0, False,
                                                                                                   True)
         assert origin.labels.rows == {"background": 0, "oedema": 1}
+        assert (origin.dataset, origin.fold) == ("Dataset501_BraTS", 0)
 
     def test_of_a_cascade_s_second_stage_knows_its_labels(self, saved: Saved) -> None:
         assert read_origin(saved("3d_cascade_fullres")).extra == 1
