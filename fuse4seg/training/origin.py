@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from fuse4seg.checkpoint import load_without_numpy
@@ -138,8 +137,8 @@ def read_origin(path: Path) -> Origin:
         raise CheckpointError(path, "holds no network_weights. Give a checkpoint of f4s_train's stage 2, or of nnUNetv2_train.")
     try:
         arguments = state["init_args"]
-        dataset_json, plans = arguments["dataset_json"], PlansManager(dict(arguments["plans"]))
-        is_cascade = plans.get_configuration(arguments["configuration"]).previous_stage_name is not None
+        dataset_json, plans = arguments["dataset_json"], arguments["plans"]
+        is_cascade = _previous_stage(plans["configurations"], arguments["configuration"]) is not None
         is_ours = "recipe" in state
         named = {**{name if is_ours else FOLLOWER + name: weight for name, weight in weights.items()},
                  **{HEAD + name: weight for name, weight in (state.get("auxiliary_head") or {}).items()},
@@ -147,7 +146,7 @@ def read_origin(path: Path) -> Origin:
         plain = {name: weight for name, weight in named.items() if _is_plain(weight)}
         return Origin(path, _record(path), plain, tuple(channel_names(dataset_json)), Labels.of(dataset_json),
                       extra=one_hot_channels(dataset_json) * is_cascade, is_ours=is_ours,
-                      segments=bool(foreground_classes(dataset_json)), dataset=str(plans.dataset_name), fold=arguments["fold"])
+                      segments=bool(foreground_classes(dataset_json)), dataset=str(plans["dataset_name"]), fold=arguments["fold"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(path, "does not say what it was trained with. Give one that f4s_train or nnUNetv2_train "
                                     "wrote.") from error
@@ -156,6 +155,15 @@ def read_origin(path: Path) -> Origin:
 def one_hot_channels(dataset_json: Mapping[str, Any]) -> int:
     """Channels that a cascade's second stage reads beside the image: one for each label but background and ignore."""
     return len(label_values(dataset_json) - {0}) - (IGNORE in dataset_json["labels"])
+
+
+def _previous_stage(configurations: Mapping[str, Any], name: str) -> str | None:
+    """Of a cascade; without nnU-Net's own reading, which rebuilds networks of former versions."""
+    entries = configurations[name]
+    inherited = entries.get("inherits_from")
+    if "previous_stage" in entries or inherited is None:
+        return entries.get("previous_stage")
+    return _previous_stage(configurations, inherited)
 
 
 def _is_plain(weight: object) -> bool:

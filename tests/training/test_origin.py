@@ -15,7 +15,9 @@ from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, OptionErro
 from fuse4seg.training.origin import find_origin, read_origin, require_beginning
 
 DATASET_JSON = {"channel_names": {"1": "FLAIR", "0": "T1"}, "labels": {"background": 0, "oedema": 1, "ignore": 2}}
-PLANS = {"dataset_name": "Dataset501_BraTS", "configurations": {"2d": {}, "3d_cascade_fullres": {"previous_stage": "3d_lowres"}}}
+PLANS = {"dataset_name": "Dataset501_BraTS", "configurations": {
+    "2d": {}, "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}, "3d_fullres": {},
+    "3d_small": {"inherits_from": "3d_cascade_fullres"}, "2d_small": {"inherits_from": "2d"}, "odd": {"inherits_from": "odd"}}}
 Saved = Callable[..., Path]
 
 
@@ -53,8 +55,9 @@ class TestReading:
         assert origin.labels.rows == {"background": 0, "oedema": 1}
         assert (origin.dataset, origin.fold) == ("Dataset501_BraTS", 0)
 
-    def test_of_a_cascade_s_second_stage_knows_its_labels(self, saved: Saved) -> None:
-        assert read_origin(saved("3d_cascade_fullres")).extra == 1
+    @pytest.mark.parametrize(("configuration", "extra"), [("3d_cascade_fullres", 1), ("3d_small", 1), ("2d_small", 0)])
+    def test_of_a_cascade_s_second_stage_knows_its_labels(self, saved: Saved, configuration: str, extra: int) -> None:
+        assert read_origin(saved(configuration)).extra == extra
 
     def test_of_our_own_has_all_parts(self, trained_model: Path) -> None:
         path = trained_model / "fold_0" / "checkpoint_final.pth"
@@ -67,8 +70,10 @@ class TestReading:
     def test_names_a_file_that_lies_by_itself_by_its_name_alone(self, saved: Saved) -> None:
         assert read_origin(saved()).record["model"] == "stock.pth"
 
-    def test_runs_no_code(self, saved: Saved, tmp_path: Path) -> None:
-        path = saved(logging=RunsCode(tmp_path / "ran"))
+    @pytest.mark.parametrize("hidden", [lambda code: code, lambda code: np.array([code], dtype=object),
+                                        lambda code: {"encoder.weight": code}])
+    def test_runs_no_code(self, saved: Saved, tmp_path: Path, hidden: Callable[[RunsCode], Any]) -> None:
+        path = saved(logging=hidden(RunsCode(tmp_path / "ran")))
         with pytest.raises(CheckpointError, match="stock.pth: damaged, or not plain data") as caught:
             read_origin(path)
         assert len(str(caught.value).splitlines()) == 1
@@ -78,7 +83,8 @@ class TestReading:
         ({"network_weights": None}, "holds no network_weights. Give a checkpoint of f4s_train's stage 2"),
         ({"init_args": {}}, "does not say what it was trained with"), ({"init_args": None}, "does not say what"),
         ({"init_args": {"plans": PLANS, "configuration": "2d", "dataset_json": {"labels": {"a": "b"}}}}, "does not say what"),
-        ({"init_args": {"plans": PLANS, "configuration": "3d", "dataset_json": DATASET_JSON}}, "does not say what"),
+        *(({"init_args": {"plans": PLANS, "configuration": name, "dataset_json": DATASET_JSON, "fold": 0}}, "does not say what")
+          for name in ("3d", "odd")),
         ({"network_weights": {3: torch.ones(1)}}, "does not say what it was trained with"),
         ({"discriminators": [1]}, "does not say what it was trained with")])
     def test_of_what_is_no_model_is_refused(self, saved: Saved, changed: dict[str, Any], said: str) -> None:
