@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +20,7 @@ from torch.nn import functional
 
 from fuse4seg.checkpoint import load_checkpoint
 from fuse4seg.cli.train import main
+from fuse4seg.comparison.stock_nnunet import make_stock_trainer, stock_plans
 from fuse4seg.errors import CheckpointError
 from fuse4seg.files import checksum
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, build_planned
@@ -312,6 +316,20 @@ class TestTraining:
         resumed = load_checkpoint(fold / "checkpoint_final.pth")
         assert all(torch.equal(weight, whole["network_weights"][name]) for name, weight in resumed["network_weights"].items())
         assert resumed["fine_tuned_from"] == whole["fine_tuned_from"]
+
+    def test_begins_with_what_nnunet_itself_has_written(self, own_results: Path, tmp_path: Path, random_images: Images) -> None:
+        folder = Path(os.environ["nnUNet_preprocessed"]) / "Dataset990_Phantom"
+        plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("Fuse4SegPlans.json", "dataset.json"))
+        stock = make_stock_trainer({**stock_plans(plans), "continue_training": False}, "2d", 0, dataset_json, torch.device("cpu"))
+        stock.initialize()
+        stock.logger.log("mean_fg_dice", np.float64(0.5), 0)
+        stock.save_checkpoint(str(tmp_path / "stock.pth"))
+        ours = make_trainer(self.TRAINING, pretrained_weights=tmp_path / "stock.pth")
+        ours.initialize()
+        for trainer in (stock, ours):
+            trainer.set_deep_supervision_enabled(False)
+        grey, follower = random_images(1, 1, 64, 64), ours.network.segmentation
+        torch.testing.assert_close(follower(grey.expand(-1, 3, -1, -1)), stock.network(grey.expand(-1, 4, -1, -1)))
 
     def test_of_another_fold_of_the_same_dataset_warns_of_its_validation(self, own_results: Path, trained_model: Path,
                                                                          caplog: pytest.LogCaptureFixture) -> None:
