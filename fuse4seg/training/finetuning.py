@@ -132,10 +132,19 @@ class Transfer:
         counted = _by_part([name for name in self.beginner.weights() if name not in self.beginner.roles.modalities])
         for part, names in counted.items():
             yield self._count(part, [name for name in names if name not in heads])
+        yield from self._stems()
         places = places_of(self.beginner.modalities, self.origin.modalities)
         if self.origin.is_ours and (self.beginner.roles.modalities or isinstance(self.beginner.levels.adversary, OnePerModality)):
             yield f"  modalities: {_of_both(self.beginner.modalities, [place is not None for place in places])}"
         yield self._count("segmentation heads", heads) + self._classes(heads)
+
+    def _stems(self) -> Iterator[str]:
+        """Of first layers that read other channels than they did."""
+        weights, origin, beginner = self.beginner.weights(), self.origin, self.beginner
+        for name in filter(self.taken.__contains__, beginner.roles.inputs):
+            before, now = origin.weights[name].shape[1] - origin.extra, weights[name].shape[1] - beginner.extra
+            if before != now or not origin.is_ours:
+                yield f"  first layer: from {before} to {now} channels"
 
     def _count(self, part: str, names: Sequence[str]) -> str:
         return f"  {part}: {sum(name in self.taken for name in names)} of {len(names)} weights"

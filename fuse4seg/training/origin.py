@@ -38,7 +38,12 @@ class Labels:
 
     @classmethod
     def of(cls, dataset_json: Mapping[str, Any]) -> Labels:
-        """Those of a dataset.json; the ignore label is no output."""
+        """Those of a dataset.json; the ignore label is no output.
+
+        Example:
+            >>> Labels.of({"labels": {"background": 0, "Tumour": 1, "ignore": 2}}).rows
+            {'background': 0, 'tumour': 1}
+        """
         labels = dataset_json["labels"]
         has_regions = any(isinstance(values, tuple) for values in foreground_classes(dataset_json).values())
         rows = {} if has_regions else {name.casefold(): index(values[0] if isinstance(values, list) else values)

@@ -201,7 +201,7 @@ class TestStem:
     @pytest.mark.parametrize(("before", "now"), [(1, 3), (3, 1)])
     def test_of_another_number_of_colours_answers_grey_images_alike(self, before: int, now: int, random_images: Images) -> None:
         old, new = beginner("T1", "T2", colours=before), beginner("T1", "T2", colours=now, seed=2)
-        begin(new, origin_of(old))
+        assert f"  first layer: from {before} to {now} channels" in begin(new, origin_of(old))
         grey = random_images(1, 1, 16, 16)
         found, wanted = (model.levels.network.segment(grey.expand(-1, colours, -1, -1))
                          for model, colours in ((new, now), (old, before)))
