@@ -27,7 +27,7 @@ from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.train import fold
 
 SCRATCH, FINE_TUNED = "from scratch", "fine-tuned"
-#: Parts of the whole budget that are fine-tuned; of these, too, a training from scratch with --curve.
+#: Parts of the whole budget that are fine-tuned; with --curve trained from scratch, too.
 PARTS = (0.125, 0.25, 0.5, 1.0)
 
 #: Dice of each case, by its name.
@@ -145,14 +145,15 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _trained(options: argparse.Namespace, dataset: str, number: int | str, epochs: int, *, start: Path | None) -> Path:
-    """Folder of a fold, trained and validated; one that was cut short is gone on with. Fine-tuned ones lie apart."""
+    """Folder of a fold, trained and validated; one that was cut short is gone on with. Those of each beginning lie apart."""
+    from fuse4seg.files import checksum
     from fuse4seg.paths import RESULTS, data_root, dataset_name
     from fuse4seg.training.run import Training, train
 
     changes = (f"training.epochs={epochs}", f"training.iterations={options.iterations}", *options.changes)
     training = Training(dataset, options.configuration, number, options.plans, device=options.device, changes=changes)
     usual = data_root(RESULTS)
-    results = usual if start is None else usual / f"fine_tuned_from_{dataset_name(options.source)}"
+    results = usual if start is None else usual / f"fine_tuned_from_{checksum(start)[:12]}"
     place = results / dataset_name(dataset) / training.folder_name / f"fold_{number}"
     if (place / "validation" / "summary.json").is_file():
         return place
