@@ -144,7 +144,8 @@ def read_origin(path: Path) -> Origin:
         arguments = state["init_args"]
         dataset_json, plans = arguments["dataset_json"], arguments["plans"]
         is_cascade = _previous_stage(plans["configurations"], arguments["configuration"]) is not None
-        is_ours = "recipe" in state
+        # Whoever trained it: nnU-Net's own trainer can train our network.
+        is_ours = any(name.startswith(LEADER) for name in weights)
         named = {**{name if is_ours else FOLLOWER + name: weight for name, weight in weights.items()},
                  **{HEAD + name: weight for name, weight in (state.get("auxiliary_head") or {}).items()},
                  **{DISCRIMINATORS + name: weight for name, weight in (state.get("discriminators") or {}).items()}}

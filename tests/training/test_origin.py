@@ -67,6 +67,13 @@ class TestReading:
         assert origin.record["model"] == f"Dataset990_Phantom/{trained_model.name}/fold_0/checkpoint_final.pth"
         assert len(origin.record["sha256"]) == 64
 
+    def test_knows_our_network_by_its_weights(self, saved: Saved) -> None:
+        """nnU-Net's own trainer, too, can train it, and writes no recipe."""
+        names = ["fusion.stem.weight", "segmentation.head.bias"]
+        origin = read_origin(saved(network_weights={name: torch.ones(1) for name in names}))
+        assert origin.is_ours
+        assert list(origin.weights) == names
+
     def test_names_a_file_that_lies_by_itself_by_its_name_alone(self, saved: Saved) -> None:
         assert read_origin(saved()).record["model"] == "stock.pth"
 
