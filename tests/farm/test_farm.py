@@ -29,7 +29,6 @@ def outcomes(farm: Farm, place: Path, *items: str) -> dict[str, Outcome]:
     return {outcome.case: outcome for outcome in farm.outcomes(job(place), items, name=lambda item: item)}
 
 
-
 class TestFarm:
     def test_does_every_case_with_what_each_worker_made_once(self, farm: Farm, tmp_path: Path) -> None:
         items = [f"slow_{number}" for number in range(6)]
