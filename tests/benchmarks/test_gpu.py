@@ -49,9 +49,12 @@ def test_the_small_form_leaves_every_figure(tmp_path: Path) -> None:
                          text=True, check=False)
     assert run.returncode == 0, run.stderr
     figures = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["target"] for row in figures["memory"]] == [0.1, 0.1, 0.12, 0.12, 0.15, 0.15]
-    # The same bytes on a CPU, but for what its convolutions take besides.
-    assert all(0.5 < row["counted/measured"] < 1.1 for row in figures["memory"])
+    assert [row["target"] for row in figures["memory"]] == [0.1, 0.1, 0.15, 0.15]
+    # The same bytes on a CPU, but for what its convolutions take besides; of the slices' small step 1.19 times as many.
+    bounds = {"2d": (0.9, 1.3), "3d_fullres": (0.5, 1.1)}
+    for row in figures["memory"]:
+        low, high = bounds[row["configuration"]]
+        assert low < row["counted/measured"] < high, row
     contenders = ["nnU-Net", "nnU-Net, compile", "Fuse4Seg", "Fuse4Seg, compile", "Fuse4Seg, bfloat16"]
     assert [row["contender"] for row in figures["iterations"]] == contenders * 2
     assert all(0 < abs(row["bfloat16 - float32"]) < 0.1 for row in figures["precision"])
