@@ -48,6 +48,7 @@ from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.history import History, log_epoch
 from fuse4seg.training.limits import Deadline, Limits
 from fuse4seg.training.loggers import add_loggers, log_beside
+from fuse4seg.training.presence import network_told
 from fuse4seg.training.recipe import deep_supervision, require_fit, trained_with, validation_iterations
 from fuse4seg.training.saving import SaveEvery, StopRequest, stop_requests
 from fuse4seg.training.stage_1 import PRETRAINED, Stage1, difference_in_stage_1, take_up_leader
@@ -287,9 +288,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def validation_step(self, batch: Batch) -> dict[str, Any]:
         """nnU-Net's; without labels the fusion loss."""
+        present = batch.get("present")
         if self.fusion_step is None:
-            return super().validation_step(batch)
-        return {"loss": self.fusion_step.score(batch["data"].to(self.device, non_blocking=True))}
+            with network_told(self, present):
+                return super().validation_step(batch)
+        return {"loss": self.fusion_step.score(batch["data"].to(self.device, non_blocking=True), present)}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """nnU-Net's pseudo Dice; without labels the mean fusion loss."""

@@ -137,7 +137,7 @@ class TestExtractFingerprint:
         schemes = [ZScoreNormalization] * 2
         summarise = partial(summarise_case, reader=SimpleITKIO, schemes=schemes, classes={"tumour": 1}, draws=100,
                             limit=100)
-        cases = DatasetFingerprintExtractor(DATASET, 1).dataset
+        cases = Fuse4SegFingerprintExtractor(DATASET, 1).dataset
 
         one, two = (build_fingerprint(module._summarise_all(summarise, cases, processes=processes), dataset=DATASET,
                                       schemes=schemes) for processes in (1, 2))
