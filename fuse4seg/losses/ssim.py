@@ -42,9 +42,13 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
         >>> ssim(ct, ct).round(decimals=3), ssim(ct, mri).round(decimals=1)
         (tensor(1.), tensor(-0.1000))
     """
+    _require_one_shape(first, second)
+    return ssim_of_each(first, second).mean()
+
+
+def _require_one_shape(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
         raise ValueError(f"SSIM needs two images of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    return ssim_of_each(first, second).mean()
 
 
 def ssim_of_each(first: Tensor, second: Tensor) -> Tensor:
@@ -147,5 +151,6 @@ def content_loss(reconstructed: Tensor, sources: Tensor, *, present: Tensor | No
     """
     if present is None:
         return sources.shape[1] * (mse_loss(reconstructed, sources) + 1 - ssim(reconstructed, sources))
+    _require_one_shape(reconstructed, sources)
     errors = (reconstructed - sources).square().flatten(2).mean(dim=-1)
     return sources.shape[1] * mean_of_present(errors + 1 - ssim_of_each(reconstructed, sources), present)
