@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from fuse4seg.checkpoint import load_checkpoint
 from fuse4seg.cli import plan_and_preprocess, plan_experiment, predict, preprocess, report, train
+from fuse4seg.datasets.dataset_json import declare_missing
 from fuse4seg.datasets.phantom import write_phantom_dataset
 from fuse4seg.files import write_json
 from fuse4seg.inference.predict_case import predict_case
@@ -117,6 +121,17 @@ class TestIncompleteDataset:
         assert report.main([str(trained.fold / "validation"), "--root", str(trained.root), "--no_viewer"]) == 0
         pages = (trained.fold / "validation" / "report").rglob("*.html")
         assert "predicted without T1ce" in "".join(page.read_text() for page in pages)
+
+
+def test_complete_cases_train_bit_for_bit_as_where_none_may_lack_anything(
+        planned_phantom: Path, trained_phantom: Path, training_flags: list[str], tmp_path: Path,
+        differences: Callable[[Any, Any], list[str]]) -> None:
+    shutil.copytree(planned_phantom, tmp_path / "roots")
+    declare_missing(tmp_path / "roots" / "nnUNet_preprocessed" / "Dataset990_Phantom")
+    assert train.main([*training_flags, "--root", str(tmp_path / "roots")]) == 0
+    found, wanted = (load_checkpoint(root / "nnUNet_results" / "Dataset990_Phantom" / MODEL / "fold_0" / "checkpoint_final.pth")
+                     for root in (tmp_path / "roots", trained_phantom))
+    assert differences(found, wanted) == []
 
 
 class TestWithoutTheFlag:
