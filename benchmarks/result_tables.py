@@ -3,11 +3,12 @@
 A table stands between two comments of a Markdown page, the first of which says what it shows, of which figures, rows, and folds
 or seeds (all, where none are named):
 
-    <!-- table segmentation compare_505 rows=stacked,fuse4seg seeds=0,1 -->
+    <!-- table scores compare_505 rows=stacked,fuse4seg seeds=0,1 -->
     <!-- end -->
 
-Kinds: ``segmentation`` (scores over the seeds), ``folds`` (Dice and HD95 fold by fold), ``fusion`` (the eight metrics),
-``paired`` (Dice beside another row's case by case, stacked nnU-Net's or that of ``less=ROW``, visibility, SSIM and chroma).
+Kinds: ``scores`` (Dice by class, mIoU, HD95 with and without post-processing, costs), ``fusion`` (the eight metrics), ``paired``
+(Dice and visibility beside another row's case by case, stacked nnU-Net's or that of ``less=ROW``, SSIM and chroma). Intervals
+hold for all differences of a table together.
 
 Example:
     python benchmarks/result_tables.py documentation/explanation/results.md
@@ -27,11 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.comparison.report import Result, Table, as_markdown, difference, format_markdown, known
+from fuse4seg.comparison.report import Result, Table, as_markdown, case_means, format_markdown, known, paired_trials
 from fuse4seg.comparison.rows import PEER
 from fuse4seg.comparison.scores import VISIBILITY
 from fuse4seg.errors import OptionError
-from fuse4seg.files import write_json, written_whole
+from fuse4seg.evaluation.bootstrap import paired_test
+from fuse4seg.files import written_whole
 
 FIGURES = Path(__file__).parent / "figures"
 TABLE = re.compile(r"(<!-- table (\w+) (\w+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -65,13 +67,33 @@ def _run(options: argparse.Namespace) -> None:
     if options.add:
         comparison, figures = options.add
         added = json.loads(comparison.read_text())
-        write_json(merge(json.loads(figures.read_text()), added) if figures.is_file() else added, figures)
+        save_figures(merge(json.loads(figures.read_text()), added) if figures.is_file() else added, figures)
     pages = {page: fill_tables(page.read_text(), options.figures) for page in options.pages}
     if options.page:
         pages[options.page[1]] = format_markdown(json.loads(options.page[0].read_text()))
     for page, text in pages.items():
         with written_whole(page) as temporary:
             temporary.write_text(text)
+
+
+def save_figures(figures: dict[str, Any], path: Path) -> None:
+    """One training a line and five digits a number, so that a further training is a further line."""
+    def lines(name: str, entry: Any) -> str:
+        if not isinstance(entry, list) or not entry or not isinstance(entry[0], dict):
+            return f"{json.dumps(name)}: {json.dumps(shortened(entry))}"
+        return f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(shortened(one)) for one in entry) + "\n]"
+
+    with written_whole(path) as temporary:
+        temporary.write_text("{\n" + ",\n".join(lines(*entry) for entry in figures.items()) + "\n}\n")
+
+
+def shortened(content: Any) -> Any:
+    """Plain content with numbers of five significant digits."""
+    if isinstance(content, dict):
+        return {name: shortened(entry) for name, entry in content.items()}
+    if isinstance(content, list):
+        return [shortened(entry) for entry in content]
+    return float(f"{content:.5g}") if isinstance(content, float) else content
 
 
 def merge(earlier: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
@@ -84,10 +106,12 @@ def merge(earlier: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
     if differing := [name for name in shared if earlier[name] != added[name]]:
         raise OptionError("--add", f"the comparisons differ in {', '.join(differing)}. Add it to a file of its own.")
     results = {(one["name"], one["fold"], one["seed"]): one for one in [*earlier["results"], *added["results"]]}
+    mended = {(one["name"], one["seed"]): one for one in [*earlier.get("postprocessing", []), *added.get("postprocessing", [])]}
     trivial = {**_trivial(earlier), **_trivial(added)}
     return {**earlier, "folds": sorted(trivial), "seeds": sorted({seed for _, _, seed in results}),
             "calls": [*earlier["calls"], *(call for call in added["calls"] if call not in earlier["calls"])],
-            "results": list(results.values()), "trivial": [trivial[fold] for fold in sorted(trivial)]}
+            "results": list(results.values()), "trivial": [trivial[fold] for fold in sorted(trivial)],
+            "postprocessing": list(mended.values())}
 
 
 def fill_tables(text: str, figures: Path = FIGURES) -> str:
@@ -104,30 +128,29 @@ def fill_tables(text: str, figures: Path = FIGURES) -> str:
     return TABLE.sub(filled, text)
 
 
-def segmentation(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
-    """Means over the seeds, their standard deviation, and Dice and HD95 of each."""
-    rows = []
-    for name, trials in _chosen(comparison, wanted).items():
-        dice, iou, distance = (_of(trials, metric) for metric in ("Dice", "IoU", "HD95"))
-        rows.append([label(name), _spread(dice, 3), _each(dice, 3), number(statistics.fmean(iou), 3),
-                     _spread(distance, 1) + (f" ({_each(distance, 1)})" if len(distance) > 1 else ""),
-                     _spread(_of(trials, "HD95", "largest_component"), 1)])
-    return ["", "Dice", "per seed", "mIoU", "HD95 (mm)", "of the largest component"], rows
+def scores(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
+    """A line for each row: Dice of each class, mIoU, HD95 as it is and after the rules learnt on other folds, and what it costs.
 
-
-def folds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
-    """Dice and HD95 of each fold, averaged over its seeds, and their mean over the folds that a row has."""
+    HD95 with post-processing is that of the seeds of which all folds were at hand; its difference to stacked nnU-Net's, treated
+    alike, is over the cases and seeds that both have.
+    """
     chosen = _chosen(comparison, wanted)
-    places = sorted({trial["fold"] for trials in chosen.values() for trial in trials})
+    classes = list(next(iter(chosen.values()))[0]["segmentation"]["mean"])
+    mended = {name: _mended(comparison, name, wanted) for name in {*chosen, PEER}}
     rows = []
-    for title, metric, group, decimals in (("Dice", "Dice", "segmentation", 3), ("HD95", "HD95", "segmentation", 1),
-                                           ("HD95 of the largest component", "HD95", "largest_component", 1)):
-        for name, trials in chosen.items():
-            by_fold = [_of([trial for trial in trials if trial["fold"] == fold], metric, group) for fold in places]
-            means = [statistics.fmean(values) if values else None for values in by_fold]
-            rows.append([f"{label(name)}: {title}", *("-" if mean is None else number(mean, decimals) for mean in means),
-                         number(statistics.fmean(known(means)), decimals)])
-    return ["", *(f"fold {fold}" for fold in places), "mean"], rows
+    for name, trials in chosen.items():
+        means = [trial["segmentation"]["mean"] for trial in trials]
+        dice = [number(statistics.fmean(known(mean[each]["Dice"] for mean in means)), 3) for each in classes]
+        speed = [number(statistics.median(trial[cost] for trial in trials), 2)
+                 for cost in ("seconds_per_iteration", "seconds_per_case")]
+        rows.append([label(name), str(len(trials)), *dice, _spread(_of(trials, "Dice"), 3),
+                     number(statistics.fmean(_of(trials, "IoU")), 3), _spread(_of(trials, "HD95"), 2),
+                     number(statistics.fmean(mended[name].values()), 2) if mended[name] else "",
+                     "" if name == PEER else _difference(mended[name], mended[PEER], comparisons=len(chosen) - (PEER in chosen)),
+                     *speed, number(trials[0]["parameters"] / 1e6, 2)])
+    less = f"less stacked nnU-Net's ({_level(len(chosen) - (PEER in chosen))})"
+    return ["", "trainings", *classes, "Dice", "mIoU", "HD95 (mm)", "post-processed", less, "s/iteration", "s/case",
+            "million parameters"], rows
 
 
 def fusion(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
@@ -142,13 +165,15 @@ def fusion(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
 
 
 def paired(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
-    """A line for each row: Dice, its difference to a peer case by case, visibility, nearness to the sources, and chroma.
+    """A line for each row: Dice, its difference to a peer case by case, visibility likewise, nearness to the sources, and chroma.
 
-    Of the trivial images there is no Dice. The difference is over all wanted folds and seeds that both rows have.
+    Of the trivial images there is no Dice. The differences are over all wanted folds and seeds that both rows have.
     """
     peer, = wanted.get("less", [PEER])
     results = _results(comparison, wanted)
     chosen, trivial = _chosen(comparison, wanted), _trivial(comparison)
+    together = len([name for name in chosen if name != peer])
+    seen = any("fusion" in trial for trial in results if trial["name"] == peer)
     rows = []
     for name in wanted["rows"]:
         trials = chosen.get(name, [])
@@ -157,21 +182,53 @@ def paired(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
         near = [statistics.fmean(value for metric, value in mean.items() if metric.startswith(TO_A_SOURCE)) for mean in images
                 if any(metric.startswith(TO_A_SOURCE) for metric in mean)]
         title = label(name) if trials or name in LABELS else f"{name}, as it is"
+        differs = trials and name != peer
         rows.append([title, str(len(trials)) if trials else "", _spread(_of(trials, "Dice"), 3) if trials else "",
-                     _less(results, name, peer) if trials and name != peer else "", _mean_of(images, VISIBILITY),
+                     _less(results, name, peer, case_means, together) if differs else "", _mean_of(images, VISIBILITY),
+                     *([_less(results, name, peer, case_visibility, together) if differs and images else ""] if seen else []),
                      number(statistics.fmean(near), 3) if near else "",
                      ", ".join(filter(None, (_mean_of(images, chroma, 1) for chroma in CHROMA)))])
     subtracted = "stacked nnU-Net" if peer == PEER else label(peer).strip("*")
-    return ["", "trainings", "Dice", f"less {subtracted}, case by case (95 %)", "visibility", "mean SSIM to the sources",
+    return ["", "trainings", "Dice", f"less {subtracted}, case by case ({_level(together)})", "visibility",
+            *([f"less {subtracted}"] if seen else []), "mean SSIM to the sources",
             "chroma of background, of what is labelled"], rows
 
 
-def _less(results: Sequence[Result], name: str, peer: str) -> str:
-    test = difference(results, name, peer)
-    if test is None:
+def _level(comparisons: int) -> str:
+    return "95 %" if comparisons < 2 else f"95 % for all {comparisons}"
+
+
+def _less(results: Sequence[Result], name: str, peer: str, values: Callable[[Sequence[Result]], dict[str, float]],
+          comparisons: int) -> str:
+    """Over the folds and seeds that both rows have."""
+    one, other = paired_trials(results, name, peer)
+    return _difference(values(one), values(other), comparisons=comparisons)
+
+
+def _difference(first: dict[Any, float], second: dict[Any, float], *, comparisons: int) -> str:
+    cases = sorted(first.keys() & second.keys())
+    if not cases:
         return ""
+    test = paired_test([first[case] for case in cases], [second[case] for case in cases], comparisons=comparisons)
     low, high = test.interval
     return f"{test.difference:+.3f} ({low:+.3f} to {high:+.3f}), {test.pairs} cases".replace("0.", ".")
+
+
+def case_visibility(trials: Sequence[Result]) -> dict[str, float]:
+    """Mean over the boundaries of each case, and over its trainings."""
+    values: dict[str, list[float]] = {}
+    for trial in trials:
+        for case, metrics in trial.get("fusion", {"cases": {}})["cases"].items():
+            if boundaries := known(value for metric, value in metrics.items() if metric.startswith(f"{VISIBILITY} ")):
+                values.setdefault(case, []).append(statistics.fmean(boundaries))
+    return {case: statistics.fmean(means) for case, means in values.items()}
+
+
+def _mended(comparison: dict[str, Any], name: str, wanted: dict[str, list[str]]) -> dict[tuple[int, str], float]:
+    """HD95 of each case after post-processing, by seed and case."""
+    seeds = [int(seed) for seed in wanted.get("seeds", comparison["seeds"])]
+    return {(one["seed"], case): distance for one in comparison.get("postprocessing", []) if one["name"] == name
+            and one["seed"] in seeds for case, (_, distance) in one["cases"].items() if distance is not None}
 
 
 def _mean_of(means: Sequence[dict[str, Any]], metric: str, decimals: int = 3) -> str:
@@ -193,7 +250,7 @@ def number(value: float, decimals: int | None) -> str:
 
 
 KINDS: dict[str, Callable[[dict[str, Any], dict[str, list[str]]], Table]] = {
-    "segmentation": segmentation, "folds": folds, "fusion": fusion, "paired": paired}
+    "scores": scores, "fusion": fusion, "paired": paired}
 
 
 def _folds(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> list[int]:
@@ -221,9 +278,9 @@ def _trivial(comparison: dict[str, Any]) -> dict[int, dict[str, Any]]:
     return dict(zip(comparison["folds"], comparison["trivial"], strict=True))
 
 
-def _of(trials: Sequence[Result], metric: str, group: str = "segmentation") -> list[float]:
+def _of(trials: Sequence[Result], metric: str) -> list[float]:
     """A metric's foreground mean of each training that has one."""
-    return known(trial[group]["foreground_mean"][metric] for trial in trials)
+    return known(trial["segmentation"]["foreground_mean"][metric] for trial in trials)
 
 
 def _spread(values: Sequence[float], decimals: int) -> str:
@@ -231,10 +288,6 @@ def _spread(values: Sequence[float], decimals: int) -> str:
         return "-"
     mean = number(statistics.fmean(values), decimals)
     return f"{mean} ± {number(statistics.stdev(values), decimals)}" if len(values) > 1 else mean
-
-
-def _each(values: Sequence[float], decimals: int) -> str:
-    return " ".join(number(value, decimals) for value in values) if len(values) > 1 else ""
 
 
 def _decimals(metric: str) -> int:

@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("--rows", nargs="*", metavar="ROW",
                         help="stacked, a modality's name, max, mean, wavelet, colour, fuse4seg, one with another teacher or in "
-                             "grey, an ablation, another method's recipe, that as NAME+fuse4seg; or a group: "
+                             "grey, an ablation, one of these as NAME_image, another method's recipe, that as NAME+fuse4seg; "
+                             "or a group: "
                              f"{', '.join(GROUPS)} (default: {' '.join(USUAL)}; without labels {' '.join(USUAL_ALONE)})")
     parser.add_argument("--images", nargs="+", default=[], metavar="NAME=FOLDER",
                         help="further rows: nnU-Net on images that another method fused, one per training case")

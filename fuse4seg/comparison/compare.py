@@ -18,9 +18,9 @@ from fuse4seg.comparison.methods import recipe_of
 from fuse4seg.comparison.pace import with_equal_minutes
 from fuse4seg.comparison.picture import PICTURE, write_picture
 from fuse4seg.comparison.prepared_data import prepare_row
-from fuse4seg.comparison.rows import Row, fuses_first
+from fuse4seg.comparison.rows import Row, fuses_first, what_fuses
 from fuse4seg.comparison.scores import SCORES, score_fusion_alone, score_trial, score_trivial, validation_cases
-from fuse4seg.comparison.trainings import Budget, Trial, leader_alone, place_of, run_trials
+from fuse4seg.comparison.trainings import Budget, Trial, place_of, run_trials
 from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
 from fuse4seg.datasets.splits import require_fold
 from fuse4seg.errors import ConfigurationNotFoundError, NotPreprocessedError, OptionError, UnreadableRecordError
@@ -150,12 +150,12 @@ def _train(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dic
 
 def _fuse_first(trials: Sequence[Trial], wanted: Comparison, source: Path, plans: dict[str, Any],
                 ) -> tuple[list[Trial], list[str]]:
-    """Train leaders alone where a row segments what such a one fuses, and fuse all cases.
+    """Train what fuses the image that a row segments, and fuse all cases.
 
     Returns:
         The trials that can go on, and one line for each training that failed.
     """
-    budgets = {trial.row.name: Budget.of(recipe_of(leader_alone(trial.row), plans)) for trial in trials if fuses_first(trial.row)}
+    budgets = {trial.row.name: Budget.of(recipe_of(what_fuses(trial.row), plans)) for trial in trials if fuses_first(trial.row)}
     waiting = [trial for trial in trials if trial.row.name in budgets]
     alone, faults = _train([trial.after_its_leader(budgets[trial.row.name]).first for trial in waiting], wanted, source, plans)
     ready = {trial: replace(trial, first=first) for trial, first in zip(waiting, alone, strict=True) if first.finished}

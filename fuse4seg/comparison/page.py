@@ -10,7 +10,7 @@ from typing import Any
 
 from fuse4seg import __version__
 from fuse4seg.comparison.picture import PICTURE
-from fuse4seg.comparison.plots import Plot, cost_plot, dice_plot, readability_plot
+from fuse4seg.comparison.plots import Plot, cost_plot, curve_plot, dice_plot, difference_plot, readability_plot
 from fuse4seg.comparison.report import conditions_of, sections
 from fuse4seg.report.page import Pages, write_text
 
@@ -25,7 +25,8 @@ def write_page(comparison: dict[str, Any], output: Path) -> Path:
         output: The folder, with the case's picture.
     """
     results = comparison["results"]
-    plots = [plot for plot in (dice_plot(results), readability_plot(results, comparison["trivial"]), cost_plot(results)) if plot]
+    plots = [plot for plot in (dice_plot(results), difference_plot(results), readability_plot(results, comparison["trivial"]),
+                               curve_plot(results), cost_plot(results)) if plot]
     picture = output / PICTURE
     case = _url(picture.read_bytes(), "png") if picture.is_file() else None
     shown = [{**section._asdict(), "picture": section.picture and case} for section in sections(comparison)]

@@ -17,9 +17,9 @@ from fuse4seg.colour import WHITE
 from fuse4seg.comparison.case_grid import CaseGrid
 from fuse4seg.comparison.fused_images import fused_by
 from fuse4seg.comparison.prepared_data import as_grey, windows_of
-from fuse4seg.comparison.rows import Row, fuses_first
+from fuse4seg.comparison.rows import Row, fuses_first, what_fuses
 from fuse4seg.comparison.scores import validation_cases
-from fuse4seg.comparison.trainings import leader_alone, place_of
+from fuse4seg.comparison.trainings import place_of, purpose_of_fusing
 from fuse4seg.datasets.dataset_json import channel_names, foreground_classes, read_dataset_json
 from fuse4seg.datasets.grey_images import grey_levels
 from fuse4seg.datasets.presence import PRESENT
@@ -187,10 +187,12 @@ def _fused(fuse: Any, case: str, sources: np.ndarray, index: int, name: str) -> 
 
 
 def _validation(output: Path, result: dict[str, Any], dataset: str, *, alone: bool = False) -> Path:
-    """Folder of what a training, or that of its leader alone, made of the validation cases, whatever its model is called."""
+    """Folder of what a training, or that of what fuses its image, made of the validation cases, whatever its model is called."""
     name, fold, seed = result["name"], result["fold"], result["seed"]
-    place = (place_of(output, leader_alone(Row.from_plain(result)).name, fold, seed, purpose="fusions") if alone
-             else place_of(output, name, fold, seed))
+    place = place_of(output, name, fold, seed)
+    if alone:
+        row = Row.from_plain(result)
+        place = place_of(output, what_fuses(row).name, fold, seed, purpose=purpose_of_fusing(row))
     return next((place / dataset).glob(f"*/fold_{fold}/{VALIDATION}"), place / VALIDATION)
 
 

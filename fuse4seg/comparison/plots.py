@@ -1,4 +1,4 @@
-"""A comparison's plots, one for each question: which row segments best, what readability costs, and what a row costs."""
+"""A comparison's plots, one for each question: which row segments best, which can be told apart, what a readable image costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from fuse4seg.comparison.report import Result, by_row, case_means, known, segmented
+from fuse4seg.comparison.report import Result, by_row, case_means, difference, known, segmented
 from fuse4seg.comparison.rows import PEER
 from fuse4seg.comparison.scores import TOGETHER, VISIBILITY
 from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval
@@ -20,14 +20,23 @@ from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval
 WIDTH, ROW, AROUND = 7.5, 0.32, 1.0
 #: Readable for colour-blind people (Okabe and Ito, 2008).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#505860"
+COLOURS, LINES = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"), ("-", "--", ":")
 
 
 class Plot(NamedTuple):
-    """A question, its answer as a drawing (SVG), and in words for those who do not see it."""
+    """A question, its answer as a drawing, and in words for those who do not see it."""
 
     question: str
-    svg: str
+    figure: Figure
     words: str
+
+    @property
+    def svg(self) -> str:
+        """The drawing: the same file for the same numbers."""
+        written = StringIO()
+        with rc_context({"svg.hashsalt": "fuse4seg"}):
+            self.figure.savefig(written, format="svg", metadata={"Date": None})
+        return written.getvalue()
 
 
 def dice_plot(results: Sequence[Result]) -> Plot | None:
@@ -43,7 +52,63 @@ def dice_plot(results: Sequence[Result]) -> Plot | None:
             axes.plot(interval, [place, place], color=GREY)
         axes.plot(means[name], place, "o", color=ORANGE if name == PEER else BLUE)
     axes.set_xlabel("mean Dice of the cases, with its 95 % interval")
-    return Plot("Which segments best?", _svg(figure), _in_words("mean Dice", means, 3))
+    return Plot("Which segments best?", figure, _in_words("mean Dice", means, 3))
+
+
+def difference_plot(results: Sequence[Result]) -> Plot | None:
+    """Dice of each row less that of stacked nnU-Net, case by case, with intervals that hold for all rows together.
+
+    Rows whose interval holds 0 are hollow. None where no other row shares a fold and a seed with stacked nnU-Net.
+    """
+    names = [name for name in by_row(segmented(results)) if name != PEER]
+    tests = {name: difference(results, name, PEER, comparisons=len(names)) for name in names}
+    tests = {name: test for name, test in tests.items() if test is not None}
+    if not tests:
+        return None
+    figure, axes = _rows_of(list(tests))
+    axes.axvline(0, color=ORANGE, linestyle="--")
+    for place, test in enumerate(tests.values()):
+        axes.plot(test.interval, [place, place], color=GREY)
+        apart = test.interval[0] > 0 or test.interval[1] < 0
+        axes.plot(test.difference, place, "o", color=BLUE, markerfacecolor=BLUE if apart else "white")
+    axes.set_xlabel(f"Dice less stacked nnU-Net's, with intervals that hold to 95 % for all {len(tests)} together")
+    words = {name: test.difference for name, test in tests.items()}
+    return Plot("Which can be told apart from all channels?", figure, _in_words("Dice less stacked nnU-Net's", words, 3))
+
+
+def curve_plot(results: Sequence[Result], *, rows: Sequence[str] | None = None) -> Plot | None:
+    """Dice of the validation batches over the iterations: mean over the trainings, and a band from the lowest to the highest.
+
+    Args:
+        results: Of the trainings.
+        rows: Names of those that are shown; None for all.
+
+    Returns:
+        None where no training has a curve.
+    """
+    found = {name: [trial for trial in trials if trial.get("pseudo_dice")] for name, trials in by_row(results).items()
+             if rows is None or name in rows}
+    found = {name: trials for name, trials in found.items() if trials}
+    if not found:
+        return None
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots()
+    words = {}
+    for number, (name, trials) in enumerate(found.items()):
+        curves = [trial["pseudo_dice"] for trial in trials]
+        epochs = range(min(map(len, curves)))
+        columns = [[curve[epoch] for curve in curves] for epoch in epochs]
+        iterations = [(epoch + 1) * trials[0]["iterations"] for epoch in epochs]
+        colour = COLOURS[number % len(COLOURS)]
+        axes.fill_between(iterations, *([side(values) for values in columns] for side in (min, max)), color=colour, alpha=0.15,
+                          linewidth=0)
+        mean = [statistics.fmean(values) for values in columns]
+        axes.plot(iterations, mean, LINES[number // len(COLOURS) % len(LINES)], color=colour, label=name)
+        words[name] = mean[-1]
+    axes.set(xlabel="iterations", ylabel="Dice of validation batches")
+    for text in axes.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
+    return Plot("How fast do they learn?", figure, _in_words("Dice of the last validation batches", words, 3))
 
 
 def readability_plot(results: Sequence[Result], trivial: Sequence[dict[str, Any]]) -> Plot | None:
@@ -78,7 +143,7 @@ def readability_plot(results: Sequence[Result], trivial: Sequence[dict[str, Any]
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="best")
     words = "; ".join(f"{name}: visibility {seen:.3f}, Dice {dice:.3f}" for name, (seen, dice) in found.items())
-    return Plot("What does a readable image cost?", _svg(figure), words)
+    return Plot("What does a readable image cost?", figure, words)
 
 
 def cost_plot(results: Sequence[Result]) -> Plot | None:
@@ -97,7 +162,7 @@ def cost_plot(results: Sequence[Result]) -> Plot | None:
         _name_rows(axes, list(rows))
     words = "; ".join(f"{name}: " + ", ".join(f"{cost(trials):.2f} {title}" for title, cost in costs.items())
                       for name, trials in rows.items())
-    return Plot("What does a row cost?", _svg(figure), words)
+    return Plot("What does a row cost?", figure, words)
 
 
 def _rows_of(names: Sequence[str]) -> tuple[Figure, Any]:
@@ -117,11 +182,3 @@ def _name_rows(axes: Any, names: Sequence[str]) -> None:
 
 def _in_words(what: str, values: dict[str, float], decimals: int) -> str:
     return f"{what}: " + ", ".join(f"{name} {value:.{decimals}f}" for name, value in values.items())
-
-
-def _svg(figure: Figure) -> str:
-    """The same file for the same numbers."""
-    written = StringIO()
-    with rc_context({"svg.hashsalt": "fuse4seg"}):
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    return written.getvalue()

@@ -18,7 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from fuse4seg.colour import WHITE, windowed
 from fuse4seg.comparison.case_grid import CaseGrid, FusedElsewhere
 from fuse4seg.comparison.methods import plans_of, recipe_of
-from fuse4seg.comparison.rows import Row
+from fuse4seg.comparison.rows import Row, fuses_first, what_fuses
 from fuse4seg.datasets.dataset_json import MISSING_MODALITIES, channel_names
 from fuse4seg.datasets.presence import PRESENT, presence_of
 from fuse4seg.errors import OptionError, UnreadableRecordError
@@ -26,6 +26,7 @@ from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.inference.model import Model
 from fuse4seg.inference.sliding_window import fuse_whole_image
+from fuse4seg.planning.leaders import COLOURS
 from fuse4seg.progress import progress
 from fuse4seg.recipes.reading import to_plain
 
@@ -45,7 +46,7 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
         target: The row's; labels and, where they stay the same, channels are links to the source's.
         plans: Of the dataset, ours.
         configuration: The one to be trained.
-        leader: Loads the model that fuses, of a row whose leader was trained alone.
+        leader: Loads the model that fuses, of a row whose image another training fuses.
 
     Raises:
         RecipeError: A change of the row fits no recipe.
@@ -71,14 +72,16 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
         (target / manager.data_identifier).symlink_to(data.absolute(), target_is_directory=True)
         write_json(dataset_json, target / "dataset.json")
     else:
-        channels = {str(index): row.name for index in range(channels_of(row))}
+        channels = {str(index): row.name for index in range(channels_of(row, plans))}
         of_row = {name: entry for name, entry in dataset_json.items() if name != MISSING_MODALITIES}
         write_json({**of_row, "channel_names": channels}, target / "dataset.json")
         grid = CaseGrid(PlansManager(copy.deepcopy(plans)), configuration, dataset_json)
         make = _of_leader(leader()) if leader is not None else _maker(row.source, grid)
         write_channels(data, target / manager.data_identifier, make, manager, doing=f"preparing {row.name}")
     made = plans_of(row, plans, recipe, dataset=source.name, configuration=configuration)
-    write_json(made if row.source is None else _with_channels(row, made), target / f"{plans['plans_name']}.json")
+    if row.source is not None:
+        made = _with_channels(made, channels_of(row, plans))
+    write_json(made, target / f"{plans['plans_name']}.json")
     write_json(made_as, target / DONE)
 
 
@@ -94,8 +97,10 @@ def as_grey(channels: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return windowed(channels, low, high) * WHITE
 
 
-def channels_of(row: Row) -> int:
+def channels_of(row: Row, plans: dict[str, Any]) -> int:
     """Of what stock nnU-Net gets in place of all modalities."""
+    if fuses_first(row):
+        return COLOURS[recipe_of(what_fuses(row), plans).leader.fused_image]
     return 3 if row.source == ("rule", "colour") else 1
 
 
@@ -135,7 +140,7 @@ def _maker(source: tuple[str, int | str], grid: CaseGrid) -> Make:
 
 
 def _of_leader(model: Model) -> Make:
-    """Images of a leader that was trained alone, 8 bits each, as its exported ones."""
+    """Images of a trained leader, of 8 bits, as its exported ones."""
     network = next(model.with_each_weights())
 
     def make(_case: str, channels: np.ndarray, properties: dict[str, Any], inside: np.ndarray | None) -> np.ndarray:
@@ -153,13 +158,13 @@ def _of_folder(images: FusedElsewhere) -> Make:
     return make
 
 
-def _with_channels(row: Row, plans: dict[str, Any]) -> dict[str, Any]:
+def _with_channels(plans: dict[str, Any], channels: int) -> dict[str, Any]:
     """Plans of a row that has other channels than the dataset, normalised as its first."""
     made = copy.deepcopy(plans)
     for configuration in made["configurations"].values():
         for entry in ("normalization_schemes", "use_mask_for_norm"):
             if entry in configuration:
-                configuration[entry] = configuration[entry][:1] * channels_of(row)
+                configuration[entry] = configuration[entry][:1] * channels
     return made
 
 

@@ -67,10 +67,9 @@ def convergence(results: Sequence[Result]) -> dict[str, float]:
     Both are the mean, over the folds and seeds that both rows have, of the validation batches' Dice, smoothed over three epochs;
     stage 1 counts.
     """
-    rows = by_row(results)
     found = {}
-    for name, trials in rows.items():
-        one, peer = _paired(trials, rows.get(PEER, []))
+    for name in by_row(results):
+        one, peer = paired_trials(results, name, PEER)
         if one and one[0]["ours"]:
             curve, aimed = (_smoothed([trial["pseudo_dice"] for trial in paired]) for paired in (one, peer))
             reached = next((epoch for epoch, value in enumerate(curve, 1) if value >= aimed[-1]), math.inf)
@@ -79,12 +78,20 @@ def convergence(results: Sequence[Result]) -> dict[str, float]:
     return found
 
 
-def difference(results: Sequence[Result], one: str, other: str) -> PairedTest | None:
-    """Mean foreground Dice of two rows case by case, of the folds and seeds that both have; None where they share no case."""
-    rows = by_row(results)
-    first, second = map(case_means, _paired(rows.get(one, []), rows.get(other, [])))
+def difference(results: Sequence[Result], one: str, other: str, *, comparisons: int = 1) -> PairedTest | None:
+    """Mean foreground Dice of two rows case by case, of the folds and seeds that both have; None where they share no case.
+
+    Args:
+        results: Of the trainings.
+        one: Name of a row.
+        other: Of the row that is subtracted.
+        comparisons: Whose intervals are to hold all together.
+    """
+    first, second = map(case_means, paired_trials(results, one, other))
     cases = sorted(first.keys() & second.keys())
-    return paired_test([first[case] for case in cases], [second[case] for case in cases]) if cases else None
+    if not cases:
+        return None
+    return paired_test([first[case] for case in cases], [second[case] for case in cases], comparisons=comparisons)
 
 
 def format_text(tables: Iterable[Table]) -> str:
@@ -200,10 +207,12 @@ def segmented(results: Sequence[Result]) -> list[Result]:
     return [result for result in results if "segmentation" in result]
 
 
-def _paired(one: Sequence[Result], other: Sequence[Result]) -> tuple[list[Result], list[Result]]:
+def paired_trials(results: Sequence[Result], one: str, other: str) -> tuple[list[Result], list[Result]]:
     """Those trainings of two rows whose fold and seed the other has, too."""
-    shared = set.intersection(*({(trial["fold"], trial["seed"]) for trial in trials} for trials in (one, other)))
-    first, second = ([trial for trial in trials if (trial["fold"], trial["seed"]) in shared] for trials in (one, other))
+    rows = by_row(results)
+    trainings = rows.get(one, []), rows.get(other, [])
+    shared = set.intersection(*({(trial["fold"], trial["seed"]) for trial in trials} for trials in trainings))
+    first, second = ([trial for trial in trials if (trial["fold"], trial["seed"]) in shared] for trials in trainings)
     return first, second
 
 

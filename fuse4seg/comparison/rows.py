@@ -24,8 +24,12 @@ IN_GREY = ("leader.fused_image=grey", "leader.brighter=1")
 PAPER = "paper"
 #: Behind a rival's name: it is the leader, or the follower, of our bi-level training.
 IN_OURS = "+fuse4seg"
-#: A source: a leader that was trained alone, by a recipe.
-LEADER = "leader"
+#: Sources: a leader that was trained alone, by a recipe; the image that another row of ours exports.
+LEADER, IMAGE = "leader", "image"
+#: Behind the name of a row: the training of its leader alone.
+ALONE = ".alone"
+#: Behind the name of a row of ours: stock nnU-Net segments its image.
+ITS_IMAGE = "_image"
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Row:
     Attributes:
         name: Of its folder and in tables.
         ours: Whether Fuse4Seg trains, or stock nnU-Net.
-        source: What stock nnU-Net's one channel is: ("modality", index), ("rule", name), ("folder", path), or (LEADER, recipe),
-            which is trained alone before; None: all stacked.
+        source: What stock nnU-Net's one channel is: ("modality", index), ("rule", name), ("folder", path); or what is trained
+            before: (LEADER, recipe) alone, or (IMAGE, row of OWN); None: all stacked.
         changes: Entries of the recipe that differ, as ``--set`` takes them; none of stock nnU-Net.
         recipe: Trained by this one; of stock nnU-Net the follower alone is taken from it. None: the plans'.
         leader: Recipe from which leader, stage 1 and fusion losses are taken; None: those of the plans.
@@ -85,6 +89,9 @@ LEARNING: Mapping[str, Row] = MappingProxyType({row.name: row for row in (
     Row(GREY, ours=True, changes=IN_GREY),
     *(Row(f"{GREY}_{teacher}", ours=True, changes=(*IN_GREY, *changes)) for teacher, changes in TEACHERS.items()))})
 OWN: Mapping[str, Row] = MappingProxyType({METHOD: Row(METHOD, ours=True), **LEARNING, **ABLATIONS})
+#: What another network gets from the image that a person sees.
+IMAGES: Mapping[str, Row] = MappingProxyType({f"{name}{ITS_IMAGE}": Row(f"{name}{ITS_IMAGE}", source=(IMAGE, name))
+                                              for name in OWN})
 NO_RECONSTRUCTION = f"{PAPER}_no_reconstruction"
 #: The paper's Table 3: its own system, one part left out at a time.
 TABLE_3: Mapping[str, Row] = MappingProxyType({name: Row(name, ours=True, recipe=PAPER, changes=changes) for name, changes in {
@@ -117,7 +124,7 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
         OptionError: A name is unknown or there twice, or its row needs labels that the dataset lacks.
     """
     own = {PEER: Row(PEER), **{name: Row(name, source=("modality", index)) for index, name in enumerate(modalities)},
-           **{rule: Row(rule, source=("rule", rule)) for rule in FIXED}, **TABLE_3, **OWN}
+           **{rule: Row(rule, source=("rule", rule)) for rule in FIXED}, **TABLE_3, **OWN, **IMAGES}
     # Reading the rivals' recipes imports their networks, which takes seconds.
     rivals = {} if labelled and set(names) <= {*own, *OF_OUR_OWN} else rival_rows()
     known = {**own, **rivals}
@@ -151,8 +158,14 @@ def _rows_without_labels(leaders: Iterable[str]) -> dict[str, Row]:
 
 
 def fuses_first(row: Row) -> bool:
-    """Whether its leader must be trained alone before."""
-    return row.source is not None and row.source[0] == LEADER
+    """Whether what fuses its image must be trained before."""
+    return row.source is not None and row.source[0] in (LEADER, IMAGE)
+
+
+def what_fuses(row: Row) -> Row:
+    """What is trained first, of a row that :func:`fuses_first`: another row of ours, or its leader alone."""
+    kind, name = row.source
+    return OWN[str(name)] if kind == IMAGE else Row(f"{row.name}{ALONE}", ours=True, recipe=str(name))
 
 
 def rival_rows() -> dict[str, Row]:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from fuse4seg.comparison.prepared_data import environment_of
-from fuse4seg.comparison.rows import Row
+from fuse4seg.comparison.rows import IMAGE, Row, what_fuses
 from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
 from fuse4seg.inference.validate_fold import FUSION_LOSSES, VALIDATION
 from fuse4seg.recipes.reading import name_after
 from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.side_by_side import Errand, last_line, own_command, run_errands
 
-#: Behind the name of a row: the training of its leader alone.
-ALONE = ".alone"
+#: Folders of a comparison: what is compared, and leaders that were trained alone.
+TRAININGS, FUSIONS = "trainings", "fusions"
 LOG = "log.txt"
 
 
@@ -54,7 +54,7 @@ class Trial:
         budget: What it gets.
         changes: Entries of its plans' recipe that differ, where the budget is not that of the plans; of ours alone.
         purpose: Folder of the output that it lies in.
-        first: The training of the leader alone that must come before; None where there is none.
+        first: The training of what fuses its image, which must come before; None where there is none.
     """
 
     row: Row
@@ -66,7 +66,7 @@ class Trial:
     output: Path
     budget: Budget
     changes: tuple[str, ...] = ()
-    purpose: str = "trainings"
+    purpose: str = TRAININGS
     first: Trial | None = None
 
     @property
@@ -76,13 +76,14 @@ class Trial:
 
     @property
     def data(self) -> Path:
-        """The row's preprocessed dataset; where a leader is trained alone first, of each training its own."""
+        """The row's preprocessed dataset; where another training fuses it, of each training its own."""
         own = "" if self.first is None else f"_fold{self.fold}_seed{self.seed}"
         return self.output / "data" / f"{self.row.name}{own}" / self.dataset
 
     def after_its_leader(self, budget: Budget) -> Trial:
-        """The same, after a training of the row's leader alone, with that budget."""
-        return replace(self, first=replace(self, row=leader_alone(self.row), purpose="fusions", budget=budget))
+        """The same, after the training of what fuses its image, with that budget."""
+        first = replace(self, row=what_fuses(self.row), purpose=purpose_of_fusing(self.row), budget=budget)
+        return replace(self, first=first)
 
     @property
     def title(self) -> str:
@@ -122,12 +123,12 @@ class Trial:
         return [sys.executable, "-m", "fuse4seg.cli.train_stock_nnunet", *map(str, [*words, *budget])]
 
 
-def leader_alone(row: Row) -> Row:
-    """What trains the leader of a row whose source it is."""
-    return Row(f"{row.name}{ALONE}", ours=True, recipe=str(row.source[1]))
+def purpose_of_fusing(row: Row) -> str:
+    """Folder of the training of what fuses a row's image."""
+    return TRAININGS if row.source[0] == IMAGE else FUSIONS
 
 
-def place_of(output: Path, row: str, fold: int, seed: int, *, purpose: str = "trainings") -> Path:
+def place_of(output: Path, row: str, fold: int, seed: int, *, purpose: str = TRAININGS) -> Path:
     """Folder of a training within a comparison's output."""
     return output / purpose / row / f"fold{fold}_seed{seed}"
 

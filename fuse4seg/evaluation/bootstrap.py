@@ -35,12 +35,13 @@ def defined_mean(values: Iterable[float]) -> float:
     return float(np.mean(found)) if found else math.nan
 
 
-def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+def mean_interval(values: Sequence[float], *, seed: int = 0, comparisons: int = 1) -> tuple[float, float]:
     """95 % bootstrap interval of the mean over cases (percentile method); NaN values are left out.
 
     Args:
         values: One per case.
         seed: Of the 9999 resamples.
+        comparisons: Intervals that are to hold all together (Bonferroni: each leaves out that part of the 5 %).
 
     Returns:
         Lowest and highest; NaN for fewer than two values.
@@ -55,7 +56,8 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, flo
     found = defined(values)
     if len(found) < 2:
         return math.nan, math.nan
-    interval = bootstrap((np.array(found),), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile",
+    level = 1 - (1 - LEVEL) / comparisons
+    interval = bootstrap((np.array(found),), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="percentile",
                          rng=np.random.default_rng(seed)).confidence_interval
     return float(interval.low), float(interval.high)
 
@@ -79,13 +81,14 @@ class PairedTest:
     p: float
 
 
-def paired_test(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> PairedTest:
+def paired_test(first: Sequence[float], second: Sequence[float], *, seed: int = 0, comparisons: int = 1) -> PairedTest:
     """Compare two methods case by case.
 
     Args:
         first: One value per case, NaN where undefined.
         second: Of the same cases in the same order.
         seed: Of the interval.
+        comparisons: As :func:`mean_interval` takes them; p is not corrected.
 
     Raises:
         ValueError: The lengths differ.
@@ -100,4 +103,5 @@ def paired_test(first: Sequence[float], second: Sequence[float], *, seed: int = 
     differences = [one - other for one, other in zip(first, second, strict=True)]
     found = defined(differences)
     p = float(wilcoxon(found).pvalue) if any(found) else math.nan
-    return PairedTest(len(found), len(differences) - len(found), defined_mean(found), mean_interval(found, seed=seed), p)
+    return PairedTest(len(found), len(differences) - len(found), defined_mean(found),
+                      mean_interval(found, seed=seed, comparisons=comparisons), p)

@@ -166,6 +166,7 @@ class Learnt:
         before, after: Means of Dice and HD95 over classes, of cases whose rules were learnt on the other folds.
         folds: That there were.
         cases: That could be scored.
+        held_out: What ``after`` is the mean of, shape (2, cases, classes): Dice and HD95 of each case, NaN where undefined.
     """
 
     rules: Rules
@@ -174,6 +175,7 @@ class Learnt:
     after: dict[str, float]
     folds: tuple[int, ...]
     cases: int
+    held_out: np.ndarray = field(repr=False, compare=False)
 
     def to_plain(self) -> dict[str, Any]:
         """As postprocessing.json holds it; NaN becomes None."""
@@ -205,7 +207,7 @@ def learn(scoring: Scoring) -> Learnt:
     before = scoring.table([()], numbers)[:, 0]
     if len(every) < 2:
         log.info("post-processing is learnt from two folds on: none of it here")
-        return Learnt((), (), _means(before), _means(before), every, len(numbers))
+        return Learnt((), (), _means(before), _means(before), every, len(numbers), before)
     after = before.copy()
     for fold in every:
         inside = folds == fold
@@ -213,7 +215,8 @@ def learn(scoring: Scoring) -> Learnt:
         after[:, inside] = scoring.table([rules], list(np.array(numbers)[inside]))[:, 0]
     rules, gains = _chosen(scoring, numbers, folds) if _is_better(before, after) else ((), [])
     after = after if rules else before
-    return Learnt(rules, tuple(gains), _means(before, pairs=after), _means(after, pairs=before), every, len(numbers))
+    return Learnt(rules, tuple(gains), _means(before, pairs=after), _means(after, pairs=before), every, len(numbers),
+                  after)
 
 
 def candidates(classes: Mapping[str, int | tuple[int, ...]]) -> list[list[Rule]]:

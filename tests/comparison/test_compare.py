@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from fuse4seg.cli.compare import main
-from fuse4seg.comparison.prepared_data import as_grey, windows_of
+from fuse4seg.comparison.prepared_data import as_grey, standardised, windows_of
 from fuse4seg.comparison.scores import with_margin
 from fuse4seg.evaluation.fusion_metrics import METRICS, fusion_metrics
 from fuse4seg.evaluation.visibility import visibility
@@ -100,6 +100,26 @@ class TestCompare:
         changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
         assert changed <= {"comparison.json", "conditions.json", "report.md", "report.html", "case.png"}
         assert json.loads((compared / "comparison.json").read_text())["results"] == result["results"]
+
+    def test_lets_stock_nnunet_read_the_image_that_a_row_exported(self, planned_phantom: Path, compared: Path,
+                                                                  tmp_path: Path) -> None:
+        copy = shutil.copytree(compared, tmp_path / "copy", symlinks=True)
+        checkpoint, = (copy / "trainings" / "fuse4seg").rglob("checkpoint_final.pth")
+        before = checkpoint.stat().st_mtime_ns
+        assert run(planned_phantom, copy, "--rows", "fuse4seg_image") == 0
+        assert checkpoint.stat().st_mtime_ns == before
+        results = {found["name"]: found for found in json.loads((copy / "comparison.json").read_text())["results"]}
+        ours, read = results["fuse4seg"], results["fuse4seg_image"]
+        assert read["fusion"] == ours["fusion"]
+        (case,) = read["segmentation"]["cases"]
+        data, labels, _, properties = nnUNetDatasetBlosc2(
+            str(copy / "data" / "fuse4seg_image_fold0_seed0" / DATASET / "nnUNetPlans_2d")).load_case(case)
+        exported = next((copy / "trainings" / "fuse4seg").rglob(f"validation/fused/{case}.nii.gz"))
+        image = np.moveaxis(sitk.GetArrayFromImage(sitk.ReadImage(str(exported))), -1, 0).astype(np.float32)
+        image = image[(slice(None), *(slice(*ends) for ends in properties["bbox_used_for_cropping"]))]
+        masked = json.loads((copy / "data" / "fuse4seg_image_fold0_seed0" / DATASET / "Fuse4SegPlans.json").read_text())
+        inside = labels[:] >= 0 if masked["configurations"]["2d"]["use_mask_for_norm"][0] else None
+        np.testing.assert_allclose(data[:], standardised(image, inside), atol=0.02)
 
     def test_keeps_what_earlier_calls_left(self, planned_phantom: Path, compared: Path, result: dict[str, Any]) -> None:
         assert run(planned_phantom, compared, "--rows", "max") == 0

@@ -56,14 +56,14 @@ class TestPage:
         written = write_page(comparison, tmp_path)
         assert written == tmp_path / "report.html"
         reader = Reader(written.read_text())
-        assert reader.found["h2"][:6] == ["Which segments best?", "What does a row cost?", "Segmentation", "Fused images",
+        assert reader.found["h2"][:8] == ["Which segments best?", "Which can be told apart from all channels?",
+                                          "How fast do they learn?", "What does a row cost?", "Segmentation", "Fused images",
                                           "One case", "Reading"]
         assert reader.found["p"][0] == conditions_of(comparison)
         drawn = [picture["src"].partition(",") for picture in reader.pictures]
-        assert [start for start, _, _ in drawn] == ["data:image/svg+xml;base64", "data:image/svg+xml;base64",
-                                                    "data:image/png;base64"]
-        assert all(ElementTree.fromstring(base64.b64decode(content)).tag.endswith("svg") for _, _, content in drawn[:2])
-        assert base64.b64decode(drawn[2][2]) == PIXEL
+        assert [start for start, _, _ in drawn] == [*["data:image/svg+xml;base64"] * 4, "data:image/png;base64"]
+        assert all(ElementTree.fromstring(base64.b64decode(content)).tag.endswith("svg") for _, _, content in drawn[:4])
+        assert base64.b64decode(drawn[4][2]) == PIXEL
         assert reader.pictures[0]["alt"].startswith("mean Dice: stacked 0.600, fuse4seg 0.735")
         # Every cell of the Markdown page's tables is there.
         cells = [cell.strip() for line in format_markdown(comparison).splitlines() if line.startswith("| ")
@@ -80,4 +80,4 @@ class TestPage:
         assert not re.search(r"(src|href)=\"(?!data:|#)", page)
 
     def test_goes_without_the_picture_of_a_case(self, comparison: dict[str, Any], tmp_path: Path) -> None:
-        assert len(Reader(write_page(comparison, tmp_path).read_text()).pictures) == 2
+        assert len(Reader(write_page(comparison, tmp_path).read_text()).pictures) == 4

@@ -23,6 +23,7 @@ from fuse4seg.comparison.rows import (
     choose_rows,
     fuses_first,
     rival_rows,
+    what_fuses,
 )
 from fuse4seg.errors import OptionError
 from fuse4seg.networks.follower import follower_kind
@@ -88,6 +89,12 @@ class TestLearning:
         before, after = (one["configurations"]["2d"]["architecture"]["arch_kwargs"]["leader"]["arch_kwargs"]
                          for one in (plans, read_plans(tmp_path / "data" / "Fuse4SegPlans.json")))
         assert after == {**before, "colours": 1, "brighter": 1.0}
+
+
+class TestImages:
+    def test_of_each_row_of_ours_are_read_by_stock_nnunet_after_its_training(self) -> None:
+        rows = choose_rows([f"{name}_image" for name in OWN], modalities=MODALITIES)
+        assert [(row.ours, fuses_first(row), what_fuses(row)) for row in rows] == [(False, True, row) for row in OWN.values()]
 
 
 class TestOwnRows:

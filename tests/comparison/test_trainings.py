@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fuse4seg.comparison.rows import Row
+from fuse4seg.comparison.rows import OWN, Row
 from fuse4seg.comparison.trainings import Budget, Trial, run_trials
 from fuse4seg.training.run import Training
 
@@ -78,6 +78,12 @@ class TestTrial:
         assert first.place == tmp_path / "fusions" / "didfuse.alone" / "fold1_seed3"
         assert first.data == tmp_path / "data" / "didfuse.alone" / "Dataset990_Phantom"
         assert first.model.name == "Fuse4SegTrainer__Fuse4SegPlans__2d"
+
+    def test_before_an_image_is_the_training_of_the_row_that_exports_it(self, tmp_path: Path) -> None:
+        row = Row("grey_image", source=("image", "grey"))
+        first = replace(trial(tmp_path, seed=3), row=row).after_its_leader(Budget(3, 4, 2)).first
+        assert first == replace(trial(tmp_path, seed=3), row=OWN["grey"])
+        assert first.place == tmp_path / "trainings" / "grey" / "fold1_seed3"
 
     def test_has_a_place_of_its_own(self, tmp_path: Path) -> None:
         places = {trial(tmp_path, name, seed=seed).place for name in ("a", "b") for seed in (0, 1)}

@@ -64,6 +64,7 @@ class TestWhatHelps:
         assert gain["HD95"] == pytest.approx(-learnt.before["HD95"])
         assert learnt.before["HD95"] > 10
         assert (learnt.folds, learnt.cases) == ((0, 1, 2), 3)
+        np.testing.assert_array_equal(learnt.held_out, [[[1]] * 3, [[0]] * 3])
 
     def test_on_one_fold_and_harms_on_another_is_not_kept(self, tmp_path: Path) -> None:
         # Four false islands in one fold, one true second lesion in the other: on all cases together, clearing helps.
