@@ -150,7 +150,8 @@ def content_loss(reconstructed: Tensor, sources: Tensor, *, present: Tensor | No
         tensor(0.)
     """
     if present is None:
-        return sources.shape[1] * (mse_loss(reconstructed, sources) + 1 - ssim(reconstructed, sources))
+        similarity = ssim(reconstructed, sources)
+        return sources.shape[1] * (mse_loss(reconstructed, sources) + 1 - similarity)
     _require_one_shape(reconstructed, sources)
     errors = (reconstructed - sources).square().flatten(2).mean(dim=-1)
     return sources.shape[1] * mean_of_present(errors + 1 - ssim_of_each(reconstructed, sources), present)
