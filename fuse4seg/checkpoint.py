@@ -7,7 +7,8 @@ import logging
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,20 @@ MEND = "Use the plans it was trained with."
 TRUST = "If stock nnU-Net wrote it and you know who made it, give --trust where the command has it."
 #: Entries of a configuration that a training depends on.
 DECISIVE = ("architecture", "patch_size", "batch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
+
+#: How NumPy's numbers and arrays are pickled: by functions and classes of these names, in its modules as they were and are.
+OF_NUMPY = (*((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+            ("numpy", "dtype"), ("numpy", "ndarray"))
+
+
+class LeftOut:
+    """Stands where a checkpoint holds a number of NumPy's, whose own reading can be misled."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
 
 
 def to_plain(value: Any) -> Any:
@@ -157,6 +172,34 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",
     if not isinstance(state, dict):
         raise CheckpointError(path, f"is no checkpoint: it holds a {type(state).__name__}")
     return state
+
+
+def load_without_numpy(path: Path, *, mend: str) -> dict[str, Any]:
+    """Read a checkpoint as :func:`load_checkpoint` does, stock nnU-Net's, too, whose log holds NumPy's numbers.
+
+    They are :class:`LeftOut`, and none of NumPy's code runs.
+
+    Args:
+        path: File to read.
+        mend: What the user can do if there is none.
+
+    Raises:
+        CheckpointNotFoundError: There is no such file.
+        CheckpointError: The file is damaged, or holds more than plain data and numbers.
+    """
+    with _numpy_left_out():
+        return load_checkpoint(path, mend=mend)
+
+
+@contextmanager
+def _numpy_left_out() -> Iterator[None]:
+    known = list(torch.serialization.get_safe_globals())
+    torch.serialization.add_safe_globals([type(name, (LeftOut,), {"__module__": module}) for module, name in OF_NUMPY])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(known)
 
 
 def load_first_sound(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]]:

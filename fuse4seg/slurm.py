@@ -27,7 +27,7 @@ case "$SLURM_ARRAY_TASK_ID" in
 esac
 
 # Put back into the queue, it goes on where it was stopped.
-[ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] && words+=({again})
+if [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ]; then words+=({again}); else words+=({first}); fi
 
 # SLURM's signals are for the command, which srun makes a step of the job; this shell waits for it.
 trap : TERM
@@ -44,7 +44,7 @@ exit "$status"
 
 
 def script_of(elements: Sequence[Sequence[str]], *, name: str, folder: Path, again: Sequence[str] = (),
-              options: Mapping[str, str] | None = None) -> str:
+              first: Sequence[str] = (), options: Mapping[str, str] | None = None) -> str:
     """The text of a job script.
 
     Args:
@@ -52,6 +52,7 @@ def script_of(elements: Sequence[Sequence[str]], *, name: str, folder: Path, aga
         name: Of the job.
         folder: Gets a log for each element, which a further start goes on with.
         again: Words that make a command go on where it was stopped.
+        first: Words that it gets only when it begins.
         options: For sbatch, by their long names without dashes; "" for those without a value.
 
     Example:
@@ -62,7 +63,8 @@ def script_of(elements: Sequence[Sequence[str]], *, name: str, folder: Path, aga
               **(options or {})}
     lines = (f"#SBATCH --{option}{'=' if value else ''}{value}" for option, value in chosen.items())
     cases = (f"{number}) words=({shlex.join(words)});;" for number, words in enumerate(elements))
-    return SCRIPT.format(options="\n".join(lines), elements="\n".join(cases), again=shlex.join(again), stopped=STOPPED)
+    return SCRIPT.format(options="\n".join(lines), elements="\n".join(cases), again=shlex.join(again), first=shlex.join(first),
+                         stopped=STOPPED)
 
 
 def write_script(text: str, script: Path) -> None:

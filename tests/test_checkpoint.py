@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fuse4seg.checkpoint import (
+    LeftOut,
     load_checkpoint,
     load_first_sound,
+    load_without_numpy,
     require_same_plans,
     save_checkpoint,
     to_plain,
@@ -295,3 +297,23 @@ class TestRequireSamePlans:
     def test_names_a_checkpoint_that_does_not_say(self, state: dict[str, Any]) -> None:
         with pytest.raises(CheckpointError, match="does not say what it was trained with"):
             require_same_plans(state, Path("model.pth"), self.plans())
+
+
+class TestNumbersOfNumpy:
+    def test_are_left_out_where_that_is_asked_for_and_refused_elsewhere(self, tmp_path: Path) -> None:
+        path = tmp_path / "stock.pth"
+        numbers = [np.float64(0.5), np.float32(0.5), np.int64(3), np.arange(3.0), np.dtype("f8")]
+        torch.save({**CONTENT, "numbers": numbers}, path)
+        for _ in range(2):
+            found = load_without_numpy(path, mend="")
+            assert all(isinstance(number, LeftOut) for number in found.pop("numbers"))
+            assert same(found, CONTENT)
+            with pytest.raises(CheckpointError, match="not plain data"):
+                load_checkpoint(path)
+
+    def test_do_not_let_code_in(self, tmp_path: Path) -> None:
+        for content in (RunsCode(tmp_path / "mark"), np.array([RunsCode(tmp_path / "mark")])):
+            torch.save({"x": content}, tmp_path / "hostile.pth")
+            with pytest.raises(CheckpointError, match="not plain data"):
+                load_without_numpy(tmp_path / "hostile.pth", mend="")
+        assert not (tmp_path / "mark").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -63,14 +63,19 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
     return make
 
 
-def script(tmp_path: Path, *elements: list[str]) -> Path:
+def script(tmp_path: Path, *elements: list[str], first: Sequence[str] = ()) -> Path:
     text = script_of([[sys.executable, "-c", STOPPED_ONCE, str(tmp_path / "said"), *words] for words in elements], name="job",
-                     folder=tmp_path / "jobs", again=["--c"])
+                     folder=tmp_path / "jobs", again=["--c"], first=first)
     write_script(text, tmp_path / "jobs" / "job.sh")
     return tmp_path / "jobs" / "job.sh"
 
 
 class TestScript:
+    def test_gives_some_words_only_to_the_first_start(self, tmp_path: Path, cluster: Callable[..., Path]) -> None:
+        cluster()
+        submit(script(tmp_path, ["0"], first=["-model", "a b"]))
+        assert (tmp_path / "said").read_text().splitlines() == ["0 -model a b", "0 --c"]
+
     def test_runs_every_element_and_goes_on_with_those_that_were_stopped(self, tmp_path: Path,
                                                                          cluster: Callable[..., Path]) -> None:
         place = cluster()

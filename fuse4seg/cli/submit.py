@@ -41,11 +41,16 @@ def _run(options: argparse.Namespace) -> None:
         raise OptionError("command", "is to be one of this tool, behind two dashes: -- f4s_train 501 2d 0 1 2 3 4.")
     name, parser = words[0], parser_of(words[0])
     given = parser.parse_args(words[1:])
+    first = []
+    if getattr(given, "pretrained_weights", None) is not None:
+        # What goes on holds them.
+        first, given.pretrained_weights = ["-pretrained_weights", str(given.pretrained_weights)], None
     elements = [own_command(name[4:], *words_of(parser, one)) for one in _elements(name, given, options.parts)]
     anew = getattr(given, "val", False) or getattr(given, "from_fused", False)
     again = [AGAIN[name]] if name in AGAIN and not anew else []
     script = options.folder / f"{name}.sh"
-    text = script_of(elements, name=name, folder=options.folder, again=again, options=_sbatch_options(options.sbatch))
+    text = script_of(elements, name=name, folder=options.folder, again=again, first=first,
+                     options=_sbatch_options(options.sbatch))
     write_script(text, script)
     answer = None if options.only_write else submit(script)
     log.info("%s: %d job(s)", script, len(elements))

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuse4seg.cli.command import make_parser, require_at_least, run_command
@@ -61,13 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--patience", type=int, metavar="N",
                         help="end the training when the moving average of the pseudo Dice (without labels: of the fusion "
                              "loss) has not been better for N epochs (default: never)")
+    parser.add_argument("-pretrained_weights", type=Path, metavar="MODEL",
+                        help="begin with what fits of a trained model: a checkpoint (.pth) or a model's folder, of Fuse4Seg with "
+                             "other modalities or classes, or of stock nnU-Net")
     stage = parser.add_mutually_exclusive_group()
     stage.add_argument("--c", action="store_true", help="go on where the training was left, in whichever stage")
     stage.add_argument("--val", action="store_true", help="only validate a finished training")
     parser.add_argument("--npz", action="store_true", help="also write the probabilities of the validation cases, of which "
                                                            "f4s_find_best_configuration makes ensembles; later with --val --npz")
     one_fold = partial(run_ranks, _run, "train", arguments)
-    return run_command(partial(run_folds, one_fold, parser), parser, arguments)
+    return run_command(partial(_run_folds, one_fold, parser), parser, arguments)
+
+
+def _run_folds(one_fold: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser,
+               options: argparse.Namespace) -> None:
+    if options.pretrained_weights is not None:
+        from fuse4seg.training.origin import require_beginning
+
+        require_beginning(resume=options.c, validate_only=options.val)
+    run_folds(one_fold, parser, options)
 
 
 def run_ranks(run: Callable[[argparse.Namespace], None], command: str, arguments: Sequence[str] | None,
@@ -120,4 +133,5 @@ def _run(options: argparse.Namespace) -> None:
     from fuse4seg.training.run import train
 
     train(training_of(options), seed=options.seed, resume=options.c, validate_only=options.val,
-          conduct=conduct_of(options, patience=options.patience), save_probabilities=options.npz)
+          conduct=conduct_of(options, patience=options.patience), save_probabilities=options.npz,
+          pretrained_weights=options.pretrained_weights)

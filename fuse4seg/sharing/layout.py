@@ -155,7 +155,9 @@ def from_manifest(content: Any) -> tuple[list[SharedModel], dict[str, str]]:
 #: Under this key the rest says which names share a tensor with which.
 SHARED = "shared"
 #: Whose type is checked when a checkpoint is put together.
-REST = ("trainer_name", "configuration", "fold", "inference_allowed_mirroring_axes", "recipe", "current_epoch")
+REST = ("trainer_name", "configuration", "fold", "inference_allowed_mirroring_axes", "recipe", "current_epoch", "fine_tuned_from")
+#: What is told of the model that a training began with.
+ORIGIN = {"model", "sha256"}
 
 
 def split_checkpoint(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -182,7 +184,7 @@ def split_checkpoint(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[
     rest = {"trainer_name": state["trainer_name"], "configuration": state["init_args"]["configuration"],
             "fold": state["init_args"].get("fold"), "inference_allowed_mirroring_axes": None if axes is None else list(axes),
             "recipe": state.get("recipe", {}), "current_epoch": state.get("current_epoch"),
-            "order": list(state["network_weights"]), SHARED: shared}
+            "fine_tuned_from": state.get("fine_tuned_from"), "order": list(state["network_weights"]), SHARED: shared}
     return tensors, rest
 
 
@@ -209,6 +211,10 @@ def join_checkpoint(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], *, p
         raise ValueError("names other tensors than are there")
     if not isinstance(rest["recipe"], dict):
         raise ValueError("has a recipe that is none")
+    origin = rest["fine_tuned_from"]
+    if origin is not None and not (isinstance(origin, dict) and origin.keys() == ORIGIN
+                                   and all(isinstance(told, str) and told.isprintable() for told in origin.values())):
+        raise ValueError("tells what it was fine-tuned from in another way")
     return {
         "network_weights": {name: tensors[shared.get(name, name)] for name in order},
         "init_args": {"plans": plans, "configuration": rest["configuration"], "fold": rest["fold"],
@@ -217,4 +223,5 @@ def join_checkpoint(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], *, p
         "inference_allowed_mirroring_axes": None if axes is None else tuple(axes),
         "recipe": rest["recipe"],
         "current_epoch": rest["current_epoch"],
+        "fine_tuned_from": origin,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fuse4seg.datasets.dataset_json import channel_names, foreground_classes
+from fuse4seg.datasets.dataset_json import NO_LABELS, channel_names, foreground_classes
 from fuse4seg.errors import CheckpointError, RecipeError
 from fuse4seg.networks.follower import follower_kind
 from fuse4seg.recipes.reading import from_plain
@@ -24,6 +24,11 @@ def deep_supervision(recipe: Recipe, stages: int) -> bool:
     """Whether a follower of so many stages is taught at several resolutions."""
     # nnU-Net weighs the coarsest output 0; with two stages it is the only one.
     return stages > 2 and follower_kind(recipe.follower.network).deep_supervision
+
+
+def described_for(recipe: Recipe, dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """dataset.json as a recipe sees it: one that segments nothing sees no labels, by which the model knows."""
+    return dataset_json if recipe.segments else {**dataset_json, "labels": NO_LABELS}
 
 
 def require_fit(recipe: Recipe, dataset_json: dict[str, Any]) -> None:

@@ -40,9 +40,11 @@ from fuse4seg.recipes.reading import changed, difference_of, name_after
 from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.steps.hypergradients import BY_MEMORY
 from fuse4seg.training.distributed import agreed, joined, require_distributable, require_shares
+from fuse4seg.training.finetuning import read_transferable
 from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.limits import Limits
 from fuse4seg.training.loggers import require_loggers, wandb_asked
+from fuse4seg.training.origin import require_beginning
 from fuse4seg.training.recipe import require_fit, trained_with
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
@@ -107,7 +109,7 @@ class Training:
 
 
 def train(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
-          conduct: Conduct | None = None, save_probabilities: bool = False) -> None:
+          conduct: Conduct | None = None, save_probabilities: bool = False, pretrained_weights: Path | None = None) -> None:
     """Both stages, then nnU-Net's validation of the fold.
 
     Args:
@@ -117,14 +119,15 @@ def train(training: Training, *, seed: int | None = None, resume: bool = False, 
         validate_only: Validate the finished training.
         conduct: How it is run.
         save_probabilities: Of the validation cases, which ensembles are made of.
+        pretrained_weights: Checkpoint or folder of a model to begin with, see :mod:`~fuse4seg.training.finetuning`.
 
     Raises:
         TrainingStoppedError: A signal asked it to stop, or its time was up before its end; everything is saved.
         Fuse4SegError: Whatever does not fit; nothing has been written then.
     """
     with joined(training.device):
-        trainer = agreed(lambda: make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, conduct=conduct),
-                         tell=_begins_at)
+        trainer = agreed(lambda: make_trainer(training, seed=seed, resume=resume, validate_only=validate_only, conduct=conduct,
+                                              pretrained_weights=pretrained_weights), tell=_begins_at)
         if not validate_only:
             trainer.run_training()
         trainer.perform_actual_validation(save_probabilities)
@@ -153,8 +156,8 @@ def _begins_at(trainer: Fuse4SegTrainer) -> str:
 
 
 def make_trainer(training: Training, *, seed: int | None = None, resume: bool = False, validate_only: bool = False,
-                 conduct: Conduct | None = None) -> Fuse4SegTrainer:
-    """A trainer ready to run, with its checkpoint loaded where one is wanted."""
+                 conduct: Conduct | None = None, pretrained_weights: Path | None = None) -> Fuse4SegTrainer:
+    """A trainer ready to run, with its checkpoint loaded where one is wanted; arguments as for :func:`train`."""
     device, conduct = choose_device(training.device), conduct or Conduct()
     require_loggers(tensorboard=conduct.tensorboard)
     if seed is not None and seed < 0:
@@ -169,8 +172,8 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
     checkpoint = _find_checkpoint(fold, resume=resume, validate_only=validate_only)
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     require_fit(recipe, dataset_json)
-    require_distributable(recipe, _require_network(training, name, plans, dataset_json), device, ranks=world_size(),
-                          incomplete=may_lack_channels(dataset_json))
+    network = _require_network(training, name, plans, dataset_json)
+    require_distributable(recipe, network, device, ranks=world_size(), incomplete=may_lack_channels(dataset_json))
     _require_recipe_of_other_folds(training, fold, plans)
     _require_previous_stage(training, name, plans)
     require_shares(recipe, PlansManager(dict(plans)).get_configuration(training.configuration).batch_size, ranks=world_size())
@@ -179,10 +182,12 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
         seed = _require_same(checkpoint, trainer_class, recipe, seed=seed)
     elif resume and seed is None:
         seed = _seed_of_stage_1(fold)
+    origin = None
+    if pretrained_weights is not None:
+        require_beginning([fold / name for name in STAGE_1], resume=resume, validate_only=validate_only)
+        origin = read_transferable(pretrained_weights, network, recipe, training, plans=plans, dataset_json=dataset_json)
     make_writable_folder(fold)
-    if training.changes:
-        # nnU-Net names the folder after the class.
-        trainer_class = type(name_after(training.trainer, training.changes), (trainer_class,), {})
+    trainer_class = _named_after(training, trainer_class)
     # What Weights & Biases holds of the fold is gone on with, whatever has been done of it.
     going_on = resume or validate_only or any((fold / name).is_file() for name in STAGE_1)
     with wandb_asked():
@@ -190,6 +195,7 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
                                 device)
     # A user's trainer may come with a recipe of its own; what was chosen on the command line goes over it.
     trainer.recipe, trainer.seed = changed(trainer.recipe, training.changes, in_training=True), seed or 0
+    trainer.origin = origin
     if conduct.save_every is not None:
         trainer.set_save_every(conduct.save_every)
     trainer.set_limits(conduct.limits)
@@ -355,6 +361,11 @@ def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Foun
     if present and not resume:
         raise TrainingExistsError(folder)
     return Found(*load_first_sound(present)) if present else None
+
+
+def _named_after(training: Training, trainer_class: type[Fuse4SegTrainer]) -> type[Fuse4SegTrainer]:
+    """A class of the name that nnU-Net is to call the folder by."""
+    return type(name_after(training.trainer, training.changes), (trainer_class,), {}) if training.changes else trainer_class
 
 
 def _trainer_class(name: str) -> type[Fuse4SegTrainer]:

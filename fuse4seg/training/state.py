@@ -38,12 +38,14 @@ def training_state(trainer: Fuse4SegTrainer, *, epochs_done: int, reports: list[
         "current_epoch": epochs_done,
         "epochs": trainer.num_epochs,
         "reports": reports,
-        "random_states": random_states(trainer.device),
+        # At the beginning, the seed decides.
+        "random_states": random_states(trainer.device) if epochs_done or reports else None,
         "init_args": trainer.my_init_kwargs,
         "trainer_name": trainer.base_name,
         "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
         "recipe": to_plain(trainer.recipe),
         "seed": trainer.seed,
+        "fine_tuned_from": trainer.fine_tuned_from,
     }
 
 
@@ -69,6 +71,7 @@ def take_up_training(trainer: Fuse4SegTrainer, state: dict[str, Any]) -> None:
         # Fewer than the recipe's where the time ended it: its rates have reached their end.
         trainer.num_epochs = state["epochs"]
     trainer.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
+    trainer.fine_tuned_from = state["fine_tuned_from"]
 
 
 def require_finite_weights(levels: Levels, epoch: Epoch) -> None:

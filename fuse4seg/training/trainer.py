@@ -7,7 +7,7 @@ import logging
 import pydoc
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
-from fuse4seg.datasets.dataset_json import NO_LABELS
 from fuse4seg.errors import CheckpointError, ForeignPlansError, TrainingStoppedError
 from fuse4seg.files import remove_stale, write_json, written_whole
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
@@ -44,12 +43,14 @@ from fuse4seg.training.data import (
 )
 from fuse4seg.training.distributed import begin_alike, of_whole_batches, share_loss, share_networks, unwrapped
 from fuse4seg.training.epoch import Epoch, mean_of
+from fuse4seg.training.finetuning import take_over
 from fuse4seg.training.fold_lock import locked
 from fuse4seg.training.history import History, log_epoch
 from fuse4seg.training.limits import Deadline, Limits
 from fuse4seg.training.loggers import add_loggers, log_beside
+from fuse4seg.training.origin import Origin
 from fuse4seg.training.presence import network_told
-from fuse4seg.training.recipe import deep_supervision, require_fit, trained_with, validation_iterations
+from fuse4seg.training.recipe import deep_supervision, described_for, require_fit, trained_with, validation_iterations
 from fuse4seg.training.saving import SaveEvery, StopRequest, stop_requests
 from fuse4seg.training.stage_1 import PRETRAINED, Stage1, difference_in_stage_1, take_up_leader
 from fuse4seg.training.stage_2 import Stage2
@@ -69,7 +70,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
     """nnU-Net's trainer around :class:`FuseThenSegment`.
 
     Both stages run from ``run_training``; stock ``nnUNetv2_train -tr Fuse4SegTrainer`` works with nnUNet_extTrainer set.
-    ``recipe``, which the plans give, and ``seed`` may be replaced before ``initialize``.
+    ``recipe``, which the plans give, ``seed`` and ``origin``, a model to begin with, may be replaced before ``initialize``.
 
     Args:
         plans, configuration, fold, dataset_json, device: As nnU-Net gives them.
@@ -78,9 +79,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
                  device: torch.device = torch.device("cuda")) -> None:  # noqa: B008 (nnU-Net's signature)
         self.recipe = planned_recipe(plans, plans["plans_name"])
-        labels = {} if self.recipe.segments else {"labels": NO_LABELS}  # by that the model knows
         with logged_prints(), unwrapped(self, device):
-            super().__init__(plans, configuration, fold, {**dataset_json, **labels}, device)
+            super().__init__(plans, configuration, fold, described_for(self.recipe, dataset_json), device)
         self.logger.local_logger = History()
         self.seed = 0
         self.set_save_every(SaveEvery())
@@ -89,6 +89,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.stop: StopRequest | None = None
         self.tensorboard = False
         self.watched: WatchedPatch | None = None
+        self.origin: Origin | None = None
+        self.fine_tuned_from: Mapping[str, str] | None = None
         self._random_states: dict[str, Any] | None = None
         self.levels: Levels | None = None
         self.bilevel_step: BilevelStep | None = None
@@ -126,6 +128,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
                         before=self.recipe.pretraining.epochs)
         torch.manual_seed(self.seed)
         super().initialize()
+        take_over(self)
         share_networks(self)
         precision = {"scaler": self.grad_scaler, "autocast": self.autocast}
         if self.segments:
@@ -234,6 +237,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
             self.initialize()
         with self._undisturbed():
             if self.current_epoch == 0 and not self.epoch.reports:
+                if self.fine_tuned_from is not None:
+                    self.save_mid_epoch()  # from here on, a resume does without the origin
                 self.run_pretraining()
                 if self.pretrained_file.is_file() and self.recipe.pretraining.epochs:
                     take_up_leader(self, self.pretrained_file, load_checkpoint(self.pretrained_file))

@@ -30,8 +30,14 @@ class TestElements:
         assert written(tmp_path, "f4s_train") == [f"501 2d {fold} --seed 3 --set training.epochs=5 losses.edges=4"
                                                   for fold in ("0", "1", "all")]
         text = (tmp_path / "f4s_train.sh").read_text()
-        assert "words+=(--c)" in text
+        assert "then words+=(--c); else words+=(); fi" in text
         assert "#SBATCH --gres=gpu:1\n" in text
+
+    def test_begin_with_a_model_only_the_first_time(self, tmp_path: Path) -> None:
+        command = ["f4s_train", "501", "2d", "0", "-pretrained_weights", "my model"]
+        assert main(["-o", str(tmp_path), "--only_write", "--", *command]) == 0
+        assert written(tmp_path, "f4s_train") == ["501 2d 0"]
+        assert "then words+=(--c); else words+=(-pretrained_weights 'my model'); fi" in (tmp_path / "f4s_train.sh").read_text()
 
     def test_of_a_prediction_are_its_parts(self, tmp_path: Path) -> None:
         assert main(["-o", str(tmp_path), "--only_write", "--parts", "2", "--", "f4s_predict", "-i", "in put", "-o", "out"]) == 0

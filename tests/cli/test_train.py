@@ -206,9 +206,28 @@ class TestRefusedFlags:
         (["2d", "0", "--max_time", "11"], "--max_time: 11 is not understood. Give hours (11h), minutes (90min), or both"),
         (["2d", "0", "--val"], "Finish the training first"),
         (["2d", "0", "-num_gpus", "0"], "-num_gpus: must be at least 1, got 0."),
+        (["2d", "0", "-pretrained_weights", "none.pth"],
+         "-pretrained_weights: takes a checkpoint (.pth) or a model's folder, and none.pth is neither: check the path."),
+        (["2d", "0", "1", "-pretrained_weights", "none.pth", "--c"],
+         "-pretrained_weights: is for a new training, and --c for one that has begun. Leave one of them out."),
     ])
     def test_that_do_not_fit(self, root: Path, refused: Refused, words: list[str], said: str) -> None:
         assert said in refused(root, "990", *words)
+
+    def test_of_weights_of_another_dimension(self, root: Path, refused: Refused, trained_model: Path) -> None:
+        line = refused(root, "990", "3d_fullres", "0", "-pretrained_weights", str(trained_model))
+        assert line == (f"error: {trained_model / 'fold_0' / 'checkpoint_final.pth'}: holds weights of another dimension: for "
+                        f"images of 2 axes, and 3d_fullres has 3. Give a model of 3D configurations.\n")
+
+    def test_of_weights_that_hold_code(self, root: Path, refused: Refused, tmp_path: Path) -> None:
+        class RunsCode:
+            def __reduce__(self) -> tuple[object, ...]:
+                return Path.touch, (tmp_path / "ran",)
+
+        torch.save({"network_weights": {}, "logging": RunsCode()}, tmp_path / "hostile.pth")
+        line = refused(root, "990", "2d", "0", "-pretrained_weights", str(tmp_path / "hostile.pth"))
+        assert f"error: {tmp_path / 'hostile.pth'}: damaged, or not plain data" in line
+        assert not (tmp_path / "ran").exists()
 
     def test_of_dropout_where_there_is_one_modality(self, root: Path, refused: Refused) -> None:
         description = root / "nnUNet_preprocessed" / DATASET / "dataset.json"

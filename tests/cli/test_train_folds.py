@@ -43,6 +43,11 @@ class TestSeveralFolds:
         alone = tmp_path / "alone" / MODEL / "fold_0" / "validation" / "summary.json"
         assert json.loads(alone.read_text())["foreground_mean"]["Dice"] == dice
 
+    def test_begin_with_the_model_that_is_named(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert train.main([*words(root, "0"), "--devices", "cpu", "-pretrained_weights", "none.pth"]) == 1
+        said = capsys.readouterr().err
+        assert "fold 0: error: -pretrained_weights: takes a checkpoint (.pth) or a model's folder, and none.pth" in said
+
     @pytest.mark.parametrize(("folds", "flags", "said"), [
         (["0", "0"], [], "error: fold: 0 0 names one twice. Give each once."),
         (["0", "1"], ["--devices", "disk"], "error: --devices: disk is no device. Name cpu, mps, cuda, or cuda:0, cuda:1, ..."),

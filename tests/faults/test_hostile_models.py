@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 import zipfile
@@ -18,6 +19,8 @@ import pytest
 import torch
 
 from fuse4seg.cli import build_brats_fuse, export_model, fuse, predict, train
+from fuse4seg.errors import CheckpointError
+from fuse4seg.training.origin import read_origin
 
 MODEL = Path("nnUNet_results", "Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
 CHECKPOINT, MARK, MODULE = "checkpoint_final.pth", "ran.txt", "canary_of_hostile_models"
@@ -204,6 +207,16 @@ class TestHostileCheckpoint:
     def test_is_refused_by_every_command_that_loads_one(self, command: Any, place: Path, state: State,
                                                         capsys: pytest.CaptureFixture[str]) -> None:
         assert str(hide_code(place, state)) in assert_refused(command, place, capsys)
+
+    def test_is_no_beginning_of_a_training(self, place: Path, state: State) -> None:
+        """Where NumPy's numbers, and weights that are none, are passed over."""
+        path = place / "outside" / "origin.pth"
+        for kind in PICKLES.keys() - {"NumPy's types", "weights that are none"}:
+            PICKLES[kind](state, place / "outside" / MARK, path)
+            with pytest.raises(CheckpointError, match=re.escape(str(path))):
+                read_origin(path)
+            assert MODULE not in sys.modules
+        assert list((place / "outside").iterdir()) == [path]
 
     def test_runs_its_code_with_trust_alone(self, place: Path, state: State) -> None:
         """By which the canary is known to sing."""

@@ -76,7 +76,7 @@ def checkpoint() -> dict[str, Any]:
                "also_none": torch.zeros(0), "steps": torch.tensor(7)}
     return {"network_weights": weights, "init_args": {"configuration": "2d", "fold": 0, "plans": {}, "dataset_json": {}},
             "trainer_name": "Fuse4SegTrainer", "inference_allowed_mirroring_axes": (0, 1), "recipe": {"name": "mine"},
-            "current_epoch": 5, "optimizer_state": {"left": "out"}}
+            "current_epoch": 5, "fine_tuned_from": {"model": "a.pth", "sha256": "0f"}, "optimizer_state": {"left": "out"}}
 
 
 def joined(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class TestCheckpoints:
         for name, weight in checkpoint["network_weights"].items():
             assert torch.equal(back["network_weights"][name], weight)
         assert back["init_args"] == {"plans": {"plans": 1}, "configuration": "2d", "fold": 0, "dataset_json": {"labels": 2}}
-        for entry in ("trainer_name", "inference_allowed_mirroring_axes", "recipe", "current_epoch"):
+        for entry in ("trainer_name", "inference_allowed_mirroring_axes", "recipe", "current_epoch", "fine_tuned_from"):
             assert back[entry] == checkpoint[entry]
         assert "optimizer_state" not in back
 
@@ -108,7 +108,9 @@ class TestCheckpoints:
         ({"order": {}}, "lacks or garbles an entry"), ({"inference_allowed_mirroring_axes": "01"}, "lacks or garbles an entry"),
         ({SHARED: {"copy.weight": "nowhere"}}, "tensors that are not there"),
         ({"order": ["a.weight"]}, "other tensors than are there"),
-        ({"order": [3]}, "tensors that are not there"), ({"recipe": 7}, "recipe that is none")])
+        ({"order": [3]}, "tensors that are not there"), ({"recipe": 7}, "recipe that is none"),
+        *(({"fine_tuned_from": told}, "tells what it was fine-tuned from in another way")
+          for told in (3, {}, {"model": "a.pth", "sha256": 1}, {"model": "a\nb", "sha256": ""}))])
     def test_what_does_not_belong_together_is_refused(self, change: dict[str, Any], said: str,
                                                       checkpoint: dict[str, Any]) -> None:
         tensors, rest = split_checkpoint(checkpoint)

@@ -103,8 +103,12 @@ class TestAddLoggers:
 
 
 @pytest.fixture
-def watched(own_results: Path, training_flags: list[str], interrupted: Interrupted) -> Path:
-    """A fold trained under TensorBoard, interrupted after it had logged an epoch that it had not saved, and taken up."""
+def watched(own_results: Path, training_flags: list[str], interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fold trained under TensorBoard, interrupted after it had logged an epoch that it had not saved, and taken up.
+
+    The phantom's lesions are so small that few voxels of them have to do.
+    """
+    monkeypatch.setattr("fuse4seg.evaluation.visibility.LEAST_VOXELS", 50)
     flags = [*training_flags, "--tensorboard", "--save_every", "2"]
     with interrupted("pre-training", epoch=1):
         assert main(flags) == 130
