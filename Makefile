@@ -39,7 +39,7 @@ test: $(READY) viewer
 	$(HERE) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m "not faults" -n $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
 
 faults: $(READY)
-	$(HERE) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m faults tests/faults tests/farm -n $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
+	$(HERE) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m faults tests/faults -n $(TEST_WORKERS) --maxprocesses 8 --dist loadfile
 
 # Ratios to a peer in the same run.
 BENCH := $(HERE) "$(BIN)/python" benchmarks

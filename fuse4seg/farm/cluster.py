@@ -32,6 +32,8 @@ LOOK_EVERY = 1.0
 class DaskFarm(Farm):
     """The workers of a Dask scheduler; Dask itself gives a dead worker's case to another one, up to its allowed-failures.
 
+    A worker that dies takes down with it the standing of all cases that it had, so each is tried once more, alone.
+
     Args:
         address: Such as tcp://10.0.0.1:8786.
         reads: Files and folders that every worker must see.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from abc import abstractmethod
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -55,17 +55,17 @@ class Farm(AbstractContextManager):
     """Workers that take items from one queue.
 
     Attributes:
-        attempts: So many times a case is tried whose worker died; then it is named as one that kills workers.
         mend: What would help such a case.
         device: Kind of device that they compute on: "cpu", "cuda", "mps"; "" where that does not matter.
     """
 
-    attempts = 1
     mend = ""
     device = ""
 
     def outcomes(self, job: Job, items: Iterable[Any], *, name: Callable[[Any], str]) -> Iterator[Outcome]:
-        """What became of every item, as they end; an item whose worker died is tried again, last of all.
+        """What became of every item, as they end; an item whose worker died is tried once more, last of all and alone.
+
+        It may have died of another item that it had, too; alone, it is known which one kills workers.
 
         Args:
             job: What to do.
@@ -75,23 +75,30 @@ class Farm(AbstractContextManager):
         Raises:
             Exception: What is no fault of a case; see :func:`~fuse4seg.case_faults.fault_of`.
         """
-        waiting, tried, packed = deque(items), Counter[str](), pickle.dumps(job)
+        waiting, packed = deque(items), pickle.dumps(job)
+        suspects: list[Any] = []
+        yield from self._tried(job, packed, waiting, name, self.room, suspects.append)
+        for item in suspects:
+            killers: list[Any] = []
+            yield from self._tried(job, packed, deque([item]), name, lambda: 1, killers.append)
+            for killer in killers:
+                died = WorkerDiedError(f"{job.doing} case {name(killer)}", mend=self.mend)
+                yield Outcome(name(killer), None, died)
+
+    def _tried(self, job: Job, packed: bytes, waiting: deque[Any], name: Callable[[Any], str], room: Callable[[], int],
+               lost: Callable[[Any], None]) -> Iterator[Outcome]:
+        """The outcomes of items, but for those whose worker died, which ``lost`` gets."""
         running: dict[Hashable, Any] = {}
         while waiting or running:
-            while waiting and len(running) < max(1, self.room()):
+            while waiting and len(running) < max(1, room()):
                 item = waiting.popleft()
-                tried[name(item)] += 1
                 running[self.submit(job, packed, item)] = item
             for task in self.ended(list(running), job):
                 item = running.pop(task)
                 try:
                     yield self._outcome(name(item), task, job)
                 except LostWorkerError:
-                    if tried[name(item)] < self.attempts:
-                        waiting.append(item)
-                        continue
-                    died = WorkerDiedError(f"{job.doing} case {name(item)}", mend=self.mend)
-                    yield Outcome(name(item), None, died)
+                    lost(item)
 
     def _outcome(self, case: str, task: Hashable, job: Job) -> Outcome:
         try:

@@ -24,8 +24,6 @@ class ProcessFarm(Farm):
         mend: What would help a case whose process died twice.
     """
 
-    attempts = 2
-
     def __init__(self, devices: Sequence[str], *, mend: str = "Name fewer devices (--devices).") -> None:
         self.devices, self.mend, self.device = list(devices), mend, devices[0].partition(":")[0]
         self._pools: list[WatchedPool | None] = [None] * len(devices)
