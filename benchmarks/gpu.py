@@ -10,11 +10,12 @@ Example:
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from predict import OURS, STOCK, command_of
-from step import our_trainer, stock_trainer, training_step
+from step import chosen_trainer, our_trainer, stock_trainer, training_step
 from timing import compare, measure, save, show
 
 from fuse4seg.cli.command import make_parser, run_command
@@ -32,6 +33,8 @@ from fuse4seg.evaluation.table import format_table
 DATASET = 997
 GIGABYTE = 1e9
 TRAIN = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
+#: By which nnU-Net is told to compile.
+COMPILE = "nnUNet_compile"
 #: Iterations of an epoch of the training.
 ITERATIONS = 25
 
@@ -48,6 +51,8 @@ class Form:
         rounds: Of each timing.
         iterations: After which losses of two precisions are compared.
         minutes: Of the training.
+        choices: Of step.py, timed beside our usual step.
+        backend: What compiles our networks.
     """
 
     targets: tuple[float, ...]
@@ -57,10 +62,15 @@ class Form:
     rounds: int
     iterations: int
     minutes: float
+    choices: tuple[str, ...]
+    backend: str
 
 
-WHOLE = Form((8, 16, 24), ("2d", "3d_fullres"), (), (96, 160, 144), 5, 50, 3.0)
-SMALL = Form((0.1, 0.12, 0.15), ("2d", "3d_fullres"), ("follower.features=8", "patches.largest_batch=4"), (32, 48, 40), 1, 3, 0.0)
+WHOLE = Form((8, 16, 24), ("2d", "3d_fullres"), (), (96, 160, 144), 5, 50, 2.0,
+             ("compile", "channels_last", "unfused", "bfloat16"), "inductor")
+# On a CPU, what turns networks into C++ takes minutes.
+SMALL = Form((0.1, 0.12, 0.15), ("2d", "3d_fullres"), ("follower.features=8", "patches.largest_batch=4"), (32, 48, 40), 1, 3, 0.0,
+             ("compile", "bfloat16"), "aot_eager")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,7 +200,7 @@ def needed_allowance(rows: Sequence[Mapping[str, Any]]) -> float:
 # ------------------------------------------------------------------------------ speed and precision
 
 def _iterations(plans: Mapping[float, Any], form: Form, device: Any) -> list[dict[str, Any]]:
-    """Seconds per iteration over nnU-Net's, by the plans of the largest target."""
+    """Seconds per iteration over nnU-Net's, by the plans of the largest target; nnU-Net's is compiled, too, where it can be."""
     from fuse4seg.comparison.stock_nnunet import stock_plans
     from fuse4seg.plans import planned_recipe
 
@@ -198,9 +208,17 @@ def _iterations(plans: Mapping[float, Any], form: Form, device: Any) -> list[dic
     rows = []
     for name in form.configurations:
         estimator = planned_recipe(content, "plans").bilevel.hypergradient
-        steps = {"nnU-Net": training_step(stock_trainer(stock_plans(content), dataset_json, name, device)),
-                 "Fuse4Seg": training_step(our_trainer(content, dataset_json, name, device, estimator))}
-        rows += [{"configuration": name, **row} for row in compare(measure(steps, rounds=form.rounds), peer="nnU-Net")]
+        steps = {}
+        for contender, asked in (("nnU-Net", "f"), ("nnU-Net, compile", "t")):
+            os.environ[COMPILE] = asked
+            steps[contender] = training_step(stock_trainer(stock_plans(content), dataset_json, name, device))
+        del os.environ[COMPILE]
+        with ExitStack() as block:
+            steps["Fuse4Seg"] = training_step(our_trainer(content, dataset_json, name, device, estimator))
+            for choice in form.choices:
+                steps[f"Fuse4Seg, {choice}"] = training_step(chosen_trainer(
+                    choice, content, dataset_json, name, device, estimator, block=block, backend=form.backend))
+            rows += [{"configuration": name, **row} for row in compare(measure(steps, rounds=form.rounds), peer="nnU-Net")]
     return rows
 
 
@@ -209,23 +227,24 @@ def _seconds(rows: Sequence[Mapping[str, Any]], configuration: str) -> float:
 
 
 def _precisions(plans: Mapping[float, Any], form: Form, device: Any) -> list[dict[str, Any]]:
-    """Losses of the same training in mixed precision and in float32, and how far apart they are."""
+    """Losses of the same training in float32 and in both half types, and how far these are from it."""
     import torch
 
     content, dataset_json = next(iter(plans.values()))
-    # The CPU's mixed precision is another one, and stands in for it in the small form.
-    mixed = partial(torch.autocast, device.type, dtype=torch.float16 if device.type == "cuda" else torch.bfloat16)
+    precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if device.type == "cuda":
+        precisions["float16"] = torch.float16
     rows = []
     for name in form.configurations:
         losses = {kind: _losses(content, dataset_json, name, device, precision, iterations=form.iterations)
-                  for kind, precision in (("mixed", mixed), ("float32", nullcontext))}
+                  for kind, precision in precisions.items()}
         rows.append({"configuration": name, "iterations": form.iterations, **losses,
-                     "difference": losses["mixed"] - losses["float32"]})
+                     **{f"{kind} - float32": loss - losses["float32"] for kind, loss in losses.items() if kind != "float32"}})
     return rows
 
 
 def _losses(plans: dict[str, Any], dataset_json: dict[str, Any], configuration: str, device: Any,
-            precision: Callable[[], Any], *, iterations: int) -> float:
+            precision: Any, *, iterations: int) -> float:
     """Mean loss of the last fifth of so many iterations on one batch, by one seed."""
     from fuse4seg.plans import planned_recipe
 

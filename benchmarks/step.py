@@ -12,9 +12,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -22,6 +23,11 @@ from timing import add_timing_flags, compare, measure, save, show
 
 from fuse4seg.cli.command import make_parser, run_command
 
+if TYPE_CHECKING:
+    import torch
+
+#: What may make our iterations faster, by name.
+CHOICES = ("compile", "channels_last", "fused", "unfused", "bfloat16")
 #: Our name in the table, without the estimator.
 OURS = "Fuse4Seg"
 #: The default one.
@@ -38,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"))
     parser.add_argument("--estimators", nargs="*", default=[ESTIMATOR], metavar="NAME",
                         help="hypergradients to time (default: the default one; none for the networks alone)")
+    parser.add_argument("--choices", nargs="*", default=[], choices=CHOICES, metavar="NAME",
+                        help=f"time ours with each of these, too, beside ours without: {', '.join(CHOICES)}")
     add_timing_flags(parser, rounds=10)
     return run_command(_run, parser, arguments)
 
@@ -50,7 +58,7 @@ def _run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     folder = data_root(PREPROCESSED) / dataset_name(options.dataset)
     plans, dataset_json = (json.loads((folder / name).read_text()) for name in (f"{options.plans}.json", "dataset.json"))
-    with tempfile.TemporaryDirectory() as results:
+    with tempfile.TemporaryDirectory() as results, ExitStack() as block:
         os.environ[RESULTS] = results
         peer = stock_trainer(stock_plans(plans), dataset_json, options.configuration, device)
         ours = {name: our_trainer(plans, dataset_json, options.configuration, device, name)
@@ -60,6 +68,12 @@ def _run(options: argparse.Namespace) -> None:
             steps = {"nnU-Net": training_step(peer),
                      **{f"{OURS}, {name}": training_step(trainer) for name, trainer in ours.items()}}
             tables["iterations"] = compare(measure(steps, rounds=options.rounds), peer="nnU-Net")
+        if options.choices:
+            first = (options.estimators or [ESTIMATOR])[0]
+            made = {name: chosen_trainer(name, plans, dataset_json, options.configuration, device, first, block=block)
+                    for name in options.choices}
+            steps = {name: training_step(trainer) for name, trainer in {OURS: ours[first], **made}.items()}
+            tables["choices"] = compare(measure(steps, rounds=options.rounds), peer=OURS)
     for name, rows in tables.items():
         print(f"\n{name}")
         show(rows)
@@ -76,17 +90,41 @@ def stock_trainer(plans: dict, dataset_json: dict, configuration: str, device: A
 
 
 def our_trainer(plans: dict, dataset_json: dict, configuration: str, device: Any, hypergradient: str, *,
-                precision: Callable[[], Any] | None = None) -> Any:
-    """Ours, ready to train; ``precision`` makes the context of forward passes, in place of the device's usual one."""
+                precision: torch.dtype | None = None) -> Any:
+    """Ours, ready to train, in its device's usual precision or another, even one that the device imitates."""
     from fuse4seg.recipes.reading import changed
+    from fuse4seg.training.acceleration import scaler_of
     from fuse4seg.training.trainer import Fuse4SegTrainer
 
     trainer = Fuse4SegTrainer({**plans, "continue_training": False}, configuration, 0, dataset_json, device)
     trainer.recipe = changed(trainer.recipe, [f"bilevel.hypergradient={hypergradient}"])
-    if precision is not None:
-        trainer._autocast = lambda: precision
-        trainer.grad_scaler = None if precision is nullcontext else trainer.grad_scaler
     trainer.initialize()
+    if precision is not None:
+        trainer.precision, step = precision, trainer.bilevel_step
+        trainer.grad_scaler = step.scaler = scaler_of(precision, device)
+        step.autocast = trainer.autocast
+    return trainer
+
+
+def chosen_trainer(choice: str, plans: dict, dataset_json: dict, configuration: str, device: Any, hypergradient: str, *,
+                   block: ExitStack, backend: str = "inductor") -> Any:
+    """Ours with one of CHOICES; networks stay compiled until ``block`` ends."""
+    import torch
+
+    from fuse4seg.steps import levels
+    from fuse4seg.training.acceleration import compiled
+
+    # None leaves it to PyTorch, as a CPU's default does.
+    fused = {"fused": True, "unfused": None}
+    with patch.object(levels, "fused_on", lambda _parameters: fused[choice]) if choice in fused else nullcontext():
+        trainer = our_trainer(plans, dataset_json, configuration, device, hypergradient,
+                              precision=torch.bfloat16 if choice == "bfloat16" else None)
+    network = trainer.network
+    if choice == "compile":
+        block.enter_context(compiled(network, backend=backend))
+    if choice == "channels_last":
+        axes = len(trainer.configuration_manager.patch_size)
+        network.segmentation.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
     return trainer
 
 

@@ -20,6 +20,7 @@ from fuse4seg.plans import PLANS_NAME
 from fuse4seg.side_by_side import own_command
 
 if TYPE_CHECKING:
+    from fuse4seg.training.acceleration import Acceleration
     from fuse4seg.training.run import Conduct, Training
 
 
@@ -59,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          example="f4s_train 501 2d 0")
     add_training_arguments(parser, folds="+")
     add_devices_flag(parser, what="with one or several folds, a process for each fold, one fold at a time on each device")
+    parser.add_argument("--precision", default="auto", help="of stage 2: float32, float16, bfloat16, or auto: float16 on a GPU, "
+                                                            "else float32 (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true",
+                        help="compile both networks with torch.compile, once, in the first epoch of stage 2; nnUNet_compile=1 "
+                             "does the same")
     parser.add_argument("--patience", type=int, metavar="N",
                         help="end the training when the moving average of the pseudo Dice (without labels: of the fusion "
                              "loss) has not been better for N epochs (default: never)")
@@ -115,7 +121,7 @@ def training_of(options: argparse.Namespace) -> Training:
                     tuple(options.changes))
 
 
-def conduct_of(options: argparse.Namespace, *, patience: int | None = None) -> Conduct:
+def conduct_of(options: argparse.Namespace, *, patience: int | None = None, acceleration: Acceleration | None = None) -> Conduct:
     """How the arguments of :func:`add_training_arguments` want it run.
 
     Raises:
@@ -126,12 +132,14 @@ def conduct_of(options: argparse.Namespace, *, patience: int | None = None) -> C
     from fuse4seg.training.saving import SaveEvery
 
     return Conduct(SaveEvery.from_words(options.save_every) if options.save_every else None,
-                   Limits.from_options(patience=patience, max_time=options.max_time), options.tensorboard)
+                   Limits.from_options(patience=patience, max_time=options.max_time), options.tensorboard, acceleration)
 
 
 def _run(options: argparse.Namespace) -> None:
+    from fuse4seg.training.acceleration import Acceleration
     from fuse4seg.training.run import train
 
+    acceleration = Acceleration(options.compile or Acceleration.of_environment().compile, options.precision)
     train(training_of(options), seed=options.seed, resume=options.c, validate_only=options.val,
-          conduct=conduct_of(options, patience=options.patience), save_probabilities=options.npz,
+          conduct=conduct_of(options, patience=options.patience, acceleration=acceleration), save_probabilities=options.npz,
           pretrained_weights=options.pretrained_weights)

@@ -263,7 +263,8 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     Raises:
         OptionError: The device has no hardware for it, or there is no such format.
     """
-    fast = {"cuda": ("float16", "bfloat16"), "cpu": ("bfloat16",) if has_bfloat16() else ()}.get(device.type, ())
+    fast = {"cuda": ("float16",), "cpu": ()}.get(device.type)
+    fast = () if fast is None else (*fast, *["bfloat16"] * has_bfloat16(device))
     if wanted == AUTO:
         return PRECISIONS[fast[0] if fast else "float32"]
     if wanted not in ("float32", *fast):
@@ -272,7 +273,9 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[wanted]
 
 
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16; elsewhere PyTorch imitates it, slower than float32."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU, or this processor, multiplies bfloat16; elsewhere PyTorch imitates it, slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name)() for name in asked if hasattr(torch.cpu, name))

@@ -93,12 +93,13 @@ def whole_levels(image: Tensor, inside: Tensor) -> Tensor:
     """The image as its exported file holds it: 8 bits a channel. Gradients pass through the rounding.
 
     Args:
-        image: In [0, 1], shape (B, C, *S).
+        image: In [0, 1], shape (B, C, *S); of mixed precision too, whose half types hold no 255th part whole.
         inside: 1 inside the image and 0 outside, shape (B, 1, *S).
 
     Returns:
-        Multiples of 1/255, from DARKEST on inside the image and 0 outside, shape (B, C, *S).
+        Multiples of 1/255 in float32 at least, from DARKEST on inside the image and 0 outside, shape (B, C, *S).
     """
+    image = image.to(torch.promote_types(image.dtype, torch.float32))
     levels = (WHITE * image).round().clamp(DARKEST, WHITE) / WHITE
     return (image + (levels - image).detach()) * inside
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Levels:
 
     def pretraining_step(self) -> PretrainingStep:
         """Step of stage 1, which moves the fusion network by an Adam of its own."""
-        return PretrainingStep(self.network, torch.optim.Adam(self.network.fusion.parameters(), self.recipe.leader.rate),
+        return PretrainingStep(self.network, adam(list(self.network.fusion.parameters()), self.recipe.leader.rate),
                                weights=self.recipe.pretraining, adversary=self.adversary,
                                discriminator_optimiser=self.discriminator_optimiser)
 
@@ -83,13 +84,38 @@ def build_levels(network: FuseThenSegment, *, classes: int, recipe: Recipe) -> L
     adversary = (fusion.adversary() or OnePerModality(network.modalities, axes=fusion.axes)).to(device)
     leading = [*fusion.taught_parameters(), *(head.parameters() if head is not None else ())]
     following = list(network.segmentation.parameters())
-    return Levels(network, recipe, head, adversary, leader=Level(leading, torch.optim.Adam(leading, recipe.leader.rate)),
+    return Levels(network, recipe, head, adversary, leader=Level(leading, adam(leading, recipe.leader.rate)),
                   follower=Level(following, follower_optimiser(following, recipe.follower)),
-                  discriminator_optimiser=torch.optim.Adam(adversary.parameters(), recipe.leader.rate))
+                  discriminator_optimiser=adam(list(adversary.parameters()), recipe.leader.rate))
 
 
 def follower_optimiser(parameters: list[nn.Parameter], by: Follower) -> torch.optim.Optimizer:
     """What moves a follower."""
+    fused = fused_on(parameters)
     if by.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, by.rate, weight_decay=by.weight_decay)
-    return torch.optim.SGD(parameters, by.rate, momentum=by.momentum, nesterov=by.nesterov, weight_decay=by.weight_decay)
+        return on_any_device(torch.optim.AdamW(parameters, by.rate, weight_decay=by.weight_decay, fused=fused))
+    return on_any_device(torch.optim.SGD(parameters, by.rate, momentum=by.momentum, nesterov=by.nesterov,
+                                         weight_decay=by.weight_decay, fused=fused))
+
+
+def adam(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """What moves leaders and discriminators."""
+    return on_any_device(torch.optim.Adam(parameters, rate, fused=fused_on(parameters)))
+
+
+def fused_on(parameters: Sequence[Tensor]) -> bool | None:
+    """Whether one kernel moves all parameters: on CUDA. None leaves it to PyTorch, which then moves them one by one on a CPU.
+
+    Both ways are equal to rounding. A CPU's default stays what it was, bit for bit.
+    """
+    return True if parameters[0].device.type == "cuda" else None
+
+
+def on_any_device(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same, which takes up states of a training on another device without that one's kernels."""
+    def with_own_kernels(own: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        kernels = own.param_groups[0]["fused"]
+        return {**state, "param_groups": [{**group, "fused": kernels} for group in state["param_groups"]]}
+
+    optimiser.register_load_state_dict_pre_hook(with_own_kernels)
+    return optimiser

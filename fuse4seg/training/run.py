@@ -39,6 +39,7 @@ from fuse4seg.ranks import is_first, world_size
 from fuse4seg.recipes.reading import changed, difference_of, name_after
 from fuse4seg.recipes.recipe import Recipe
 from fuse4seg.steps.hypergradients import BY_MEMORY
+from fuse4seg.training.acceleration import Acceleration
 from fuse4seg.training.distributed import agreed, joined, require_distributable, require_shares
 from fuse4seg.training.finetuning import read_transferable
 from fuse4seg.training.fold_lock import require_unlocked
@@ -72,11 +73,13 @@ class Conduct:
         save_every: How often the latest checkpoint is written; the trainer's own if None.
         limits: What ends it early.
         tensorboard: Whether TensorBoard's event files are written.
+        acceleration: How its steps are computed; as the environment says if None.
     """
 
     save_every: SaveEvery | None = None
     limits: Limits = field(default_factory=Limits)
     tensorboard: bool = False
+    acceleration: Acceleration | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,8 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
     """A trainer ready to run, with its checkpoint loaded where one is wanted; arguments as for :func:`train`."""
     device, conduct = choose_device(training.device), conduct or Conduct()
     require_loggers(tensorboard=conduct.tensorboard)
+    if conduct.acceleration is not None and not validate_only:
+        conduct.acceleration.require(device)
     if seed is not None and seed < 0:
         raise OptionError("--seed", f"must be at least 0, got {seed}.")
     name, plans = _load_plans(training)
@@ -200,6 +205,7 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
         trainer.set_save_every(conduct.save_every)
     trainer.set_limits(conduct.limits)
     trainer.tensorboard = conduct.tensorboard
+    trainer.acceleration = conduct.acceleration or trainer.acceleration
     _warn_of_unplanned_memory(plans, trainer.recipe)
     if checkpoint is not None:
         trainer.take_up(checkpoint.state, checkpoint.path)

@@ -42,11 +42,12 @@ class Stage2:
             seed_all(trainer.seed, STAGE)
         else:
             set_random_states(random_states, trainer.device)
-        pace = Pace(trainer.deadline)
+        pace, begin = Pace(trainer.deadline), trainer.current_epoch
         done = trainer.current_epoch * iterations + len(trainer.epoch.reports)
         with whole_progress(trainer.epoch.stage, done=done, total=self.planned * iterations) as bar:
             while not self._has_lost_patience() and self._fit(pace):
-                whole = not trainer.epoch.reports
+                # One that compiles takes longer than the others.
+                whole = not (trainer.epoch.reports or trainer.acceleration.compile and trainer.current_epoch == begin)
                 self._run_epoch(bar)
                 pace.epoch_is_done(whole=whole)
         trainer.on_train_end()

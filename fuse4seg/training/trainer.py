@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -31,6 +30,7 @@ from fuse4seg.steps.bilevel import BilevelStep
 from fuse4seg.steps.fusion import FusionStep
 from fuse4seg.steps.levels import Levels, build_levels
 from fuse4seg.steps.schedule import Schedule
+from fuse4seg.training.acceleration import Acceleration, autocast_of, compiled, scaler_of, training_precision
 from fuse4seg.training.data import (
     TRAIN_STREAM,
     VALIDATION_STREAM,
@@ -85,6 +85,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         self.seed = 0
         self.set_save_every(SaveEvery())
         self.set_limits(Limits())
+        self.acceleration = Acceleration.of_environment()
         self.epoch = Epoch("training", 0, [])
         self.stop: StopRequest | None = None
         self.tensorboard = False
@@ -126,6 +127,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if not self.local_rank:
             add_loggers(self.logger, fold=Path(self.output_folder), tensorboard=self.tensorboard,
                         before=self.recipe.pretraining.epochs)
+        self.precision = training_precision(self.acceleration.precision, self.device)
+        self.grad_scaler = scaler_of(self.precision, self.device)
         torch.manual_seed(self.seed)
         super().initialize()
         take_over(self)
@@ -154,11 +157,11 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     @property
     def autocast(self) -> Callable[[], Any]:
-        """Makes the context of forward passes: mixed precision on CUDA."""
-        return partial(torch.autocast, "cuda") if self.device.type == "cuda" else contextlib.nullcontext
+        """Makes the context of forward passes."""
+        return autocast_of(self.precision, self.device)
 
     def _do_i_compile(self) -> bool:
-        """Never: the two levels call parts of the network, which a compiled whole does not serve."""
+        """Never as nnU-Net does: the two levels call parts of the network, which are compiled instead where that is asked for."""
         return False
 
     def print_to_log_file(self, *args: object, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
@@ -242,7 +245,8 @@ class Fuse4SegTrainer(nnUNetTrainer):
                 self.run_pretraining()
                 if self.pretrained_file.is_file() and self.recipe.pretraining.epochs:
                     take_up_leader(self, self.pretrained_file, load_checkpoint(self.pretrained_file))
-            Stage2(self).run(self._random_states)
+            with compiled(self.network, on=self.acceleration.compile):
+                Stage2(self).run(self._random_states)
             if asked := int(largest(self.stop.signal or 0)[0]):
                 raise TrainingStoppedError(Signals(asked), Path(self.output_folder) / FINAL)
 
@@ -293,11 +297,10 @@ class Fuse4SegTrainer(nnUNetTrainer):
 
     def validation_step(self, batch: Batch) -> dict[str, Any]:
         """nnU-Net's; without labels the fusion loss."""
-        present = batch.get("present")
         if self.fusion_step is None:
-            with network_told(self, present):
+            with self.autocast(), network_told(self, batch.get("present")):
                 return super().validation_step(batch)
-        return {"loss": self.fusion_step.score(batch["data"].to(self.device, non_blocking=True), present)}
+        return {"loss": self.fusion_step.score(batch["data"].to(self.device, non_blocking=True), batch.get("present"))}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """nnU-Net's pseudo Dice; without labels the mean fusion loss."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from torch._inductor import config as inductor
 
 from fuse4seg.cli import predict
 from fuse4seg.cli.train import main
@@ -206,6 +207,7 @@ class TestRefusedFlags:
         (["2d", "0", "--max_time", "11"], "--max_time: 11 is not understood. Give hours (11h), minutes (90min), or both"),
         (["2d", "0", "--val"], "Finish the training first"),
         (["2d", "0", "-num_gpus", "0"], "-num_gpus: must be at least 1, got 0."),
+        (["2d", "0", "--precision", "float16"], "--precision: float16 is not to be had on cpu here. Choose one of: auto"),
         (["2d", "0", "-pretrained_weights", "none.pth"],
          "-pretrained_weights: takes a checkpoint (.pth) or a model's folder, and none.pth is neither: check the path."),
         (["2d", "0", "1", "-pretrained_weights", "none.pth", "--c"],
@@ -213,6 +215,16 @@ class TestRefusedFlags:
     ])
     def test_that_do_not_fit(self, root: Path, refused: Refused, words: list[str], said: str) -> None:
         assert said in refused(root, "990", *words)
+
+    @pytest.mark.parametrize("by", ["flag", "variable"])
+    def test_that_need_a_compiler_where_there_is_none(self, root: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch,
+                                                      tmp_path: Path, by: str) -> None:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+        if by == "variable":
+            monkeypatch.setenv("nnUNet_compile", "1")
+        words = ["--compile"] if by == "flag" else []
+        with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+            assert "--compile: PyTorch cannot compile here (" in refused(root, "990", "2d", "0", *words)
 
     def test_of_weights_of_another_dimension(self, root: Path, refused: Refused, trained_model: Path) -> None:
         line = refused(root, "990", "3d_fullres", "0", "-pretrained_weights", str(trained_model))

@@ -147,7 +147,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture(params=[True, False])
 def bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr("fuse4seg.inference.model.has_bfloat16", lambda: request.param)
+    monkeypatch.setattr("fuse4seg.inference.model.has_bfloat16", lambda _device: request.param)
     return request.param
 
 
@@ -157,16 +157,17 @@ class TestChoosePrecision:
         assert choose_precision("auto", GPU) == torch.float16
         assert choose_precision("auto", torch.device("mps")) == torch.float32
 
-    def test_is_what_was_asked_for(self) -> None:
+    def test_is_what_was_asked_for(self, bfloat16: bool) -> None:
         assert choose_precision("float32", CPU) == choose_precision("float32", GPU) == torch.float32
-        assert choose_precision("bfloat16", GPU) == torch.bfloat16
+        assert choose_precision("float16", GPU) == torch.float16
 
-    def test_refuses_what_the_processor_would_imitate(self, bfloat16: bool) -> None:
+    @pytest.mark.parametrize("device", [CPU, GPU], ids=str)
+    def test_refuses_what_the_device_would_imitate(self, bfloat16: bool, device: torch.device) -> None:
         if bfloat16:
-            assert choose_precision("bfloat16", CPU) == torch.bfloat16
+            assert choose_precision("bfloat16", device) == torch.bfloat16
         else:
-            with pytest.raises(OptionError, match=r"^--precision: bfloat16 .* Choose one of: auto, float32\.$"):
-                choose_precision("bfloat16", CPU)
+            with pytest.raises(OptionError, match=r"^--precision: bfloat16 .* Choose one of: auto, float32(, float16)?\.$"):
+                choose_precision("bfloat16", device)
 
     @pytest.mark.parametrize("wanted", ["float16", "half", ""])
     def test_refuses_what_the_device_has_not(self, wanted: str) -> None:

@@ -113,7 +113,7 @@ class TestSegmentWindows:
         assert sum(len(batch) for batch in seen) == 5 + 1
         torch.testing.assert_close(found, reference(network, image, [16, 16], 0.5), atol=1e-4, rtol=1e-4)
 
-    @pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
+    @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16")
     def test_in_bfloat16_is_close_to_float32(self, make_network: MakeNetwork) -> None:
         network, image = make_network(colours=1).segmentation, image_of(5, 40, 21)
         found, exact = (segment_windows(network, image, patch_size=[16, 16], step_size=0.5, device=CPU, precision=precision)

@@ -135,6 +135,28 @@ class TestWholeLevels:
         levels = whole_levels(torch.tensor([1 + 1e-6, 1.1, 1.0]).view(1, 1, 3), torch.ones(1, 1, 3))
         torch.testing.assert_close(levels, torch.ones(1, 1, 3), rtol=0, atol=1e-6)
 
+    @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+    def test_are_whole_of_images_in_half_precision_too(self, precision: torch.dtype) -> None:
+        image = torch.linspace(0, 1, 999).view(1, 3, 333).to(precision)
+        levels = whole_levels(image, torch.ones(1, 1, 333, dtype=precision))
+        assert levels.dtype == torch.float32
+        torch.testing.assert_close(levels * 255, (image.float() * 255).round().clamp(1, 255), rtol=0, atol=1e-4)
+
+    def test_differ_in_half_precision_by_one_at_most_and_in_bfloat16_more_often(self, tiny_model: Callable[..., Any]) -> None:
+        model, drawn = tiny_model().eval(), torch.Generator().manual_seed(0)
+        channels = 3 * nn.functional.avg_pool2d(torch.randn(2, 2, 68, 68, generator=drawn), 5, stride=1)
+        share = {}
+        with torch.no_grad():
+            for weight in model.fusion.parameters():  # the gate begins as the palette alone
+                weight.add_(0.1 * (weight.abs().mean() + 0.5 * (weight == 0)) * torch.randn(weight.shape, generator=drawn))
+            exact = model.fuse(channels).fused.image
+            for precision in (torch.float16, torch.bfloat16):
+                with torch.autocast("cpu", dtype=precision):
+                    apart = 255 * (model.fuse(channels).fused.image - exact).abs()
+                assert apart.max() < 1.01
+                share[precision] = (apart > 0.5).float().mean().item()
+        assert 0 < 3 * share[torch.float16] < share[torch.bfloat16] < 0.1
+
     def test_let_gradients_through_as_if_nothing_were_rounded(self) -> None:
         image = torch.linspace(0, 1, 600).view(1, 3, 200).requires_grad_()
         inside, weights = (torch.arange(200) % 5 > 0).float().view(1, 1, 200), torch.rand(1, 3, 200)

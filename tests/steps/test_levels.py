@@ -12,7 +12,7 @@ from fuse4seg.leaders.gate import GateLeader
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.reading import changed, read_recipe
 from fuse4seg.steps.adversary import OnePerModality
-from fuse4seg.steps.levels import Levels, build_levels
+from fuse4seg.steps.levels import Levels, build_levels, fused_on, on_any_device
 
 MakeModel = Callable[..., FuseThenSegment]
 
@@ -82,6 +82,54 @@ class TestBuildLevels:
         levels = build_levels(tiny_model().to("meta"), classes=4, recipe=read_recipe("fuse4seg"))
         assert len(levels.adversary.each) == 2
         assert all(value.is_meta for module in levels.modules() for value in module.parameters())
+
+
+class TestKernels:
+    def test_are_on_a_cpu_those_that_pytorch_chooses(self, levels: Levels) -> None:
+        optimisers = (levels.leader.optimiser, levels.follower.optimiser, levels.discriminator_optimiser)
+        assert [group["fused"] for one in optimisers for group in one.param_groups] == [None] * 3
+        assert fused_on([torch.empty(1, device="meta")]) is None
+
+    @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+    def test_that_are_fused_move_alike_to_rounding(self, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch,
+                                                   optimiser: str) -> None:
+        adamw = ["follower.optimiser=adamw", "follower.momentum=0", "follower.nesterov=false"] if optimiser == "adamw" else []
+        recipe = changed(read_recipe("fuse4seg"), adamw)
+        moved = []
+        for fused in (None, True):
+            monkeypatch.setattr("fuse4seg.steps.levels.fused_on", lambda _parameters, fused=fused: fused)
+            torch.manual_seed(0)
+            levels = build_levels(tiny_model(), classes=4, recipe=recipe)
+            for _ in range(3):
+                for level in (levels.leader, levels.follower):
+                    for parameter in level.parameters:
+                        parameter.grad = torch.randn_like(parameter)
+                    level.optimiser.step()
+            assert levels.leader.optimiser.param_groups[0]["fused"] is levels.follower.optimiser.param_groups[0]["fused"] is fused
+            moved.append(list(levels.network.parameters()))
+        start = list(tiny_model().parameters())
+        assert all(not torch.equal(*pair) for pair in zip(moved[1], start, strict=True))
+        for fused, plain in zip(*moved[::-1], strict=True):
+            torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(("own", "saved"), [(None, True), (True, None)])
+    def test_are_a_trainings_own_whatever_a_checkpoint_was_made_by(self, own: bool | None, saved: bool | None) -> None:
+        def moved_once(fused: bool | None) -> torch.optim.Optimizer:
+            parameter = torch.nn.Parameter(torch.ones(3))
+            optimiser = on_any_device(torch.optim.Adam([parameter], 0.1, fused=fused))
+            parameter.grad = torch.tensor([1.0, 2.0, 3.0])
+            optimiser.step()
+            return optimiser
+
+        mine, other = moved_once(own), moved_once(saved)
+        other.param_groups[0]["lr"] = 0.3
+        mine.load_state_dict(other.state_dict())
+        (group,) = mine.param_groups
+        assert (group["fused"], group["lr"]) == (own, 0.3)
+        (state,) = mine.state.values()
+        assert torch.equal(state["exp_avg"], next(iter(other.state.values()))["exp_avg"])
+        mine.step()
+        assert state["step"] == 2
 
 
 class TestSteps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from fuse4seg.cli.train import main
 from fuse4seg.errors import TrainingStoppedError
 from fuse4seg.steps.schedule import Schedule
 from fuse4seg.training import limits
+from fuse4seg.training.acceleration import Acceleration
 from fuse4seg.training.limits import Limits
 from fuse4seg.training.run import Conduct, Training, make_trainer, train
 from fuse4seg.training.stage_1 import Stage1
@@ -137,6 +139,29 @@ class TestMaxTime:
         final = load(latest.with_name("checkpoint_final.pth"))
         # Ten seconds for the rest of the first epoch, twenty for each of two more.
         assert (final["current_epoch"], clock[0]) == (3, 60)
+
+    def test_is_not_reckoned_by_an_epoch_that_compiles(self, own_results: Path, clock: list[float],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+        """A hundred seconds for the first epoch and ten for each other; nothing is compiled, which takes real time."""
+        monkeypatch.setattr("fuse4seg.training.trainer.compiled", lambda _network, *, on: nullcontext())
+        undisturbed = Fuse4SegTrainer.on_train_start
+
+        def compiling(trainer: Fuse4SegTrainer) -> None:
+            undisturbed(trainer)
+            slow = trainer.train_step
+
+            def first(batch: Any) -> Any:
+                clock[0] += 90
+                trainer.train_step = slow
+                return slow(batch)
+
+            trainer.train_step = first
+
+        monkeypatch.setattr(Fuse4SegTrainer, "on_train_start", compiling)
+        trainer = make_trainer(SHORT, conduct=Conduct(limits=Limits(seconds=135)))
+        trainer.acceleration = Acceleration(compile=True)
+        trainer.run_training()
+        assert (trainer.current_epoch, clock[0]) == (4, 130)
 
     def test_is_shared_by_both_stages(self, own_results: Path, clock: list[float]) -> None:
         training = Training("990", "2d", 0, device="cpu", changes=("pretraining.epochs=4", *CHANGES[1:]))
