@@ -371,8 +371,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if isinstance(filename_or_checkpoint, dict):
             self.take_up(filename_or_checkpoint, Path("checkpoint"))
             return
-        path = Path(filename_or_checkpoint)
-        previous = previous_of(path)
+        previous = previous_of(path := Path(filename_or_checkpoint))
         found, state = load_first_sound([path, previous] if previous.is_file() else [path])
         self.take_up(state, found)
 
