@@ -17,6 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from training_flags import add_training_flags, budget
+
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.train import fold
 
@@ -25,16 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = make_parser("Train with several rates of modality dropout; score imagesTs with each modality missing in turn.",
                          example="python benchmarks/missing.py 999 2d --rates 0 0.25 --epochs 10 --iterations 50")
-    parser.add_argument("dataset", help="planned and preprocessed, with imagesTs and labelsTs among the raw data")
-    parser.add_argument("configuration")
-    parser.add_argument("-p", dest="plans", default="Fuse4SegPlans")
+    add_training_flags(parser, dataset="planned and preprocessed, with imagesTs and labelsTs among the raw data")
     parser.add_argument("-f", dest="fold", type=fold, default=0)
-    parser.add_argument("-device", choices=("cuda", "cpu", "mps"))
     parser.add_argument("--rates", type=float, nargs="+", default=[0, 0.1, 0.25, 0.5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--pretrain_epochs", type=int, default=2)
-    parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring")
     parser.add_argument("--results", type=Path, help="keep the trained models here, and go on with those that are there")
     parser.add_argument("-o", dest="output", type=Path, help="write the figures to this JSON file, too")
@@ -76,8 +74,7 @@ def _measure(options: argparse.Namespace, dropout: float, seed: int) -> dict[str
     from fuse4seg.paths import RAW, data_root, dataset_name
     from fuse4seg.training.run import Training, make_trainer
 
-    changes = (f"training.epochs={options.epochs}", f"training.iterations={options.iterations}",
-               f"pretraining.epochs={options.pretrain_epochs}", f"training.modality_dropout={dropout}")
+    changes = (*budget(options), f"training.modality_dropout={dropout}")
     training = Training(options.dataset, options.configuration, options.fold, options.plans, device=options.device,
                         changes=changes)
     start = time.perf_counter()

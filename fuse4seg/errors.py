@@ -201,8 +201,8 @@ class UnwritableFolderError(Fuse4SegError):
 class NoForegroundError(Fuse4SegError):
     """No label of a dataset holds anything but background."""
 
-    def __init__(self, dataset: str) -> None:
-        super().__init__(f"{dataset}: no label holds a foreground voxel. Give at least one case something to segment.")
+    def __init__(self, dataset: str, where: str = "") -> None:
+        super().__init__(f"{dataset}: no label holds a foreground voxel{where}. Give at least one case something to segment.")
 
 
 class FingerprintNotFoundError(Fuse4SegError):

@@ -11,8 +11,10 @@ from fuse4seg.errors import OptionError
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
-    """-d, as all planning commands have it."""
+    """What all planning commands are told of the raw datasets."""
     parser.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="ids or names of the datasets")
+    parser.add_argument("--allow_missing", action="store_true",
+                        help="also train on cases that lack channels, as \"missing_modalities\": true in dataset.json says")
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +47,8 @@ def extract(options: argparse.Namespace) -> None:
     from fuse4seg.planning.fingerprint import extract_fingerprint
 
     for dataset in options.d:
-        extract_fingerprint(dataset, processes=processes, overwrite=options.clean, check=not options.no_integrity_check)
+        extract_fingerprint(dataset, processes=processes, overwrite=options.clean, check=not options.no_integrity_check,
+                            allow_missing=options.allow_missing)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

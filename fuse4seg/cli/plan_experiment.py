@@ -53,7 +53,7 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
     from fuse4seg.planning.options import PlanOptions
 
     return PlanOptions(options.recipe, tuple(options.changes), options.gpu_memory_target, options.overwrite_plans_name,
-                       options.overwrite_target_spacing, options.num_gpus)
+                       options.overwrite_target_spacing, options.num_gpus, options.allow_missing)
 
 
 def plan(options: argparse.Namespace) -> None:

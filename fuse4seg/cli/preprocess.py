@@ -33,7 +33,8 @@ def preprocess_datasets(options: argparse.Namespace) -> None:
             name = dataset_name(dataset, variables=(RAW,))
             farm = farm_of(options, reads=[data_root(RAW) / name], writes=data_root(PREPROCESSED) / name, device="")
         with farm as workers:
-            preprocess(dataset, plans_name=options.plans_name, configurations=options.c, processes=processes, farm=workers)
+            preprocess(dataset, plans_name=options.plans_name, configurations=options.c, processes=processes, farm=workers,
+                       allow_missing=options.allow_missing)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

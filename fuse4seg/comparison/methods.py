@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from fuse4seg.comparison.rows import Row
+from fuse4seg.datasets.dataset_json import declaration_kept
 from fuse4seg.errors import RecipeError
 from fuse4seg.networks.pair_leader import PAIR, PairSettings
 from fuse4seg.planning.leaders import leader_architecture, require_leader
@@ -123,11 +124,12 @@ def _planned_follower(recipe: Recipe, plans: dict[str, Any], *, dataset: str, co
             self.made = plans
 
     options = PlanOptions(gpu_memory_target=plans[OURS]["gpu_memory_target"], plans_name=plans["plans_name"],
-                          overwrite_target_spacing=plans[OURS]["overwrite_target_spacing"])
+                          overwrite_target_spacing=plans[OURS]["overwrite_target_spacing"], allow_missing=True)
     planner = planner_of(recipe.follower.network, Planner)(dataset, options=options)
     if len(plan["patch_size"]) not in planner.kind.axes:
         raise RecipeError("follower.network", f"{recipe.follower.network} takes images of "
                           f"{' or '.join(map(str, planner.kind.axes))} axes, and {configuration} has {len(plan['patch_size'])}. "
                           "Leave the row out, or compare 2d.", source=row.name)
-    planner.plan_experiment()
+    with declaration_kept(planner.folder):
+        planner.plan_experiment()
     return planner.made["configurations"][configuration]["architecture"]["arch_kwargs"]["follower"]

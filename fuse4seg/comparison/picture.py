@@ -22,6 +22,7 @@ from fuse4seg.comparison.scores import validation_cases
 from fuse4seg.comparison.trainings import place_of, purpose_of_fusing
 from fuse4seg.datasets.dataset_json import channel_names, foreground_classes, read_dataset_json
 from fuse4seg.datasets.grey_images import grey_levels
+from fuse4seg.datasets.presence import PRESENT
 from fuse4seg.errors import Fuse4SegError
 from fuse4seg.files import written_whole
 from fuse4seg.inference.export_case import FUSED
@@ -62,7 +63,8 @@ def write_picture(path: Path, results: Sequence[dict[str, Any]], source: Path, *
                   configuration: str) -> dict[str, Any] | None:
     """Write a PNG of the slice with most foreground, or the brightest without labels, from what the trainings left.
 
-    The case is the first of those that have most classes, of the validation cases of the first fold.
+    The case is the first of those that have most classes, of the validation cases of the first fold, of those that have every
+    modality if there are any.
 
     Args:
         path: Target, in the comparison's folder.
@@ -79,7 +81,9 @@ def write_picture(path: Path, results: Sequence[dict[str, Any]], source: Path, *
     fold = min(result["fold"] for result in results)
     dataset_json, manager = read_dataset_json(source), PlansManager(copy.deepcopy(plans))
     dataset = nnUNetDatasetBlosc2(str(source / manager.get_configuration(configuration).data_identifier))
-    case = telling_case(dataset, validation_cases(source, fold, plans=plans, configuration=configuration))
+    cases = validation_cases(source, fold, plans=plans, configuration=configuration)
+    complete = [case for case in cases if PRESENT not in dataset.load_case(case)[3]]
+    case = telling_case(dataset, complete or cases)
     data, labels, _, properties = dataset.load_case(case)
     windows = windows_of(plans, configuration)
     sources = as_grey(data[:len(windows)], windows)

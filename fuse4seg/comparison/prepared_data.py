@@ -19,7 +19,8 @@ from fuse4seg.colour import WHITE, windowed
 from fuse4seg.comparison.case_grid import CaseGrid, FusedElsewhere
 from fuse4seg.comparison.methods import plans_of, recipe_of
 from fuse4seg.comparison.rows import Row, fuses_first, what_fuses
-from fuse4seg.datasets.dataset_json import channel_names
+from fuse4seg.datasets.dataset_json import MISSING_MODALITIES, channel_names
+from fuse4seg.datasets.presence import PRESENT, presence_of
 from fuse4seg.errors import OptionError, UnreadableRecordError
 from fuse4seg.files import read_json, write_json
 from fuse4seg.inference.fusion_rules import fuse_by_rule
@@ -72,7 +73,8 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
         write_json(dataset_json, target / "dataset.json")
     else:
         channels = {str(index): row.name for index in range(channels_of(row, plans))}
-        write_json({**dataset_json, "channel_names": channels}, target / "dataset.json")
+        of_row = {name: entry for name, entry in dataset_json.items() if name != MISSING_MODALITIES}
+        write_json({**of_row, "channel_names": channels}, target / "dataset.json")
         grid = CaseGrid(PlansManager(copy.deepcopy(plans)), configuration, dataset_json)
         make = _of_leader(leader()) if leader is not None else _maker(row.source, grid)
         write_channels(data, target / manager.data_identifier, make, manager, doing=f"preparing {row.name}")
@@ -103,7 +105,7 @@ def channels_of(row: Row, plans: dict[str, Any]) -> int:
 
 
 def write_channels(source: Path, target: Path, make: Make, configuration: ConfigurationManager, *, doing: str) -> None:
-    """Preprocessed cases with the channels that ``make`` makes, in the chunks of the source."""
+    """Preprocessed cases with the channels that ``make`` makes, in the chunks of the source; every case has all of these."""
     target.mkdir()
     dataset = nnUNetDatasetBlosc2(str(source))
     for case in progress(list(dataset.identifiers), doing, unit="case"):
@@ -113,6 +115,7 @@ def write_channels(source: Path, target: Path, make: Make, configuration: Config
         layout = {"chunks": (1, *data.chunks[1:]), "blocks": (1, *data.blocks[1:]), "chunks_seg": labels.chunks,
                   "blocks_seg": labels.blocks}
         channels = make(case, data[:], properties, inside).astype(np.float32)
+        properties.pop(PRESENT, None)
         nnUNetDatasetBlosc2.save_case(channels, labels[:], properties, str(target / case), **layout)
 
 
@@ -131,8 +134,8 @@ def _maker(source: tuple[str, int | str], grid: CaseGrid) -> Make:
     if kind == "modality":
         return lambda _case, channels, _properties, _inside: channels[int(which):int(which) + 1]
     if kind == "rule":
-        return lambda _case, channels, _properties, inside: standardised(
-            fuse_by_rule(list(as_grey(channels[:count], windows)), str(which)), inside)
+        return lambda _case, channels, properties, inside: standardised(
+            fuse_by_rule(list(as_grey(channels[:count], windows)[list(presence_of(properties, count))]), str(which)), inside)
     return _of_folder(FusedElsewhere(Path(which), grid))
 
 
@@ -140,8 +143,9 @@ def _of_leader(model: Model) -> Make:
     """Images of a trained leader, of 8 bits, as its exported ones."""
     network = next(model.with_each_weights())
 
-    def make(_case: str, channels: np.ndarray, _properties: dict[str, Any], inside: np.ndarray | None) -> np.ndarray:
-        whole = fuse_whole_image(network, torch.from_numpy(channels), patch_size=model.patch_size, device=model.device)
+    def make(_case: str, channels: np.ndarray, properties: dict[str, Any], inside: np.ndarray | None) -> np.ndarray:
+        whole = fuse_whole_image(network, torch.from_numpy(channels), patch_size=model.patch_size, device=model.device,
+                                 present=properties.get(PRESENT))
         return standardised(whole.fused.numpy(), inside)
 
     return make

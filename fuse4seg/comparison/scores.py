@@ -21,6 +21,7 @@ from fuse4seg.comparison.prepared_data import as_grey, windows_of
 from fuse4seg.comparison.stock_nnunet import TRAINING_LOG
 from fuse4seg.comparison.trainings import Trial
 from fuse4seg.datasets.dataset_json import channel_names, foreground_classes
+from fuse4seg.datasets.presence import PRESENT
 from fuse4seg.datasets.splits import read_splits
 from fuse4seg.errors import PlansNotFoundError
 from fuse4seg.evaluation.folders import evaluate_folders
@@ -188,7 +189,8 @@ def score_fusion(fuse: Fuse, cases: list[str], source: Path, *, plans: dict[str,
                  doing: str) -> dict[str, Any]:
     """Fusion metrics of the slices that hold foreground, sources and fused image in 0..255 as the network sees them.
 
-    Where nothing is labelled, of all slices that hold tissue, and of these metrics alone.
+    Where nothing is labelled, of all slices that hold tissue, and of these metrics alone. Cases that lack modalities are left
+    out: sources that are not there are like nothing.
 
     Returns:
         Per case, and as ``mean`` over the cases where each is defined: of the luma of images of one or three channels the fusion
@@ -203,7 +205,9 @@ def score_fusion(fuse: Fuse, cases: list[str], source: Path, *, plans: dict[str,
     dataset = nnUNetDatasetBlosc2(str(source / identifier))
     found = {}
     for case in progress(cases, doing, unit="case"):
-        data, labels, _, _ = dataset.load_case(case)
+        data, labels, _, properties = dataset.load_case(case)
+        if PRESENT in properties:
+            continue
         truth, sources = np.asarray(labels[0]), as_grey(data[:len(windows)], windows)
         held = (truth > 0 if labelled else sources.any(axis=0)).any(axis=(1, 2))
         if not held.any():

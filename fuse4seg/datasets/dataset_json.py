@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fuse4seg.errors import DatasetJsonError
-from fuse4seg.files import read_json
+from fuse4seg.files import read_json, write_json
 
 IGNORE = "ignore"
 #: Entry of dataset.json that names the normalisation of channels, which nnU-Net otherwise takes from their names.
@@ -22,6 +23,8 @@ NORMALISATIONS = ("ct", "nonorm", "zscore", "rescale_to_0_1", OF_8_BITS)
 NO_LABELS = {"background": 0}
 #: Where dataset.json may name the modality that asks in the cross-attention, and that the others are to be aligned with.
 REFERENCE = "reference_modality"
+#: Where dataset.json may say that training cases lack the files of some channels.
+MISSING_MODALITIES = "missing_modalities"
 #: Bytes of a channel's or label's name, so that a file name holds it beside a case's.
 LONGEST_NAME = 100
 SHOWN_NAME = 40
@@ -32,14 +35,30 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     return read_dataset_description(folder / "dataset.json")
 
 
-def read_raw_dataset_json(folder: Path) -> dict[str, Any]:
-    """The same of a raw dataset; without labels it names the background alone, whatever the file lists."""
+def read_raw_dataset_json(folder: Path, *, allow_missing: bool = False) -> dict[str, Any]:
+    """The same of a raw dataset; without labels it names the background alone, whatever the file lists.
+
+    Args:
+        folder: Of the dataset.
+        allow_missing: Let it say that training cases may lack channels, as if the file did.
+    """
     path = folder / "dataset.json"
     content = read_json(path, _unreadable)
     if isinstance(content, dict) and not is_labelled(folder, content):
         content = {**content, "labels": dict(NO_LABELS)}
         content.pop("regions_class_order", None)
-    return _validated(content, path)
+    checked = _validated(content, path)
+    return {**checked, MISSING_MODALITIES: True} if allow_missing else checked
+
+
+def may_lack_channels(dataset_json: dict[str, Any]) -> bool:
+    """Whether training cases may lack channels, one at least being there.
+
+    Example:
+        >>> may_lack_channels({}), may_lack_channels({"missing_modalities": True})
+        (False, True)
+    """
+    return dataset_json.get(MISSING_MODALITIES, False)
 
 
 def is_labelled(folder: Path, dataset_json: dict[str, Any]) -> bool:
@@ -60,6 +79,30 @@ def read_dataset_description(path: Path) -> dict[str, Any]:
         DatasetJsonError: It is missing, is not JSON, or lacks something; the message names the mend.
     """
     return _validated(read_json(path, _unreadable), path)
+
+
+def declare_missing(folder: Path) -> None:
+    """Let the dataset.json of preprocessed data say that cases may lack channels: training then looks which each case has."""
+    if not may_lack_channels(content := read_dataset_json(folder)):
+        write_json({**content, MISSING_MODALITIES: True}, folder / "dataset.json")
+
+
+@contextmanager
+def declaration_kept(folder: Path, *, stated: dict[str, Any] | None = None) -> Iterator[None]:
+    """Let dataset.json be written anew within it, and say afterwards that cases may lack channels if it did before.
+
+    Args:
+        folder: Of preprocessed data, which stay what they are until they are preprocessed anew.
+        stated: What is stated of the dataset now, which may say so, too.
+    """
+    declare = may_lack_channels(stated or {})
+    with suppress(DatasetJsonError):  # a damaged one is written anew
+        declare = declare or may_lack_channels(read_dataset_json(folder))
+    try:
+        yield
+    finally:
+        if declare and (folder / "dataset.json").is_file():
+            declare_missing(folder)
 
 
 def channel_names(dataset_json: dict[str, Any]) -> list[str]:
@@ -187,6 +230,8 @@ def _scalars_problem(content: dict[str, Any]) -> str | None:
         return f"file_ending must be an ending with its dot, not {ending!r}. Write for example \".nii.gz\"."
     if not isinstance(content.get(READER, ""), str):
         return f"{READER} must be the name of a reader of nnU-Net's, not {content[READER]!r}. Leave it out."
+    if not isinstance(content.get(MISSING_MODALITIES, False), bool):
+        return f"{MISSING_MODALITIES} must be true or false, not {content[MISSING_MODALITIES]!r}. Correct it, or leave it out."
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         return f"numTraining must be a number of cases, not {count!r}. Write how many training cases there are."
     return None

@@ -14,9 +14,16 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from fuse4seg.background import results_of
 from fuse4seg.case_faults import fault_of
 from fuse4seg.colour import WHITE
-from fuse4seg.datasets.dataset_json import OF_8_BITS, channel_names, channels_of_8_bits, label_values, read_raw_dataset_json
+from fuse4seg.datasets.dataset_json import (
+    OF_8_BITS,
+    channel_names,
+    channels_of_8_bits,
+    label_values,
+    may_lack_channels,
+    read_raw_dataset_json,
+)
 from fuse4seg.datasets.images import Geometry, Image, find_reader, geometry_difference, read_image
-from fuse4seg.datasets.raw import Case, expected_training_cases, require_trainable
+from fuse4seg.datasets.raw import Case, examples, expected_training_cases, require_trainable, require_used_channels
 from fuse4seg.errors import (
     DatasetJsonError,
     FaultyDatasetError,
@@ -30,47 +37,50 @@ logger = logging.getLogger(__name__)
 SHOWN_VALUES = 5
 
 
-def check_dataset(dataset_folder: Path, *, processes: int) -> None:
-    """Examine every training case of a raw dataset.
+def check_dataset(dataset_folder: Path, *, processes: int, allow_missing: bool = False) -> None:
+    """Examine every training case of a raw dataset; arguments as :func:`find_faults` takes them.
 
     Raises:
         FaultyDatasetError: Some cases are faulty; one line for each.
         As :func:`find_faults`.
     """
-    faults = find_faults(dataset_folder, processes=processes)
+    faults = find_faults(dataset_folder, processes=processes, allow_missing=allow_missing)
     if faults:
         raise FaultyDatasetError(dataset_folder.name, faults)
 
 
-def find_faults(dataset_folder: Path, *, processes: int) -> list[str]:
+def find_faults(dataset_folder: Path, *, processes: int, allow_missing: bool = False) -> list[str]:
     """Faults of a raw dataset, one line per faulty case, and one per file that nnU-Net would mistake for a case.
 
-    A case is faulty if a channel file is missing, surplus, unreadable, constant, or holds NaN or infinite values; if
-    its label is missing, unreadable, or holds a value that dataset.json does not name (unless the dataset has no
-    labels); if shape, spacing, origin or direction differ among these files.
+    A case is faulty if a channel file is missing (unless that is allowed), surplus, unreadable, constant, or holds NaN or
+    infinite values; if its label is missing, unreadable, or holds a value that dataset.json does not name (unless the dataset
+    has no labels); if shape, spacing, origin or direction differ among these files.
 
     Args:
         dataset_folder: Folder Dataset<id>_<name> with dataset.json.
         processes: Cases examined at a time; with 1, in this process.
+        allow_missing: Cases may lack channels, whatever dataset.json says; one at least has to be there.
 
     Raises:
-        DatasetJsonError: dataset.json cannot be used, or gives another number of training cases than there are.
+        DatasetJsonError: dataset.json cannot be used, or gives another number of training cases than there are, or a channel
+            that no case has.
         FolderNotFoundError, EmptyFolderError: There are no training images.
         UnsupportedFormatError: nnU-Net has no reader for the files.
         WorkerDiedError: A process ended without an answer.
     """
-    dataset_json = read_raw_dataset_json(dataset_folder)
+    dataset_json = read_raw_dataset_json(dataset_folder, allow_missing=allow_missing)
     cases = expected_training_cases(dataset_folder, dataset_json)
     _require_count(dataset_folder, dataset_json, len(cases))
+    require_used_channels(cases, dataset_folder, dataset_json)
     examine = partial(find_fault, channels=channel_names(dataset_json), allowed=label_values(dataset_json),
-                      of_8_bits=channels_of_8_bits(dataset_json),
-                      reader=find_reader(dataset_json, (case.images[0] for case in cases.values() if case.images)))
+                      of_8_bits=channels_of_8_bits(dataset_json), allow_missing=may_lack_channels(dataset_json),
+                      reader=find_reader(dataset_json, examples(cases.values())))
     found = results_of(examine, cases.values(), processes=processes, doing="checking cases")
     return [fault for fault in found if fault] + _misnamed(dataset_folder, dataset_json)
 
 
 def find_fault(case: Case, *, channels: Sequence[str], allowed: set[int], reader: type[BaseReaderWriter],
-               of_8_bits: Sequence[int] = ()) -> str | None:
+               of_8_bits: Sequence[int] = (), allow_missing: bool = False) -> str | None:
     """All that is wrong with a case, in one line; None for a sound case.
 
     Args:
@@ -79,9 +89,10 @@ def find_fault(case: Case, *, channels: Sequence[str], allowed: set[int], reader
         allowed: Values its label may hold.
         reader: nnU-Net's reader of the dataset's files.
         of_8_bits: Numbers of the channels that hold no other intensities than 0 to 255.
+        allow_missing: It may lack channels.
     """
     try:
-        require_trainable(case, channels)
+        require_trainable(case, channels, allow_missing=allow_missing)
         problems = list(_problems(case, allowed, reader, of_8_bits))
     except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
         return str(fault_of(error, case.name))

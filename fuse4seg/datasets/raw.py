@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuse4seg.datasets.dataset_json import channel_names, is_labelled
+from fuse4seg.datasets.dataset_json import channel_names, is_labelled, may_lack_channels
 from fuse4seg.datasets.dicom_files import is_dicom
 from fuse4seg.errors import (
     DatasetJsonError,
@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 #: Names of channels that one picture in colour holds.
 COLOURS = (["r", "g", "b"], ["red", "green", "blue"])
 #: What a user can do about a missing channel, in training and in prediction.
-COMPLETE_IT = "Add it, or remove the case."
+COMPLETE_IT = ("Add it, remove the case, or train without it: \"missing_modalities\": true in dataset.json, or --allow_missing.")
 PREDICT_ANYWAY = "Add it, remove the case, or predict with --allow_missing."
+ADD_ONE = "Give the case one image at least, and in a list of its images also the names of those that it lacks; or remove it."
 #: How nnU-Net ends the names of preprocessed labels.
 OF_LABELS = "_seg"
 
@@ -126,14 +127,17 @@ def training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, Case
         dataset_json: Its dataset.json, from :func:`read_raw_dataset_json`.
 
     Returns:
-        The cases in the order of their names, each with all its channel files and the label it should have, if any.
+        The cases in the order of their names, each with the label it should have, if any, and with all its channel files, or
+        where dataset.json allows for less with one at least.
 
     Raises:
-        As :func:`list_cases` and :func:`require_trainable`, and DatasetJsonError if the explicit lists cannot be used.
+        As :func:`list_cases`, :func:`require_trainable` and :func:`require_used_channels`, and DatasetJsonError if the explicit
+        lists cannot be used.
     """
     cases = expected_training_cases(folder, dataset_json)
     for case in cases.values():
-        require_trainable(case, channel_names(dataset_json))
+        require_trainable(case, channel_names(dataset_json), allow_missing=may_lack_channels(dataset_json))
+    require_used_channels(cases, folder, dataset_json)
     return cases
 
 
@@ -197,14 +201,45 @@ def _nothing_found(folder: Path, file_ending: str) -> Fuse4SegError:
     return EmptyFolderError(folder, file_ending)
 
 
-def require_trainable(case: Case, channels: Sequence[str]) -> None:
+def examples(cases: Iterable[Case]) -> Iterator[Path]:
+    """The first image that there is of each case."""
+    for case in cases:
+        yield from list(case.files)[:1]
+
+
+def require_used_channels(cases: Mapping[str, Case], folder: Path, dataset_json: dict[str, Any]) -> None:
+    """Make sure that where cases may lack channels each channel is in some case.
+
+    Raises:
+        DatasetJsonError: Nothing can be learned of a channel.
+    """
+    if not may_lack_channels(dataset_json):
+        return
+    found = [case.found for case in cases.values()]
+    for number, channel in enumerate(channel_names(dataset_json)):
+        if not any(True in there[number:number + 1] for there in found):
+            raise DatasetJsonError(folder / "dataset.json", f"channel_names gives {channel}, of which no training case has an "
+                                                            "image. Add some, or leave the channel out.")
+
+
+def require_trainable(case: Case, channels: Sequence[str], *, allow_missing: bool = False) -> None:
     """Make sure that nnU-Net can train on a case: it has its channels, and a name that nnU-Net does not take for another's label.
+
+    Args:
+        case: The case.
+        channels: Names of the dataset's channels.
+        allow_missing: One channel is enough; a case of explicit lists names the files of all even so.
 
     Raises:
         FaultyImageError: Its name ends in _seg: preprocessed, it would be passed over, or overwrite the label of another case.
         As :func:`require_channels`.
     """
-    require_channels(case, channels)
+    if not allow_missing:
+        require_channels(case, channels)
+    elif any(case.found) and len(case.images) >= len(channels):
+        refuse_surplus(case, channels)
+    else:
+        require_channels(case, channels, mend=ADD_ONE)
     if case.name.endswith(OF_LABELS):
         raise FaultyImageError(case.name, f"nnU-Net takes names that end in {OF_LABELS} for labels, and would not train on it. "
                                           "Rename its files.")

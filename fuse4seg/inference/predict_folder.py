@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fuse4seg.case_faults import fault_of
 from fuse4seg.datasets.alignment import Alignment, case_alignment, planned_information, reference_channel, suspicion
-from fuse4seg.datasets.dataset_json import channel_names
+from fuse4seg.datasets.dataset_json import channel_names, may_lack_channels
 from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, cases_of_files, list_cases, require_channels
 from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, OptionError, UnwritableFolderError
 from fuse4seg.evaluation.postprocessing import Rule
@@ -384,7 +384,7 @@ def _report_missing(model: Model, missing: Mapping[str, Sequence[str]], output: 
     for case, absent in missing.items():
         log.warning("%s lacks %s and is predicted from %s", case, ", ".join(absent),
                     ", ".join(name for name in names if name not in absent))
-    if missing and not model.modality_dropout:
+    if missing and not model.modality_dropout and not may_lack_channels(model.description.dataset_json):
         log.warning("this model never saw a case without a modality: expect worse results than from one trained with "
                     "f4s_train --set training.modality_dropout=0.1")
     _write_missing(missing, output)

@@ -14,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from fuse4seg.datasets.dataset_json import channels_of_8_bits, label_values
 from fuse4seg.datasets.images import Geometry, geometry_difference, geometry_of, read_image
 from fuse4seg.datasets.integrity import read_sound_images
+from fuse4seg.datasets.presence import with_absent
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import FaultyImageError, PreviousStageError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.inference.input_space import resampled
@@ -71,7 +72,7 @@ def preprocessed_case(given: list[np.ndarray], properties: dict[str, Any], case:
     if previous is not None:
         labels = previous_labels(previous, case.name, expected=geometry_of(given[0].shape[1:], properties),
                                  reader=description.reader, dataset_json=description.dataset_json)
-    # What stands in the channel of an absent modality does not matter; the first one's voxels leave the crop as it is.
+    # What stands in the channel of an absent modality does not matter; zeros leave the crop as it is.
     given.append(with_absent(given.pop(), case.found))
     return preprocess(given, properties, description, labels=labels)
 
@@ -93,14 +94,6 @@ def require_like_spacing(case: str, spacing: Sequence[float], description: Model
         said, planned = (" x ".join(f"{step:.4g}" for step in steps) for steps in (current, target))
         raise FaultyImageError(case, f"its spacing is {said} mm, and the model's {planned} mm, more than {MOST_RESAMPLED} times "
                                      "another. Correct its header, which may mean another unit.")
-
-
-def with_absent(voxels: np.ndarray, present: Sequence[bool]) -> np.ndarray:
-    """Channels of all modalities from those that are there, (C, Z, Y, X); absent ones get the first one's voxels."""
-    if all(present):
-        return voxels
-    places = np.cumsum(present) - 1
-    return voxels[[int(place) if there else 0 for place, there in zip(places, present, strict=True)]]
 
 
 def preprocess(given: list[np.ndarray], properties: dict[str, Any], description: ModelDescription, *,

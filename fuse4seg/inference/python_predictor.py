@@ -13,6 +13,7 @@ import torch
 
 from fuse4seg.datasets.dataset_json import channel_names, label_values
 from fuse4seg.datasets.images import Geometry
+from fuse4seg.datasets.presence import with_absent
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import FaultyImageError, MissingModalityError
 from fuse4seg.evaluation.postprocessing import apply_rules, read_rules
@@ -20,7 +21,7 @@ from fuse4seg.inference.find_model import model_in, trained_previous_stage
 from fuse4seg.inference.input_space import to_labels
 from fuse4seg.inference.model import AUTO, load_model
 from fuse4seg.inference.predict_case import CasePrediction, predict_case, segment_fused
-from fuse4seg.inference.preprocess_case import preprocess, preprocessed_images, previous_labels, with_absent
+from fuse4seg.inference.preprocess_case import preprocess, preprocessed_images, previous_labels
 from fuse4seg.nnunet_output import logged_prints
 
 #: What a case of arrays is called in messages.

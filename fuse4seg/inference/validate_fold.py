@@ -17,6 +17,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nn
 from torch import Tensor
 
 from fuse4seg.colour import luma
+from fuse4seg.datasets.dataset_json import channel_names
+from fuse4seg.datasets.presence import PRESENT, presence_of
 from fuse4seg.datasets.raw import Case
 from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.nnunet_summary import summarise_folder
@@ -156,11 +158,17 @@ def _predicted(model: Model, dataset: nnUNetBaseDataset, fold: Path, wanted: Wan
         # nnU-Net opens them as files that only read.
         channels = images[:].copy() if previous is None else with_one_hot(images[:], previous[:], description)
         begin = time.perf_counter()
-        made = predict_case(model, torch.from_numpy(channels), properties)
+        made = predict_case(model, torch.from_numpy(channels), properties, present=properties.get(PRESENT))
         seconds = time.perf_counter() - begin
         exported = export_case(Predicted(Case(case, ()), properties, made), export)
-        record.note_done(case, {}, exported.files, output=folder, seconds=seconds + exported.seconds, facts=exported.facts)
+        record.note_done(case, {}, exported.files, output=folder, seconds=seconds + exported.seconds, facts=exported.facts,
+                         absent=_absent(properties, description))
         yield case, torch.from_numpy(channels), made
+
+
+def _absent(properties: dict[str, Any], description: ModelDescription) -> list[str]:
+    names = channel_names(description.dataset_json)
+    return [name for name, there in zip(names, presence_of(properties, len(names)), strict=True) if not there]
 
 
 def _hand_on(case: str, made: CasePrediction, description: ModelDescription, *, preprocessed: Path,
@@ -185,6 +193,7 @@ def _fusion_losses(model: Model, channels: Tensor, made: CasePrediction) -> dict
     fused, _ = read_levels(made.fused[0], made.space["spacing"], description=model.description)
     flat = len(model.patch_size) == 2
     image, whole = (part.transpose(0, 1) if flat else part.unsqueeze(0) for part in (torch.from_numpy(fused), channels))
-    sources, _ = model.network.window(whole.to(model.device))
-    parts = image_losses(luma(image.to(model.device)), sources, [*OF_THE_STRONGEST, *OF_EACH])
+    has = torch.tensor(presence_of(made.space, model.network.modalities)).expand(len(whole), -1)
+    sources, _, present = model.network.sources(whole.to(model.device), has)
+    parts = image_losses(luma(image.to(model.device)), sources, [*OF_THE_STRONGEST, *OF_EACH], present=present)
     return {name: float(part) for name, part in parts.items()}

@@ -144,14 +144,16 @@ class CDDFuse(PairLeader):
                 "gradient": self.gradient * SOBEL * texture_loss(fold.image, sources),
                 "decomposition": self.decomposition * decomposition_loss(*fold.own)}
 
-    def pretraining_losses(self, sources: Tensor) -> dict[str, Tensor]:
+    def pretraining_losses(self, sources: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
         """See :class:`LeaderNetwork`; of more than two modalities all pairs are correlated."""
         images = self.pad(sources).transpose(0, 1).flatten(0, 1).unsqueeze(1)
         parted = self.encode(images)
         painted = self.decode(parted)
+        if present is not None:
+            images, painted = (part[present.T.flatten()] for part in (images, painted))
         # Two modalities are published, each of weight 1: the mean over all of them counts twice.
         return {"pixel": 2 * mse_loss(painted, images), "ssim": 2 * self.similarity * (1 - ssim(painted, images)),
-                "decomposition": self.decomposition * decomposition_loss(*_of_each(parted, self.modalities))}
+                "decomposition": self.decomposition * decomposition_loss(*_of_each(parted, self.modalities), present=present)}
 
 
 def _of_each(parted: Parted, modalities: int) -> Parted:

@@ -109,11 +109,20 @@ class DIDFuse(PairLeader):
         """What stage 1 teaches, of the two images that were fused."""
         return self._losses(torch.stack([fold.first, fold.second]))
 
-    def pretraining_losses(self, sources: Tensor) -> dict[str, Tensor]:
-        """See :class:`LeaderNetwork`; of more than two modalities each is paired with the reference."""
+    def pretraining_losses(self, sources: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
+        """See :class:`LeaderNetwork`; of more than two modalities each is paired with the reference.
+
+        Where samples lack modalities, it is pair by pair by those that have both; where none has, by each image with itself.
+        """
         padded = self.pad(sources)
         others = [index for index in range(self.modalities) if index != self.reference]
-        return self._losses(padded[:, [self.reference, *others]].transpose(0, 1).unsqueeze(2))
+        images = padded[:, [self.reference, *others]].transpose(0, 1).unsqueeze(2)
+        if present is None:
+            return self._losses(images)
+        there = present[:, [self.reference, *others]].T
+        pairs = [images[[0, other]][:, both] for other in range(1, len(there)) if (both := there[0] & there[other]).any()]
+        each = [self._losses(pair) for pair in pairs or [torch.stack([images[there]] * 2)]]
+        return {name: sum(parts[name] for parts in each) / len(each) for name in each[0]}
 
     def _losses(self, images: Tensor) -> dict[str, Tensor]:
         """Of images (N, B, 1, *S), the reference first."""

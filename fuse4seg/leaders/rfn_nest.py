@@ -187,9 +187,10 @@ class RFNNest(PairLeader):
             for weight, fused, one, other in zip(SCALES, fold.own.fused, fold.own.first, fold.own.second, strict=True))
         return {"detail": self.detail * (1 - ssim(fold.own.image, fold.first)), "features": LEVELS_SQUARED * features}
 
-    def pretraining_losses(self, sources: Tensor) -> dict[str, Tensor]:
+    def pretraining_losses(self, sources: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
         """See :class:`LeaderNetwork`; of all modalities alike."""
         images = self.pad(sources).flatten(0, 1).unsqueeze(1)
+        images = images if present is None else images[present.flatten()]
         painted = self.decoder(self.encode(images))
         return {"pixel": LEVELS_SQUARED * mse_loss(painted, images), "ssim": SIMILARITY * (1 - ssim(painted, images))}
 

@@ -42,9 +42,13 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
         >>> ssim(ct, ct).round(decimals=3), ssim(ct, mri).round(decimals=1)
         (tensor(1.), tensor(-0.1000))
     """
+    _require_one_shape(first, second)
+    return ssim_of_each(first, second).mean()
+
+
+def _require_one_shape(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
         raise ValueError(f"SSIM needs two images of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    return ssim_of_each(first, second).mean()
 
 
 def ssim_of_each(first: Tensor, second: Tensor) -> Tensor:
@@ -119,17 +123,18 @@ def balance_loss(fused: Tensor, sources: Tensor, *, present: Tensor | None = Non
     return mean_of_present((1 - ssim_of_each(fused, sources)).square(), present)
 
 
-def content_loss(reconstructed: Tensor, sources: Tensor) -> Tensor:
+def content_loss(reconstructed: Tensor, sources: Tensor, *, present: Tensor | None = None) -> Tensor:
     r"""Mean squared error plus 1 - SSIM, summed over the modalities.
 
     .. math:: \sum_i \frac{1}{|\Omega|} \lVert M_i - \hat{M}_i \rVert^2 + (1 - \mathrm{SSIM}(M_i, \hat{M}_i))
 
     The squared norm is taken as the mean over batch and voxels, so that the two terms keep their proportion at any
-    patch size. All modalities have equally many voxels, so the sum over them is N times the mean.
+    patch size. All modalities have equally many voxels, so the sum over them is N times the mean, also of those there are.
 
     Args:
         reconstructed: Reconstructed modalities in [0, 1], shape (B, N, *S), S of two or three axes.
         sources: The modalities themselves, same shape.
+        present: True where a case has a modality, bool of shape (B, N); None for all.
 
     Returns:
         Scalar, 0 for a perfect reconstruction.
@@ -144,5 +149,9 @@ def content_loss(reconstructed: Tensor, sources: Tensor) -> Tensor:
         >>> content_loss(sources, sources).abs().round(decimals=3)
         tensor(0.)
     """
-    similarity = ssim(reconstructed, sources)
-    return sources.shape[1] * (mse_loss(reconstructed, sources) + 1 - similarity)
+    if present is None:
+        similarity = ssim(reconstructed, sources)
+        return sources.shape[1] * (mse_loss(reconstructed, sources) + 1 - similarity)
+    _require_one_shape(reconstructed, sources)
+    errors = (reconstructed - sources).square().flatten(2).mean(dim=-1)
+    return sources.shape[1] * mean_of_present(errors + 1 - ssim_of_each(reconstructed, sources), present)

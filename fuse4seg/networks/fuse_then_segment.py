@@ -142,14 +142,16 @@ class FuseThenSegment(nn.Module):
         """The follower's decoder: nnU-Net switches deep supervision there."""
         return self.segmentation.decoder
 
-    def fuse(self, channels: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> Seen:
-        """Fuse normalised input.
+    def sources(self, channels: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The modalities of normalised input as they are fused.
 
         Args:
             channels: As nnU-Net preprocesses them, shape (B, input_channels, *S).
             present: True where a case has a modality, bool of shape (B, N), one at least in each case; None for all. What
                 stands in the channel of an absent one does not matter.
-            want_maps: Also give the attention maps.
+
+        Returns:
+            sources, inside and present as in :class:`Seen`.
 
         Raises:
             ValueError: There are fewer channels than modalities, ``present`` has another type or shape, or a case has no
@@ -162,7 +164,20 @@ class FuseThenSegment(nn.Module):
         present = checked_presence(present, modalities)
         # Before the window, so that the image's extent is that of the modalities that are there; a 0 does not stay one.
         sources, inside = self.window(fill_absent(modalities, present))
-        sources = fill_absent(sources, present)
+        return fill_absent(sources, present), inside, present
+
+    def fuse(self, channels: Tensor, *, present: Tensor | None = None, want_maps: bool = False) -> Seen:
+        """Fuse normalised input.
+
+        Args:
+            channels: As :meth:`sources` takes them.
+            present: The same.
+            want_maps: Also give the attention maps.
+
+        Raises:
+            ValueError: As :meth:`sources`.
+        """
+        sources, inside, present = self.sources(channels, present)
         fused = self.fusion(sources, present=present, want_maps=want_maps)
         fused = fused._replace(image=whole_levels(fused.image, inside))
         return Seen(sources, inside, fused, channels[:, self.modalities:], present)

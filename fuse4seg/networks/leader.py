@@ -126,11 +126,12 @@ class LeaderNetwork(nn.Module):
         """
         raise NotImplementedError
 
-    def pretraining_losses(self, sources: Tensor) -> dict[str, Tensor]:
+    def pretraining_losses(self, sources: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
         """What stage 1 teaches as published, scalars that are weighed already; of a leader that ``reconstructs``.
 
         Args:
-            sources: In [0, 1], shape (B, N, *S).
+            sources: In [0, 1], shape (B, N, *S); 0 where absent.
+            present: True where a case has a modality, bool of shape (B, N); None for all.
         """
         raise NotImplementedError
 

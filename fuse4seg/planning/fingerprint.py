@@ -30,6 +30,7 @@ from fuse4seg.datasets.alignment import (
 from fuse4seg.datasets.dataset_json import IGNORE, channel_names, foreground_classes, is_labelled, read_raw_dataset_json
 from fuse4seg.datasets.images import find_reader, given_to
 from fuse4seg.datasets.integrity import check_dataset
+from fuse4seg.datasets.presence import with_absent
 from fuse4seg.datasets.raw import Case, training_cases
 from fuse4seg.errors import FingerprintNotFoundError, NoForegroundError
 from fuse4seg.evaluation.volumes import volumes_of
@@ -54,6 +55,8 @@ FINGERPRINT_FILE = "dataset_fingerprint.json"
 WINDOWS = "intensity_windows_per_channel"
 #: False where the foreground is all tissue, for want of labels; left out where it is that of labels.
 LABELLED = "labelled"
+#: How many cases have each channel; left out where all have all.
+CASES_WITH = "cases_with_channel"
 #: Beside the fingerprint: where the modalities of each case lie. Apart, as fingerprints are shared with models.
 ALIGNMENT_FILE = "alignment.json"
 #: Cases, spread evenly over the dataset, whose alignment is examined: of thousands it would take longer than all the rest.
@@ -70,8 +73,8 @@ class CaseSummary:
         shape: Voxels along each axis after cropping to nonzero.
         spacing: Millimetres between voxels.
         relative_size: Share of the voxels that cropping left.
-        foreground: Drawn raw foreground intensities per channel; of all tissue in a case without a label.
-        tissue: Drawn normalised tissue intensities per channel.
+        foreground: Drawn raw foreground intensities per channel; of all tissue in a case without a label; none of an absent one.
+        tissue: Drawn normalised tissue intensities per channel; none of an absent one.
         volumes: Millilitres of each label or region by its name; none of a case without a label.
         alignment: Where the modalities lie, by their names.
     """
@@ -85,8 +88,8 @@ class CaseSummary:
     alignment: dict[str, Alignment] = field(default_factory=dict)
 
 
-def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool = True,
-                        check: bool = True) -> dict[str, Any]:
+def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool = True, check: bool = True,
+                        allow_missing: bool = False) -> dict[str, Any]:
     """Write dataset_fingerprint.json of a raw dataset into its preprocessed folder.
 
     Args:
@@ -94,6 +97,7 @@ def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool =
         processes: Cases read at a time; with 1, in this process.
         overwrite: Extract anew even if there is a fingerprint that fits the dataset.
         check: Examine all cases first.
+        allow_missing: Cases may lack channels, whatever dataset.json says.
 
     Returns:
         The fingerprint.
@@ -101,18 +105,19 @@ def extract_fingerprint(dataset: str | int, *, processes: int, overwrite: bool =
     Raises:
         FaultyDatasetError: The check found faulty cases.
         FaultyImageError: A case cannot be analysed.
-        NoForegroundError: No label holds any foreground.
+        DatasetJsonError: dataset.json cannot be used, or gives a channel that no case has.
+        NoForegroundError: No label holds any foreground, or none of the cases that have one of the channels.
         WorkerDiedError: A process ended without an answer.
         UnwritableFolderError: The preprocessed folder cannot be written.
     """
     name = dataset_name(dataset, variables=(RAW,))
     folder = data_root(RAW) / name
-    description = read_raw_dataset_json(folder)
+    description = read_raw_dataset_json(folder, allow_missing=allow_missing)
     make_writable_folder(data_root(PREPROCESSED) / name)
     if check:
-        check_dataset(folder, processes=processes)
+        check_dataset(folder, processes=processes, allow_missing=allow_missing)
     training_cases(folder, description)
-    return Fuse4SegFingerprintExtractor(name, processes).run(overwrite_existing=overwrite)
+    return Fuse4SegFingerprintExtractor(name, processes, allow_missing=allow_missing).run(overwrite_existing=overwrite)
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:
@@ -158,14 +163,16 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
         dataset_name_or_id: Of a raw dataset.
         num_processes: Cases read at a time.
         verbose: nnU-Net's.
+        allow_missing: Cases may lack channels, whatever dataset.json says.
     """
 
-    def __init__(self, dataset_name_or_id: str | int, num_processes: int = 8, verbose: bool = False) -> None:
+    def __init__(self, dataset_name_or_id: str | int, num_processes: int = 8, verbose: bool = False, *,
+                 allow_missing: bool = False) -> None:
         super().__init__(dataset_name_or_id, num_processes, verbose)
         folder = Path(self.input_folder)
         # nnU-Net counts hidden files for cases, too.
-        self.dataset = {name: {"images": case.images, "label": case.label}
-                        for name, case in training_cases(folder, read_raw_dataset_json(folder)).items()}
+        cases = training_cases(folder, read_raw_dataset_json(folder, allow_missing=allow_missing))
+        self.dataset = {name: {"images": case.images, "present": case.found, "label": case.label} for name, case in cases.items()}
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
         """Extract and write the fingerprint; one that fits the dataset is kept unless ``overwrite_existing``."""
@@ -175,10 +182,16 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
             logger.info("%s is kept", path)
             return kept
         schemes = normalisation_schemes(self.dataset_json)
+        found = self._cases_with_channel
+        if min(found) < len(self.dataset):
+            logger.info("%s", ", ".join(f"{name} in {count} of {len(self.dataset)} cases" for name, count in
+                                        zip(channel_names(self.dataset_json), found, strict=True)))
         cases = self._summarise_cases(schemes)
         fingerprint = build_fingerprint(cases, dataset=self.dataset_name, schemes=schemes)
         if not self._labelled:
             fingerprint[LABELLED] = False
+        if min(found) < len(self.dataset):
+            fingerprint[CASES_WITH] = found
         make_writable_folder(path.parent)
         self._tell_alignment({name: case.alignment for name, case in zip(self.dataset, cases, strict=True)},
                              fingerprint.get(INFORMATION, {}), path.with_name(ALIGNMENT_FILE))
@@ -206,8 +219,10 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
             fingerprint = read_fingerprint(path)
         except FingerprintNotFoundError:
             return None
-        fits = (len(fingerprint[WINDOWS]) == len(channel_names(self.dataset_json))
+        found = self._cases_with_channel
+        fits = (len(fingerprint[WINDOWS]) == len(found)
                 and len(fingerprint["spacings"]) == len(self.dataset)
+                and fingerprint.get(CASES_WITH, [len(self.dataset)] * len(found)) == found
                 and fingerprint.get(LABELLED, True) == self._labelled)
         return fingerprint if fits else None
 
@@ -215,11 +230,15 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
     def _labelled(self) -> bool:
         return is_labelled(Path(self.input_folder), self.dataset_json)
 
+    @property
+    def _cases_with_channel(self) -> list[int]:
+        return [sum(there) for there in zip(*(case["present"] for case in self.dataset.values()), strict=True)]
+
     def _summarise_cases(self, schemes: Sequence[Scheme]) -> list[CaseSummary]:
         count = len(self.dataset)
         examined = set(list(self.dataset)[::math.ceil(count / MOST_EXAMINED)])
         cases = {name: {**case, "examined": name in examined} for name, case in self.dataset.items()}
-        images = (case["images"][0] for case in cases.values() if case["images"])
+        images = (path for case in cases.values() for path in _files(case)[:1])
         # Where some voxels are ignored, nobody knows how large a label is.
         classes = {} if IGNORE in self.dataset_json["labels"] else foreground_classes(self.dataset_json)
         summarise = partial(summarise_case, reader=find_reader(self.dataset_json, images), schemes=schemes, classes=classes,
@@ -234,7 +253,8 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
     """Read and analyse one case.
 
     Args:
-        case: Its ``images``, one file per channel, its ``label``, or None, and whether its alignment is ``examined``.
+        case: Its ``images``, one file per channel, which of them are ``present``, its ``label``, or None, and whether its
+            alignment is ``examined``.
         reader: nnU-Net's reader of the dataset's files.
         schemes: nnU-Net's normalisation of each channel.
         classes: Label value, or values of a region, by name.
@@ -245,7 +265,7 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
     Raises:
         ValueError: The images hold NaN, or images and label do not belong together.
     """
-    with given_to(reader, list(map(Path, case["images"]))) as files:
+    with given_to(reader, _files(case)) as files:
         images, properties = reader().read_images(list(map(str, files)))
     label = None
     if case["label"] is not None:
@@ -255,23 +275,35 @@ def summarise_case(case: Mapping[str, Any], *, reader: type[BaseReaderWriter], s
         raise ValueError("its images or its label hold NaN")
     aligned = {} if dataset_json is None or not case["examined"] else case_alignment(
         images, properties["spacing"], Case("", tuple(map(Path, case["images"]))), dataset_json=dataset_json)
-    cropped, segmentation, _ = crop_to_nonzero(images, label)
+    cropped, segmentation, _ = crop_to_nonzero(with_absent(images, case["present"]), label)
     foreground = segmentation + 1 if label is None else segmentation  # 0 inside the nonzero mask, -1 outside
     volumes = {} if label is None else volumes_of(label[0], properties["spacing"], classes)
+    # Of absent channels, too: what is drawn of the others is then that of the complete case.
+    drawn = draw_foreground(cropped, foreground, draws=draws)
+    tissue = sample_tissue(cropped, segmentation, schemes=schemes, limit=limit)
+    for channel, there in enumerate(case["present"]):
+        if not there:
+            drawn[channel] = Draws(*(part[:0] for part in drawn[channel]))
+            tissue[channel] = {masked: samples[:0] for masked, samples in tissue[channel].items()}
     return CaseSummary([int(extent) for extent in cropped.shape[1:]], [float(step) for step in properties["spacing"]],
-                       float(np.prod(cropped.shape[1:]) / np.prod(images.shape[1:])),
-                       draw_foreground(cropped, foreground, draws=draws),
-                       sample_tissue(cropped, segmentation, schemes=schemes, limit=limit), volumes, aligned)
+                       float(np.prod(cropped.shape[1:]) / np.prod(images.shape[1:])), drawn, tissue, volumes, aligned)
+
+
+def _files(case: Mapping[str, Any]) -> list[Path]:
+    """The images that are there."""
+    return [Path(path) for path, there in zip(case["images"], case["present"], strict=True) if there]
 
 
 def build_fingerprint(cases: Sequence[CaseSummary], *, dataset: str, schemes: Sequence[Scheme]) -> dict[str, Any]:
     """Fingerprint of a dataset from its cases, as it stands in the file.
 
     Raises:
-        NoForegroundError: No label holds any foreground.
+        NoForegroundError: No label holds any foreground, or none of the cases that have one of the channels.
     """
-    if not any(len(case.foreground[0].counts) for case in cases):
-        raise NoForegroundError(dataset)
+    unknown = [channel for channel in range(len(schemes)) if not any(len(case.foreground[channel].counts) for case in cases)]
+    if unknown:
+        where = f" in the cases that have channel {unknown[0]}" if len(unknown) < len(schemes) else ""
+        raise NoForegroundError(dataset, where)
     relative_size = float(np.median([case.relative_size for case in cases]))
     masked = relative_size < MASK_BELOW_RELATIVE_SIZE
     statistics = {str(channel): foreground_statistics([case.foreground[channel] for case in cases])

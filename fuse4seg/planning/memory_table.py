@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from fuse4seg.datasets.dataset_json import declaration_kept
 from fuse4seg.errors import OptionError
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.planning.memory_target import MemoryTarget
@@ -51,7 +52,7 @@ def memory_table(dataset: str | int, options: PlanOptions, targets: Iterable[flo
 
 def _rows(dataset: str | int, options: PlanOptions) -> list[list[str]]:
     planner = planner_for(dataset, options, TrialPlanner)
-    with logged_prints():
+    with logged_prints(), declaration_kept(planner.folder):
         plans = planner.plan_experiment()
     rows = []
     for name, memory in planner.predicted.items():

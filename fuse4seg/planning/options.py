@@ -30,6 +30,7 @@ class PlanOptions:
         plans_name: Name of the plans file, without its ending; None for one that says recipe and changes.
         overwrite_target_spacing: Millimetres between voxels along the image's three axes, instead of the median.
         gpus: How many share each batch; the memory is that of each.
+        allow_missing: Training cases may lack channels, whatever dataset.json says.
 
     Raises:
         OptionError: One is out of range; the message names the command's flag.
@@ -42,6 +43,7 @@ class PlanOptions:
     plans_name: str | None = None
     overwrite_target_spacing: Sequence[float] | None = None
     gpus: int = 1
+    allow_missing: bool = False
 
     def __post_init__(self) -> None:
         if self.gpu_memory_target is not None and not 0 < self.gpu_memory_target < math.inf:

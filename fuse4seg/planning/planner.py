@@ -17,9 +17,9 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from fuse4seg import __version__
 from fuse4seg.datasets.alignment import INFORMATION
-from fuse4seg.datasets.dataset_json import REFERENCE, channel_names, is_labelled, read_raw_dataset_json
+from fuse4seg.datasets.dataset_json import REFERENCE, channel_names, declaration_kept, is_labelled, read_raw_dataset_json
 from fuse4seg.datasets.images import find_reader
-from fuse4seg.datasets.raw import training_cases
+from fuse4seg.datasets.raw import examples, training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError, RecipeError
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.networks.follower import follower_kind
@@ -64,7 +64,7 @@ def plan_experiment(dataset: str | int, options: PlanOptions | None = None) -> d
     """
     options = options or PlanOptions()
     planner = planner_for(dataset, options)
-    with logged_prints():
+    with logged_prints(), declaration_kept(planner.folder, stated=planner.dataset_json):
         plans = planner.plan_experiment()
     for line in describe_plans(plans):
         logger.info("%s", line)
@@ -143,7 +143,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.options = options or PlanOptions(gpu_memory_target=gpu_memory_target_in_gb, plans_name=plans_name,
                                               overwrite_target_spacing=overwrite_target_spacing)
         name = dataset_name(dataset_name_or_id, variables=(RAW,))
-        description = read_raw_dataset_json(data_root(RAW) / name)
+        description = read_raw_dataset_json(data_root(RAW) / name, allow_missing=self.options.allow_missing)
         self.cases = training_cases(data_root(RAW) / name, description)
         self.labelled = is_labelled(data_root(RAW) / name, description)
         self.channels = channel_names(description)
@@ -179,7 +179,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
     def determine_reader_writer(self) -> type[BaseReaderWriter]:
         """By our cases: nnU-Net takes hidden files for some, too."""
-        return find_reader(self.dataset_json, (case.images[0] for case in self.cases.values()))
+        return find_reader(self.dataset_json, examples(self.cases.values()))
 
     def _find_target(self, usual: float) -> MemoryTarget:
         """Gigabytes to fill; ``usual`` is what nnU-Net plans the follower for."""

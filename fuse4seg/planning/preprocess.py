@@ -11,15 +11,22 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from fuse4seg.datasets.dataset_json import is_labelled, read_dataset_json, read_raw_dataset_json
+from fuse4seg.datasets.dataset_json import (
+    declare_missing,
+    is_labelled,
+    may_lack_channels,
+    read_dataset_json,
+    read_raw_dataset_json,
+)
 from fuse4seg.datasets.raw import Case, training_cases
 from fuse4seg.errors import (
     ConfigurationNotFoundError,
+    DatasetJsonError,
     FingerprintNotFoundError,
     PlansNotFoundError,
     UnwritableFolderError,
@@ -45,7 +52,7 @@ CHANNEL_BYTES = 4
 
 
 def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configurations: Sequence[str] | None = None,
-               processes: int, farm: Farm | None = None) -> None:
+               processes: int, farm: Farm | None = None, allow_missing: bool = False) -> None:
     """Preprocess the training cases of a planned dataset, and put the labels it has beside them for validation.
 
     Args:
@@ -54,6 +61,7 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
         configurations: Which to preprocess; without any, those of 2d, 3d_fullres and 3d_lowres that are planned.
         processes: Cases preprocessed at a time.
         farm: Workers that do it in place of these processes; they see the folders of the dataset as this process does.
+        allow_missing: Cases may lack channels, whatever dataset.json says; it was planned so, or says so from then on.
 
     Raises:
         PlansNotFoundError: The dataset has no such plans.
@@ -65,13 +73,15 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
     """
     name = dataset_name(dataset, variables=(RAW,))
     raw, preprocessed = data_root(RAW) / name, data_root(PREPROCESSED) / name
-    description = read_raw_dataset_json(raw)
+    description = read_raw_dataset_json(raw, allow_missing=allow_missing or _is_declared(preprocessed))
     cases = training_cases(raw, description)
     labels = {f"{name}{description['file_ending']}": case.label for name, case in cases.items() if case.label is not None}
     plans_file = preprocessed / f"{plans_name}.json"
     plans = usable_plans(plans_file)
     chosen = choose_configurations(configurations, plans, plans_file=plans_file)
     make_writable_folder(preprocessed)
+    if may_lack_channels(description):
+        declare_missing(preprocessed)  # first: cases that lack some are never there without it
     with suppress(FingerprintNotFoundError):  # plans may have come without one
         if farm is None:
             _require_memory(read_fingerprint(preprocessed / FINGERPRINT_FILE), plans, chosen, processes=processes)
@@ -85,6 +95,13 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
             _preprocess_group(preprocessed, cases, group, preprocessor=preprocessor(verbose=False), plans=plans, farm=workers)
     if labels:
         _copy_labels(labels, make_writable_folder(preprocessed / REFERENCES))
+
+
+def _is_declared(preprocessed: Path) -> bool:
+    """Whether planning was told that cases may lack channels."""
+    with suppress(DatasetJsonError):  # not planned, which is said later
+        return may_lack_channels(read_dataset_json(preprocessed))
+    return False
 
 
 def choose_configurations(wanted: Sequence[str] | None, plans: PlansManager, *, plans_file: Path) -> list[str]:
@@ -140,7 +157,7 @@ def _preprocess_group(base: Path, cases: Mapping[str, Case], configurations: Seq
         one_pass = OnePassPreprocessor(preprocessor, dict(further))
         description = read_dataset_json(base)
         job = Job(partial(_Preprocessing, one_pass, first, plans, plan, description), _preprocess_case, "preprocessing")
-        _run_all(farm, job, cases)
+        _run_all(farm, job, [Found(name, case, case.found) for name, case in cases.items()])
         for made, folder in zip(unfinished, chosen, strict=True):
             _replace_folder(made, folder)
     finally:
@@ -159,24 +176,32 @@ class _Preprocessing:
     description: dict[str, Any]
 
 
-def _preprocess_case(shared: _Preprocessing, named: tuple[str, Case]) -> None:
-    """Preprocess and store one case, given with its name."""
-    name, case = named
+class Found(NamedTuple):
+    """A case, and which of its channels it was found to have: files that go afterwards make it a faulty one."""
+
+    name: str
+    case: Case
+    present: tuple[bool, ...]
+
+
+def _preprocess_case(shared: _Preprocessing, found: Found) -> None:
+    """Preprocess and store one case."""
+    images = [str(path) if there else None for path, there in zip(found.case.images, found.present, strict=True)]
     try:
         with logged_prints():
-            shared.one_pass.run_case_save(str(shared.first / name), list(map(str, case.images)),
-                                          case.label and str(case.label), shared.plans, shared.plan, shared.description)
+            shared.one_pass.run_case_save(str(shared.first / found.name), images, found.case.label and str(found.case.label),
+                                          shared.plans, shared.plan, shared.description)
     except NotStoredError as error:
         raise UnwritableFolderError(shared.first.parent, str(error)) from error
 
 
-def _run_all(farm: Farm, job: Job, cases: Mapping[str, Case]) -> None:
-    """Preprocess and store cases, given by their names, in workers.
+def _run_all(farm: Farm, job: Job, cases: Sequence[Found]) -> None:
+    """Preprocess and store cases in workers.
 
     Raises:
         WorkerDiedError, FaultyImageError, UnwritableFolderError: The first thing that went wrong.
     """
-    with closing(farm.outcomes(job, cases.items(), name=lambda named: named[0])) as outcomes:
+    with closing(farm.outcomes(job, cases, name=lambda found: found.name)) as outcomes:
         for outcome in progress(outcomes, "preprocessing", unit="case", total=len(cases)):
             if outcome.failure is not None:
                 raise outcome.failure

@@ -12,6 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from fuse4seg.datasets.images import given_to
 from fuse4seg.datasets.nifti import header_of
+from fuse4seg.datasets.presence import PRESENT, with_absent
 
 #: What decides over the result in a configuration, beside its spacing.
 DECISIVE = ("normalization_schemes", "use_mask_for_norm", "resampling_fn_data", "resampling_fn_data_kwargs",
@@ -51,10 +52,13 @@ class OnePassPreprocessor(DefaultPreprocessor):
         self.preprocessor, self.further = preprocessor, dict(further)
         self._done: list[tuple[ConfigurationManager, Case]] = []
 
-    def run_case_save(self, output_filename_truncated: str, image_files: Sequence[str], seg_file: str | None,
+    def run_case_save(self, output_filename_truncated: str, image_files: Sequence[str | None], seg_file: str | None,
                       plans_manager: PlansManager, configuration_manager: ConfigurationManager,
                       dataset_json: dict[str, Any] | str) -> None:
         """Preprocess a case for every configuration, each into its folder; arguments as nnU-Net gives them.
+
+        Of a channel that the case lacks there is None in place of the file. It is stored as zeros, and its absence in the
+        properties.
 
         Raises:
             NotStoredError: The operating system refused to write.
@@ -71,18 +75,34 @@ class OnePassPreprocessor(DefaultPreprocessor):
                                      "blosc2 could not write, as on a full disk") from error
         self._done.clear()
 
-    def run_case(self, image_files: Sequence[str], seg_file: str | None, plans_manager: PlansManager,
+    def run_case(self, image_files: Sequence[str | None], seg_file: str | None, plans_manager: PlansManager,
                  configuration_manager: ConfigurationManager, dataset_json: dict[str, Any] | str) -> Case:
         """Preprocess a case, unless it was already, for a configuration that asks for the same."""
         for configuration, case in self._done:
             if _alike(configuration, configuration_manager, case, plans_manager):
                 return case
         reader, labels = plans_manager.image_reader_writer_class, [] if seg_file is None else [Path(seg_file)]
-        with given_to(reader, list(map(Path, image_files))) as images, given_to(reader, labels, labels=True) as label:
-            case = Case(*self.preprocessor.run_case(list(map(str, images)), str(label[0]) if label else None, plans_manager,
-                                                    configuration_manager, dataset_json))
-        case.properties.update(header_of(Path(image_files[0])))
+        there = [Path(file) for file in image_files if file is not None]
+        with given_to(reader, there) as images, given_to(reader, labels, labels=True) as label:
+            files = iter(map(str, images))
+            given = [None if file is None else next(files) for file in image_files]
+            run = self.preprocessor.run_case if len(there) == len(given) else self._run_lacking
+            case = Case(*run(given, str(label[0]) if label else None, plans_manager, configuration_manager, dataset_json))
+        case.properties.update(header_of(there[0]))
         self._done.append((configuration_manager, case))
+        return case
+
+    def _run_lacking(self, image_files: Sequence[str | None], seg_file: str | None, plans: PlansManager,
+                     configuration: ConfigurationManager, dataset_json: dict[str, Any] | str) -> Case:
+        """The same of a case that lacks channels: zeros leave crop and mask to the others, and are zeros again afterwards."""
+        present = [file is not None for file in image_files]
+        reader = plans.image_reader_writer_class()
+        voxels, properties = reader.read_images([file for file in image_files if file is not None])
+        label = None if seg_file is None else reader.read_seg(seg_file)[0]
+        case = Case(*self.preprocessor.run_case_npy(with_absent(voxels, present), label, properties, plans, configuration,
+                                                    dataset_json))
+        case.channels[[not there for there in present]] = 0
+        case.properties[PRESENT] = present
         return case
 
 
@@ -97,14 +117,15 @@ def _alike(first: ConfigurationManager, second: ConfigurationManager, case: Case
 class UnlabelledPreprocessor(DefaultPreprocessor):
     """nnU-Net's preprocessor, which stores what its data loader asks of a training case: a segmentation and where classes lie."""
 
-    def run_case(self, image_files: Sequence[str], seg_file: str | None, plans_manager: PlansManager,
-                 configuration_manager: ConfigurationManager,
-                 dataset_json: dict[str, Any] | str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    def run_case_npy(self, data: np.ndarray, seg: np.ndarray | None, properties: dict[str, Any], plans_manager: PlansManager,
+                     configuration_manager: ConfigurationManager,
+                     dataset_json: dict[str, Any] | str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Preprocess one case.
 
         Args:
-            image_files: One per channel.
-            seg_file: Where nnU-Net takes the label to be; there is none.
+            data: Channels, shape (C, Z, Y, X).
+            seg: nnU-Net's label; there is none.
+            properties: From nnU-Net's reader.
             plans_manager: The plans.
             configuration_manager: Their configuration.
             dataset_json: The dataset's description.
@@ -113,6 +134,6 @@ class UnlabelledPreprocessor(DefaultPreprocessor):
             Channels (C, Z, Y, X), a segmentation (1, Z, Y, X) of 0 inside and -1 outside the nonzero mask, and properties with
             the locations of no class, so that patches are drawn anywhere.
         """
-        channels, segmentation, properties = super().run_case(image_files, None, plans_manager, configuration_manager,
-                                                              dataset_json)
+        channels, segmentation, properties = super().run_case_npy(data, None, properties, plans_manager, configuration_manager,
+                                                                  dataset_json)
         return channels, segmentation, {**properties, "class_locations": {}}

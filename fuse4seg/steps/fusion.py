@@ -68,10 +68,10 @@ class FusionStep:
         return {name: value.detach() for name, value in report.items()}
 
     @torch.no_grad()
-    def score(self, batch: Tensor) -> float:
-        """Fusion loss on a batch (B, C, *S) without the adversarial part, whose measure, the discriminators, moves along."""
+    def score(self, batch: Tensor, present: Tensor | None = None) -> float:
+        """Fusion loss, arguments as above, without the adversarial part, whose measure, the discriminators, moves along."""
         with self.autocast():
-            loss, _ = fusion_loss_of(self.model, self.model.fuse(batch), None, weights=self.weights)
+            loss, _ = fusion_loss_of(self.model, self.model.fuse(batch, present=present), None, weights=self.weights)
         return float(loss)
 
     def _move(self, loss: Tensor) -> None:

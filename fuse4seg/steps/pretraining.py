@@ -38,35 +38,41 @@ class PretrainingStep:
         self.adversary, self.discriminator_optimiser = adversary, discriminator_optimiser
         self.weights = weights
 
-    def __call__(self, batch: Tensor) -> dict[str, float]:
-        """Move leader and discriminators once on normalised input (B, C, *S); returns each loss."""
-        return mean_report(self.move(batch))
+    def __call__(self, batch: Tensor, present: Tensor | None = None) -> dict[str, float]:
+        """Move leader and discriminators once; returns each loss.
 
-    def move(self, batch: Tensor) -> dict[str, Tensor]:
+        Args:
+            batch: Normalised input (B, C, *S).
+            present: True where a sample has a modality, bool of shape (B, N), one at least in each sample; None for all.
+        """
+        return mean_report(self.move(batch, present))
+
+    def move(self, batch: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
-        sources, _ = self.model.window(batch[:, :self.model.modalities])
-        parts = self._own(sources) if self.weights.own else self._the_paper_s(sources)
+        sources, _, present = self.model.sources(batch, present)
+        parts = (self._own if self.weights.own else self._the_paper_s)(sources, present)
         return {name: value.detach() for name, value in parts.items()}
 
-    def _own(self, sources: Tensor) -> dict[str, Tensor]:
-        parts = self.model.fusion.pretraining_losses(sources)
+    def _own(self, sources: Tensor, present: Tensor | None) -> dict[str, Tensor]:
+        parts = self.model.fusion.pretraining_losses(sources, present)
         total = sum(parts.values())
         self._move(total)
         return {"total": total, **parts}
 
-    def _the_paper_s(self, sources: Tensor) -> dict[str, Tensor]:
+    def _the_paper_s(self, sources: Tensor, present: Tensor | None) -> dict[str, Tensor]:
         images, low, high = self.model.fusion.reconstruct(sources)
-        parts = {"content": content_loss(images, sources), "decomposition": decomposition_loss(low, high)}
+        parts = {"content": content_loss(images, sources, present=present),
+                 "decomposition": decomposition_loss(low, high, present=present)}
         sigma = self.weights.decomposition
         total = sigma * parts["decomposition"] + (1 - sigma) * parts["content"]
         fakes = images.split(1, dim=1)
         adversary = self.adversary if self.weights.adversarial and isinstance(self.adversary, OnePerModality) else None
         if adversary is not None:
-            parts["adversarial"] = adversary.against_fakes(fakes)
+            parts["adversarial"] = adversary.against_fakes(fakes, present)
             total = total + self.weights.adversarial * parts["adversarial"]
         self._move(total)
         if adversary is not None:
-            loss = adversary.loss_of_fakes([fake.detach() for fake in fakes], sources)
+            loss = adversary.loss_of_fakes([fake.detach() for fake in fakes], sources, present)
             parts["discriminator"] = teach(self.discriminator_optimiser, loss)
         return {"total": total, **parts}
 

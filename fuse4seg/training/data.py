@@ -24,12 +24,14 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
+from fuse4seg.datasets.dataset_json import may_lack_channels
 from fuse4seg.errors import WorkerDiedError
 from fuse4seg.launch import ranks_here
 from fuse4seg.machine import require_memory, require_shared_memory
 from fuse4seg.networks.samples import samples_of
 from fuse4seg.ranks import own_slice
 from fuse4seg.steps.viewing import draw_viewing
+from fuse4seg.training.presence import NotingDataset, draw_present, what_is_left, without_absent
 
 if TYPE_CHECKING:
     from fuse4seg.training.trainer import Fuse4SegTrainer
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 #: Batches that each background process prepares ahead.
 PREFETCHED = 3
-#: Set the draws of absent modalities, of flips and of changes of the fused image apart, and those of each sample's crop and
-#: augmentation, which they leave as they are.
-DROPOUT, FLIPS, CHANGES, SAMPLES = 1, 2, 3, 4
+#: Set the draws of absent modalities, of flips and of changes of the fused image apart, those of each sample's crop and
+#: augmentation, which they leave as they are, and those of what stays where a case lacks all that dropout keeps.
+DROPOUT, FLIPS, CHANGES, SAMPLES, LIKING = 1, 2, 3, 4, 5
 #: Streams of random batches within one training.
 TRAIN_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM, WATCHED_STREAM = range(4)
 #: float32 and int16, as nnU-Net hands them over.
@@ -74,20 +76,22 @@ class SeededBatches(Dataset[Batch]):
         flip_axes: Axes of the patch along which the follower sees every other sample mirrored, chosen at random.
         viewing: Changes under which the follower sees the fused image.
         places: Of the samples in the batch; None for all.
+        incomplete: Whether cases may lack modalities, so that every batch says what each sample has.
     """
 
     def __init__(self, loader: nnUNetDataLoader, *, seed: int, stream: int, modalities: int = 1,
                  modality_dropout: float = 0.0, flip_axes: Sequence[int] = (), viewing: Sequence[str] = (),
-                 places: range | None = None) -> None:
+                 places: range | None = None, incomplete: bool = False) -> None:
         self.loader, self.seed, self.stream = loader, seed, stream
         self.modalities, self.modality_dropout, self.flip_axes = modalities, modality_dropout, tuple(flip_axes)
-        self.viewing = tuple(viewing)
+        self.viewing, self.incomplete = tuple(viewing), incomplete
         self.places = range(loader.batch_size) if places is None else places
 
     def __getitem__(self, index: int) -> Batch:
         """One batch: data (B, N, *S), target (a list under deep supervision), keys (case names).
 
         With modality dropout also present: True where a sample keeps a modality, bool of shape (B, N). The data stay whole.
+        So of cases that may lack modalities; what they lack is 0 in the data.
         With axes to flip also flips: True where the follower is to see a sample mirrored, bool of shape (B, axes of the patch).
         With changes also viewing, as :func:`~fuse4seg.steps.viewing.draw_viewing` gives it.
         """
@@ -101,7 +105,10 @@ class SeededBatches(Dataset[Batch]):
                                         chosen=self.flip_axes)
         if self.viewing:
             drawn["viewing"] = draw_viewing(self._random_numbers(index, CHANGES), whole, changes=self.viewing)
-        return {**batch, **samples_of(drawn, slice(self.places.start, self.places.stop))}
+        if self.incomplete:
+            drawn["liking"] = torch.from_numpy(self._random_numbers(index, LIKING).random((whole, self.modalities)))
+        own = samples_of(drawn, slice(self.places.start, self.places.stop))
+        return {**batch, **(_of_what_is_there(batch, **own) if self.incomplete else own)}
 
     def _random_numbers(self, index: int, of: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, self.stream, index, of))
@@ -110,8 +117,18 @@ class SeededBatches(Dataset[Batch]):
         """A batch of the one sample, which holds foreground where the whole batch has it at that place."""
         alone = copy.copy(self.loader)
         alone.batch_size, alone.get_do_oversample = 1, lambda _: self.loader.get_do_oversample(place)
+        if self.incomplete:
+            alone._data = NotingDataset(self.loader._data, self.modalities)
         with seeded(self.seed, self.stream, index, SAMPLES, place):
-            return alone.generate_train_batch()
+            sample = alone.generate_train_batch()
+        return {**sample, "present": torch.tensor([alone._data.present])} if self.incomplete else sample
+
+
+def _of_what_is_there(batch: Batch, *, liking: torch.Tensor, present: torch.Tensor | None = None, **drawn: torch.Tensor) -> Batch:
+    """What is drawn for a batch, by what its cases have, which it says as present; and the data without anything else."""
+    there = batch["present"]
+    return {**drawn, "data": without_absent(batch["data"], there),
+            "present": there if present is None else what_is_left(there, present, liking)}
 
 
 def _together(samples: Sequence[Batch]) -> Batch:
@@ -222,23 +239,6 @@ class BatchStream:
         self._iterator._worker_pids_set = False
 
 
-def draw_present(random_numbers: np.random.Generator, samples: int, *, modalities: int, dropout: float) -> torch.Tensor:
-    """Leave modalities out at random, each of each sample by itself; where none is left, one chosen at random stays.
-
-    Args:
-        random_numbers: Where the draws come from.
-        samples: B.
-        modalities: N, at least 1.
-        dropout: Probability that a modality is left out, in [0, 1).
-
-    Returns:
-        True where a sample keeps a modality, bool of shape (B, N).
-    """
-    present = random_numbers.random((samples, modalities)) >= dropout
-    survivors = np.arange(modalities) == random_numbers.integers(modalities, size=(samples, 1))
-    return torch.from_numpy(np.where(present.any(axis=1, keepdims=True), present, survivors))
-
-
 def draw_flips(random_numbers: np.random.Generator, samples: int, *, axes: int, chosen: Sequence[int]) -> torch.Tensor:
     """Each sample flipped along each of the ``chosen`` axes with probability 1/2, by itself.
 
@@ -300,7 +300,8 @@ def batch_stream(trainer: Fuse4SegTrainer, loader: nnUNetDataLoader, *, stream: 
     batches = SeededBatches(loader, seed=trainer.seed, stream=stream, modalities=trainer.network.modalities,
                             modality_dropout=recipe.training.modality_dropout if training else 0.0,
                             flip_axes=(trainer.inference_allowed_mirroring_axes or ()) if flipped else (),
-                            viewing=recipe.bilevel.viewing if shown else (), places=own_slice(trainer.batch_size))
+                            viewing=recipe.bilevel.viewing if shown else (), places=own_slice(trainer.batch_size),
+                            incomplete=may_lack_channels(trainer.dataset_json))
     return BatchStream(batches, start=start, workers=workers_of(stream), pin_memory=trainer.device.type == "cuda")
 
 

@@ -200,8 +200,16 @@ def require_shares(recipe: Recipe, batch: int, *, ranks: int) -> None:
                                 f"{' or '.join(map(str, possible))}, or plan for more with f4s_plan_experiment {FLAG} {ranks}.")
 
 
-def require_distributable(recipe: Recipe, network: FuseThenSegment, device: torch.device, *, ranks: int) -> None:
+def require_distributable(recipe: Recipe, network: FuseThenSegment, device: torch.device, *, ranks: int,
+                          incomplete: bool = False) -> None:
     """Make sure that several ranks give what one would give.
+
+    Args:
+        recipe: Of the training.
+        network: That is trained.
+        device: Where each rank computes.
+        ranks: How many.
+        incomplete: Whether cases may lack modalities.
 
     Raises:
         OptionError: They do not: the leader's losses are means over samples of which each rank has another number, or a network
@@ -212,9 +220,10 @@ def require_distributable(recipe: Recipe, network: FuseThenSegment, device: torc
     if device.type == "cpu" and any(isinstance(part, _BatchNorm) for part in network.modules()):
         raise OptionError(FLAG, "these networks normalise over the batch, which processes on the CPU cannot share. Train in one "
                                 "process, or on GPUs.")
-    if isinstance(network.fusion, PairLeader) and recipe.training.modality_dropout and recipe.losses.own:
+    if isinstance(network.fusion, PairLeader) and (recipe.training.modality_dropout or incomplete) and recipe.losses.own:
+        mend = "Train in one" if incomplete else "Set training.modality_dropout=0, or train in one"
         raise OptionError(FLAG, f"leader {recipe.leader.network} is taught by the samples that have both images, of which each "
-                                f"process has another number. Set training.modality_dropout=0, or train in one.")
+                                f"process has another number. {mend}.")
 
 
 @contextmanager

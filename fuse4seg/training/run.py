@@ -15,7 +15,7 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of
-from fuse4seg.datasets.dataset_json import read_dataset_json
+from fuse4seg.datasets.dataset_json import may_lack_channels, read_dataset_json
 from fuse4seg.datasets.splits import SPLITS_FILE, USUAL, read_splits, require_fold
 from fuse4seg.errors import (
     CheckpointError,
@@ -178,7 +178,7 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     require_fit(recipe, dataset_json)
     network = _require_network(training, name, plans, dataset_json)
-    require_distributable(recipe, network, device, ranks=world_size())
+    require_distributable(recipe, network, device, ranks=world_size(), incomplete=may_lack_channels(dataset_json))
     _require_recipe_of_other_folds(training, fold, plans)
     _require_previous_stage(training, name, plans)
     require_shares(recipe, PlansManager(dict(plans)).get_configuration(training.configuration).batch_size, ranks=world_size())

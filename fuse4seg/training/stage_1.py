@@ -123,7 +123,7 @@ class Stage1:
         return path
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        return self.step(batch["data"].to(self.trainer.device, non_blocking=True))
+        return self.step(batch["data"].to(self.trainer.device, non_blocking=True), batch.get("present"))
 
     def _take_up(self) -> dict[str, Any] | None:
         """Take up what an interrupted stage 1 left; returns its random states, None where there is nothing."""

@@ -49,6 +49,7 @@ from fuse4seg.training.history import History, log_epoch
 from fuse4seg.training.limits import Deadline, Limits
 from fuse4seg.training.loggers import add_loggers, log_beside
 from fuse4seg.training.origin import Origin
+from fuse4seg.training.presence import network_told
 from fuse4seg.training.recipe import deep_supervision, described_for, require_fit, trained_with, validation_iterations
 from fuse4seg.training.saving import SaveEvery, StopRequest, stop_requests
 from fuse4seg.training.stage_1 import PRETRAINED, Stage1, difference_in_stage_1, take_up_leader
@@ -297,9 +298,9 @@ class Fuse4SegTrainer(nnUNetTrainer):
     def validation_step(self, batch: Batch) -> dict[str, Any]:
         """nnU-Net's; without labels the fusion loss."""
         if self.fusion_step is None:
-            with self.autocast():
+            with self.autocast(), network_told(self, batch.get("present")):
                 return super().validation_step(batch)
-        return {"loss": self.fusion_step.score(batch["data"].to(self.device, non_blocking=True))}
+        return {"loss": self.fusion_step.score(batch["data"].to(self.device, non_blocking=True), batch.get("present"))}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """nnU-Net's pseudo Dice; without labels the mean fusion loss."""
@@ -370,8 +371,7 @@ class Fuse4SegTrainer(nnUNetTrainer):
         if isinstance(filename_or_checkpoint, dict):
             self.take_up(filename_or_checkpoint, Path("checkpoint"))
             return
-        path = Path(filename_or_checkpoint)
-        previous = previous_of(path)
+        previous = previous_of(path := Path(filename_or_checkpoint))
         found, state = load_first_sound([path, previous] if previous.is_file() else [path])
         self.take_up(state, found)
 

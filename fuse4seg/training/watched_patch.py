@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fuse4seg.colour import WHITE
-from fuse4seg.datasets.dataset_json import channel_names, foreground_classes
+from fuse4seg.datasets.dataset_json import channel_names, foreground_classes, may_lack_channels
 from fuse4seg.evaluation.visibility import RING, visibility
 from fuse4seg.inference.panel import panel_as_array
 from fuse4seg.training.data import WATCHED_STREAM, SeededBatches, batch_makers
@@ -32,11 +32,13 @@ class WatchedPatch:
 
     def __init__(self, trainer: Fuse4SegTrainer) -> None:
         self.trainer = trainer
-        batch = SeededBatches(batch_makers(trainer)[1], seed=trainer.seed, stream=WATCHED_STREAM)[0]
+        batch = SeededBatches(batch_makers(trainer)[1], seed=trainer.seed, stream=WATCHED_STREAM,
+                              modalities=trainer.network.modalities, incomplete=may_lack_channels(trainer.dataset_json))[0]
         target = batch["target"]
         # nnU-Net puts what surely holds foreground at a batch's end.
         chosen = slice(-1 if batch["data"].ndim == 5 else -SLICES, None)
         self.channels = batch["data"][chosen]
+        self.present = batch["present"][chosen] if "present" in batch else None
         self.target = (target[0] if isinstance(target, list) else target)[chosen]
 
     def is_due(self, epoch: int) -> bool:
@@ -48,16 +50,17 @@ class WatchedPatch:
         """A panel of sources, fused image and, with labels, segmentation and label, and the visibility of each boundary.
 
         Returns:
-            "panel": uint8 of shape (Y, X, 3); "visibility/ONE-OTHER": see :func:`~fuse4seg.evaluation.visibility.visibility`;
-            boundaries that the patch does not have are left out.
+            "panel": uint8 of shape (Y, X, 3), without modalities that the patch does not have; "visibility/ONE-OTHER": see
+            :func:`~fuse4seg.evaluation.visibility.visibility`; boundaries that the patch does not have are left out.
         """
         trainer = self.trainer
         network = trainer.network.eval()
         with trainer.autocast():
-            seen = network.fuse(self.channels.to(trainer.device))
+            seen = network.fuse(self.channels.to(trainer.device), present=self.present)
             logits = network.segment(seen.fused.image, seen.extra) if trainer.segments else None
         sources, fused = (_as_volumes(part) for part in (seen.sources, WHITE * seen.fused.image))
-        names = channel_names(trainer.dataset_json)
+        shown = range(network.modalities) if self.present is None else self.present.any(dim=0).nonzero().flatten().tolist()
+        sources, names = sources[list(shown)], [channel_names(trainer.dataset_json)[modality] for modality in shown]
         if logits is None:
             return {"panel": panel_as_array(sources=sources, names=names, fused=fused, segmentation=None)}
         truth = self._truth()

@@ -36,10 +36,11 @@ class TestFlags:
         monkeypatch.setattr(fingerprint, "extract_fingerprint", lambda dataset, **how: calls.append((dataset, how)))
         return calls
 
-    @pytest.mark.parametrize(("flags", "how"), [([], {"overwrite": False, "check": True}),
-                                                (["--clean"], {"overwrite": True, "check": True}),
-                                                (["--no_integrity_check"], {"overwrite": False, "check": False})])
+    @pytest.mark.parametrize(("flags", "how"), [([], {}), (["--clean"], {"overwrite": True}),
+                                                (["--no_integrity_check"], {"check": False}),
+                                                (["--allow_missing"], {"allow_missing": True})])
     def test_hold_for_every_dataset(self, tmp_path: Path, extracted: list[tuple[str, dict[str, Any]]], flags: list[str],
                                     how: dict[str, bool]) -> None:
         assert main(["-d", "7", "Dataset008_Both", "--root", str(tmp_path), "-np", "2", *flags]) == 0
-        assert extracted == [(dataset, {"processes": 2, **how}) for dataset in ("7", "Dataset008_Both")]
+        usual = {"processes": 2, "overwrite": False, "check": True, "allow_missing": False}
+        assert extracted == [(dataset, {**usual, **how}) for dataset in ("7", "Dataset008_Both")]

@@ -65,10 +65,12 @@ class TestTable:
 class TestRecipe:
     def test_and_its_changes_go_to_the_planner(self) -> None:
         parser = argparse.ArgumentParser()
+        plan_experiment.add_dataset_flags(parser)
         plan_experiment.add_plan_flags(parser)
-        words = ["--recipe", "grey", "--set", "losses.edges=4", "follower.features=8", "--set", "training.epochs=3"]
+        words = ["-d", "501", "--allow_missing", "--recipe", "grey",
+                 "--set", "losses.edges=4", "follower.features=8", "--set", "training.epochs=3"]
         chosen = plan_experiment.plan_options(parser.parse_args(words))
-        assert chosen.recipe == "grey"
+        assert (chosen.recipe, chosen.allow_missing) == ("grey", True)
         assert chosen.changes == ("losses.edges=4", "follower.features=8", "training.epochs=3")
         assert chosen.name == "Fuse4SegPlans-grey-follower.features=8-losses.edges=4-training.epochs=3"
 

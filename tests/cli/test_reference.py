@@ -30,4 +30,4 @@ def test_a_section_has_every_flag_of_its_command() -> None:
 def test_a_flag_is_explained_once_for_commands_that_share_it() -> None:
     page = commands_page()
     assert page.count("\n--no_integrity_check ") == 1
-    assert "and as f4s_plan_and_preprocess: -d, --no_integrity_check, --clean, -np\n" in page
+    assert "and as f4s_plan_and_preprocess: -d, --allow_missing, --no_integrity_check, --clean, -np\n" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from fuse4seg.comparison.prepared_data import as_grey, environment_of, prepare_row, recipe_of, standardised, windows_of
 from fuse4seg.comparison.rows import Row
+from fuse4seg.datasets.dataset_json import declare_missing
 from fuse4seg.errors import FaultyImageError, Fuse4SegError, OptionError, RecipeError, UnpairedCasesError
 from fuse4seg.inference.fusion_rules import fuse_by_rule
 
@@ -68,6 +70,29 @@ class TestPrepareRow:
         assert len(changed["use_mask_for_norm"]) == 3
         names = json.loads((tmp_path / "colour" / "dataset.json").read_text())["channel_names"]
         assert names == {"0": "colour", "1": "colour", "2": "colour"}
+
+    def test_of_cases_that_lack_modalities_has_all_of_its_own(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
+        """A rule fuses what is there; the modality that is absent is 0."""
+        lacking = tmp_path / "lacking"
+        shutil.copytree(source, lacking)
+        channels, labels, properties, case = case_of(lacking)
+        channels[1] = 0
+        data = lacking / IDENTIFIER
+        for part in ("", "_seg"):
+            (data / f"{case}{part}.b2nd").unlink()
+        nnUNetDatasetBlosc2.save_case(channels, labels, {**properties, "present": [True, False, True, True]}, str(data / case),
+                                      chunks=channels.shape, blocks=channels.shape)
+        declare_missing(lacking)
+        for row in (Row("mean", source=("rule", "mean")), Row("T1ce", source=("modality", 1))):
+            prepare_row(row, lacking, tmp_path / row.name, plans=plans, configuration="2d")
+            assert "missing_modalities" not in json.loads((tmp_path / row.name / "dataset.json").read_text())
+        mean = as_grey(channels, windows_of(plans, "2d"))[[0, 2, 3]].mean(axis=0)
+        found, _, told, _ = case_of(tmp_path / "mean")
+        np.testing.assert_allclose(found[0], (mean - mean.mean()) / mean.std(), atol=1e-4)
+        assert "present" not in told
+        assert not case_of(tmp_path / "T1ce")[0].any()
+        prepare_row(Row("stacked"), lacking, tmp_path / "stacked", plans=plans, configuration="2d")
+        assert case_of(tmp_path / "stacked")[2]["present"] == [True, False, True, True]
 
     def test_trims_what_the_plans_say_per_channel(self, source: Path, plans: dict[str, Any], tmp_path: Path) -> None:
         prepare_row(Row("max", source=("rule", "max")), source, tmp_path / "max", plans=plans, configuration="2d")

@@ -11,9 +11,11 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from fuse4seg.datasets.dataset_json import (
     channel_names,
+    declaration_kept,
     file_part,
     foreground_classes,
     label_values,
+    may_lack_channels,
     read_dataset_json,
     read_raw_dataset_json,
 )
@@ -132,6 +134,37 @@ class TestRawDatasetJson:
         describe(tmp_path, labels=None, dataset={"p": {"images": ["x"], "label": "y"}})
         with pytest.raises(DatasetJsonError, match="lacks labels"):
             read_raw_dataset_json(tmp_path)
+
+
+class TestMissingModalities:
+    def test_are_allowed_by_the_file_or_by_the_caller(self, tmp_path: Path) -> None:
+        describe(tmp_path)
+        assert not may_lack_channels(read_raw_dataset_json(tmp_path))
+        assert may_lack_channels(read_raw_dataset_json(tmp_path, allow_missing=True))
+        describe(tmp_path, missing_modalities=True)
+        assert may_lack_channels(read_raw_dataset_json(tmp_path))
+
+    @pytest.mark.parametrize("wrong", ["true", 1, []])
+    def test_are_allowed_or_not(self, tmp_path: Path, wrong: Any) -> None:
+        describe(tmp_path, missing_modalities=wrong)
+        with pytest.raises(DatasetJsonError, match="missing_modalities must be true or false"):
+            read_dataset_json(tmp_path)
+
+    @pytest.mark.parametrize(("before", "stated", "after"), [
+        ({}, {}, False), ({"missing_modalities": True}, {}, True), ({}, {"missing_modalities": True}, True)])
+    def test_stay_declared_where_the_file_is_written_anew(self, tmp_path: Path, before: dict[str, bool], stated: dict[str, bool],
+                                                          after: bool) -> None:
+        """Preprocessed data are what they were until they are preprocessed anew."""
+        describe(tmp_path, **before)
+        with declaration_kept(tmp_path, stated=stated):
+            describe(tmp_path)
+        assert may_lack_channels(read_dataset_json(tmp_path)) is after
+
+    def test_leave_a_damaged_file_to_those_who_write_it_anew(self, tmp_path: Path) -> None:
+        (tmp_path / "dataset.json").write_text("{")
+        with declaration_kept(tmp_path, stated={"missing_modalities": True}):
+            describe(tmp_path)
+        assert may_lack_channels(read_dataset_json(tmp_path))
 
 
 class TestNames:

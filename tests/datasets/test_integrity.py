@@ -94,6 +94,37 @@ FAULTS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 }
 
 
+class TestCasesThatMayLackChannels:
+    """Where dataset.json allows for it, or the caller."""
+
+    def test_are_sound_where_one_channel_is_there(self, dataset: Path) -> None:
+        for name in ("a_0000", "b_0001"):
+            (dataset / "imagesTr" / f"{name}.nii.gz").unlink()
+        assert len(find_faults(dataset)) == 2
+        assert find_faults(dataset, allow_missing=True) == []
+        describe(dataset, missing_modalities=True)
+        assert find_faults(dataset) == []
+
+    @pytest.mark.parametrize("fault", ["constant", "shape of the label", "unknown value", "missing label", "surplus channel"])
+    def test_are_faulty_by_what_is_there(self, dataset: Path, fault: str) -> None:
+        (dataset / "imagesTr" / "b_0000.nii.gz").unlink()
+        stem, damage, said = FAULTS[fault]
+        damage(dataset / f"{stem}.nii.gz")
+        (line,) = find_faults(dataset, allow_missing=True)
+        assert said in line
+
+    def test_are_not_taken_to_lack_what_is_all_zeros(self, dataset: Path) -> None:
+        write(dataset / "imagesTr" / "b_0001.nii.gz", np.zeros((4, 5, 6), np.float32))
+        (line,) = find_faults(dataset, allow_missing=True)
+        assert "b_0001.nii.gz is constant, every voxel is 0" in line
+
+    def test_have_every_channel_among_them(self, dataset: Path) -> None:
+        for case in "abc":
+            (dataset / "imagesTr" / f"{case}_0001.nii.gz").unlink()
+        with pytest.raises(DatasetJsonError, match="channel_names gives FLAIR, of which no training case has an image"):
+            find_faults(dataset, allow_missing=True)
+
+
 class TestFindFaults:
     def test_finds_none_in_a_sound_dataset(self, dataset: Path) -> None:
         assert find_faults(dataset) == []

@@ -92,7 +92,7 @@ class TestReading:
         label = tmp_path / "a.nii.gz"
         nibabel.save(kind((VOXELS > 100).astype(np.uint8), affine), label)
         assert find_fault(Case("a", (path,), label), channels=["T1"], allowed={0, 1}, reader=SimpleITKIO) is None
-        summary = summarise_case({"images": [str(path)], "label": str(label)}, reader=SimpleITKIO,
+        summary = summarise_case({"images": [str(path)], "present": (True,), "label": str(label)}, reader=SimpleITKIO,
                                  schemes=[ZScoreNormalization], classes={"bright": 1}, draws=10, limit=10)
         assert summary.shape == [5, 6, 7]
         np.testing.assert_allclose(summary.spacing, (2.5, 1.1, 0.9), rtol=1e-6)

@@ -15,7 +15,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from fuse4seg.datasets.dataset_json import (
     read_dataset_json,
 )
-from fuse4seg.datasets.raw import holds_cases, list_cases, training_cases
+from fuse4seg.datasets.raw import examples, holds_cases, list_cases, training_cases
 from fuse4seg.errors import (
     DatasetJsonError,
     EmptyFolderError,
@@ -117,6 +117,26 @@ class TestTrainingCases:
         touch(tmp_path, "x.nii.gz")
         with pytest.raises(MissingModalityError, match="case p has no FLAIR image"):
             training_cases(tmp_path, SOUND | {"dataset": {"p": {"images": images, "label": "seg.nii.gz"}}})
+
+    def test_may_lack_files_where_dataset_json_says_so(self, tmp_path: Path) -> None:
+        content = describe(tmp_path) | {"missing_modalities": True}
+        touch(tmp_path / "imagesTr", "a_0000.nii.gz", "b_0001.nii.gz")
+        cases = training_cases(tmp_path, content)
+        assert {name: case.found for name, case in cases.items()} == {"a": (True, False), "b": (False, True)}
+        assert [path.name for path in examples(cases.values())] == ["a_0000.nii.gz", "b_0001.nii.gz"]
+        with pytest.raises(MissingModalityError, match="train without it: .missing_modalities.: true in dataset.json"):
+            training_cases(tmp_path, content | {"missing_modalities": False})
+
+    @pytest.mark.parametrize(("images", "problem"), [(["x.nii.gz"], "no FLAIR image.*names of those that it lacks"),
+                                                     (["absent.nii.gz", "gone.nii.gz"], "no T1 image.*one image at least")])
+    def test_name_all_files_in_explicit_lists_and_have_one(self, tmp_path: Path, images: list[str], problem: str) -> None:
+        touch(tmp_path, "x.nii.gz", "y.nii.gz")
+        both = {"images": ["x.nii.gz", "y.nii.gz"], "label": "seg.nii.gz"}
+        lists = {"p": {"images": images, "label": "seg.nii.gz"}, "q": both}
+        content = SOUND | {"missing_modalities": True}
+        assert training_cases(tmp_path, content | {"dataset": {"p": {**both, "images": ["gone", "x.nii.gz"]}, "q": both}})
+        with pytest.raises(MissingModalityError, match=f"case p has {problem}"):
+            training_cases(tmp_path, content | {"dataset": lists})
 
     @pytest.mark.parametrize("listed", [[], {}, {"p": {"images": ["x"]}}, {"p": None},
                                         {"p": {"images": 3, "label": "x"}}, {"p": {"images": [1], "label": "x"}},

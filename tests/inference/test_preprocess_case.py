@@ -19,7 +19,7 @@ from fuse4seg.datasets.images import Geometry, read_image
 from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import FaultyImageError, PreviousStageError
 from fuse4seg.inference.model import ModelDescription
-from fuse4seg.inference.preprocess_case import preprocessed_images, previous_labels, with_absent
+from fuse4seg.inference.preprocess_case import preprocessed_images, previous_labels
 
 
 @pytest.fixture
@@ -123,12 +123,6 @@ class TestCascade:
         absent = Case(case.name, (tmp_path / "absent", *case.images[1:]))
         channels, _ = preprocessed_images(absent, second_stage, previous=labels)
         np.testing.assert_array_equal(channels[4:], whole[4:])
-
-
-def test_absent_channels_get_the_first_one_that_is_there() -> None:
-    voxels = np.arange(2, dtype=np.float32).reshape(2, 1, 1, 1)
-    assert with_absent(voxels, (True, True)) is voxels
-    assert with_absent(voxels, (False, True, False, True)).ravel().tolist() == [0, 0, 0, 1]
 
 
 LABELS = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3

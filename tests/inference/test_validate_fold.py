@@ -261,3 +261,20 @@ class TestValidateFusion:
         assert 0 < losses["texture"] < 1
         assert losses.keys() == {"intensity", "texture", "edges", "ssim", "balance", "vif", "scd"}
         assert not list((tmp_path / "validation").glob("*.nii.gz"))
+
+    def test_passes_over_what_cases_lack_and_says_so(self, make_network: MakeNetwork, make_loaded: MakeLoaded,
+                                                     tmp_path: Path) -> None:
+        losses = []
+        for value in (0.0, 50.0):
+            dataset = Dataset()
+            dataset.properties = {**dataset.properties, "present": [True, False, True]}
+            for channels in dataset.channels.values():
+                channels[1] = value
+            model = make_loaded(make_network(), labels=False)
+            losses.append(validate_fusion(model, dataset, tmp_path / f"{value:g}"))
+            told = json.loads((tmp_path / f"{value:g}" / "validation" / "run.json").read_text())["cases"]
+            absent = list(model.description.dataset_json["channel_names"].values())[1]
+            assert [case["absent"] for case in told.values()] == [[absent], [absent]]
+        assert losses[0] == losses[1]
+        whole = validate_fusion(make_loaded(make_network(), labels=False), Dataset(), tmp_path / "whole")
+        assert whole["ssim"] != losses[0]["ssim"]

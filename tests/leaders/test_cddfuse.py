@@ -90,6 +90,15 @@ class TestLosses:
         losses = {name: loss.item() for name, loss in network.pretraining_losses(sources).items()}
         assert losses == pytest.approx({"pixel": pixel, "ssim": 3 * unlike, "decomposition": 4 * decomposition(parted)}, rel=1e-3)
 
+    def test_of_stage_1_are_of_all_images_there_are(self) -> None:
+        """Two samples of which each lacks another modality are as good as one that has both, but for their correlation."""
+        network, sources = leader(), images(2, 2, 13, 12)
+        found = network.pretraining_losses(sources, torch.tensor([[True, False], [False, True]]))
+        wanted = network.pretraining_losses(sources[[0, 1], [0, 1]][None])
+        for name in ("pixel", "ssim"):
+            assert found[name].item() == pytest.approx(wanted[name].item(), rel=1e-5)
+        assert found["decomposition"] == 0
+
     def test_of_stage_2_are_the_paper_s(self) -> None:
         network, sources = leader(decomposition=4.0, gradient=6.0), images(2, 2, 9, 8)
         fused = network(sources)

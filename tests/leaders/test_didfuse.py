@@ -75,6 +75,18 @@ class TestLosses:
         for losses in (network.pretraining_losses(sources), network.losses(network(sources), sources)):
             assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-4)
 
+    def test_of_stage_1_are_those_of_the_samples_that_have_both(self) -> None:
+        """Of others nothing is learned, whatever stands there, unless no sample has both: then of each image by itself."""
+        network, sources = leader(), images(4, 2, 14, 15)
+        present = torch.tensor([[True, True], [True, False], [False, True], [True, True]])
+        found = network.pretraining_losses(sources, present)
+        wanted = leader().pretraining_losses(sources[[0, 3]])
+        assert {name: loss.item() for name, loss in found.items()} == {name: loss.item() for name, loss in wanted.items()}
+        lone = network.pretraining_losses(sources, torch.tensor([[True, False], [False, True]] * 2))
+        assert lone.keys() == found.keys()
+        assert (lone["bases"], lone["details"]) == (0, 0)
+        assert lone["fidelity"] > 0
+
     def test_fall_in_training(self) -> None:
         network, sources = leader(), images(2, 2, 12, 12)
         optimiser, totals = torch.optim.Adam(network.parameters(), 1e-3), []

@@ -131,6 +131,13 @@ class TestLosses:
         assert losses == pytest.approx({"pixel": np.square(255 * (painted - shown.numpy())).mean(), "ssim": 100 * (1 - alike)},
                                        rel=1e-4)
 
+    def test_of_stage_1_are_of_all_images_there_are(self) -> None:
+        """Two samples of which each lacks another modality are as good as one that has both."""
+        network, sources = leader(), images(2, 2, 16, 16)
+        found = network.pretraining_losses(sources, torch.tensor([[True, False], [False, True]]))
+        wanted = network.pretraining_losses(sources[[0, 1], [0, 1]][None])
+        assert {name: loss.item() for name, loss in found.items()} == {name: loss.item() for name, loss in wanted.items()}
+
     def test_of_each_stage_fall_and_teach_its_part_alone(self) -> None:
         network, sources = leader(), images(1, 2, 16, 16)
         stages = [({"stem", "encoder", "decoder"}, list(network.parameters()), network.pretraining_losses),

@@ -170,6 +170,17 @@ class TestContentLoss:
         repeated = content_loss(reconstructed.repeat(3, 1, 1, 1), sources.repeat(3, 1, 1, 1))
         torch.testing.assert_close(repeated, content_loss(reconstructed, sources))
 
-    def test_refuses_a_reconstruction_of_another_shape(self, random_images: Images) -> None:
+    def test_is_the_mean_over_all_modalities_there_are(self, random_images: Images) -> None:
+        """Times their number, as where all are there; two are of the first case, and one of the second."""
+        sources, reconstructed = random_images(2, 3, 16, 18), random_images(2, 3, 16, 18, seed=1)
+        present = torch.tensor([[True, False, True], [False, True, False]])
+        there = [(0, 0), (0, 2), (1, 1)]
+        each = [content_loss(reconstructed[None, None, case, one], sources[None, None, case, one]) for case, one in there]
+        torch.testing.assert_close(content_loss(reconstructed, sources, present=present), 3 * torch.stack(each).mean())
+        whole = content_loss(reconstructed, sources, present=torch.ones(2, 3, dtype=torch.bool))
+        torch.testing.assert_close(whole, content_loss(reconstructed, sources))
+
+    @pytest.mark.parametrize("present", [None, torch.ones(1, 2, dtype=torch.bool)])
+    def test_refuses_a_reconstruction_of_another_shape(self, random_images: Images, present: torch.Tensor | None) -> None:
         with pytest.raises(ValueError, match="one shape"):
-            content_loss(random_images(1, 1, 16, 16), random_images(1, 2, 16, 16))
+            content_loss(random_images(1, 1, 16, 16), random_images(1, 2, 16, 16), present=present)

@@ -41,9 +41,10 @@ from fuse4seg.planning.fingerprint import (
     read_fingerprint,
     summarise_case,
 )
-from fuse4seg.planning.foreground import Draws, draw_foreground
+from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
 from fuse4seg.planning.options import PlanOptions
 from fuse4seg.planning.planner import plan_experiment
+from fuse4seg.planning.windows import intensity_windows
 
 DATASET = "Dataset991_Small"
 STATISTICS = "foreground_intensity_properties_per_channel"
@@ -78,6 +79,43 @@ class TestExtractFingerprint:
         for channel, properties in expected.pop(STATISTICS).items():
             assert found[STATISTICS][channel] == pytest.approx(properties, rel=1e-6)
         assert {key: found[key] for key in expected} == expected
+
+    def test_measures_each_channel_on_the_cases_that_have_it(self, make_raw: Callable[..., Path]) -> None:
+        """The same as of as many complete cases, of which the others are left out of the channel's statistics."""
+        folder = make_raw(("T1", "CT"), cases=4, empty_border=1)
+        schemes = module.normalisation_schemes(json.loads((folder / "dataset.json").read_text()))
+        complete = Fuse4SegFingerprintExtractor(DATASET, 1)._summarise_cases(schemes)
+        for case, channel in ((1, 0), (2, 1), (3, 1)):
+            (folder / "imagesTr" / f"case{case}_000{channel}.nii.gz").unlink()
+        found = extract_fingerprint(991, processes=1, allow_missing=True)
+        use_mask = found["median_relative_size_after_cropping"] < 3 / 4
+        for channel, cases in enumerate(([0, 2, 3], [0, 1])):
+            having = [complete[case] for case in cases]
+            statistics = foreground_statistics([case.foreground[channel] for case in having])
+            assert found[STATISTICS][str(channel)] == statistics
+            window = intensity_windows([[case.tissue[channel]] for case in having], schemes=[schemes[channel]],
+                                       use_mask=[use_mask and channel == 0], statistics=[statistics])
+            assert found[WINDOWS][str(channel)] == window["0"]
+        assert found["cases_with_channel"] == [3, 2]
+        assert found["shapes_after_crop"] == [case.shape for case in complete]
+
+    def test_says_how_many_cases_have_each_channel(self, make_raw: Callable[..., Path],
+                                                   caplog: pytest.LogCaptureFixture) -> None:
+        folder = make_raw(cases=3)
+        with caplog.at_level("INFO"):
+            assert "cases_with_channel" not in extract_fingerprint(991, processes=1)
+            assert "T1 in" not in caplog.text
+            (folder / "imagesTr" / "case1_0000.nii.gz").unlink()
+            # The one that is there does not fit any more.
+            assert extract_fingerprint(991, processes=1, allow_missing=True, overwrite=False)["cases_with_channel"] == [2, 3]
+        assert "T1 in 2 of 3 cases, FLAIR in 3 of 3 cases" in caplog.text
+
+    def test_refuses_a_channel_of_which_nothing_is_foreground(self, make_raw: Callable[..., Path]) -> None:
+        folder = make_raw(cases=2)
+        (folder / "imagesTr" / "case1_0001.nii.gz").unlink()
+        rewrite(folder / "labelsTr" / "case0.nii.gz", np.zeros_like)
+        with pytest.raises(NoForegroundError, match="holds a foreground voxel in the cases that have channel 1. Give"):
+            extract_fingerprint(991, processes=1, allow_missing=True)
 
     def test_holds_the_volumes_of_labels(self, make_raw: Callable[..., Path]) -> None:
         folder = make_raw(cases=3)
@@ -137,7 +175,7 @@ class TestExtractFingerprint:
         schemes = [ZScoreNormalization] * 2
         summarise = partial(summarise_case, reader=SimpleITKIO, schemes=schemes, classes={"tumour": 1}, draws=100,
                             limit=100)
-        cases = DatasetFingerprintExtractor(DATASET, 1).dataset
+        cases = Fuse4SegFingerprintExtractor(DATASET, 1).dataset
 
         one, two = (build_fingerprint(module._summarise_all(summarise, cases, processes=processes), dataset=DATASET,
                                       schemes=schemes) for processes in (1, 2))

@@ -16,6 +16,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg import background
+from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import (
     ConfigurationNotFoundError,
     FaultyImageError,
@@ -73,21 +74,21 @@ class TestPreprocess:
             run_all(break_second, "first", "second")
 
 
-def run_all(work: Callable[[None, tuple[str, None]], None], *names: str) -> None:
+def run_all(work: Callable[[None, module.Found], None], *names: str) -> None:
     with ProcessFarm(["cpu"], mend=FEWER) as farm:
-        module._run_all(farm, Job(nothing, work, "preprocessing"), dict.fromkeys(names))
+        module._run_all(farm, Job(nothing, work, "preprocessing"), [module.Found(name, Case(name, ()), ()) for name in names])
 
 
 def nothing() -> None:
     """What these workers hold."""
 
 
-def kill(_: None, _named: tuple[str, None]) -> None:
+def kill(_: None, _found: module.Found) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def break_second(_: None, named: tuple[str, None]) -> None:
-    [][0] if named[0] == "second" else None
+def break_second(_: None, found: module.Found) -> None:
+    [][0] if found.name == "second" else None
 
 
 class TestEarlierData:

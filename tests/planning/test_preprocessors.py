@@ -19,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from fuse4seg.datasets.nifti import HEADER
 from fuse4seg.planning.planner import plan_experiment
 from fuse4seg.planning.preprocess import preprocess
-from fuse4seg.planning.preprocessors import OnePassPreprocessor
+from fuse4seg.planning.preprocessors import OnePassPreprocessor, UnlabelledPreprocessor
 from fuse4seg.plans import read_plans
 
 LABELS = {"labels": {"background": 0, "tumour": 1}}
@@ -84,6 +84,40 @@ def test_writes_what_nnunet_writes(spacing: tuple[float, float, float], plan: Ca
         np.testing.assert_equal({entry: value for entry, value in ours[name][3].items() if entry != HEADER}, properties)
         files = [blosc2.open(str(folder / "case0.b2nd")) for folder in (tmp_path / "ours" / name, tmp_path / name)]
         assert (files[0].chunks, files[0].blocks) == (files[1].chunks, files[1].blocks)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("absent", [0, 1])
+def test_stores_an_absent_channel_as_zeros_and_says_so(absent: int, labelled: bool, plan: Callable[..., PlansManager],
+                                                       case: tuple[list[str], str], tmp_path: Path) -> None:
+    """The other channel, mask and label are those of nnU-Net for the one image alone."""
+    plans, there = plan((1.0, 0.8, 0.8)), 1 - absent
+    files: list[str | None] = [None, None]
+    files[there] = case[0][there]
+    inner, label = (DefaultPreprocessor(verbose=False), case[1]) if labelled else (UnlabelledPreprocessor(verbose=False), None)
+    (tmp_path / "2d").mkdir()
+    configuration = plans.get_configuration("2d")
+    OnePassPreprocessor(inner, {}).run_case_save(str(tmp_path / "2d" / "case0"), files, label, plans, configuration, LABELS)
+    channels, segmentation, _, properties = nnUNetDatasetBlosc2(str(tmp_path / "2d")).load_case("case0")
+    alone, mask, told = inner.run_case([case[0][there]], label, plans, configuration, LABELS)
+    np.testing.assert_array_equal(channels[there], alone[0])
+    np.testing.assert_array_equal(segmentation[:], mask)
+    assert not channels[absent].any()
+    assert properties.pop("present") == [channel == there for channel in range(2)]
+    np.testing.assert_equal({entry: value for entry, value in properties.items() if entry != HEADER}, told)
+
+
+@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "CTNormalization", "RescaleTo01Normalization",
+                                    "RGBTo01Normalization", "NoNormalization"])
+def test_normalises_nothing_in_an_absent_channel(scheme: str, plan: Callable[..., PlansManager], case: tuple[list[str], str],
+                                                 tmp_path: Path) -> None:
+    plans = plan((1.0, 1.0, 1.0))
+    plans.plans["configurations"]["2d"]["normalization_schemes"] = ["ZScoreNormalization", scheme]
+    (tmp_path / "2d").mkdir()
+    OnePassPreprocessor(DefaultPreprocessor(verbose=False), {}).run_case_save(
+        str(tmp_path / "2d" / "case0"), [case[0][0], None], case[1], plans, PlansManager(plans.plans).get_configuration("2d"),
+        LABELS)
+    assert not nnUNetDatasetBlosc2(str(tmp_path / "2d")).load_case("case0")[0][1].any()
 
 
 def test_computes_what_is_shared_once(plan: Callable[..., PlansManager], case: tuple[list[str], str], tmp_path: Path) -> None:

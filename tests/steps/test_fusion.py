@@ -115,6 +115,8 @@ class TestFusionStep:
         for weight, wanted in zip(models[1].parameters(), models[0].parameters(), strict=True):
             assert torch.equal(weight, wanted)
         assert step_of(tiny_model())(batch)["fusion"] != reports[0]["fusion"]
+        found, wanted, whole = (step_of(models[0]).score(*given) for given in ((spoilt, present), (batch, present), (batch,)))
+        assert found == wanted != whole
 
     def test_is_the_same_under_a_gradient_scaler(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         plain, scaled = tiny_model(), tiny_model()

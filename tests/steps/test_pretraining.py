@@ -83,7 +83,7 @@ class TestPretrainingStep:
 
     def test_teaches_by_the_leader_s_own_losses_where_the_recipe_says_so(self, tiny_model: MakeModel, batch: torch.Tensor,
                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-        def own(leader: GateLeader, sources: torch.Tensor) -> dict[str, torch.Tensor]:
+        def own(leader: GateLeader, sources: torch.Tensor, present: None = None) -> dict[str, torch.Tensor]:
             images, *_ = leader.reconstruct(sources)
             return {"near": (images - sources).square().mean(), "dark": 0.5 * images.mean()}
 
@@ -99,6 +99,27 @@ class TestPretrainingStep:
         assert moved(step.adversary, before) == set()
         losses = [step(batch)["total"] for _ in range(20)]
         assert losses[-1] < 0.8 * report["total"]
+
+    def test_passes_over_what_stands_in_absent_modalities(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        present = torch.tensor([[True, True], [True, False], [False, True], [True, True]])
+        spoilt = torch.where(present[:, :, None, None], batch, torch.full_like(batch, torch.nan))
+        reports, models = [], [tiny_model(), tiny_model()]
+        for model, given in zip(models, (batch, spoilt), strict=True):
+            torch.manual_seed(3)  # of the discriminators
+            step = step_of(model)
+            reports.append([step(given, present), step(given, present)])
+        assert reports[0] == reports[1]
+        for weight, wanted in zip(models[1].parameters(), models[0].parameters(), strict=True):
+            assert torch.equal(weight, wanted)
+
+    def test_changes_no_bit_where_nothing_is_absent(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
+        reports, models = [], [tiny_model(), tiny_model()]
+        for model, present in zip(models, (None, torch.ones(4, 2, dtype=torch.bool)), strict=True):
+            torch.manual_seed(3)
+            reports.append(step_of(model)(batch, present))
+        assert reports[0] == reports[1]
+        for weight, wanted in zip(models[1].parameters(), models[0].parameters(), strict=True):
+            assert torch.equal(weight, wanted)
 
     def test_does_not_look_at_a_cascade_s_channels(self, tiny_model: MakeModel, batch: torch.Tensor) -> None:
         plain, cascaded = (step_of(tiny_model(extra=1), replace(USUAL, adversarial=0)) for _ in range(2))

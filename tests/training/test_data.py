@@ -19,8 +19,6 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.utils.data._utils import signal_handling
 
@@ -38,7 +36,6 @@ from fuse4seg.training.data import (
     batch_makers,
     batch_stream,
     draw_flips,
-    draw_present,
     foreground_share,
     require_memory_for_batches,
     seeded,
@@ -105,9 +102,9 @@ def transforms() -> ComposeTransforms:
 
 
 def batches(loader: Any = None, *, seed: int = 0, stream: int = 0, dropout: float = 0.0, flip_axes: Sequence[int] = (),
-            viewing: Sequence[str] = (), places: range | None = None) -> SeededBatches:
+            viewing: Sequence[str] = (), places: range | None = None, incomplete: bool = False) -> SeededBatches:
     return SeededBatches(loader or DrawingLoader(), seed=seed, stream=stream, modalities=2, modality_dropout=dropout,
-                         flip_axes=flip_axes, viewing=viewing, places=places)
+                         flip_axes=flip_axes, viewing=viewing, places=places, incomplete=incomplete)
 
 
 def numbers(drawn: dict[str, Any]) -> tuple[list[float], list[float], list[str]]:
@@ -122,6 +119,26 @@ def assert_states(before: tuple[Any, Any, torch.Tensor]) -> None:
     assert random.getstate() == before[0]
     np.testing.assert_equal(np.random.get_state(), before[1])
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+class CaseLoader(DrawingLoader):
+    """Gives the sample of a case at random, as nnU-Net's loader takes it from its dataset."""
+
+    HAS = {"whole": {}, "lacking": {"present": [False, True]}}
+
+    def __init__(self, batch_size: int = 3) -> None:
+        super().__init__(batch_size, 2, 3)
+        self._data: Any = self
+
+    def load_case(self, case: str) -> tuple[Any, ...]:
+        return None, None, None, self.HAS[case]
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        batch = super().generate_train_batch()
+        batch["keys"] = [random.choice(list(self.HAS)) for _ in range(self.batch_size)]
+        for case in batch["keys"]:
+            self._data.load_case(case)
+        return batch
 
 
 class TestSeeded:
@@ -175,6 +192,35 @@ class TestSeededBatches:
         before = states()
         batches(viewing=VIEWING, dropout=0.5)[7]
         assert_states(before)
+
+    def test_samples_of_cases_that_may_lack_modalities_say_what_they_have(self) -> None:
+        """Nothing else is changed but that what they lack is 0, as noise makes something of zeros."""
+        said = []
+        for index in range(5):
+            whole, told = batches(CaseLoader())[index], batches(CaseLoader(), incomplete=True)[index]
+            assert whole["keys"] == told["keys"]
+            assert torch.equal(whole["target"], told["target"])
+            assert told["present"].tolist() == [[case == "whole", True] for case in told["keys"]]
+            assert torch.equal(told["data"], torch.where(told["present"][..., None], whole["data"], 0.0))
+            said += told["keys"]
+        assert set(said) == {"whole", "lacking"}
+
+    def test_dropout_takes_from_what_they_have_and_leaves_one(self) -> None:
+        left = []
+        for index in range(30):
+            thinned, told = (batches(loader, dropout=0.5, incomplete=lacks)[index]
+                             for loader, lacks in ((DrawingLoader(3, 2, 3), False), (CaseLoader(), True)))
+            whole = torch.tensor([case == "whole" for case in told["keys"]])
+            assert torch.equal(told["present"][whole], thinned["present"][whole])
+            assert told["present"][~whole].tolist() == [[False, True]] * int((~whole).sum())
+            left.append(told["present"][whole])
+        assert not torch.cat(left).all()
+
+    def test_parts_of_a_batch_are_what_they_are_in_it_of_incomplete_cases_too(self) -> None:
+        whole = batches(CaseLoader(4), dropout=0.5, incomplete=True)[3]
+        parts = [batches(CaseLoader(4), dropout=0.5, incomplete=True, places=range(start, start + 2))[3] for start in (0, 2)]
+        for name in ("data", "present"):
+            assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
 
     def test_modality_dropout_changes_nothing_but_what_is_present(self) -> None:
         """The loader draws three samples."""
@@ -254,32 +300,6 @@ class TestDrawFlips:
         some, whole = (draw_flips(np.random.default_rng(5), 50, axes=3, chosen=chosen) for chosen in ((1,), (0, 1, 2)))
         assert torch.equal(some[:, 1], whole[:, 1])
         assert whole.any(dim=0).all()
-
-
-class TestDrawPresent:
-    @settings(max_examples=50, deadline=None)
-    @given(seed=st.integers(0, 2**32), samples=st.integers(1, 9), modalities=st.integers(1, 5), dropout=st.floats(0, 0.999))
-    def test_leaves_every_sample_a_modality(self, seed: int, samples: int, modalities: int, dropout: float) -> None:
-        present = draw_present(np.random.default_rng(seed), samples, modalities=modalities, dropout=dropout)
-        assert present.shape == (samples, modalities)
-        assert present.dtype == torch.bool
-        assert present.any(dim=1).all()
-
-    @pytest.mark.parametrize("modalities", [2, 4])
-    @pytest.mark.parametrize("dropout", [0.1, 0.25, 0.5, 0.9])
-    def test_leaves_each_out_as_often_as_asked_for(self, modalities: int, dropout: float) -> None:
-        """But for the one that stays where all would go; each of them is that one equally often."""
-        present = draw_present(np.random.default_rng(0), 20_000, modalities=modalities, dropout=dropout)
-        expected = 1 - dropout + dropout**modalities / modalities
-        np.testing.assert_allclose(present.double().mean(dim=0), expected, atol=4 * 0.5 / 20_000**0.5)
-
-    def test_leaves_each_out_by_itself(self) -> None:
-        present = draw_present(np.random.default_rng(0), 20_000, modalities=4, dropout=0.3).double()
-        without_last_resort = np.corrcoef(present.T.numpy())[np.triu_indices(4, 1)]
-        assert np.abs(without_last_resort).max() < 0.03
-
-    def test_leaves_nothing_out_at_rate_0(self) -> None:
-        assert draw_present(np.random.default_rng(0), 50, modalities=3, dropout=0.0).all()
 
 
 class TestBatchStream:

@@ -109,8 +109,11 @@ class TestNetworks:
         dropped = changed(recipe, ["training.modality_dropout=0.2"])
         for method, ranks in ((recipe, 2), (dropped, 1)):
             require_distributable(method, network, torch.device("cpu"), ranks=ranks)
-        with pytest.raises(OptionError, match="leader u2fusion is taught by the samples that have both images"):
+        taught = "leader u2fusion is taught by the samples that have both images"
+        with pytest.raises(OptionError, match=f"{taught}.*Set training.modality_dropout=0"):
             require_distributable(dropped, network, torch.device("cpu"), ranks=2)
+        with pytest.raises(OptionError, match=f"{taught}.*number. Train in one.$"):
+            require_distributable(recipe, network, torch.device("cpu"), ranks=2, incomplete=True)
 
 
 class TestLostRank:

@@ -12,7 +12,7 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from fuse4seg.inference import panel
-from fuse4seg.training import watched_patch
+from fuse4seg.training import presence, watched_patch
 from fuse4seg.training.run import Training, make_trainer
 from fuse4seg.training.state import random_states
 from fuse4seg.training.trainer import Fuse4SegTrainer
@@ -72,6 +72,23 @@ class TestWatchedPatch:
         assert look["panel"].dtype == np.uint8
         assert look["panel"].ndim == 3
 
+    def test_leaves_out_what_its_cases_lack(self, trainer: Fuse4SegTrainer, drawn: list[dict[str, Any]],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+        """One slice lacks T1ce, and all lack T2: that is not shown. What stands in the channels of both does not matter."""
+        trainer.dataset_json = {**trainer.dataset_json, "missing_modalities": True}
+        monkeypatch.setattr(presence, "presence_of", lambda _properties, _count: (True, True, False, True))
+        patch = WatchedPatch(trainer)
+        assert patch.present.tolist() == [[True, True, False, True]] * 4
+        assert not patch.channels[:, 2].any()
+        patch.present[0, 1] = False
+        first = patch.look()
+        patch.channels[:, 2], patch.channels[0, 1] = 5, 7
+        second = patch.look()
+        assert all(np.array_equal(second[name], value) for name, value in first.items())
+        assert drawn[0]["names"] == ["T1", "T1ce", "FLAIR"]
+        assert len(drawn[0]["sources"]) == 3
+        assert not drawn[0]["sources"][1, 0].any()
+
     def test_sees_a_boundary_that_the_image_shows(self, trainer: Fuse4SegTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
         """Slices that are bright where label 1 is, and dark elsewhere; label 1 of one lies where another has none."""
         patch = WatchedPatch(trainer)
@@ -81,7 +98,7 @@ class TestWatchedPatch:
         image = torch.where(patch.target == 1, 0.9, 0.1).expand(4, 3, 48, 40)
         seen = SimpleNamespace(fused=SimpleNamespace(image=image), sources=torch.rand(4, 4, 48, 40),
                                inside=torch.ones(4, 1, 48, 40), extra=None)
-        monkeypatch.setattr(trainer.network, "fuse", lambda _channels: seen)
+        monkeypatch.setattr(trainer.network, "fuse", lambda _channels, present: seen)
         found = {name: value for name, value in patch.look().items() if name != "panel"}
         label = next(name for name, value in trainer.dataset_json["labels"].items() if value == 1)
         assert found == {f"visibility/surrounding-{label}": pytest.approx(1, abs=0.02)}
