@@ -66,12 +66,13 @@ def components_of(labels: np.ndarray, classes: Mapping[str, int | tuple[int, ...
 def doubt_score(entropy: float | None, disagreement: float | None, size: Mapping[str, float | None]) -> float:
     r"""One number to sort cases by; the higher, the more there is to doubt.
 
-    .. math:: 1 - (1 - H) (1 - D) (1 - S), \quad S = \max(0, 1 - 3 / \max_c |z_c|)
+    .. math:: 1 - (1 - D) (1 - S), \quad S = \max(0, 1 - 3 / \max_c |z_c|)
 
-    Sizes within three deviations are left out, as they say less of Dice than H and D, and would only dilute these.
+    Where nothing could be compared, the entropy stands in for D. Beside D it would dilute it: of faint lesions all boundaries
+    are uncertain, the rightly drawn ones, too. Sizes within three deviations would dilute both.
 
     Args:
-        entropy: H, mean over the boundary over the largest there can be, in [0, 1].
+        entropy: Mean over the boundary over the largest there can be, in [0, 1].
         disagreement: D, in [0, 1].
         size: z by label or region, in robust standard deviations.
 
@@ -80,8 +81,9 @@ def doubt_score(entropy: float | None, disagreement: float | None, size: Mapping
 
     Example:
         >>> doubt_score(0.5, 0.2, {"core": None, "whole": -2.0}), doubt_score(0.5, 0.2, {"core": None, "whole": -6.0})
-        (0.6, 0.8)
+        (0.2, 0.6)
     """
     largest = max((abs(deviation) for deviation in size.values() if deviation is not None), default=0.0)
     unusual = 1 - USUAL / max(largest, USUAL)
-    return 1 - (1 - (entropy or 0.0)) * (1 - (disagreement or 0.0)) * (1 - unusual)
+    apart = entropy if disagreement is None else disagreement
+    return 1 - (1 - (apart or 0.0)) * (1 - unusual)

@@ -39,7 +39,7 @@ class TestFactsOf:
         assert doubt["components"] == {"core": 2, "oedema": 0}
         assert doubt["size"]["core"] == pytest.approx(0, abs=1e-9)
         assert doubt["size"]["oedema"] < -5  # every training case has one
-        assert doubt["score"] == pytest.approx(1 - 0.5 * 0.8 * 3 / -doubt["size"]["oedema"])
+        assert doubt["score"] == pytest.approx(1 - 0.8 * 3 / -doubt["size"]["oedema"])
 
     def test_does_without_a_training_set_and_without_a_boundary(self, description: ModelDescription) -> None:
         facts = facts_of(np.zeros((2, 4, 4), np.uint8), (1.0, 1.0, 1.0), description, entropy=None, disagreement=None)
@@ -71,7 +71,11 @@ class TestScore:
         score = doubt_score(entropy, disagreement, {"a": one, "b": other, "c": None})
         largest = max(abs(one), abs(other))
         assert 0 <= score <= 1
-        assert score == pytest.approx(1 - (1 - entropy) * (1 - disagreement) * min(1, 3 / max(largest, 1e-9)), abs=1e-12)
+        assert score == pytest.approx(1 - (1 - disagreement) * min(1, 3 / max(largest, 1e-9)), abs=1e-12)
+
+    @given(SHARES, DEVIATIONS)
+    def test_goes_by_the_entropy_where_nothing_can_be_compared(self, entropy: float, size: float) -> None:
+        assert doubt_score(entropy, None, {"a": size}) == doubt_score(None, entropy, {"a": size})
 
     @given(SHARES, SHARES, SHARES, DEVIATIONS)
     def test_no_part_lowers_it(self, low: float, high: float, other: float, size: float) -> None:
