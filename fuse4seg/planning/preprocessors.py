@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,20 +85,20 @@ class OnePassPreprocessor(DefaultPreprocessor):
         reader, labels = plans_manager.image_reader_writer_class, [] if seg_file is None else [Path(seg_file)]
         there = [Path(file) for file in image_files if file is not None]
         with given_to(reader, there) as images, given_to(reader, labels, labels=True) as label:
-            files = iter(map(str, images))
-            given = [None if file is None else next(files) for file in image_files]
-            run = self.preprocessor.run_case if len(there) == len(given) else self._run_lacking
-            case = Case(*run(given, str(label[0]) if label else None, plans_manager, configuration_manager, dataset_json))
+            present = [file is not None for file in image_files]
+            # A picture in colour is one file of several channels.
+            run = self.preprocessor.run_case if all(present) else partial(self._run_lacking, present)
+            case = Case(*run(list(map(str, images)), str(label[0]) if label else None, plans_manager, configuration_manager,
+                             dataset_json))
         case.properties.update(header_of(there[0]))
         self._done.append((configuration_manager, case))
         return case
 
-    def _run_lacking(self, image_files: Sequence[str | None], seg_file: str | None, plans: PlansManager,
+    def _run_lacking(self, present: Sequence[bool], image_files: Sequence[str], seg_file: str | None, plans: PlansManager,
                      configuration: ConfigurationManager, dataset_json: dict[str, Any] | str) -> Case:
         """The same of a case that lacks channels: zeros leave crop and mask to the others, and are zeros again afterwards."""
-        present = [file is not None for file in image_files]
         reader = plans.image_reader_writer_class()
-        voxels, properties = reader.read_images([file for file in image_files if file is not None])
+        voxels, properties = reader.read_images(image_files)
         label = None if seg_file is None else reader.read_seg(seg_file)[0]
         case = Case(*self.preprocessor.run_case_npy(with_absent(voxels, present), label, properties, plans, configuration,
                                                     dataset_json))
