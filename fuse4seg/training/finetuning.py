@@ -132,11 +132,20 @@ class Transfer:
         counted = _by_part([name for name in self.beginner.weights() if name not in self.beginner.roles.modalities])
         for part, names in counted.items():
             yield self._count(part, [name for name in names if name not in heads])
+        yield from self._left()
         yield from self._stems()
         places = places_of(self.beginner.modalities, self.origin.modalities)
         if self.origin.is_ours and (self.beginner.roles.modalities or isinstance(self.beginner.levels.adversary, OnePerModality)):
             yield f"  modalities: {_of_both(self.beginner.modalities, [place is not None for place in places])}"
         yield self._count("segmentation heads", heads) + self._classes(heads)
+
+    def _left(self) -> Iterator[str]:
+        """Of the origin's leader, what the new one lacks: without it, what is taken over answers otherwise."""
+        weights = self.beginner.weights()
+        left = [name for name in self.origin.weights if name.startswith(LEADER) and name not in weights]
+        if left:
+            layers = dict.fromkeys(name.removeprefix(LEADER).partition(".")[0] for name in left)
+            yield f"  left out, as this leader has no such part: {len(left)} weights of its {', '.join(layers)}"
 
     def _stems(self) -> Iterator[str]:
         """Of first layers that read other channels than they did."""

@@ -118,6 +118,13 @@ class TestTheSameModel:
         counts = [line.split(": ")[1].split(" ")[0::2][:2] for line in said[:-2]]
         assert all(taken == of for taken, of in counts)
 
+    def test_that_has_a_part_more_says_what_is_left_out(self) -> None:
+        origin = origin_of(beginner("T1"))
+        assert not [line for line in begin(beginner("T1", seed=2), origin) if "left out" in line]
+        origin.weights["fusion.cross_attention.query.weight"] = torch.ones(8, 8)
+        said = begin(beginner("T1", seed=2), origin)
+        assert "  left out, as this leader has no such part: 1 weights of its cross_attention" in said
+
     def test_moves_the_weights_that_the_optimisers_have(self) -> None:
         new = beginner("T1")
         before = [id(weight) for level in (new.levels.leader, new.levels.follower)
