@@ -29,6 +29,8 @@ UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError,
 
 MEND = "Use the plans it was trained with."
 TRUST = "If stock nnU-Net wrote it and you know who made it, give --trust where the command has it."
+#: What to do about a file that is no checkpoint.
+ANOTHER = "Copy it again, or give one that f4s_train or nnUNetv2_train wrote."
 #: Entries of a configuration that a training depends on.
 DECISIVE = ("architecture", "patch_size", "batch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
 
@@ -168,9 +170,9 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu",
     except pickle.UnpicklingError as error:
         raise CheckpointError(path, f"damaged, or not plain data ({first_line(error)}). {TRUST}") from error
     except UNREADABLE as error:
-        raise CheckpointError(path, f"damaged, or not plain data ({first_line(error)})") from error
+        raise CheckpointError(path, f"damaged, or not plain data ({first_line(error)}). {ANOTHER}") from error
     if not isinstance(state, dict):
-        raise CheckpointError(path, f"is no checkpoint: it holds a {type(state).__name__}")
+        raise CheckpointError(path, f"is no checkpoint: it holds a {type(state).__name__}. {ANOTHER}")
     return state
 
 

@@ -202,8 +202,13 @@ class TestBadFile:
     def test_that_is_something_else_is_refused(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "model.pth"
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="damaged, or not plain data"):
+        with pytest.raises(CheckpointError, match="damaged, or not plain data .*Copy it again"):
             load_checkpoint(path)
+
+    def test_that_holds_something_else_is_refused(self, tmp_path: Path) -> None:
+        torch.save([1], tmp_path / "model.pth")
+        with pytest.raises(CheckpointError, match="is no checkpoint: it holds a list. Copy it again, or give one that f4s_train"):
+            load_checkpoint(tmp_path / "model.pth")
 
     @pytest.mark.parametrize("zipped", [True, False])
     def test_that_would_run_code_is_refused_and_does_not_run_it(self, tmp_path: Path, zipped: bool) -> None:
