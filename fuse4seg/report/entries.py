@@ -121,7 +121,9 @@ def _off(entry: Any) -> str:
     entry = _part(entry)
     parts = []
     if isinstance(entry.get("shift"), Sequence) and not isinstance(entry["shift"], str):
-        parts.append("best after a shift of (" + ", ".join(f"{float(step):.1f}" for step in entry["shift"]) + ") mm")
+        # What is kept says where the modality lies; to fit, it goes back.
+        back = ", ".join(f"{0.0 - float(step):.1f}" for step in entry["shift"])
+        parts.append(f"best after a shift of ({back}) mm")
     if isinstance(entry.get("turn"), (int, float)):
         parts.append(f"a turn of {entry['turn']:.1f} degrees")
     information = entry.get("information")

@@ -52,7 +52,7 @@ class TestCaseEntry:
         assert entry["kinds"] == ["alignment", "missing", "unread"]
         assert entry["faults"][0] == "predicted without T1"
         assert "T1 may not be aligned" in entry["faults"][1]
-        assert ("best after a shift of (3.0, 0.0, -1.2) mm, a turn of 2.0 degrees, mutual information 0.40 nats as it is, "
+        assert ("best after a shift of (-3.0, 0.0, 1.2) mm, a turn of 2.0 degrees, mutual information 0.40 nats as it is, "
                 "0.60 there") in entry["faults"][1]
         assert suspects_of(read_prediction(made.folder).cases[0]) == [("T1", "FLAIR")]
 
