@@ -114,6 +114,8 @@ class Choice:
 
     def _format_learnt(self) -> list[str]:
         learnt = self.learnt
+        if len(learnt.folds) < 2:
+            return ["post-processing: none, as it is learnt from two folds on."]
         if not learnt.rules:
             return ["post-processing: no rule helped on held-out folds."]
         changes = ", ".join(f"{metric} {learnt.before[metric]:.4f} to {learnt.after[metric]:.4f}" for metric in learnt.before)
