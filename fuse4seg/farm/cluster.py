@@ -120,7 +120,13 @@ class DaskFarm(Farm):
         return [name for name, worker in workers.items() if not only_gpu or GPU in worker["resources"]]
 
     def _ask(self, function: Callable[..., Answer], *arguments: Any) -> dict[str, Answer]:
-        answers = self._client.run(function, *arguments, workers=self._workers(), on_error="return")
+        from distributed.comm import CommClosedError
+
+        told = self._client.run(function, *arguments, workers=self._workers(), on_error="return")
+        # One that died meanwhile is no worker any more.
+        answers = {name: answer for name, answer in told.items() if not isinstance(answer, CommClosedError)}
+        if not answers:
+            raise OptionError(FLAG, f"the workers at {self._address} die when asked what they see. Look at their logs.")
         for name, answer in answers.items():
             if isinstance(answer, Fuse4SegError):
                 raise answer
@@ -145,7 +151,7 @@ class DaskFarm(Farm):
         """Settle on a kind of device that all workers have, or all that offer a GPU."""
         self.device = wanted if wanted is not None else "cuda" if any("cuda" in found for found in kinds.values()) else "cpu"
         for name in self._workers() if self.device else ():
-            if self.device not in kinds.get(name, ()):
+            if self.device not in kinds.get(name, [self.device]):  # of one that came since, nothing is known
                 raise OptionError("-device", f"worker {name} has no {self.device}. Give -device cpu, or start those that have it "
                                              f"with --resources {GPU}=1: the others are left out then.")
 

@@ -43,6 +43,20 @@ def work(place: Path, item: str) -> tuple[str, int]:
     return item.upper(), os.getpid()
 
 
+def die_once(place: str) -> str:
+    """Kill the first worker that is asked."""
+    try:
+        Path(place, "died").touch(exist_ok=False)
+    except FileExistsError:
+        return "here"
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die(_place: str) -> None:
+    """Kill every worker that is asked."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def job(place: Path) -> Job:
     """The job of these."""
     return Job(partial(make, place), work, "working")

@@ -12,7 +12,7 @@ import pytest
 from fuse4seg.errors import OptionError, UnwritableFolderError, WorkerDiedError
 from fuse4seg.farm import cluster
 from fuse4seg.farm.cluster import DaskFarm
-from tests.farm.jobs import job
+from tests.farm.jobs import die, die_once, job
 
 
 class TestRefusals:
@@ -72,6 +72,17 @@ class TestRefusals:
     def test_of_an_output_that_cannot_be_written(self, scheduler: str) -> None:
         with pytest.raises(UnwritableFolderError):
             DaskFarm(scheduler, writes=Path("/proc/out"))
+
+
+class TestWorkersThatDieWhenAsked:
+    def test_are_left_out(self, scheduler: str, tmp_path: Path) -> None:
+        with DaskFarm(scheduler) as farm:
+            farm._client.wait_for_workers(2, timeout=120)
+            assert list(farm._ask(die_once, str(tmp_path)).values()) == ["here"]
+
+    def test_are_named_where_none_is_left(self, scheduler: str) -> None:
+        with DaskFarm(scheduler) as farm, pytest.raises(OptionError, match="^--scheduler: the workers at tcp.* die when asked"):
+            farm._ask(die, "")
 
 
 class TestAgreement:
