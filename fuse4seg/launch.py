@@ -171,7 +171,8 @@ def _failure(ended: Sequence[Ended], *, asked: bool) -> RanksError:
         return RanksError(first.words or "stopped", status=first.status if first.status > 0 else 128 - first.status)
     accounts = {one.rank: one.account() for one in causes}
     if len(set(accounts.values())) == 1 and (len(causes) == len(ended) or (first.rank == 0 and first.words)):
-        return RanksError(first.words.removeprefix("error: ") or first.account())
+        status = max(1, first.status) if first.is_first_cause else 1  # 143 where one was asked to stop, and all did
+        return RanksError(first.words.removeprefix("error: ") or first.account(), status=status)
     return RanksError("\n".join(f"rank {rank} {said}" for rank, said in accounts.items()))
 
 

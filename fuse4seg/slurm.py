@@ -61,7 +61,7 @@ def script_of(elements: Sequence[Sequence[str]], *, name: str, folder: Path, aga
     """
     chosen = {"job-name": name, "array": f"0-{len(elements) - 1}", "output": str(folder.absolute() / "%A_%a.log"), **USUAL,
               **(options or {})}
-    lines = (f"#SBATCH --{option}{'=' if value else ''}{value}" for option, value in chosen.items())
+    lines = (f"#SBATCH --{option}{'=' if value else ''}{shlex.quote(value) if value else ''}" for option, value in chosen.items())
     cases = (f"{number}) words=({shlex.join(words)});;" for number, words in enumerate(elements))
     return SCRIPT.format(options="\n".join(lines), elements="\n".join(cases), again=shlex.join(again), first=shlex.join(first),
                          stopped=STOPPED)

@@ -66,6 +66,10 @@ class TestLaunch:
     def test_says_once_what_all_say(self) -> None:
         assert said("say('error: no room'); sys.exit(1)") == ("no room", 1)
 
+    def test_ends_as_all_do_that_one_of_them_stopped(self) -> None:
+        assert said("say('error: stopped by SIGTERM; everything is saved'); sys.exit(143)") == (
+            "stopped by SIGTERM; everything is saved", 143)
+
     def test_says_what_the_first_says_for_all(self) -> None:
         assert said(f"say('error: a batch of 3') if rank == 0 else None; sys.exit({LostRankError.status} if rank else 1)") == (
             "a batch of 3", 1)

@@ -102,6 +102,13 @@ class TestScript:
         assert options == ["--job-name=job", "--array=0-1", f"--output={tmp_path}/%A_%a.log", "--requeue", "--open-mode=append",
                            "--signal=TERM@60", "--time=24:00:00"]
 
+    def test_keeps_words_with_blanks_whole(self, tmp_path: Path) -> None:
+        folder = tmp_path / "my jobs"
+        lines = script_of([["a"]], name="job", folder=folder, options={"comment": "the first try"}).splitlines()
+        options = [shlex.split(line) for line in lines if line.startswith("#SBATCH")]
+        assert all(len(words) == 2 for words in options)
+        assert {f"--output={folder}/%A_%a.log", "--comment=the first try"} < {option for _, option in options}
+
 
 class TestSubmit:
     def test_says_so_where_there_is_no_slurm(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

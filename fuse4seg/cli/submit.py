@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -54,7 +55,7 @@ def _run(options: argparse.Namespace) -> None:
     write_script(text, script)
     answer = None if options.only_write else submit(script)
     log.info("%s: %d job(s)", script, len(elements))
-    log.info("%s", answer or f"not submitted yet: sbatch {script}")
+    log.info("%s", answer or f"not submitted yet: {shlex.join(['sbatch', str(script)])}")
 
 
 def _elements(name: str, given: argparse.Namespace, parts: int | None) -> list[argparse.Namespace]:

@@ -182,9 +182,12 @@ def look(reads: Sequence[str], probe: str | None) -> tuple[str, list[str], str |
 def _connect(address: str) -> Client:
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise OptionError(FLAG, "needs Dask. Install it with pip install 'fuse4seg[cluster]'.") from error
     try:
+        if not address.startswith("inproc:"):  # which has neither
+            get_address_host_port(address)  # first: a client that this refuses would wait, and complain, when it is collected
         client = Client(address, timeout=ANSWER, set_as_default=False)
     except (OSError, ValueError) as error:
         raise OptionError(FLAG, f"no Dask scheduler answers at {address} ({first_line(error)}). Start one with dask scheduler, "

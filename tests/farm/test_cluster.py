@@ -22,6 +22,12 @@ class TestRefusals:
         with pytest.raises(OptionError, match=r"^--scheduler: no Dask scheduler answers at tcp:.*:9 \(.*\)\. Start one"):
             DaskFarm("tcp://127.0.0.1:9")
 
+    @pytest.mark.parametrize("address", ["nonsense", "tcp://nowhere", "http://127.0.0.1:9"])
+    def test_of_what_is_no_address_before_a_client_is_made(self, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pytest.importorskip("distributed"), "Client", None)
+        with pytest.raises(OptionError, match=rf"^--scheduler: no Dask scheduler answers at {address} \(.*\)\. Start one"):
+            DaskFarm(address)
+
     def test_where_dask_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "distributed", None)
         with pytest.raises(OptionError, match=r"needs Dask\. Install it with pip install 'fuse4seg\[cluster\]'\."):
