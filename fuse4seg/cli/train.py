@@ -100,7 +100,7 @@ def run_ranks(run: Callable[[argparse.Namespace], None], command: str, arguments
         options: What was parsed of them.
 
     Raises:
-        OptionError: torchrun has started another number of processes.
+        OptionError: torchrun has started another number of processes, or so many cannot share a batch.
     """
     require_at_least(1, options.num_gpus, flag="-num_gpus")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -109,6 +109,9 @@ def run_ranks(run: Callable[[argparse.Namespace], None], command: str, arguments
     if options.num_gpus == 1 or stands_in_group():
         run(options)
         return
+    from fuse4seg.training.shares import require_ranks
+
+    require_ranks(training_of(options), options.num_gpus)
     words = sys.argv[1:] if arguments is None else arguments
     launch(own_command(command, *words), options.num_gpus)
 

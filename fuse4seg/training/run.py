@@ -143,7 +143,7 @@ def pretrain(training: Training, *, seed: int | None = None, conduct: Conduct | 
         RecipeError: The recipe has no stage 1.
         Fuse4SegError: As in :func:`train`.
     """
-    _, plans = _load_plans(training)
+    _, plans = load_plans(training)
     recipe = changed(planned_recipe(plans, training.plans), training.changes, in_training=True)
     if not recipe.pretraining.epochs:
         raise RecipeError("pretraining.epochs", "is 0, so there is no stage 1. Give --set pretraining.epochs=80, here and to "
@@ -167,7 +167,7 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
         conduct.acceleration.require(device)
     if seed is not None and seed < 0:
         raise OptionError("--seed", f"must be at least 0, got {seed}.")
-    name, plans = _load_plans(training)
+    name, plans = load_plans(training)
     recipe = changed(planned_recipe(plans, data_root(PREPROCESSED) / name / f"{training.plans}.json"), training.changes,
                      in_training=True)
     _require_fold(training, name, plans)
@@ -252,8 +252,8 @@ def _warn_of_unplanned_memory(plans: dict[str, Any], recipe: Recipe) -> None:
                     "bilevel.hypergradient=%s.", wanted, was, wanted)
 
 
-def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
-    """Full dataset name and plans, with the configuration planned for our network and preprocessed."""
+def load_plans(training: Training) -> tuple[str, dict[str, Any]]:
+    """Full dataset name and plans, with the configuration planned for our network and preprocessed; else an error says which."""
     name = dataset_name(training.dataset)
     folder = data_root(PREPROCESSED) / name
     path = folder / f"{training.plans}.json"

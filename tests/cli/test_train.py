@@ -118,13 +118,12 @@ class TestTrain:
 
 
 class TestSeveralProcesses:
-    def test_that_cannot_share_the_batch_are_refused_by_one_line(self, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        assert main(["990", "2d", "0", *HARDLY, "-num_gpus", "3", "--root", str(root)]) == 1
-        captured = capfd.readouterr()
-        assert captured.out == ""
-        line, = captured.err.splitlines()
-        assert line.startswith("error: -num_gpus: the plans' batch of 4 cannot be shared by 3, which must get equally many")
-        assert list((root / "nnUNet_results").iterdir()) == []
+    @pytest.mark.parametrize("ranks", [3, 100])
+    def test_that_cannot_share_the_batch_are_refused_by_one_line_before_they_start(
+            self, planned_phantom: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+        monkeypatch.setattr("fuse4seg.launch.subprocess.Popen", None)
+        said = refused(planned_phantom, "990", "2d", "0", "-num_gpus", str(ranks))
+        assert said.startswith(f"error: -num_gpus: the plans' batch of 4 cannot be shared by {ranks}, which must get equally")
 
     @pytest.mark.slow
     def test_train_and_validate_as_one_does(self, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
