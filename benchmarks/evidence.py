@@ -159,10 +159,17 @@ def _measure(step: Step, output: Path, *, devices: Sequence[str], until: float) 
         folds, (_, seed, row) = [fold for fold, *_ in trainings], trainings[0]
         _call("compare", str(step.dataset), step.configuration, "-p", step.plans, "-o", str(place), "--rows", row, "-f",
               *map(str, folds), "--seed", str(seed), "--devices", *devices)
-        figures, found = read_figures(step.figures), json.loads((place / "comparison.json").read_text())
+        figures, found = read_figures(step.figures), found_in(place)
         if all(place_of(place, row, fold, seed).is_dir() for fold in step.folds):
             found["postprocessing"] = [post_processed(step, place, row, seed)]
         save_figures(found if figures is None else merge(figures, found), FIGURES / f"{step.figures}.json")
+
+
+def found_in(place: Path) -> dict[str, Any]:
+    """What a comparison found, with calls that name its folder alone, wherever it lies."""
+    found = json.loads((place / "comparison.json").read_text())
+    calls = [{**call, "command": call["command"].replace(str(place), place.name)} for call in found["calls"]]
+    return {**found, "calls": calls}
 
 
 def _plan(step: Step) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,15 @@ class TestMissing:
         assert found[:2] == [[(0, 0, "stacked"), (1, 0, "stacked")], [(2, 0, "stacked")]]
         assert len(found) == 8
         assert sum(map(len, found)) == 12
+
+
+def test_figures_name_no_folder_of_this_machine(evidence: ModuleType, tmp_path: Path) -> None:
+    place = tmp_path / "work" / "compare_505"
+    place.mkdir(parents=True)
+    command = f"f4s_compare 505 2d -o {place} --rows max"
+    (place / "comparison.json").write_text(json.dumps({"calls": [{"command": command, "machine": "x"}], "results": []}))
+    assert evidence.found_in(place) == {"calls": [{"command": "f4s_compare 505 2d -o compare_505 --rows max", "machine": "x"}],
+                                        "results": []}
 
 
 def test_post_processing_is_learnt_over_the_folds(evidence: ModuleType, planned_phantom: Path, tmp_path: Path,
