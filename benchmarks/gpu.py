@@ -29,10 +29,10 @@ from timing import compare, measure, save, show
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.evaluation.table import format_table
+from fuse4seg.side_by_side import own_command
 
 DATASET = 997
 GIGABYTE = 1e9
-TRAIN = "import sys; from fuse4seg.cli.train import main; sys.exit(main())"
 #: By which nnU-Net is told to compile.
 COMPILE = "nnUNet_compile"
 #: Iterations of an epoch of the training.
@@ -272,7 +272,7 @@ def _training(form: Form, device: Any, *, seconds: float) -> tuple[str, list[dic
     iterations = ITERATIONS if form.minutes else 1
     changes = ("pretraining.epochs=0", f"training.epochs={epochs}", f"training.iterations={iterations}")
     begin = time.perf_counter()
-    _call("-c", TRAIN, str(DATASET), name, "0", "-p", plans, "-device", device.type, "--set", *changes)
+    _call(*own_command("train")[1:], str(DATASET), name, "0", "-p", plans, "-device", device.type, "--set", *changes)
     spent = time.perf_counter() - begin
     _call("-m", "fuse4seg.cli.train_stock_nnunet", str(DATASET), name, "0", "-p", plans, "-device", device.type, "--epochs", "1",
           "--iterations", "1")

@@ -12,11 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from result_tables import FIGURES
+
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.comparison.plots import Plot, curve_plot, difference_plot, readability_plot
 from fuse4seg.files import written_whole
 
-FIGURES = Path(__file__).parent / "figures"
 #: Whose curves are shown.
 LEARNING = ("stacked", "fuse4seg", "grey")
 

@@ -19,10 +19,7 @@ from fuse4seg.datasets.dataset_json import may_lack_channels, read_dataset_json
 from fuse4seg.datasets.splits import SPLITS_FILE, USUAL, read_splits, require_fold
 from fuse4seg.errors import (
     CheckpointError,
-    ConfigurationNotFoundError,
     FoldError,
-    ForeignPlansError,
-    NotPreprocessedError,
     OptionError,
     PlansNotFoundError,
     RecipeError,
@@ -33,8 +30,8 @@ from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.machine import choose_device
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
-from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
-from fuse4seg.plans import GPUS, NETWORK, OURS, PLANS_NAME, planned_recipe, read_plans
+from fuse4seg.paths import PREPROCESSED, RESULTS, data_root
+from fuse4seg.plans import GPUS, OURS, PLANS_NAME, planned_recipe, read_plans
 from fuse4seg.ranks import is_first, world_size
 from fuse4seg.recipes.reading import changed, difference_of, name_after
 from fuse4seg.recipes.recipe import Recipe
@@ -46,6 +43,7 @@ from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.limits import Limits
 from fuse4seg.training.loggers import require_loggers, wandb_asked
 from fuse4seg.training.origin import require_beginning
+from fuse4seg.training.planned import planned_training
 from fuse4seg.training.recipe import require_fit, trained_with
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
@@ -143,8 +141,7 @@ def pretrain(training: Training, *, seed: int | None = None, conduct: Conduct | 
         RecipeError: The recipe has no stage 1.
         Fuse4SegError: As in :func:`train`.
     """
-    _, plans = load_plans(training)
-    recipe = changed(planned_recipe(plans, training.plans), training.changes, in_training=True)
+    recipe = planned_training(training)[2]
     if not recipe.pretraining.epochs:
         raise RecipeError("pretraining.epochs", "is 0, so there is no stage 1. Give --set pretraining.epochs=80, here and to "
                                                 "f4s_train.", source=recipe.name)
@@ -167,9 +164,7 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
         conduct.acceleration.require(device)
     if seed is not None and seed < 0:
         raise OptionError("--seed", f"must be at least 0, got {seed}.")
-    name, plans = load_plans(training)
-    recipe = changed(planned_recipe(plans, data_root(PREPROCESSED) / name / f"{training.plans}.json"), training.changes,
-                     in_training=True)
+    name, plans, recipe = planned_training(training)
     _require_fold(training, name, plans)
     fold = data_root(RESULTS) / name / training.folder_name / f"fold_{training.fold}"
     if is_first():
@@ -250,31 +245,6 @@ def _warn_of_unplanned_memory(plans: dict[str, Any], recipe: Recipe) -> None:
     if BY_MEMORY.index(wanted) > BY_MEMORY.index(was):
         log.warning("%s takes more memory than %s, which the plans were made for. Should it run out, plan again with --set "
                     "bilevel.hypergradient=%s.", wanted, was, wanted)
-
-
-def load_plans(training: Training) -> tuple[str, dict[str, Any]]:
-    """Full dataset name and plans, with the configuration planned for our network and preprocessed; else an error says which."""
-    name = dataset_name(training.dataset)
-    folder = data_root(PREPROCESSED) / name
-    path = folder / f"{training.plans}.json"
-    others = sorted(found.stem for found in folder.glob(f"{PLANS_NAME}*.json"))
-    if others and not path.is_file():
-        raise PlansNotFoundError(path, mend=f"There are other plans, to be named with -p: {', '.join(others)}.")
-    plans = read_plans(path)
-    try:
-        manager = PlansManager(dict(plans))
-        available = manager.available_configurations
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PlansNotFoundError(path, "holds no plans") from error
-    if training.configuration not in available:
-        raise ConfigurationNotFoundError(training.configuration, path, available)
-    configuration = manager.get_configuration(training.configuration)
-    if configuration.network_arch_class_name != NETWORK:
-        raise ForeignPlansError(training.plans)
-    data = folder / configuration.data_identifier
-    if not data.is_dir() or not any(data.iterdir()):
-        raise NotPreprocessedError(data, training.configuration)
-    return name, plans
 
 
 def _require_network(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> FuseThenSegment:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.plans import planned_recipe
-from fuse4seg.recipes.reading import changed
 from fuse4seg.training.distributed import require_shares
-from fuse4seg.training.run import Training, load_plans
+from fuse4seg.training.planned import planned_training
+from fuse4seg.training.run import Training
 
 
 def require_ranks(training: Training, ranks: int) -> None:
@@ -17,7 +16,6 @@ def require_ranks(training: Training, ranks: int) -> None:
         OptionError: It cannot; see :func:`~fuse4seg.training.distributed.require_shares`.
         Fuse4SegError: There is nothing to train on; see :func:`~fuse4seg.training.run.train`.
     """
-    _, plans = load_plans(training)
-    recipe = changed(planned_recipe(plans, training.plans), training.changes, in_training=True)
+    _, plans, recipe = planned_training(training)
     batch = PlansManager(dict(plans)).get_configuration(training.configuration).batch_size
     require_shares(recipe, batch, ranks=ranks)
