@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from PIL import Image as Picture
 from scipy.ndimage import gaussian_filter, zoom
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from validation_cases import Ours, Segment, Stock, add_comparison_flags, losses, measure, stock_labels, to_labels
 
 from fuse4seg.cli.command import make_parser, run_command
 
@@ -101,62 +101,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = make_parser("Dice under changes of the fused image.",
                          example="python benchmarks/robustness.py comparison 505 2d --rows fuse4seg stacked")
-    parser.add_argument("comparison", type=Path, help="folder that f4s_compare -o made")
-    parser.add_argument("dataset")
-    parser.add_argument("configuration")
-    parser.add_argument("-p", dest="plans", default="Fuse4SegPlans", help="default: %(default)s")
-    parser.add_argument("--rows", nargs="+", default=["fuse4seg", "stacked"], help="ours and stock nnU-Net's")
-    parser.add_argument("--folds", nargs="+", type=int, default=[0])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--cases", type=int, help="of each fold, the first so many (default: all)")
-    parser.add_argument("-o", dest="output", type=Path, help="write the figures to this JSON file, too")
+    add_comparison_flags(parser)
     return run_command(_run, parser, arguments)
 
 
-def table(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """Markdown: mean Dice of each row unchanged, and what each change costs."""
-    lines = [["row", UNCHANGED, *(name for name in CHANGES if name != UNCHANGED)], ["---"] * (1 + len(CHANGES))]
-    for name, dice in rows.items():
-        before = statistics.fmean(dice[UNCHANGED])
-        lines.append([name, f"{before:.3f}", *(f"{statistics.fmean(dice[change]) - before:+.3f}" for change in CHANGES
-                                               if change != UNCHANGED)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _run(options: argparse.Namespace) -> None:
-    from fuse4seg.comparison.rows import choose_rows
-    from fuse4seg.comparison.trainings import Budget, Trial
-    from fuse4seg.datasets.dataset_json import channel_names, read_dataset_json
-    from fuse4seg.files import write_json
-    from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
-
-    name = dataset_name(options.dataset, variables=(PREPROCESSED,))
-    source = data_root(PREPROCESSED) / name
-    chosen = choose_rows(options.rows, modalities=channel_names(read_dataset_json(source)))
-    output, rows = options.comparison.absolute(), dict[str, dict[str, list[float]]]()
-    for row in chosen:
-        rows[row.name] = {change: [] for change in CHANGES}
-        for fold in options.folds:
-            for seed in options.seeds:
-                trial = Trial(row, fold, seed, name, options.configuration, options.plans, output, Budget())
-                for change, dice in (_ours if row.ours else _stock)(trial, source, options.cases).items():
-                    rows[row.name][change] += dice
-        if options.output:
-            write_json({"rows": rows, "folds": options.folds, "seeds": options.seeds, "cases": options.cases}, options.output)
-    print(table(rows))
+    print(losses(measure(options, lambda _: tuple(CHANGES), ours=_of_exported, stock=_of_sources), unchanged=UNCHANGED))
 
 
-def _ours(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]]:
-    """Dice of every case under every change, from the exported images."""
-    import torch
+def _of_exported(ours: Ours) -> Segment:
+    """Segments the exported images."""
     from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 
     from fuse4seg.inference.image_files import read_fused
-    from fuse4seg.inference.model import load_model
     from fuse4seg.inference.predict_case import segment_fused
 
-    model = load_model(trial.model, folds=[trial.fold], device=torch.device("cpu"))
-    exported = trial.fold_folder / "validation" / "fused"
+    model, exported = ours.model, ours.trial.fold_folder / "validation" / "fused"
 
     def segment(case: str, change: str) -> np.ndarray:
         path = exported / f"{case}{model.description.file_ending}"
@@ -164,73 +124,29 @@ def _ours(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]]
         box = tuple(slice(*ends) for ends in get_bbox_from_mask(levels.any(axis=0)))
         made = segment_fused(model, [changed(levels[(slice(None), *box)], change)], properties["spacing"])
         labels = np.zeros(levels.shape[1:], dtype=np.uint8)
-        labels[box] = in_place(_labels(made.logits, made.space, model.description), change)
+        labels[box] = in_place(to_labels(made.logits, made.space, model.description), change)
         return labels
 
-    return _scored(segment, trial, source, model.description.dataset_json, cases, doing=trial.row.name)
+    return segment
 
 
-def _stock(trial: Any, source: Path, cases: int | None) -> dict[str, list[float]]:
+def _of_sources(stock: Stock) -> Segment:
     """The same of stock nnU-Net, from its sources in 8 bits."""
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-
     from fuse4seg.comparison.prepared_data import as_grey, windows_of
-    from fuse4seg.inference.model import ModelDescription
-    from fuse4seg.nnunet_output import logged_prints
 
-    # nnU-Net names no folder of its own where the variables are not set.
-    os.environ.setdefault("nnUNet_results", str(trial.place))
-    plans = json.loads((source / f"{trial.plans}.json").read_text())
-    windows = windows_of(plans, trial.configuration)
+    windows = windows_of(stock.plans, stock.trial.configuration)
     low, high = (windows[:, side].reshape(-1, 1, 1, 1) for side in range(2))
-    predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
-    with logged_prints():
-        predictor.initialize_from_trained_model_folder(str(trial.model), [trial.fold], "checkpoint_final.pth")
-    manager, configuration = predictor.plans_manager, predictor.configuration_manager
-    description = ModelDescription(manager, configuration, predictor.dataset_json)
-    dataset = nnUNetDatasetBlosc2(str(source / configuration.data_identifier))
 
     def segment(case: str, change: str) -> np.ndarray:
-        data, _, _, properties = dataset.load_case(case)
+        data, _, _, properties = stock.dataset.load_case(case)
         levels = np.rint(as_grey(data[:], windows)).astype(np.uint8)
         outside = (data[:] == 0).all(axis=0)
         sources = np.where(outside, 0, np.maximum(levels, 1)).astype(np.uint8)
         made = np.concatenate([changed(one[None], change) for one in sources])  # three of them are no image in colour
         channels = np.where(made.any(axis=0), made / 255 * (high - low) + low, 0).astype(np.float32)
-        with logged_prints():
-            logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(channels)).numpy()
-        return in_place(_labels(logits, properties, description), change)
+        return in_place(stock_labels(stock, channels, properties), change)
 
-    return _scored(segment, trial, source, predictor.dataset_json, cases, doing=trial.row.name)
-
-
-def _labels(logits: np.ndarray, space: dict[str, Any], description: Any) -> np.ndarray:
-    from fuse4seg.inference.input_space import to_labels
-
-    return to_labels(logits, space, description=description)[0]
-
-
-def _scored(segment: Callable[[str, str], np.ndarray], trial: Any, source: Path, dataset_json: dict[str, Any],
-            cases: int | None, *, doing: str) -> dict[str, list[float]]:
-    """Mean foreground Dice of every case under every change; classes that neither holds are left out."""
-    import SimpleITK as sitk
-
-    from fuse4seg.datasets.dataset_json import foreground_classes
-    from fuse4seg.evaluation.overlap import confusion, dice
-    from fuse4seg.progress import progress
-
-    ending = dataset_json["file_ending"]
-    names = sorted(path.name.removesuffix(ending) for path in (trial.fold_folder / "validation").glob(f"*{ending}"))[:cases]
-    found: dict[str, list[float]] = {change: [] for change in CHANGES}
-    for case in progress(names, doing, unit="case"):
-        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(source / "gt_segmentations" / f"{case}{ending}")))
-        for change in CHANGES:
-            labels = segment(case, change)
-            values = [dice(confusion(labels, truth, label)) for label in foreground_classes(dataset_json).values()]
-            found[change].append(float(np.nanmean(values)))
-    return found
+    return segment
 
 
 if __name__ == "__main__":

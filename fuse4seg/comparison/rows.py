@@ -79,6 +79,7 @@ ABLATIONS: Mapping[str, Row] = MappingProxyType({name: Row(name, ours=True, chan
     "no_viewing": ("bilevel.viewing=",),
     "balance_alone": _losses(balance=6),
     "no_auxiliary_head": ("bilevel.auxiliary_weight=0",),
+    "dropout": ("training.modality_dropout=0.25",),
 }.items()})
 #: What teaches the leader, by the ends of the rows' names.
 TEACHERS = {"frozen": ("leader.rate=0", "pretraining.epochs=0"), "fusion_losses_alone": ("bilevel.hypergradient=none",),
