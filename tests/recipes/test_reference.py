@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,33 +37,58 @@ def entries_of(table: str) -> list[str]:
     return re.findall(r"^\| \**`(\w+)`", table, re.MULTILINE)
 
 
+def added_rows(page: str, section: str) -> list[list[str]]:
+    """Rows of what networks add: networks, entry, meaning, value; networks are said once for rows that follow each other."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]]
+            for line in part_of(page, section).split("\nThey add:\n")[1].splitlines() if line.startswith("| ")][1:]
+    for before, row in pairwise(rows):
+        row[0] = row[0] or before[0]
+    return rows
+
+
 def test_holds_every_recipe_and_every_entry_of_every_section(page: str) -> None:
     listed = re.findall(r"^(?:- `(\w+)`: |\| `(\w+)` \| )", page.split("\n`f4s_plan_and_preprocess`")[0], re.MULTILINE)
     assert sorted(one or other for one, other in listed) == recipe_names()
     for name, kind in SECTIONS.items():
-        common, *_ = re.split(r"^.* adds?:$", part_of(page, name), flags=re.MULTILINE)
-        assert entries_of(common) == [own.name for own in fields(kind)]
+        assert entries_of(part_of(page, name).split("\nThey add:\n")[0]) == [own.name for own in fields(kind)]
 
 
 @pytest.mark.parametrize("section", FOLDERS)
 def test_holds_every_network_and_what_it_adds_once(section: str, page: str) -> None:
     common = {own.name for own in fields(SECTIONS[section])}
-    _, *tables = re.split(r"^((?:`\w+`,?\s)+adds?:)$", part_of(page, section), flags=re.MULTILINE)
     added: dict[str, list[str]] = {name: [] for name in network_names(section)}
-    for networks, table in zip(tables[::2], tables[1::2], strict=True):
+    for networks, entry, *_ in added_rows(page, section):
         for network in re.findall(r"`(\w+)`", networks):
-            added[network] += entries_of(table)
+            added[network].append(entry.strip("*`"))
     for name, entries in added.items():
         own = [entry.name for entry in fields(section_kind(section, name)) if entry.name not in common]
         assert sorted(entries) == sorted(own)
         assert f"\n- `{name}`: {network_module(section, name).__doc__.split()[0]} " in part_of(page, section)
 
 
-def test_a_row_gives_type_range_meaning_and_values(page: str) -> None:
-    assert "| `momentum` | number, from 0 to below 1 | of SGD; 0 with adamw | 0.99 | 0.99 | 0.9 |" in page
-    assert "preferred before training | 0 | 10 |" in page
-    assert "learns to read the image | blur, gamma, window, noise | - | none |" in page
+def test_a_row_gives_meaning_range_and_values(page: str) -> None:
+    assert "| `momentum` | of SGD; 0 with adamw; from 0 to below 1 | 0.99 | 0.9 |" in page
+    assert "| `optimiser` | sgd, as nnU-Net's, or adamw | sgd | sgd |" in page
+    assert "| `iterations` | of an epoch of either stage (nnU-Net: 250); whole, at least 1 | 250 |" in page
+    assert "image: blur, gamma, window, noise | blur, gamma, window, noise | none |" in page
     assert "(as `fuse4seg` but for `leader.fused_image=grey`, `leader.brighter=1`)" in " ".join(page.split())
+
+
+def test_what_a_network_adds_has_its_recipes_values(page: str) -> None:
+    values = {(networks, entry.strip("*`")): value for networks, entry, _, value in added_rows(page, "leader")}
+    assert values["`cddfuse`", "similarity"] == "5"
+    assert values["`gate`", "brighter"] == "0 (fuse4seg), 10 (fusion_alone)"
+    assert values["`decoder`, `embedding`, `gate`", "couplings"] == "1 (fuse4seg, fusion_alone), 3 (paper)"
+    assert {value for (_, entry), value in values.items() if entry == "folding"} == {"false"}
+
+
+def test_recipes_that_agree_share_a_column(page: str) -> None:
+    assert "\n| entry | meaning | fuse4seg, fusion_alone | paper |\n" in part_of(page, "patches")
+    assert "\n| entry | meaning | fuse4seg, fusion_alone, paper |\n" in part_of(page, "training")
+
+
+def test_one_without_a_section_has_no_column(page: str) -> None:
+    assert "\n| entry | meaning | fuse4seg | paper |\n" in part_of(page, "bilevel")
 
 
 class TestOtherNetworks:
@@ -86,10 +112,6 @@ class TestOtherNetworks:
 
     def test_leaves_out_what_all_have_alike_and_the_network_of_their_name(self, page: str) -> None:
         assert not {"follower.network", "losses", "leader.rate"} & self.table(page, "Segmentation")["emcad"].keys()
-
-
-def test_what_holds_for_a_whole_section_is_said_once(page: str) -> None:
-    assert "\n\nEach is a number, at least 0.\n\n| entry | meaning | fuse4seg | fusion_alone | paper |\n" in page
 
 
 def test_what_planning_decides_is_in_bold(page: str) -> None:
@@ -121,9 +143,8 @@ class TestAnotherRecipe:
     def test_of_another_network_leaves_what_this_adds_to_a_table(self, folder: Path) -> None:
         said = self.line(folder, 'like = "fuse4seg"\n[follower]\nnetwork = "cnn_transformer"\nblocks = 4\nfeatures = 16\n')
         assert said == "New. (as `fuse4seg` but for `follower.network=cnn_transformer`, `follower.features=16`)"
-        table = recipes_page().split("\n`cnn_transformer` adds:\n\n")[1].split("\n\n")[0].splitlines()
-        header, blocks = (row.split(" | ") for row in (table[0], table[-1]))
-        assert (header[-2:], blocks[-2:]) == (["paper", "new |"], ["12", "4 |"])
+        values = {entry: value for networks, entry, _, value in added_rows(recipes_page(), "follower")}
+        assert values["**`blocks`**"] == "12 (paper), 4 (new)"
 
     def test_names_no_loss_that_it_leaves_out_of_many(self, folder: Path) -> None:
         zeros = "".join(f"{name} = 0\n" for name in ("decomposition", "edges", "ssim", "vif", "scd"))
@@ -139,7 +160,8 @@ class TestAnotherRecipe:
 
     def test_that_is_like_no_other_has_its_columns_alone(self, folder: Path) -> None:
         (folder / "new.toml").write_text((folder / "fuse4seg.toml").read_text())
-        assert "| meaning | fuse4seg | fusion_alone | new | paper |" in recipes_page()
+        assert "| meaning | fuse4seg, new | fusion_alone | paper |" in recipes_page()
+        assert "| meaning | fuse4seg, fusion_alone, new | paper |" in recipes_page()
 
     def test_that_segments_unlike_the_one_it_is_like_says_so(self, folder: Path) -> None:
         bilevel = (folder / "fuse4seg.toml").read_text().split("[bilevel]\n")[1]
