@@ -84,8 +84,7 @@ What is misspelt or out of range is refused, with what would do. In Python: `fus
 
 ## Read the tables
 
-Planning decides entries in **`bold`**: to change them, plan anew. Numbers are at least 0, of any size, unless a row says
-otherwise.
+Planning decides entries in **`bold`**: to change them, plan anew. Numbers are at least 0 unless a row says otherwise.
 """
 
 
