@@ -62,11 +62,11 @@ class Leader(Section):
     """The fusion network, and what moves it in both stages; its file adds entries of its own."""
 
     network: str = entry("a file of fuse4seg/leaders", choices=network_names("leader"), planned=True)
-    fused_image: str = entry("colour: three channels; grey: one; a single modality is always grey",
+    fused_image: str = entry("colour: three channels; grey: one, as a single modality always",
                              choices=FUSED_IMAGES, planned=True)
     reference: str = entry("modality that asks, or is taken for the visible image; empty: dataset.json's, else the first",
                            planned=True)
-    rate: float = entry("first learning rate of its Adam and the discriminators'; 0: it stays as it starts", least=0)
+    rate: float = entry("first rate of its Adam and the discriminators'; 0: it stays as it starts", least=0)
     schedule: str = entry("how the rate falls: polynomial, nnU-Net's; halved, every 20 epochs, the paper's; constant",
                           choices=SCHEDULES)
 
@@ -105,8 +105,8 @@ class Patches(Section):
 class Pretraining(Section):
     """Stage 1: the leader learns to take every modality apart and to put it together again (paper, Eq. 9)."""
 
-    epochs: int = entry("of stage 1; 0 leaves it out (paper: 80)", least=0)
-    own: bool = entry("by the leader's own losses, as published, and not by those below")
+    epochs: int = entry("of stage 1; 0 leaves it out", least=0)
+    own: bool = entry("by the leader's own losses, as published, in place of those below")
     adversarial: float = entry("weight of the adversarial loss; 0 leaves the discriminators out", least=0)
     decomposition: float = entry("sigma, weight of the decomposition loss; the content loss gets 1 - sigma", least=0, below=1)
 
@@ -115,7 +115,7 @@ class Pretraining(Section):
 class Training(Section):
     """Stage 2: how long, and of what."""
 
-    epochs: int = entry("of stage 2 (paper: 140)", least=1)
+    epochs: int = entry("of stage 2", least=1)
     iterations: int = entry("of an epoch of either stage (nnU-Net: 250)", least=1)
     modality_dropout: float = entry("probability of each modality to be left out of a sample; one at least stays", least=0,
                                     below=1)
@@ -123,16 +123,16 @@ class Training(Section):
 
 @dataclass(frozen=True)
 class Losses(Section):
-    """Weight of each part of the fusion loss; 0 leaves a part out. All but own and chroma look at the luma."""
+    """Weight of each part of the fusion loss; 0 leaves it out. All but own and chroma look at the luma."""
 
     own: float = entry("the leader's own losses, as published, where it has some", least=0)
     intensity: float = entry("intensities of the brightest source", least=0)
     texture: float = entry("strongest gradient of any source (paper, Eq. 13)", least=0)
     decomposition: float = entry("features: low frequencies shared, high ones not (paper, Eq. 11)", least=0)
     adversarial: float = entry("a discriminator per modality takes the image for it (paper, Eq. 10)", least=0)
-    edges: float = entry("edges of the source that has the strongest, in strength and direction", least=0)
+    edges: float = entry("edges of the source with the strongest, in strength and direction", least=0)
     ssim: float = entry("1 less the mean SSIM to the sources", least=0)
-    balance: float = entry("mean square of what the SSIM to each source lacks: the least seen counts most", least=0)
+    balance: float = entry("mean square of what each source's SSIM lacks: the least seen counts most", least=0)
     vif: float = entry("1 less the mean visual information fidelity to the sources", least=0)
     scd: float = entry("1 less half of the sum of correlations of differences (metric SCD)", least=0)
     chroma: float = entry("colour where nothing is labelled; without labels, anywhere", least=0)
@@ -155,12 +155,12 @@ class Bilevel(Section):
     hypergradient: str = entry("gauss_newton: with the follower's answer, to first order; joint: the direct gradient, of one "
                                "batch; none: the fusion losses alone", choices=HYPERGRADIENTS)
     damping: float = entry("added to what the Gauss-Newton ratio divides by", least=0)
-    fusion_weight: float = entry("lambda, the fusion losses' part in the leader's objective (paper, Eq. 6)", least=0)
-    auxiliary_weight: float = entry("part of a segmentation head on the leader's features, in training; 0 leaves it out",
+    fusion_weight: float = entry("lambda, of the fusion losses for the leader (paper, Eq. 6)", least=0)
+    auxiliary_weight: float = entry("of a segmentation head on the leader's features, in training",
                                     least=0)
-    cross_entropy: float = entry("alpha, weight of cross-entropy in the segmentation loss (paper, Eq. 14; nnU-Net: 1)", least=0)
-    dice: float = entry("beta, weight of the Dice loss in it (nnU-Net: 1)", least=0)
-    mirroring: bool = entry("the follower sees the fused image mirrored at random, along axes that nnU-Net mirrors")
+    cross_entropy: float = entry("alpha, of cross-entropy in the segmentation loss (paper, Eq. 14)", least=0)
+    dice: float = entry("beta, of the Dice loss in it", least=0)
+    mirroring: bool = entry("the follower's image is mirrored at random, along nnU-Net's axes")
     viewing: tuple[str, ...] = entry("small random changes of the image: blur, gamma, window, noise", choices=VIEWING)
 
 

@@ -32,9 +32,9 @@ PAPER = "paper"
 GROUPS = {
     "own": "Ours:",
     PAPER: "The paper's:",
-    "leader": "Fusion networks of other papers, for two modalities, without labels: as {like} but for the leader of their "
-              "name and these entries:",
-    "follower": "Segmentation networks of other papers: as {like} but for the follower of their name and these entries:"}
+    "leader": "Fusion networks of [other papers](#leader), for two modalities, without labels: as {like} but for their "
+              "leader and",
+    "follower": "Segmentation networks of [other papers](#follower): as {like} but for their follower and"}
 WIDTH = 120
 #: More losses left out than these are not named one by one.
 FEW = 2
@@ -43,13 +43,11 @@ LEAST = 0
 HEAD = """\
 # Recipes
 
-A recipe is a whole method in one TOML file: both networks, the losses, and how they are trained. These come along; all
-networks are trained from scratch.
+A recipe is a whole method in one TOML file: both networks, the losses, and how they are trained. No weights come along.
 
 {recipes}
 `f4s_plan_and_preprocess` and `f4s_plan_experiment` take `--recipe`, a name or a file, and write the recipe into the
-plans, which training, prediction and comparison follow. Without it, datasets with labels get `{usual}`, others
-`{unlabelled}`.
+plans, which all other commands follow. Without it, datasets with labels get `{usual}`, others `{unlabelled}`.
 
     f4s_plan_and_preprocess -d 501 --recipe grey
     f4s_train 501 2d 0 -p Fuse4SegPlans-grey
@@ -63,11 +61,11 @@ plans, which training, prediction and comparison follow. Without it, datasets wi
 Write `SECTION.ENTRY=VALUE`, a list as `VALUE,VALUE`, an empty one as nothing (`bilevel.viewing=`). Entries of another
 network go with it: `follower.network=cnn_transformer follower.blocks=4`.
 
-- **In planning**, the plans' name says what differs, sorted (beyond {longest} characters, by a number), unless you choose
-  one with `-p`; the last line is the command that trains.
-- **In training**, `--set` changes what planning did not decide. The trainer's folder says so
-  (`Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`): give the same `--set` with `--c` and `--val`, and
-  `f4s_predict` the trainer, `-tr Fuse4SegTrainer-training.epochs=50`.
+- **In planning**, the plans' name says what differs, sorted (beyond {longest} characters, by a number), unless `-p` names
+  them; the last line is the command that trains.
+- **In training**, `--set` changes what planning did not decide, and the trainer's folder says so
+  (`Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`): give the same with `--c` and `--val`, and `f4s_predict`
+  the trainer, `-tr Fuse4SegTrainer-training.epochs=50`.
 
 ## Write your own
 
@@ -80,7 +78,7 @@ network go with it: `follower.network=cnn_transformer follower.blocks=4`.
 
 Its plans are `Fuse4SegPlans-sharp`. Give what differs from `like`, which names a recipe that comes along; with another
 `network` also what this adds. Without `like`, give every entry; without the section `bilevel`, nothing is segmented.
-What is misspelt or out of range is refused, with what would do. In Python: `fuse4seg.recipes.reading.read_recipe`.
+What is misspelt or out of range is refused. In Python: `fuse4seg.recipes.reading.read_recipe`.
 
 ## Read the tables
 
@@ -140,9 +138,9 @@ def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterat
                     columns[name if whole else f"{name}.{own.name}"] = name, "" if whole else own.name
     if all(getattr(recipe, group).network == recipe.name for recipe, _ in recipes):
         del columns[f"{group}.network"]
-    yield from _rows(["recipe", "what", *(f"`{column}`" for column in columns)], (
-        (f"`{recipe.name}`", recipe.about, *(_shown(getattr(getattr(recipe, name), own)) if own
-                                             else _weights(getattr(recipe, name)) for name, own in columns.values()))
+    yield from _rows(["recipe", *(f"`{column}`" for column in columns)], (
+        (f"`{recipe.name}`", *(_shown(getattr(getattr(recipe, name), own)) if own else _weights(getattr(recipe, name))
+                               for name, own in columns.values()))
         for recipe, _ in recipes))
 
 
