@@ -41,9 +41,9 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", dest="sources", type=Path, nargs="+", required=True,
                         help="one folder of CASE_0000, CASE_0001, ... files, or two to four of images with equal names")
     parser.add_argument("--range", dest="levels", type=float, nargs="+", metavar="BLACK WHITE",
-                        help="intensities of black and white in NIfTI files that are not 8-bit: a pair for all sources, or "
-                             "one for each; to score, a last one for the fused images (default: 0 1 where they lie in it, "
-                             "else measured over the folder)")
+                        help="black and white of NIfTI files that are not 8-bit: a pair for all sources, or one each; to "
+                             "score, a last one for the fused images (default: 0 1 where they lie in it, else measured over "
+                             "the folder)")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-tr", dest="trainer", help="trainer")
     parser.add_argument("-chk", dest="checkpoints", nargs="+", default=["checkpoint_final.pth"],
                         help="of each fold (default: checkpoint_final.pth)")
-    parser.add_argument("--onnx", action="store_true", help="write leader and follower of one model as ONNX")
+    parser.add_argument("--onnx", action="store_true",
+                        help="write leader and follower of one model as ONNX, and a program that runs them")
     add_trust_flag(parser)
     add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)

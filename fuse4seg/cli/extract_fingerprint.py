@@ -14,7 +14,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     """What all planning commands are told of the raw datasets."""
     parser.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="ids or names")
     parser.add_argument("--allow_missing", action="store_true",
-                        help='train on cases that lack channels, too, as by "missing_modalities": true in dataset.json')
+                        help='also train on cases that lack channels, as "missing_modalities": true says')
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

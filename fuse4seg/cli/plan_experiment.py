@@ -23,8 +23,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
                              f"labels {WITHOUT_LABELS})")
     add_set_flag(parser, example="follower.features=16 patches.largest_batch=8")
     parser.add_argument("-gpu_memory_target", type=memory_target, metavar="GB",
-                        help="memory that training should fill, or auto: the visible GPU's less a reserve, else 8 (resenc_l "
-                             "24, resenc_xl 40; default: auto)")
+                        help="memory to fill in training, or auto: the visible GPU's less a reserve, else 8 (resenc_l 24, "
+                             "resenc_xl 40; default: auto)")
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N",
                         help="GPUs that share each batch, each of this memory (default: 1)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM",

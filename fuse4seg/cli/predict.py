@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     parser.add_argument("-step_size", type=float, default=0.5,
                         help="step of the windows, as a part of the patch (default: %(default)s)")
-    parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
+    parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
     parser.add_argument("--precision", default="auto",
                         help="of the segmentation network: float32, float16, bfloat16, or auto, the device's fastest "
                              "(default)")
@@ -57,12 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
     parser.add_argument("--report", action="store_true", help="also write report/index.html, for a browser")
     parser.add_argument("--save_probabilities", nargs="*", choices=("npz", "nifti"), metavar="{npz,nifti}",
-                        help="also write CASE.npz and CASE.pkl, as nnU-Net (npz, the default), probabilities/CASE_CLASS as "
-                             "float32 NIfTI (nifti), or both")
-    parser.add_argument("--uncertainty", action="store_true",
-                        help="also write uncertainty/CASE: entropy of the class probabilities, 0 to 1")
+                        help="also write CASE.npz and CASE.pkl, as nnU-Net (npz, the default), or probabilities/CASE_CLASS "
+                             "as float32 NIfTI (nifti)")
+    parser.add_argument("--uncertainty", action="store_true", help="also write uncertainty/CASE")
     parser.add_argument("--continue_prediction", action="store_true",
-                        help="leave out cases that an earlier run with the same model and options has finished")
+                        help="skip cases that an earlier run with the same model and options has finished")
     parser.add_argument("-npp", type=_count, metavar="N",
                         help="processes that prepare cases; 0: none (default: what cores and memory allow)")
     parser.add_argument("-nps", type=_count, metavar="N", help="processes that export cases, likewise")
@@ -71,13 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--allow_missing", action="store_true",
                         help="also predict cases that lack channels, listed in missing_modalities.json")
     parser.add_argument("--from_fused", action="store_true",
-                        help="-i is a folder of fused images by f4s_predict: segment these, and nothing else")
+                        help="-i is a folder of fused images by f4s_predict: segment these")
     parser.add_argument("-prev_stage_predictions", dest="previous_stage", type=Path, metavar="FOLDER",
-                        help="of a cascade: segmentations CASE of the stage before, in the input's geometry (default: its "
-                             "model predicts them)")
-    parser.add_argument("--no_postprocessing", action="store_true", help="leave out the rules of f4s_find_best_configuration")
+                        help="of a cascade: segmentations of the stage before, in the input's geometry (default: predicted "
+                             "first)")
+    parser.add_argument("--no_postprocessing", action="store_true", help="without the rules of f4s_find_best_configuration")
     parser.add_argument("--series_rules", type=Path, metavar="FILE",
-                        help="of DICOM: TOML that tells which series is which channel (default: built-in rules)")
+                        help="of DICOM: TOML that says which series is which channel (default: built-in rules)")
     add_devices_flag(parser, what="a process on each, of one queue of cases")
     add_scheduler_flag(parser)
     add_trust_flag(parser)

@@ -17,8 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-i", dest="images", type=Path, required=True, help="folder of CASE_0000, CASE_0001, ... files")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="another folder")
     parser.add_argument("--reference",
-                        help="number of the reference modality, or its name in the dataset.json beside or above the files "
-                             "(default: dataset.json's, else the first)")
+                        help="number or name of the reference modality (default: dataset.json's, else the first)")
     add_process_flags(parser)
     add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)

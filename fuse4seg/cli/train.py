@@ -35,16 +35,13 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, folds: str | None
     parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")
     add_set_flag(parser, example="training.epochs=50 losses.edges=4; the trainer's folder is named after them")
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N",
-                        help="GPUs here that share each batch; with -device cpu, processes (default: 1). Several machines: "
-                             "torchrun --no-python f4s_train ...")
+                        help="GPUs here that share each batch; with -device cpu, processes (default: 1)")
     parser.add_argument("--save_every", nargs="+", metavar="N",
                         help="save after N epochs (5), minutes (30min), or both (default: 1 30min)")
     parser.add_argument("--max_time", metavar="TIME",
-                        help="end in this time (11h, 90min, 1h30min), saved: fewer epochs, to which the learning rates are "
-                             "fitted; the fold's validation comes on top")
+                        help="end in this time (11h, 90min, 1h30min), saved, with fewer epochs; the validation comes on top")
     parser.add_argument("--tensorboard", action="store_true",
-                        help="write curves and pictures for TensorBoard into the fold's folder (pip install "
-                             "'fuse4seg[tensorboard]')")
+                        help="write curves and pictures for TensorBoard (pip install 'fuse4seg[tensorboard]')")
 
 
 def fold(text: str) -> int | str:
@@ -66,17 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true",
                         help="torch.compile both networks, in the first epoch of stage 2; nnUNet_compile=1 does the same")
     parser.add_argument("--patience", type=int, metavar="N",
-                        help="end when the moving average of the pseudo Dice (without labels: of the fusion loss) has not "
-                             "been better for N epochs (default: never)")
+                        help="end when the moving average of the pseudo Dice (without labels: of the fusion loss) is no "
+                             "better for N epochs (default: never)")
     parser.add_argument("-pretrained_weights", type=Path, metavar="MODEL",
-                        help="begin with what fits of a trained model: a checkpoint (.pth) or a model's folder, of Fuse4Seg "
-                             "or stock nnU-Net")
+                        help="begin with what fits of a trained model, .pth or a folder, of Fuse4Seg or stock nnU-Net")
     stage = parser.add_mutually_exclusive_group()
     stage.add_argument("--c", action="store_true", help="go on where the training was left, in either stage")
     stage.add_argument("--val", action="store_true", help="only validate a finished training")
     parser.add_argument("--npz", action="store_true",
-                        help="also write the validation cases' probabilities, for ensembles by f4s_find_best_configuration; "
-                             "later: --val --npz")
+                        help="also write the validation cases' probabilities, for f4s_find_best_configuration; later: --val "
+                             "--npz")
     one_fold = partial(run_ranks, _run, "train", arguments)
     return run_command(partial(_run_folds, one_fold, parser), parser, arguments)
 
