@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("source", type=Path, metavar="IN", help="folder of the release")
     parser.add_argument("dataset", type=int, metavar="OUT_ID", help="of the new dataset")
     parser.add_argument("--name", help="default: BraTS, DICOM, Harvard, Pairs, or the task's")
-    parser.add_argument("--copy", action="store_true", help="link no files")
+    parser.add_argument("--copy", action="store_true", help="copy files in place of linking them")
     parser.add_argument("--release",
                         help="brats, if files do not tell: 2018 (to 2021), 2023 (all, and MEN, MET, SSA of 2024), 2024-GLI "
                              "or 2024-PED")
