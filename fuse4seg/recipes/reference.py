@@ -6,9 +6,8 @@ import inspect
 import math
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields
-from itertools import chain, repeat
 from typing import Any, get_args, get_type_hints
 
 import tomllib
@@ -35,11 +34,14 @@ GROUPS = {
     "leader": "Fusion networks of [other papers](#leader), for two modalities, without labels: as {like} but for their "
               "leader and",
     "follower": "Segmentation networks of [other papers](#follower): as {like} but for their follower and"}
-WIDTH = 120
+#: Of lines of text, and of those of aligned columns.
+WIDTH, ALIGNED = 120, 116
 #: More losses left out than these are not named one by one.
 FEW = 2
-#: What a range is when a row says nothing.
+#: What a range is when a line says nothing.
 LEAST = 0
+#: Behind the name of an entry that planning decides.
+PLANNED = " *"
 HEAD = """\
 # Recipes
 
@@ -82,7 +84,7 @@ What is misspelt or out of range is refused. In Python: `fuse4seg.recipes.readin
 
 ## Read the tables
 
-Planning decides entries in **`bold`**: to change them, plan anew. Numbers are at least 0 unless a row says otherwise.
+Planning decides entries with a `*`: to change them, plan anew. Numbers are at least 0 unless a line says otherwise.
 """
 
 
@@ -97,7 +99,7 @@ def recipes_page() -> str:
 
 
 def _listed(recipes: Sequence[tuple[Recipe, Recipe | None]]) -> Iterator[str]:
-    """All recipes, each with what it is like: lists of ours and of the paper's, tables of other leaders and followers."""
+    """All recipes, each with what it is like: lists of ours and of the paper's, columns of other leaders and followers."""
     groups: dict[str, list[tuple[Recipe, Recipe | None]]] = {group: [] for group in GROUPS}
     for recipe, its in recipes:
         groups[_group(recipe, its)].append((recipe, its))
@@ -127,7 +129,7 @@ def _group(recipe: Recipe, like: Recipe | None) -> str:
 
 
 def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterator[str]:
-    """A table of recipes whose leader or follower is another: entries in which one of them differs from its like."""
+    """Recipes whose leader or follower is another, a column each: entries in which one of them differs from its like."""
     columns: dict[str, tuple[str, str]] = {}
     for name in SECTIONS:
         for recipe, its in recipes:
@@ -138,10 +140,9 @@ def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterat
                     columns[name if whole else f"{name}.{own.name}"] = name, "" if whole else own.name
     if all(getattr(recipe, group).network == recipe.name for recipe, _ in recipes):
         del columns[f"{group}.network"]
-    yield from _rows(["recipe", *(f"`{column}`" for column in columns)], (
-        (f"`{recipe.name}`", *(_shown(getattr(getattr(recipe, name), own)) if own else _weights(getattr(recipe, name))
-                               for name, own in columns.values()))
-        for recipe, _ in recipes))
+    rows = ([column, *(_shown(getattr(getattr(recipe, name), own)) if own else _weights(getattr(recipe, name))
+                       for recipe, _ in recipes)] for column, (name, own) in columns.items())
+    yield from ("```text", *_aligned([["", *(recipe.name for recipe, _ in recipes)], *rows]), "```")
 
 
 def _weights(losses: Losses) -> str:
@@ -172,23 +173,22 @@ def _differing(name: str, recipe: Recipe, like: Recipe) -> Iterator[str]:
 
 
 def _section(name: str, recipes: list[Recipe], others: list[tuple[Recipe, Recipe]]) -> Iterator[str]:
-    """A section, with a column for each of the recipes; what networks add has a table of its own."""
+    """A section, with a column for each of the recipes; networks, and what they add, have a block of their own."""
     kind = SECTIONS[name]
-    yield from (f"## {name}", "", inspect.getdoc(kind).splitlines()[0], "")
-    yield from _common(name, recipes)
-    if name not in FOLDERS:
-        return
-    yield ""
-    for network in network_names(name):
-        yield from textwrap.wrap(f"- `{network}`: {inspect.getdoc(network_module(name, network)).splitlines()[0]}", WIDTH,
-                                 subsequent_indent="  ", break_on_hyphens=False)
-    yield from ("", "They add:", "")
-    yield from _rows(["networks (empty: as above)", "entry", "meaning", "value"], _added_rows(name, recipes, others))
+    yield from (f"## {name}", "", inspect.getdoc(kind).splitlines()[0], "", "```text", *_common(name, recipes), "```")
+    if name in FOLDERS:
+        networks = [[network, inspect.getdoc(network_module(name, network)).splitlines()[0]] for network in network_names(name)]
+        yield from ("", "Networks, and the entries that they add:", "", "```text", *_aligned(networks),
+                    *_added_rows(name, recipes, others), "```")
 
 
-def _rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield from (f"| {' | '.join(header)} |", "|---" * len(header) + "|")
-    yield from (f"| {' | '.join(row)} |" for row in rows)
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns, the last of which may go on below."""
+    widths = [max(len(row[place]) for row in rows) + 2 for place in range(len(rows[0]) - 1)]
+    for *cells, last in rows:
+        start = "".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+        yield from textwrap.wrap(last, ALIGNED, initial_indent=start, subsequent_indent=" " * sum(widths),
+                                 break_on_hyphens=False, break_long_words=False, drop_whitespace=True)
 
 
 def _common(name: str, recipes: list[Recipe]) -> Iterator[str]:
@@ -198,21 +198,22 @@ def _common(name: str, recipes: list[Recipe]) -> Iterator[str]:
     for recipe in recipes:
         if (section := getattr(recipe, name)) is not None:
             columns.setdefault(tuple(_shown(getattr(section, own.name)) for own in fields(kind)), []).append(recipe.name)
-    told = (_told(own, get_type_hints(kind)[own.name]) for own in fields(kind))
-    yield from _rows(["entry", "meaning", *map(", ".join, columns.values())],
-                     ((*words, *values) for words, *values in zip(told, *columns, strict=True)))
+    rows = ([own.name + PLANNED * own.metadata["planned"], *values, _told(own, get_type_hints(kind)[own.name])]
+            for own, *values in zip(fields(kind), *columns, strict=True))
+    yield from _aligned([["", *map(", ".join, columns.values()), "meaning"], *rows])
 
 
-def _added_rows(name: str, recipes: list[Recipe], others: list[tuple[Recipe, Recipe]]) -> Iterator[Sequence[str]]:
+def _added_rows(name: str, recipes: list[Recipe], others: list[tuple[Recipe, Recipe]]) -> Iterator[str]:
     """Entries that files of networks add, with their values in recipes, and in others whose like lacks them."""
     for networks, added in _added(name).items():
         hints = get_type_hints(section_kind(name, networks[0]))
         having = [*recipes, *(other for other, like in others if getattr(like, name).network not in networks)]
         sections = {recipe.name: section for recipe in having if (section := getattr(recipe, name)).network in networks}
-        named = chain([", ".join(f"`{network}`" for network in networks)], repeat(""))
-        for own in added:
-            values = {recipe: _shown(getattr(section, own.name)) for recipe, section in sections.items()}
-            yield next(named), *_told(own, hints[own.name]), _by_recipe(values)
+        yield from ("", f"{', '.join(networks)}:")
+        yield from _aligned([
+            [f"  {own.name}" + PLANNED * own.metadata["planned"],
+             _by_recipe({recipe: _shown(getattr(section, own.name)) for recipe, section in sections.items()}),
+             _told(own, hints[own.name])] for own in added])
 
 
 def _by_recipe(values: Mapping[str, str]) -> str:
@@ -238,11 +239,10 @@ def _added(name: str) -> dict[tuple[str, ...], list[Field]]:
     return found
 
 
-def _told(own: Field, hint: Any) -> tuple[str, str]:
-    """An entry's name, and what it means, with what its values may be."""
-    entry = f"**`{own.name}`**" if own.metadata["planned"] else f"`{own.name}`"
+def _told(own: Field, hint: Any) -> str:
+    """What an entry means, and what its values may be."""
     allowed = _allowed(own, hint)
-    return entry, own.metadata["about"] + (f"; {allowed}" if allowed else "")
+    return own.metadata["about"] + (f"; {allowed}" if allowed else "")
 
 
 def _allowed(own: Field, hint: Any) -> str:
@@ -251,7 +251,7 @@ def _allowed(own: Field, hint: Any) -> str:
     if own.name == "network" or (choices and all(choice in own.metadata["about"] for choice in choices)):
         return ""
     if choices:
-        return ("any of " if hint is not str else "") + ", ".join(f"`{choice}`" for choice in choices)
+        return ("any of " if hint is not str else "") + ", ".join(choices)
     kind = {int: ["whole"], float: []}.get(get_args(hint)[0] if get_args(hint) else hint, [])
     usual = least is None or (least == LEAST and math.isinf(below))
     return ", ".join([*kind, *([] if usual else [in_range(least, below)])])
