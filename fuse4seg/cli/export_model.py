@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-d", dest="dataset", help="dataset id or name")
     parser.add_argument("-c", dest="configurations", nargs="+", metavar="CONFIGURATION",
                         help="default: the only one that is trained")
-    parser.add_argument("-f", dest="folds", nargs="+", type=fold, help="default: all trained ones")
+    parser.add_argument("-f", dest="folds", nargs="+", type=fold, metavar="FOLD", help="default: all trained ones")
     parser.add_argument("-p", dest="plans", help="plans")
     parser.add_argument("-tr", dest="trainer", help="trainer")
     parser.add_argument("-chk", dest="checkpoints", nargs="+", default=["checkpoint_final.pth"],
