@@ -110,9 +110,7 @@ def test_every_change_of_a_recipe_that_a_page_names_is_one() -> None:
 
 
 def test_every_name_in_python_that_a_page_gives_is_there() -> None:
-    # The code of one page makes modules of its own; it is run by tests/test_own_networks.py.
-    texts = (FENCE.sub("", page.read_text()) if page.name == "own-networks.md" else page.read_text() for page in PAGES)
-    named = set(re.findall(r"\bfuse4seg(?:\.[A-Za-z]\w*)+", "".join(texts)))
+    named = set(re.findall(r"\bfuse4seg(?:\.[A-Za-z]\w*)+", "".join(page.read_text() for page in PAGES)))
     assert len(named) > 4
     assert [name for name in sorted(named) if pydoc.locate(name) is None] == []
 

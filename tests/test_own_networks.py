@@ -13,9 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "documentation" / "how-to" / "own-networks.md"
-#: A file's name in the line that leads to its text.
-FILE = re.compile(r"^`((?:fuse4seg|tests)/[\w/]+\.(?:py|toml))`[^\n]*(?:\n[^\n`]+)*\n\n```\w+\n(.*?)^```",
-                  re.MULTILINE | re.DOTALL)
+#: A file beside the page, and the folder that the page copies it to.
+ROW = re.compile(r"^\| \[([\w.]+)\]\((networks/[\w.]+)\) \| `([\w/]+)` \|", re.MULTILINE)
 FILES = {"fuse4seg/leaders/shares.py", "fuse4seg/recipes/shares.toml", "tests/leaders/test_shares.py",
          "fuse4seg/followers/dilated.py", "fuse4seg/recipes/dilated.toml"}
 
@@ -27,10 +26,15 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("fuse4seg", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    for name, text in FILE.findall(PAGE.read_text()):
+    for name, file in files().items():
         assert not (folder / name).exists()
-        (folder / name).write_text(text)
+        shutil.copy(file, folder / name)
     return folder
+
+
+def files() -> dict[str, Path]:
+    """What the page's table copies, by where it goes."""
+    return {f"{folder}/{name}": PAGE.parent / link for name, link, folder in ROW.findall(PAGE.read_text())}
 
 
 def run(copy: Path, *words: str) -> str:
@@ -46,9 +50,9 @@ def command(copy: Path, name: str, *words: str) -> None:
     run(copy, "-c", f"import sys; from fuse4seg.cli.{name} import main; sys.exit(main())", *words)
 
 
-def test_the_page_holds_every_file() -> None:
-    assert {name for name, _ in FILE.findall(PAGE.read_text())} == FILES
-    assert PAGE.read_text().count("\n```") == 2 * len(FILES)
+def test_the_page_names_every_file() -> None:
+    assert files().keys() == FILES
+    assert {*files().values()} == {path for path in (PAGE.parent / "networks").iterdir() if path.is_file()}
 
 
 def test_its_tests_pass(copy: Path) -> None:
@@ -59,8 +63,8 @@ def test_its_tests_pass(copy: Path) -> None:
 
 def test_they_read_as_ours_do(copy: Path) -> None:
     """But for docstrings where the contract has them."""
-    files = sorted(name for name in FILES if name.endswith(".py"))
-    run(copy, "-m", "ruff", "check", "--no-cache", "--ignore", "D102,D103", *files)
+    modules = sorted(name for name in FILES if name.endswith(".py"))
+    run(copy, "-m", "ruff", "check", "--no-cache", "--ignore", "D102,D103", *modules)
 
 
 @pytest.mark.slow

@@ -14,13 +14,13 @@ from fuse4seg.cli.train import fold
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Slices of BraTS, every combination of two to four modalities fused, masks, checksums, metrics. "
-                         "A second run goes on where the first ended, and changes nothing that is whole.",
+    parser = make_parser("Slices of BraTS, every combination of two to four modalities fused, masks, checksums, metrics. A "
+                         "second run makes only what is missing or differs.",
                          example="f4s_build_brats_fuse -i BraTS2021 -o BraTS-Fuse -m Fuse4SegTrainer__Fuse4SegPlans__2d")
     parser.add_argument("-i", dest="source", type=Path, required=True,
                         help="a BraTS release (2018 to 2024), or a dataset in nnU-Net's layout")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
-    parser.add_argument("-m", dest="model", type=Path, required=True, help="folder of a model trained on T1, T1ce, T2, FLAIR")
+    parser.add_argument("-m", dest="model", type=Path, required=True, help="a model's folder, of T1, T1ce, T2, FLAIR")
     parser.add_argument("-f", dest="fold", type=fold, help="fold (default: the first that is trained)")
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
     parser.add_argument("--plane", choices=("axial", "coronal", "sagittal"), default="axial", help="default: %(default)s")

@@ -20,28 +20,28 @@ REPORT = "report.md"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Train and score several ways to segment a dataset under equal splits, plan, width and budget. "
-                         "A second run trains and scores only what is missing.",
+    parser = make_parser("Train and score several ways to segment a dataset under equal splits, plan, width and budget. A "
+                         "second run does only what is missing.",
                          example="f4s_compare 502 2d -o comparison --rows stacked fixed fuse4seg --seed 0 1 2")
-    parser.add_argument("dataset", help="dataset id or name; planned and preprocessed")
-    parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
+    parser.add_argument("dataset", help="dataset id or name")
+    parser.add_argument("configuration", help="2d, 3d_fullres, 3d_lowres, ...")
     parser.add_argument("-o", dest="output", type=Path, required=True,
-                        help="folder of all that is made; report.html shows plots and tables, report.md the tables")
+                        help="folder; report.html shows plots and tables, report.md the tables")
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("--rows", nargs="*", metavar="ROW",
-                        help="stacked, a modality's name, max, mean, wavelet, colour, fuse4seg, one with another teacher or in "
-                             "grey, an ablation, one of these as NAME_image, another method's recipe, that as NAME+fuse4seg; "
-                             "or a group: "
-                             f"{', '.join(GROUPS)} (default: {' '.join(USUAL)}; without labels {' '.join(USUAL_ALONE)})")
+                        help="stacked, a modality's name, max, mean, wavelet, colour; fuse4seg, one with another teacher or "
+                             "in grey, an ablation, each also as NAME_image; another method's recipe, also as "
+                             f"NAME+fuse4seg; or a group: {', '.join(GROUPS)} (default: {' '.join(USUAL)}; without labels "
+                             f"{' '.join(USUAL_ALONE)})")
     parser.add_argument("--images", nargs="+", default=[], metavar="NAME=FOLDER",
-                        help="further rows: nnU-Net on images that another method fused, one per training case")
+                        help="further rows: nnU-Net on images that another method fused")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=CHANGES",
-                        help='further row: fuse4seg with changed entries of its recipe, as '
-                             '"lambda0.5=bilevel.fusion_weight=0.5"; may be repeated')
-    parser.add_argument("-f", dest="folds", nargs="+", type=int, default=[0], help="folds (default: 0)")
-    parser.add_argument("--seed", dest="seeds", nargs="+", type=int, default=[0], help="one or several (default: 0)")
+                        help='further row: fuse4seg with a changed recipe, as "lambda0.5=bilevel.fusion_weight=0.5"; may be '
+                             "repeated")
+    parser.add_argument("-f", dest="folds", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--seed", dest="seeds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--minutes", type=float,
-                        help="of each training, in place of the iterations that the plans say: every row is timed first")
+                        help="of each training, in place of the plans' iterations; every row is timed first")
     parser.add_argument("--devices", nargs="+", metavar="DEVICE",
                         help="cpu, cuda, cuda:1, ...: one training at a time on each; name one twice for two at a time "
                              "(default: a GPU where there is one)")

@@ -21,22 +21,22 @@ OF_ONE = (("--release", "release", "brats"), ("--series_rules", "rules", "dicom"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Write nnUNet_raw/Dataset<OUT_ID>_<name> from a dataset as it was released; files that need no "
-                         "change are linked.", example="f4s_convert_dataset brats BraTS2021_TrainingData 501")
-    parser.add_argument("format", choices=FORMATS, help="brats: 2018 to 2024; dicom: studies of MR, CT, PET; "
-                                                               "harvard: PNG pairs; msd: a Decathlon task; pairs: "
-                                                               "infrared and visible, as MSRS, RoadScene, TNO")
+    parser = make_parser("Write nnUNet_raw/Dataset<OUT_ID>_<name> from a released dataset; files that need no change are "
+                         "linked.", example="f4s_convert_dataset brats BraTS2021_TrainingData 501")
+    parser.add_argument("format", choices=FORMATS,
+                        help="brats: 2018 to 2024; dicom: MR, CT, PET; harvard: PNG pairs; msd: a Decathlon task; pairs: "
+                             "infrared and visible")
     parser.add_argument("source", type=Path, metavar="IN", help="folder of the release")
-    parser.add_argument("dataset", type=int, metavar="OUT_ID", help="id of the new dataset")
-    parser.add_argument("--name", help="its name (default: BraTS, DICOM, Harvard, Pairs, or the task's)")
-    parser.add_argument("--copy", action="store_true", help="copy files instead of linking them")
-    parser.add_argument("--release", help="brats: what label values mean, if files do not tell: 2018 (to 2021), 2023 (all, and "
-                                          "MEN, MET, SSA of 2024), 2024-GLI or 2024-PED")
+    parser.add_argument("dataset", type=int, metavar="OUT_ID", help="of the new dataset")
+    parser.add_argument("--name", help="default: BraTS, DICOM, Harvard, Pairs, or the task's")
+    parser.add_argument("--copy", action="store_true", help="copy files in place of linking them")
+    parser.add_argument("--release",
+                        help="brats, if files do not tell: 2018 (to 2021), 2023 (all, and MEN, MET, SSA of 2024), 2024-GLI "
+                             "or 2024-PED")
     parser.add_argument("--series_rules", type=Path, metavar="FILE",
-                        help="dicom: TOML that tells which series is which channel (default: built-in rules)")
+                        help="of DICOM: TOML that says which series is which channel (default: built-in rules)")
     parser.add_argument("--channels", nargs="+", metavar="NAME",
-                        help="dicom: channels of the dataset, the first of which gives the grid (default: all of the "
-                             "rules' that a study has)")
+                        help="of DICOM: channels, the first of which gives the grid (default: all that the rules find)")
     add_process_flags(parser)
     return run_command(_run, parser, arguments)
 

@@ -11,8 +11,7 @@ from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Segment cases by the mean of the probabilities in several folders. f4s_predict with several "
-                         "configurations does so by itself, with post-processing.",
+    parser = make_parser("Segment cases by the mean of the probabilities in several folders, without post-processing.",
                          example="f4s_ensemble -i predictions_2d predictions_3d -o predictions")
     parser.add_argument("-i", dest="folders", type=Path, nargs="+", required=True, metavar="FOLDER",
                         help="folders by f4s_predict --save_probabilities, or nnU-Net's")

@@ -21,18 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print tables and, on request, write them; see ``f4s_evaluate --help``."""
     parser = make_parser("Dice, IoU, HD95, sensitivity and precision of predicted segmentations, per case and class.",
                          example="f4s_evaluate nnUNet_raw/Dataset501_BraTS/labelsTs predictions -o result.json")
-    parser.add_argument("gt_folder", type=Path, help="folder with the reference segmentations")
-    parser.add_argument("pred_folder", type=Path, help="folder with the predicted segmentations")
-    parser.add_argument("-djfile", type=Path, help="dataset.json file that names the labels (default: the one among "
-                                                   "the predictions, else the one beside the reference folder)")
-    parser.add_argument("-o", type=Path, metavar="FILE", help="write the result to this JSON file, and a CSV file beside it")
-    parser.add_argument("--summary", type=Path, metavar="FILE", help="write nnU-Net's summary.json to this file")
+    parser.add_argument("gt_folder", type=Path, help="reference segmentations")
+    parser.add_argument("pred_folder", type=Path, help="predicted segmentations")
+    parser.add_argument("-djfile", type=Path,
+                        help="dataset.json that names the labels (default: among the predictions, else beside gt_folder)")
+    parser.add_argument("-o", type=Path, metavar="FILE", help="write the result as JSON, and a CSV beside it")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write nnU-Net's summary.json")
     parser.add_argument("--regions", nargs="+", metavar="REGION", default=(),
                         help="further regions: brats (WT, TC, ET), or NAME=1,2,3 ...")
-    parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with another method's predictions, case by case")
+    parser.add_argument("--against", type=Path, metavar="FOLDER",
+                        help="another method's predictions, to compare with case by case")
     parser.add_argument("--largest_component", action="store_true",
-                        help="score the largest connected component of each prediction's foreground alone, as nnU-Net's "
-                             "post-processing keeps it")
+                        help="score the largest connected component of each prediction's foreground alone")
     add_overwrite_flag(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     return run_command(_evaluate, parser, arguments)

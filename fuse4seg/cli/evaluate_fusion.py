@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write JSON and CSV, and print a table; see ``f4s_evaluate_fusion --help``."""
-    parser = make_parser("EN, SD, SF, MI, SCD, VIF, Qabf and SSIM of fused images, from any tool, beside copies of the sources, "
-                         "their average and their maximum. With labels also visibility.",
+    parser = make_parser("EN, SD, SF, MI, SCD, VIF, Qabf and SSIM of fused images, beside the sources', their average's and "
+                         "their maximum's; with labels also visibility.",
                          example="f4s_evaluate_fusion -i CT MRI -f fused -o fused.json")
     add_source_flags(parser)
-    parser.add_argument("-f", dest="fused", type=Path, required=True, help="folder of fused images, PNG, BMP or NIfTI")
+    parser.add_argument("-f", dest="fused", type=Path, required=True, help="fused images, PNG, BMP or NIfTI")
     parser.add_argument("--cases", type=Path, metavar="FILE",
-                        help="score these cases alone: a text file, a name a line, or a JSON list of names")
+                        help="score these alone: a text file, a name a line, or a JSON list")
     parser.add_argument("--published", metavar="SET", choices=published_sets(),
-                        help=f"print published rows, with their conventions, under yours: {', '.join(published_sets())}")
-    parser.add_argument("--labels", type=Path, metavar="FOLDER",
-                        help="label images with the cases' names: also say how well the boundaries between classes can be seen")
+                        help=f"print others' rows and conventions under yours: {', '.join(published_sets())}")
+    parser.add_argument("--labels", type=Path, metavar="FOLDER", help="labels with the cases' names, for visibility")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="RESULT.json", help="result; a CSV beside it")
     parser.add_argument("--normalise", action="store_true", help="stretch each fused image to 0..255 first")
     parser.add_argument("--mi_unit", choices=("nats", "bits"), default="nats", help="unit of MI (default: %(default)s)")
@@ -42,9 +41,9 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", dest="sources", type=Path, nargs="+", required=True,
                         help="one folder of CASE_0000, CASE_0001, ... files, or two to four of images with equal names")
     parser.add_argument("--range", dest="levels", type=float, nargs="+", metavar="BLACK WHITE",
-                        help="intensities of black and white in NIfTI files that are not 8-bit: a pair for all sources, "
-                             "or one for each and, to score, a last one for the fused images (default: 0 1 where they lie "
-                             "in it, else measured over the folder)")
+                        help="black and white of NIfTI files that are not 8-bit: a pair for all sources, or one each; to "
+                             "score, a last one for the fused images (default: 0 1 where they lie in it, else measured over "
+                             "the folder)")
 
 
 def _run(options: argparse.Namespace) -> None:

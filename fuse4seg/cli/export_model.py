@@ -16,20 +16,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser("Write trained models into a zip archive of weights, plans and checksums, without any code.",
                          example="f4s_export_model -d 501 -c 2d -o brats.zip")
-    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FILE.zip",
-                        help="the archive; with --onnx a folder")
-    parser.add_argument("-m", dest="model", type=Path, help="folder DATASET/TRAINER__PLANS__CONFIGURATION, wherever it lies")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FILE.zip", help="with --onnx a folder")
+    parser.add_argument("-m", dest="model", type=Path, help="DATASET/TRAINER__PLANS__CONFIGURATION, wherever it lies")
     parser.add_argument("-d", dest="dataset", help="dataset id or name")
     parser.add_argument("-c", dest="configurations", nargs="+", metavar="CONFIGURATION",
-                        help="configurations (default: the only one that is trained)")
-    parser.add_argument("-f", dest="folds", nargs="+", type=fold, help="folds (default: all trained ones)")
+                        help="default: the only one that is trained")
+    parser.add_argument("-f", dest="folds", nargs="+", type=fold, metavar="FOLD", help="default: all trained ones")
     parser.add_argument("-p", dest="plans", help="plans")
     parser.add_argument("-tr", dest="trainer", help="trainer")
     parser.add_argument("-chk", dest="checkpoints", nargs="+", default=["checkpoint_final.pth"],
-                        help="checkpoints of each fold (default: checkpoint_final.pth)")
+                        help="of each fold (default: checkpoint_final.pth)")
     parser.add_argument("--onnx", action="store_true",
-                        help="write one model's leader and follower as ONNX into the folder -o, for programs without "
-                                                       "PyTorch")
+                        help="write leader and follower of one model as ONNX, and a program that runs them")
     add_trust_flag(parser)
     add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)

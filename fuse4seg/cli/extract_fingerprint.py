@@ -12,9 +12,9 @@ from fuse4seg.errors import OptionError
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     """What all planning commands are told of the raw datasets."""
-    parser.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="ids or names of the datasets")
+    parser.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="ids or names")
     parser.add_argument("--allow_missing", action="store_true",
-                        help="also train on cases that lack channels, as \"missing_modalities\": true in dataset.json says")
+                        help='also train on cases that lack channels, as "missing_modalities": true says')
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
 def add_fingerprint_flags(parser: argparse.ArgumentParser) -> None:
     """What decides whether there is work to do."""
     parser.add_argument("--no_integrity_check", action="store_true", help="trust the dataset")
-    parser.add_argument("--clean", action="store_true", help="extract anew even if there is a fingerprint that fits")
+    parser.add_argument("--clean", action="store_true", help="extract anew even if a fingerprint fits")
 
 
 def processes_of(options: argparse.Namespace) -> int:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def add_scheduler_flag(parser: argparse.ArgumentParser) -> None:
     """--scheduler, as all commands have it whose cases a cluster can work on."""
     parser.add_argument("--scheduler", metavar="ADDRESS",
-                        help="of a Dask scheduler, as tcp://HOST:8786: its workers do the cases, from storage that all machines "
-                             "share; needs the extra cluster")
+                        help="of a Dask scheduler, as tcp://HOST:8786, whose workers do the cases; needs shared storage and "
+                             "the extra cluster")
 
 
 def add_devices_flag(parser: argparse.ArgumentParser, *, what: str) -> None:

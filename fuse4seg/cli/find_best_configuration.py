@@ -17,9 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-c", dest="configurations", nargs="+", metavar="CONFIGURATION", help="default: all trained ones")
     parser.add_argument("-p", dest="plans", nargs="+", metavar="PLANS", help="default: all trained ones")
     parser.add_argument("-tr", dest="trainers", nargs="+", metavar="TRAINER", help="default: all trained ones")
-    parser.add_argument("-f", dest="folds", nargs="+", type=int, metavar="FOLD", help="folds (default: all trained ones)")
-    parser.add_argument("--disable_ensembling", action="store_true",
-                        help="leave ensembles out, which need probabilities: f4s_train --npz")
+    parser.add_argument("-f", dest="folds", nargs="+", type=int, metavar="FOLD", help="default: all trained ones")
+    parser.add_argument("--disable_ensembling", action="store_true", help="leave out ensembles, which need f4s_train --npz")
     add_process_flags(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     return run_command(_run, parser, arguments)

@@ -20,13 +20,13 @@ RULE_NAMES = ("max", "mean", "laplacian", "wavelet", "colour")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Fuse images: nnU-Net-style cases, or folders of images with equal names. Of sources in colour the luma "
-                         "is fused.", example="f4s_fuse -i CT MRI -o fused --rule max")
+    parser = make_parser("Fuse images: nnU-Net-style cases, or folders of images with equal names.",
+                         example="f4s_fuse -i CT MRI -o fused --rule max")
     add_source_flags(parser)
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
-    parser.add_argument("--rule", choices=RULE_NAMES, help="fuse by a rule instead of a model")
-    parser.add_argument("-m", dest="model", type=Path, help="folder of a trained model, Trainer__Plans__configuration")
-    parser.add_argument("-d", dest="dataset", help="dataset id or name of the model")
+    parser.add_argument("--rule", choices=RULE_NAMES, help="in place of a model")
+    parser.add_argument("-m", dest="model", type=Path, help="a model's folder, Trainer__Plans__configuration")
+    parser.add_argument("-d", dest="dataset", help="dataset id or name")
     parser.add_argument("-c", dest="configuration", help="configuration")
     parser.add_argument("-f", dest="fold", type=fold, help="fold (default: the first that is trained)")
     parser.add_argument("-p", dest="plans", help="plans")

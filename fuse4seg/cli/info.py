@@ -11,8 +11,8 @@ from fuse4seg.cli.command import make_parser, run_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Versions, devices, roots, models, and which extras are not installed. It names datasets and folders, "
-                         "and no case.", example="f4s_info > report.txt")
+    parser = make_parser("Versions, devices, roots, models, and extras that are not installed; no case is named.",
+                         example="f4s_info > report.txt")
     parser.add_argument("--json", action="store_true", help="as JSON")
     return run_command(_run, parser, arguments)
 

@@ -12,7 +12,7 @@ from fuse4seg.cli.command import make_parser, run_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Install the models of an archive by f4s_export_model into nnUNet_results. No code in it is run.",
+    parser = make_parser("Install the models of an archive by f4s_export_model into nnUNet_results; no code in it is run.",
                          example="f4s_install_model brats.zip")
     parser.add_argument("archive", type=Path, metavar="FILE.zip", help="the archive")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")

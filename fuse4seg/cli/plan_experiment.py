@@ -23,20 +23,20 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
                              f"labels {WITHOUT_LABELS})")
     add_set_flag(parser, example="follower.features=16 patches.largest_batch=8")
     parser.add_argument("-gpu_memory_target", type=memory_target, metavar="GB",
-                        help="memory that training should fill, or auto: that of the visible GPU less a reserve, without one "
-                             "8 (24 for resenc_l, 40 for resenc_xl; default: auto)")
+                        help="memory to fill in training, or auto: the visible GPU's less a reserve, else 8 (resenc_l 24, "
+                             "resenc_xl 40; default: auto)")
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N",
-                        help="GPUs that share each batch, of as much memory each (default: 1)")
+                        help="GPUs that share each batch, each of this memory (default: 1)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM",
-                        help="spacing along the image's three axes (default: the median)")
+                        help="spacing along the three axes (default: the median)")
     parser.add_argument("-overwrite_plans_name", "-p", metavar="NAME",
-                        help="name of the plans (default: Fuse4SegPlans, with the recipe's name and what was changed)")
+                        help="of the plans (default: Fuse4SegPlans, the recipe's name, and what was changed)")
 
 
 def add_set_flag(parser: argparse.ArgumentParser, *, example: str) -> None:
     """--set, as the commands have it that follow a recipe."""
     parser.add_argument("--set", dest="changes", nargs="+", action="extend", default=[], metavar="SECTION.ENTRY=VALUE",
-                        help=f"change entries of the recipe, as {example}")
+                        help=f"change the recipe, as {example}")
 
 
 def memory_target(text: str) -> float | None:
@@ -89,5 +89,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_dataset_flags(parser)
     add_plan_flags(parser)
     parser.add_argument("--table", action="store_true",
-                        help="write nothing; print patch, batch and predicted memory for 4, 8, 11, 16, 24, 40, 80 and 141 GB")
+                        help="write nothing; print patch, batch and predicted memory for 4 to 141 GB")
     return run_command(plan_or_show, parser, arguments)

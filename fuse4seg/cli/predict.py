@@ -36,47 +36,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("Segment and fuse whole cases. The model is found when only one fits.",
                          example="f4s_predict -i imagesTs -o predictions")
     parser.add_argument("-i", dest="images", type=Path, nargs="+", required=True,
-                        help="folder of CASE_0000, CASE_0001, ... files, or such files; a BIDS dataset; or DICOM files")
+                        help="folder of CASE_0000, CASE_0001, ... files, or such files; DICOM files; or a BIDS dataset")
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
     parser.add_argument("-d", dest="dataset", help="dataset id or name")
     parser.add_argument("-c", dest="configurations", nargs="+", metavar="CONFIGURATION",
-                        help="configuration; of several, each is predicted in a folder of its name, and their mean segments")
-    parser.add_argument("-f", dest="folds", nargs="+", type=fold, help="folds to average (default: all trained ones)")
-    parser.add_argument("-p", dest="plans", nargs="+", metavar="PLANS", help="plans; for several models one for all, or one each")
+                        help="configuration; several are predicted in folders of their names, and averaged")
+    parser.add_argument("-f", dest="folds", nargs="+", type=fold, metavar="FOLD", help="default: all trained ones")
+    parser.add_argument("-p", dest="plans", nargs="+", metavar="PLANS",
+                        help="plans; of several models one for all, or one each")
     parser.add_argument("-tr", dest="trainers", nargs="+", metavar="TRAINER", help="trainer, likewise")
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
-    parser.add_argument("-step_size", type=float, default=0.5, help="step of the windows, as a part of the patch")
-    parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
-    parser.add_argument("--precision", default="auto", help="of the segmentation network: float32, float16, bfloat16, or auto, "
-                                                            "the fastest that the device has (default)")
+    parser.add_argument("-step_size", type=float, default=0.5,
+                        help="step of the windows, as a part of the patch (default: %(default)s)")
+    parser.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
+    parser.add_argument("--precision", default="auto",
+                        help="of the segmentation network: float32, float16, bfloat16, or auto, the device's fastest "
+                             "(default)")
     parser.add_argument("--save_attention", action="store_true", help="also write attention/CASE_MODALITY")
     parser.add_argument("--save_panels", action="store_true", help="also write panels/CASE.png")
-    parser.add_argument("--report", action="store_true", help="also write report/index.html, which shows every case in a browser")
+    parser.add_argument("--report", action="store_true", help="also write report/index.html, for a browser")
     parser.add_argument("--save_probabilities", nargs="*", choices=("npz", "nifti"), metavar="{npz,nifti}",
-                        help="also write CASE.npz and CASE.pkl, as nnU-Net does (npz, the default), or probabilities/CASE_CLASS, "
-                             "float32 NIfTI whatever the input's format is (nifti), or both")
-    parser.add_argument("--uncertainty", action="store_true",
-                        help="also write uncertainty/CASE: entropy of the class probabilities, over its maximum, 0 to 1")
+                        help="also write CASE.npz and CASE.pkl, as nnU-Net (npz, the default), or probabilities/CASE_CLASS "
+                             "as float32 NIfTI (nifti)")
+    parser.add_argument("--uncertainty", action="store_true", help="also write uncertainty/CASE")
     parser.add_argument("--continue_prediction", action="store_true",
-                        help="leave the cases alone that an earlier run with the same model and options has finished")
-    parser.add_argument("-npp", type=_count, metavar="N", help="processes that prepare cases while others are in the network; 0: "
-                                                               "none (default: what cores and memory allow)")
+                        help="skip cases that an earlier run with the same model and options has finished")
+    parser.add_argument("-npp", type=_count, metavar="N",
+                        help="processes that prepare cases; 0: none (default: what cores and memory allow)")
     parser.add_argument("-nps", type=_count, metavar="N", help="processes that export cases, likewise")
-    parser.add_argument("-num_parts", type=int, default=1, help="parts that the cases are divided into (default: 1)")
-    parser.add_argument("-part_id", type=int, default=0, help="which part is predicted here, from 0 on (default: 0)")
+    parser.add_argument("-num_parts", type=int, default=1, help="parts of the cases (default: 1)")
+    parser.add_argument("-part_id", type=int, default=0, help="the part to predict, from 0 on (default: 0)")
     parser.add_argument("--allow_missing", action="store_true",
-                        help="also predict cases that lack channels, and list these in missing_modalities.json")
+                        help="also predict cases that lack channels, listed in missing_modalities.json")
     parser.add_argument("--from_fused", action="store_true",
-                        help="-i is a folder of fused images that f4s_predict wrote: segment these, and nothing else")
+                        help="-i is a folder of fused images by f4s_predict: segment these")
     parser.add_argument("-prev_stage_predictions", dest="previous_stage", type=Path, metavar="FOLDER",
-                        help="of a cascade: segmentations of the stage before, CASE in the geometry of the input (default: its "
-                             "model predicts them first)")
-    parser.add_argument("--no_postprocessing", action="store_true",
-                        help="leave out the rules that f4s_find_best_configuration left beside the model")
+                        help="of a cascade: segmentations of the stage before, in the input's geometry (default: predicted "
+                             "first)")
+    parser.add_argument("--no_postprocessing", action="store_true", help="without the rules of f4s_find_best_configuration")
     parser.add_argument("--series_rules", type=Path, metavar="FILE",
-                        help="of DICOM: TOML that tells which series is which channel (default: built-in rules)")
-    add_devices_flag(parser, what="one process for each takes cases from one queue")
+                        help="of DICOM: TOML that says which series is which channel (default: built-in rules)")
+    add_devices_flag(parser, what="a process on each, of one queue of cases")
     add_scheduler_flag(parser)
     add_trust_flag(parser)
     add_overwrite_flag(parser)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
     """-c, as the commands that preprocess have it."""
     parser.add_argument("-c", nargs="+", metavar="CONFIGURATION",
-                        help="what to preprocess (default: those of 2d, 3d_fullres and 3d_lowres that are planned)")
+                        help="what to preprocess (default: the planned ones of 2d, 3d_fullres, 3d_lowres)")
 
 
 def preprocess_datasets(options: argparse.Namespace) -> None:
@@ -41,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit status."""
     parser = make_parser("Preprocess a planned dataset.", example="f4s_preprocess -d 501 -c 2d")
     add_dataset_flags(parser)
-    parser.add_argument("-plans_name", "-p", default="Fuse4SegPlans", metavar="NAME",
-                        help="name of the plans (default: Fuse4SegPlans)")
+    parser.add_argument("-plans_name", "-p", default="Fuse4SegPlans", metavar="NAME", help="plans (default: Fuse4SegPlans)")
     add_configuration_flags(parser)
     add_process_flags(parser)
     add_scheduler_flag(parser)

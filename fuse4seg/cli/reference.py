@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from unittest import mock
+
+from fuse4seg.recipes.reading import recipe_names
+
+Lines = tuple[str, ...]
 
 #: Every command in the order of work, and what its help does not say.
 COMMANDS: Mapping[str, str] = MappingProxyType({
@@ -38,26 +44,28 @@ COMMANDS: Mapping[str, str] = MappingProxyType({
 LIKE: Mapping[str, str] = MappingProxyType({
     **dict.fromkeys(("f4s_extract_fingerprint", "f4s_plan_experiment", "f4s_preprocess"), "f4s_plan_and_preprocess"),
     **dict.fromkeys(("f4s_pretrain", "f4s_compare"), "f4s_train"),
-    "f4s_find_best_configuration": "f4s_plan_and_preprocess",
-    **dict.fromkeys(("f4s_ensemble", "f4s_fuse", "f4s_export_model", "f4s_demo"), "f4s_predict"),
-    "f4s_evaluate_fusion": "f4s_fuse",
-    "f4s_build_brats_fuse": "f4s_fuse",
-    "f4s_register": "f4s_plan_and_preprocess",
+    **dict.fromkeys(("f4s_evaluate_fusion", "f4s_build_brats_fuse"), "f4s_fuse"),
 })
 HEAD = """\
 # Commands
 
 Flags are spelt as in nnU-Net where it has them. Unknown and abbreviated flags are refused. Tables go to stdout,
-everything else to stderr; [exit statuses](errors.md). DATASET is an id (501) or a name (Dataset501_BraTS). `--set` and
-`--recipe` are explained with [recipes](recipes.md).
+everything else to stderr; [exit statuses](errors.md). DATASET is an id (501) or a name (Dataset501_BraTS); for
+`--recipe` and `--set` see [recipes](recipes.md). Every command takes `--help` and
 
-Every command has `--help`, and takes
+```text
+{everywhere}
+```
+
+Shared flags, of the commands that name them:
 
 ```text
 {shared}
 ```
 """
-SHARED = ("-h", "--help", "--root", "--verbose")
+EVERYWHERE = ("-h", "--help", "--root", "--verbose")
+#: Has its page.
+RECIPES = ", ".join(recipe_names())
 WIDTH, COLUMN = 116, 34
 
 
@@ -67,15 +75,20 @@ class _BuiltError(Exception):
 
 def commands_page() -> str:
     """The page, as it stands in documentation/reference/commands.md."""
-    shared = [line for action in parser_of("f4s_demo")._actions if {*action.option_strings} & {*SHARED[2:]}
-              for line in _entry(action)]
-    sections = ("\n" + "\n".join(_section(name, more)) + "\n" for name, more in COMMANDS.items())
-    return HEAD.format(shared="\n".join(shared)) + "".join(sections)
+    own = {name: {_flag(action): tuple(_entry(action)) for action in own_actions(name)} for name in COMMANDS}
+    new = {name: [item for item in entries.items() if item not in own.get(LIKE.get(name, ""), {}).items()]
+           for name, entries in own.items()}
+    times = Counter(item for items in new.values() for item in items)
+    shared = dict(item for item, count in times.items() if count > 1)
+    everywhere = [line for action in parser_of("f4s_demo")._actions if {*action.option_strings} & {*EVERYWHERE[2:]}
+                  for line in _entry(action)]
+    head = HEAD.format(everywhere="\n".join(everywhere), shared="\n".join(chain(*shared.values())))
+    return head + "".join("\n" + "\n".join(_section(name, own[name], new[name], shared)) + "\n" for name in COMMANDS)
 
 
 def own_actions(command: str) -> list[argparse.Action]:
     """Arguments of a command, but for those that every command has."""
-    return [action for action in parser_of(command)._actions if not {*action.option_strings} & {*SHARED}]
+    return [action for action in parser_of(command)._actions if not {*action.option_strings} & {*EVERYWHERE}]
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -93,23 +106,26 @@ def _hand_out(parser: argparse.ArgumentParser, *_: object) -> None:
     raise _BuiltError(parser)
 
 
-def _section(name: str, more: str) -> Iterator[str]:
+def _section(name: str, own: Mapping[str, Lines], new: Sequence[tuple[str, Lines]],
+             shared: Mapping[str, Lines]) -> Iterator[str]:
+    """A command: what only it has in full, then names of what an earlier one has, too, and of what many share."""
     parser = parser_of(name)
-    about = f"{parser.description} {more}".strip().replace("<", r"\<")
+    about = f"{parser.description} {COMMANDS[name]}".strip().replace("<", r"\<")
     yield from (f"## {name}", "", *_wrapped(about), "", "```text")
     yield from (parser.epilog.partition("\n")[2].strip(), "")
-    entries = {_flag(action): list(_entry(action)) for action in own_actions(name)}
-    explained = [list(_entry(action)) for action in own_actions(LIKE[name])] if name in LIKE else []
-    for lines in entries.values():
-        if lines not in explained:
-            yield from lines
-    if known := [flag.split()[0].rstrip(",") for flag, lines in entries.items() if lines in explained]:
-        yield from _wrapped(f"and as {LIKE[name]}: {', '.join(known)}")
+    for item in new:
+        if item not in shared.items():
+            yield from item[1]
+    known = {f"as {LIKE.get(name)}": [flag for flag, lines in own.items() if (flag, lines) not in new],
+             "shared": [flag for flag, lines in new if (flag, lines) in shared.items()]}
+    for where, flags in known.items():
+        if flags:
+            yield from _wrapped(f"{where}: {', '.join(flag.split()[0].rstrip(',') for flag in flags)}")
     yield "```"
 
 
 def _entry(action: argparse.Action) -> Iterator[str]:
-    flag, about = _flag(action), (action.help or "") % vars(action)
+    flag, about = _flag(action), ((action.help or "") % vars(action)).replace(RECIPES, "one that comes along")
     if action.option_strings and action.required:
         about += "; required"
     lines = _wrapped(about, WIDTH - COLUMN)

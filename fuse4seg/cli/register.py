@@ -12,13 +12,12 @@ from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Move the modalities of every case onto the reference one, rigidly, where they lie elsewhere. Other "
-                         "files are copied bit for bit, and labels of the reference modality stay right as they are.",
-                         example="f4s_register -i imagesTs -o registered --reference T1ce")
+    parser = make_parser("Move modalities that lie elsewhere onto the reference one, rigidly, and copy all other files bit "
+                         "for bit.", example="f4s_register -i imagesTs -o registered --reference T1ce")
     parser.add_argument("-i", dest="images", type=Path, required=True, help="folder of CASE_0000, CASE_0001, ... files")
-    parser.add_argument("-o", dest="output", type=Path, required=True, help="another folder, for files of the same names")
-    parser.add_argument("--reference", help="number of the reference modality, or its name in the dataset.json beside or above "
-                                            "the files (default: the one that dataset.json names, else the first)")
+    parser.add_argument("-o", dest="output", type=Path, required=True, help="another folder")
+    parser.add_argument("--reference",
+                        help="number or name of the reference modality (default: dataset.json's, else the first)")
     add_process_flags(parser)
     add_overwrite_flag(parser)
     return run_command(_run, parser, arguments)

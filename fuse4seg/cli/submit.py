@@ -23,15 +23,14 @@ AGAIN: Mapping[str, str] = MappingProxyType({"f4s_train": "--c", "f4s_predict": 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Write a job script for SLURM, and submit it where sbatch is there: f4s_train with several folds "
-                         "becomes an element per fold, f4s_predict with --parts one per part. What is stopped by SIGTERM, as at "
-                         "the time limit, is put back into the queue and goes on.",
+    parser = make_parser("Write a SLURM job array and submit it: f4s_train gets an element per fold, f4s_predict one per "
+                         "part. What is stopped, as at the time limit, is queued again and goes on.",
                          example="f4s_submit -o jobs --sbatch gres=gpu:1 time=24:00:00 -- f4s_train 501 2d 0 1 2 3 4")
-    parser.add_argument("-o", dest="folder", type=Path, required=True, help="folder for the script and the logs")
+    parser.add_argument("-o", dest="folder", type=Path, required=True, help="for the script and the logs")
     parser.add_argument("--sbatch", nargs="+", default=[], metavar="OPTION=VALUE",
-                        help="options of sbatch by their long names: partition=gpu gres=gpu:1 time=24:00:00 exclusive")
-    parser.add_argument("--parts", type=int, metavar="N", help="of f4s_predict: parts that the cases are divided into")
-    parser.add_argument("--only_write", action="store_true", help="write the script, and submit nothing")
+                        help="its options by their long names: partition=gpu gres=gpu:1 time=24:00:00 exclusive")
+    parser.add_argument("--parts", type=int, metavar="N", help="of f4s_predict: parts of the cases")
+    parser.add_argument("--only_write", action="store_true", help="write the script, submit nothing")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="--, the command and its words")
     return run_command(_run, parser, arguments)
 

@@ -27,24 +27,21 @@ if TYPE_CHECKING:
 def add_training_arguments(parser: argparse.ArgumentParser, *, folds: str | None = None) -> None:
     """Which training is meant, and the options that both stages share; ``folds`` is "+" where there may be several."""
     parser.add_argument("dataset", help="dataset id or name")
-    parser.add_argument("configuration", help="configuration: 2d, 3d_fullres, 3d_lowres")
-    parser.add_argument("fold", type=fold, nargs=folds, help="fold: 0, 1, ... or all")
+    parser.add_argument("configuration", help="2d, 3d_fullres, 3d_lowres, ...")
+    parser.add_argument("fold", type=fold, nargs=folds, help="0, 1, ... or all")
     parser.add_argument("-p", dest="plans", default=PLANS_NAME, help="plans (default: %(default)s)")
     parser.add_argument("-tr", dest="trainer", default="Fuse4SegTrainer", help="trainer (default: %(default)s)")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     parser.add_argument("--seed", type=int, help="of weights, sampling and augmentation (default: 0)")
     add_set_flag(parser, example="training.epochs=50 losses.edges=4; the trainer's folder is named after them")
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N",
-                        help="GPUs of this machine that share each batch; with -device cpu, processes (default: 1). Several "
-                             "machines: torchrun --no-python f4s_train ...")
+                        help="GPUs here that share each batch; with -device cpu, processes (default: 1)")
     parser.add_argument("--save_every", nargs="+", metavar="N",
-                        help="save after so many epochs (5), after so many minutes (30min), or both (default: 1 30min)")
+                        help="save after N epochs (5), minutes (30min), or both (default: 1 30min)")
     parser.add_argument("--max_time", metavar="TIME",
-                        help="end the training in this time (11h, 90min, 1h30min), saved: the number of epochs, and with it the "
-                             "learning rates, are fitted to what can be reached. The validation of the fold comes on top")
+                        help="end in this time (11h, 90min, 1h30min), saved, with fewer epochs; the validation comes on top")
     parser.add_argument("--tensorboard", action="store_true",
-                        help="write losses, Dice, rates, visibility and pictures for TensorBoard into the fold's folder "
-                             "(pip install 'fuse4seg[tensorboard]')")
+                        help="write curves and pictures for TensorBoard (pip install 'fuse4seg[tensorboard]')")
 
 
 def fold(text: str) -> int | str:
@@ -59,23 +56,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("Train the fusion network and the segmentation network together.",
                          example="f4s_train 501 2d 0")
     add_training_arguments(parser, folds="+")
-    add_devices_flag(parser, what="with one or several folds, a process for each fold, one fold at a time on each device")
-    parser.add_argument("--precision", default="auto", help="of stage 2: float32, float16, bfloat16, or auto: float16 on a GPU, "
-                                                            "else float32 (default: %(default)s)")
+    add_devices_flag(parser, what="one fold at a time on each")
+    parser.add_argument("--precision", default="auto",
+                        help="of stage 2: float32, float16, bfloat16, or auto: float16 on a GPU, else float32 (default: "
+                             "%(default)s)")
     parser.add_argument("--compile", action="store_true",
-                        help="compile both networks with torch.compile, once, in the first epoch of stage 2; nnUNet_compile=1 "
-                             "does the same")
+                        help="torch.compile both networks, in the first epoch of stage 2; nnUNet_compile=1 does the same")
     parser.add_argument("--patience", type=int, metavar="N",
-                        help="end the training when the moving average of the pseudo Dice (without labels: of the fusion "
-                             "loss) has not been better for N epochs (default: never)")
+                        help="end when the moving average of the pseudo Dice (without labels: of the fusion loss) is no "
+                             "better for N epochs (default: never)")
     parser.add_argument("-pretrained_weights", type=Path, metavar="MODEL",
-                        help="begin with what fits of a trained model: a checkpoint (.pth) or a model's folder, of Fuse4Seg with "
-                             "other modalities or classes, or of stock nnU-Net")
+                        help="begin with what fits of a trained model, .pth or a folder, of Fuse4Seg or stock nnU-Net")
     stage = parser.add_mutually_exclusive_group()
-    stage.add_argument("--c", action="store_true", help="go on where the training was left, in whichever stage")
+    stage.add_argument("--c", action="store_true", help="go on where the training was left, in either stage")
     stage.add_argument("--val", action="store_true", help="only validate a finished training")
-    parser.add_argument("--npz", action="store_true", help="also write the probabilities of the validation cases, of which "
-                                                           "f4s_find_best_configuration makes ensembles; later with --val --npz")
+    parser.add_argument("--npz", action="store_true",
+                        help="also write the validation cases' probabilities, for f4s_find_best_configuration; later: --val "
+                             "--npz")
     one_fold = partial(run_ranks, _run, "train", arguments)
     return run_command(partial(_run_folds, one_fold, parser), parser, arguments)
 

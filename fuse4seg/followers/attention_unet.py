@@ -1,4 +1,4 @@
-"""Attention U-Net: a U-Net whose decoder chooses what of the skip connections it takes."""
+"""Attention U-Net: a U-Net whose decoder chooses what it takes of the skip connections."""
 
 from __future__ import annotations
 

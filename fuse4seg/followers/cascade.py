@@ -1,4 +1,4 @@
-"""CASCADE: a cascaded attention decoder on a pyramid transformer."""
+"""CASCADE: a cascaded attention decoder on the pyramid transformer PVTv2-b2."""
 
 from __future__ import annotations
 

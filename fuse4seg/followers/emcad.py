@@ -1,4 +1,4 @@
-"""EMCAD: an efficient multi-scale convolutional attention decoder on a pyramid transformer."""
+"""EMCAD: an efficient multi-scale convolutional attention decoder on PVTv2-b2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CDDFuse: transformer blocks for what modalities share, invertible ones for what each has alone."""
+"""CDDFuse (Zhao et al., CVPR 2023): transformer blocks for what modalities share, invertible ones for what each has alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DDcGAN: intensities of one image, texture of the other, a discriminator for each."""
+"""DDcGAN (Ma et al., IEEE TIP 2020): intensities of one image, texture of the other, a discriminator for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's leader: the fused image is what the decoder gives, one channel."""
+"""The paper's leader: the decoder gives the fused image, one channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DIDFuse: an auto-encoder takes each image apart into base and detail, and what two images have of these is added."""
+"""DIDFuse (Zhao et al., IJCAI 2020): an auto-encoder takes images apart into base and detail; what two have of these is added."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's leader without its reconstruction decoder: the follower reads the fused embedding itself."""
+"""The paper's leader without its decoder: the follower reads the fused embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: each channel of the image is a mixture of sources and a tint, with shares that change smoothly."""
+"""Ours: each channel of the image is a mixture of sources and a tint, with shares that change smoothly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RFN-Nest: an auto-encoder with nest connections, and between its halves, at each scale, a residual network that fuses."""
+"""RFN-Nest (Li, Wu, Kittler, Information Fusion 2021): a nested auto-encoder with a residual fusion network at each scale."""
 
 from __future__ import annotations
 

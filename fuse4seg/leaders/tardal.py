@@ -1,4 +1,4 @@
-"""TarDAL's fusion: what stands out in one image, and the other's detail around it."""
+"""TarDAL's fusion (Liu et al., CVPR 2022): what stands out in one image, and the other's detail around it."""
 
 from __future__ import annotations
 

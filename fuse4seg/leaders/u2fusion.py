@@ -1,4 +1,4 @@
-"""U2Fusion: the more a source has to tell, the more the image is held to look like it."""
+"""U2Fusion (Xu et al., IEEE TPAMI 2022): the more a source has to tell, the more the image is held to look like it."""
 
 from __future__ import annotations
 

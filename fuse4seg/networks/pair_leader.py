@@ -29,9 +29,8 @@ class PairSettings(Leader):
         RecipeError: The fused image is to have colours.
     """
 
-    folding: bool = entry("more than two modalities: the reference is fused with the first of the others, then the result with "
-                          "the next, and so on, by the same weights; false refuses them, as the method is published for two",
-                          planned=True)
+    folding: bool = entry("more than two modalities: fuse the reference with the first other, the result with the next, and so "
+                          "on, by the same weights; false refuses them, as published for two", planned=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,13 +61,13 @@ class Section:
 class Leader(Section):
     """The fusion network, and what moves it in both stages; its file adds entries of its own."""
 
-    network: str = entry("the network, a file of fuse4seg/leaders", choices=network_names("leader"), planned=True)
-    fused_image: str = entry("colour: three channels; grey: one; a single modality is always grey",
+    network: str = entry("a file of fuse4seg/leaders", choices=network_names("leader"), planned=True)
+    fused_image: str = entry("colour: three channels; grey: one, as a single modality always",
                              choices=FUSED_IMAGES, planned=True)
-    reference: str = entry("modality that asks, or is taken for the visible image; empty: dataset.json says, else the first",
+    reference: str = entry("modality that asks, or is taken for the visible image; empty: dataset.json's, else the first",
                            planned=True)
-    rate: float = entry("first learning rate of its Adam and of the discriminators'; 0: the leader stays as it starts", least=0)
-    schedule: str = entry("how the rate falls: polynomial, as nnU-Net's; halved, every 20 epochs, as the paper's; constant",
+    rate: float = entry("first rate of its Adam and the discriminators'; 0: it stays as it starts", least=0)
+    schedule: str = entry("how the rate falls: polynomial, nnU-Net's; halved, every 20 epochs, the paper's; constant",
                           choices=SCHEDULES)
 
 
@@ -75,7 +75,7 @@ class Leader(Section):
 class Follower(Section):
     """The segmentation network, and what moves it; its file adds entries of its own."""
 
-    network: str = entry("the network, a file of fuse4seg/followers", choices=network_names("follower"), planned=True)
+    network: str = entry("a file of fuse4seg/followers", choices=network_names("follower"), planned=True)
     optimiser: str = entry("sgd, as nnU-Net's, or adamw", choices=OPTIMISERS)
     rate: float = entry("first learning rate", least=0)
     schedule: str = entry("how the rate falls", choices=SCHEDULES)
@@ -95,9 +95,9 @@ class Follower(Section):
 class Patches(Section):
     """What memory planning may choose."""
 
-    size: tuple[int, ...] = entry("voxels along the axes of a patch, of configurations with as many axes; none: planned",
+    size: tuple[int, ...] = entry("voxels along the axes, of configurations with as many; none: planned",
                                   least=8, planned=True)
-    batch: int = entry("samples of a batch, as far as memory allows; 0: planned", least=0, planned=True)
+    batch: int = entry("samples, as far as memory allows; 0: planned", least=0, planned=True)
     largest_batch: int = entry("most samples of a planned batch; 0: what memory and dataset allow", least=0, planned=True)
 
 
@@ -105,8 +105,8 @@ class Patches(Section):
 class Pretraining(Section):
     """Stage 1: the leader learns to take every modality apart and to put it together again (paper, Eq. 9)."""
 
-    epochs: int = entry("of stage 1; 0 leaves it out (paper: 80)", least=0)
-    own: bool = entry("by the leader's own losses, as published, and not by those below")
+    epochs: int = entry("of stage 1; 0 leaves it out", least=0)
+    own: bool = entry("by the leader's own losses, as published, in place of those below")
     adversarial: float = entry("weight of the adversarial loss; 0 leaves the discriminators out", least=0)
     decomposition: float = entry("sigma, weight of the decomposition loss; the content loss gets 1 - sigma", least=0, below=1)
 
@@ -115,24 +115,24 @@ class Pretraining(Section):
 class Training(Section):
     """Stage 2: how long, and of what."""
 
-    epochs: int = entry("of stage 2 (paper: 140)", least=1)
+    epochs: int = entry("of stage 2", least=1)
     iterations: int = entry("of an epoch of either stage (nnU-Net: 250)", least=1)
-    modality_dropout: float = entry("probability that a sample goes without a modality, each by itself; one at least stays. For "
-                                    "models that predict cases which lack some", least=0, below=1)
+    modality_dropout: float = entry("probability of each modality to be left out of a sample; one at least stays", least=0,
+                                    below=1)
 
 
 @dataclass(frozen=True)
 class Losses(Section):
-    """Weight of each part of the fusion loss; 0 leaves a part out. All but own and chroma look at the luma."""
+    """Weight of each part of the fusion loss; 0 leaves it out. All but own and chroma look at the luma."""
 
-    own: float = entry("what the leader is taught by as published, of a leader that has something of its own", least=0)
+    own: float = entry("the leader's own losses, as published, where it has some", least=0)
     intensity: float = entry("intensities of the brightest source", least=0)
     texture: float = entry("strongest gradient of any source (paper, Eq. 13)", least=0)
     decomposition: float = entry("features: low frequencies shared, high ones not (paper, Eq. 11)", least=0)
     adversarial: float = entry("a discriminator per modality takes the image for it (paper, Eq. 10)", least=0)
-    edges: float = entry("edges of the source that has the strongest, in strength and direction", least=0)
+    edges: float = entry("edges of the source with the strongest, in strength and direction", least=0)
     ssim: float = entry("1 less the mean SSIM to the sources", least=0)
-    balance: float = entry("mean square of what the SSIM to each source lacks: the least seen counts most", least=0)
+    balance: float = entry("mean square of what each source's SSIM lacks: the least seen counts most", least=0)
     vif: float = entry("1 less the mean visual information fidelity to the sources", least=0)
     scd: float = entry("1 less half of the sum of correlations of differences (metric SCD)", least=0)
     chroma: float = entry("colour where nothing is labelled; without labels, anywhere", least=0)
@@ -152,16 +152,16 @@ class Losses(Section):
 class Bilevel(Section):
     """How the segmentation teaches the leader; a recipe without this section fuses images without labels."""
 
-    hypergradient: str = entry("gauss_newton: the follower's answer to first order; joint: the direct gradient, of one batch; "
-                               "none: the fusion losses alone teach the leader", choices=HYPERGRADIENTS)
+    hypergradient: str = entry("gauss_newton: with the follower's answer, to first order; joint: the direct gradient, of one "
+                               "batch; none: the fusion losses alone", choices=HYPERGRADIENTS)
     damping: float = entry("added to what the Gauss-Newton ratio divides by", least=0)
-    fusion_weight: float = entry("lambda, the fusion losses' part in the leader's objective (paper, Eq. 6)", least=0)
-    auxiliary_weight: float = entry("part of a segmentation head on the leader's features, for training only; 0 leaves it out",
+    fusion_weight: float = entry("lambda, of the fusion losses for the leader (paper, Eq. 6)", least=0)
+    auxiliary_weight: float = entry("of a segmentation head on the leader's features, in training",
                                     least=0)
-    cross_entropy: float = entry("alpha, weight of cross-entropy in the segmentation loss (paper, Eq. 14; nnU-Net: 1)", least=0)
-    dice: float = entry("beta, weight of the Dice loss in it (nnU-Net: 1)", least=0)
-    mirroring: bool = entry("the follower sees the fused image mirrored at random, along axes that nnU-Net mirrors")
-    viewing: tuple[str, ...] = entry("small random changes under which the follower learns to read the image", choices=VIEWING)
+    cross_entropy: float = entry("alpha, of cross-entropy in the segmentation loss (paper, Eq. 14)", least=0)
+    dice: float = entry("beta, of the Dice loss in it", least=0)
+    mirroring: bool = entry("the follower's image is mirrored at random, along nnU-Net's axes")
+    viewing: tuple[str, ...] = entry("small random changes of the image: blur, gamma, window, noise", choices=VIEWING)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import tomllib
 
@@ -19,8 +20,6 @@ from fuse4seg.recipes.recipe import (
     WITHOUT_LABELS,
     Losses,
     Recipe,
-    Section,
-    described,
     in_range,
     section_name,
 )
@@ -32,23 +31,25 @@ PAPER = "paper"
 GROUPS = {
     "own": "Ours:",
     PAPER: "The paper's:",
-    "leader": "Fusion networks of other papers, for two modalities, without labels: as {like} but for the leader of its "
-              "name and these entries:",
-    "follower": "Segmentation networks of other papers: as {like} but for the follower of its name and these entries:"}
-WIDTH = 120
+    "leader": "Fusion networks of [other papers](#leader), for two modalities, without labels: as {like} but for their "
+              "leader and",
+    "follower": "Segmentation networks of [other papers](#follower): as {like} but for their follower and"}
+#: Of lines of text, and of those of aligned columns.
+WIDTH, ALIGNED = 120, 116
 #: More losses left out than these are not named one by one.
 FEW = 2
-#: More recipes than these, that agree, share a column.
-MANY = 3
+#: What a range is when a line says nothing.
+LEAST = 0
+#: Behind the name of an entry that planning decides.
+PLANNED = " *"
 HEAD = """\
 # Recipes
 
-A recipe is a whole method in one TOML file: both networks, the losses, and how they are trained. These come along.
+A recipe is a whole method in one TOML file: both networks, the losses, and how they are trained. No weights come along.
 
 {recipes}
 `f4s_plan_and_preprocess` and `f4s_plan_experiment` take `--recipe`, a name or a file, and write the recipe into the
-plans; training, prediction and comparison follow the plans. Without `--recipe`, a dataset with labels gets `{usual}`,
-one without gets `{unlabelled}`.
+plans, which all other commands follow. Without it, datasets with labels get `{usual}`, others `{unlabelled}`.
 
     f4s_plan_and_preprocess -d 501 --recipe grey
     f4s_train 501 2d 0 -p Fuse4SegPlans-grey
@@ -59,14 +60,14 @@ one without gets `{unlabelled}`.
     f4s_train 501 2d 0 -p Fuse4SegPlans-follower.features=16-losses.edges=4
     f4s_train 501 2d 0 --set training.epochs=50
 
-Write `SECTION.ENTRY=VALUE`; a list as `VALUE,VALUE`, an empty one as nothing (`bilevel.viewing=`). The plans' name says
-what differs, in order of the alphabet (beyond {longest} characters, a number that stands for it), unless you choose one
-with `-p`; planning ends with the command that trains by it. `f4s_train --set` changes what planning did not decide, and
-names the trainer's folder after it: `Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`. Give the same `--set` with
-`--c` and `--val`, and `f4s_predict` the trainer: `-tr Fuse4SegTrainer-training.epochs=50`.
+Write `SECTION.ENTRY=VALUE`, a list as `VALUE,VALUE`, an empty one as nothing (`bilevel.viewing=`). Entries of another
+network go with it: `follower.network=cnn_transformer follower.blocks=4`.
 
-Another network has entries of its own, which the tables below list. Give them with it:
-`follower.network=cnn_transformer follower.blocks=4`.
+- **In planning**, the plans' name says what differs, sorted (beyond {longest} characters, by a number), unless `-p` names
+  them; the last line is the command that trains.
+- **In training**, `--set` changes what planning did not decide, and the trainer's folder says so
+  (`Fuse4SegTrainer-training.epochs=50__Fuse4SegPlans__2d`): give the same with `--c` and `--val`, and `f4s_predict`
+  the trainer, `-tr Fuse4SegTrainer-training.epochs=50`.
 
 ## Write your own
 
@@ -77,12 +78,13 @@ Another network has entries of its own, which the tables below list. Give them w
     [losses]
     edges = 4.0
 
-Its plans are `Fuse4SegPlans-sharp`. `like` names a recipe that comes along; give only what differs. With another
-`network`, entries that this lacks are left out; give those that it adds. Without `like`, every entry must be there;
-without the section `bilevel`, nothing is segmented. What is misspelt or out of range is refused, with what would do.
-In Python: `fuse4seg.recipes.reading.read_recipe`.
+Its plans are `Fuse4SegPlans-sharp`. Give what differs from `like`, which names a recipe that comes along; with another
+`network` also what this adds. Without `like`, give every entry; without the section `bilevel`, nothing is segmented.
+What is misspelt or out of range is refused. In Python: `fuse4seg.recipes.reading.read_recipe`.
 
-Planning decides the entries in **`bold`**; to change these, plan anew.
+## Read the tables
+
+Planning decides entries with a `*`: to change them, plan anew. Numbers are at least 0 unless a line says otherwise.
 """
 
 
@@ -97,7 +99,7 @@ def recipes_page() -> str:
 
 
 def _listed(recipes: Sequence[tuple[Recipe, Recipe | None]]) -> Iterator[str]:
-    """All recipes, each with what it is like: lists of ours and of the paper's, tables of other leaders and followers."""
+    """All recipes, each with what it is like: lists of ours and of the paper's, columns of other leaders and followers."""
     groups: dict[str, list[tuple[Recipe, Recipe | None]]] = {group: [] for group in GROUPS}
     for recipe, its in recipes:
         groups[_group(recipe, its)].append((recipe, its))
@@ -127,7 +129,7 @@ def _group(recipe: Recipe, like: Recipe | None) -> str:
 
 
 def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterator[str]:
-    """A table of recipes whose leader or follower is another: entries in which one of them differs from its like."""
+    """Recipes whose leader or follower is another, a column each: entries in which one of them differs from its like."""
     columns: dict[str, tuple[str, str]] = {}
     for name in SECTIONS:
         for recipe, its in recipes:
@@ -138,12 +140,9 @@ def _differences(group: str, recipes: Sequence[tuple[Recipe, Recipe]]) -> Iterat
                     columns[name if whole else f"{name}.{own.name}"] = name, "" if whole else own.name
     if all(getattr(recipe, group).network == recipe.name for recipe, _ in recipes):
         del columns[f"{group}.network"]
-    header = ["recipe", "what", *(f"`{column}`" for column in columns)]
-    yield from (f"| {' | '.join(header)} |", "|---" * len(header) + "|")
-    for recipe, _ in recipes:
-        values = (_shown(getattr(getattr(recipe, name), own)) if own else _weights(getattr(recipe, name))
-                  for name, own in columns.values())
-        yield f"| `{recipe.name}` | {recipe.about} | {' | '.join(values)} |"
+    rows = ([column, *(_shown(getattr(getattr(recipe, name), own)) if own else _weights(getattr(recipe, name))
+                       for recipe, _ in recipes)] for column, (name, own) in columns.items())
+    yield from ("```text", *_aligned([["", *(recipe.name for recipe, _ in recipes)], *rows]), "```")
 
 
 def _weights(losses: Losses) -> str:
@@ -174,22 +173,55 @@ def _differing(name: str, recipe: Recipe, like: Recipe) -> Iterator[str]:
 
 
 def _section(name: str, recipes: list[Recipe], others: list[tuple[Recipe, Recipe]]) -> Iterator[str]:
-    """A section, with a column for each of the recipes; what networks add has one for others, too, whose like lacks it."""
+    """A section, with a column for each of the recipes; networks, and what they add, have a block of their own."""
     kind = SECTIONS[name]
-    yield from (f"## {name}", "", inspect.getdoc(kind).splitlines()[0], "")
-    yield from _table(fields(kind), get_type_hints(kind), {recipe.name: getattr(recipe, name) for recipe in recipes})
-    if name not in FOLDERS:
-        return
-    yield ""
-    for network in network_names(name):
-        yield from textwrap.wrap(f"- `{network}`: {inspect.getdoc(network_module(name, network)).splitlines()[0]}", WIDTH,
-                                 subsequent_indent="  ", break_on_hyphens=False)
+    yield from (f"## {name}", "", inspect.getdoc(kind).splitlines()[0], "", "```text", *_common(name, recipes), "```")
+    if name in FOLDERS:
+        networks = [[network, inspect.getdoc(network_module(name, network)).splitlines()[0]] for network in network_names(name)]
+        yield from ("", "Networks, and the entries that they add:", "", "```text", *_aligned(networks),
+                    *_added_rows(name, recipes, others), "```")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns, the last of which may go on below."""
+    widths = [max(len(row[place]) for row in rows) + 2 for place in range(len(rows[0]) - 1)]
+    for *cells, last in rows:
+        start = "".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+        yield from textwrap.wrap(last, ALIGNED, initial_indent=start, subsequent_indent=" " * sum(widths),
+                                 break_on_hyphens=False, break_long_words=False, drop_whitespace=True)
+
+
+def _common(name: str, recipes: list[Recipe]) -> Iterator[str]:
+    """Entries that a section has with any network, with their values; recipes that agree in all share a column."""
+    kind = SECTIONS[name]
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for recipe in recipes:
+        if (section := getattr(recipe, name)) is not None:
+            columns.setdefault(tuple(_shown(getattr(section, own.name)) for own in fields(kind)), []).append(recipe.name)
+    rows = ([own.name + PLANNED * own.metadata["planned"], *values, _told(own, get_type_hints(kind)[own.name])]
+            for own, *values in zip(fields(kind), *columns, strict=True))
+    yield from _aligned([["", *map(", ".join, columns.values()), "meaning"], *rows])
+
+
+def _added_rows(name: str, recipes: list[Recipe], others: list[tuple[Recipe, Recipe]]) -> Iterator[str]:
+    """Entries that files of networks add, with their values in recipes, and in others whose like lacks them."""
     for networks, added in _added(name).items():
         hints = get_type_hints(section_kind(name, networks[0]))
-        words = f"{', '.join(f'`{network}`' for network in networks)} {'add' if len(networks) > 1 else 'adds'}:"
-        yield from ("", *textwrap.wrap(words, WIDTH), "")
-        columns = [*recipes, *(other for other, like in others if getattr(like, name).network not in networks)]
-        yield from _table(added, hints, _columns(name, networks, added, columns))
+        having = [*recipes, *(other for other, like in others if getattr(like, name).network not in networks)]
+        sections = {recipe.name: section for recipe in having if (section := getattr(recipe, name)).network in networks}
+        yield from ("", f"{', '.join(networks)}:")
+        yield from _aligned([
+            [f"  {own.name}" + PLANNED * own.metadata["planned"],
+             _by_recipe({recipe: _shown(getattr(section, own.name)) for recipe, section in sections.items()}),
+             _told(own, hints[own.name])] for own in added])
+
+
+def _by_recipe(values: Mapping[str, str]) -> str:
+    """Values with the recipes that have them; one that all have stands alone."""
+    different = dict.fromkeys(values.values())
+    if len(different) == 1:
+        return next(iter(different))
+    return ", ".join(f"{value} ({', '.join(name for name, its in values.items() if its == value)})" for value in different)
 
 
 def _added(name: str) -> dict[tuple[str, ...], list[Field]]:
@@ -207,36 +239,22 @@ def _added(name: str) -> dict[tuple[str, ...], list[Field]]:
     return found
 
 
-def _columns(name: str, networks: Sequence[str], entries: Sequence[Field], recipes: list[Recipe]) -> dict[str, Section]:
-    """Sections with one of these networks, by their recipes; one for all where many agree."""
-    using = {recipe.name: getattr(recipe, name) for recipe in recipes if getattr(recipe, name).network in networks}
-    different = {tuple(getattr(section, own.name) for own in entries) for section in using.values()}
-    if len(using) > MANY and len(different) == 1:
-        return {"their recipes": next(iter(using.values()))}
-    return using
-
-
-def _table(entries: Sequence[Field], hints: dict[str, Any], sections: dict[str, Section | None]) -> Iterator[str]:
-    """Rows of entries, with a column for the section of each recipe, by its name."""
-    # A list below the table says what each network is.
-    allowed = {own.name: "one of those below" if own.name == "network" else _allowed(own, hints[own.name])
-               for own in entries}
-    alike = len(set(allowed.values())) == 1 and len(allowed) > 1
-    if alike:
-        yield from (f"Each is a {next(iter(allowed.values()))}.", "")
-    header = ["entry", *["value"] * (not alike), "meaning", *sections]
-    yield from (f"| {' | '.join(header)} |", "|---" * len(header) + "|")
-    for own in entries:
-        values = (_shown(getattr(section, own.name)) if section else "-" for section in sections.values())
-        entry = f"**`{own.name}`**" if own.metadata["planned"] else f"`{own.name}`"
-        yield f"| {' | '.join((entry, *[allowed[own.name]] * (not alike), own.metadata['about'], *values))} |"
+def _told(own: Field, hint: Any) -> str:
+    """What an entry means, and what its values may be."""
+    allowed = _allowed(own, hint)
+    return own.metadata["about"] + (f"; {allowed}" if allowed else "")
 
 
 def _allowed(own: Field, hint: Any) -> str:
-    choices, least = own.metadata["choices"], own.metadata["least"]
+    """What a row says of an entry's values, where these do not say it themselves."""
+    choices, least, below = (own.metadata[name] for name in ("choices", "least", "below"))
+    if own.name == "network" or (choices and all(choice in own.metadata["about"] for choice in choices)):
+        return ""
     if choices:
-        return ("any of " if hint is not str else "") + ", ".join(f"`{choice}`" for choice in choices)
-    return described(hint).removeprefix("a ") + ("" if least is None else f", {in_range(least, own.metadata['below'])}")
+        return ("any of " if hint is not str else "") + ", ".join(choices)
+    kind = {int: ["whole"], float: []}.get(get_args(hint)[0] if get_args(hint) else hint, [])
+    usual = least is None or (least == LEAST and math.isinf(below))
+    return ", ".join([*kind, *([] if usual else [in_range(least, below)])])
 
 
 def _shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -23,6 +24,8 @@ from fuse4seg.own_outputs import claim_outputs
 
 #: Files in each fold's folder, and beside the folds.
 LEADER, FOLLOWER, DESCRIPTION = "leader.onnx", "follower.onnx", "model.json"
+#: The program that comes with them, a file of this folder.
+PROGRAM = "run_onnx.py"
 #: What PyTorch's exporter needs.
 PACKAGES = ("onnx", "onnxscript")
 #: Samples of the batch that is traced; a batch of one would be taken for a constant.
@@ -52,11 +55,11 @@ class _Follower(nn.Module):
 
 
 def export_onnx(trained: TrainedModel, output: Path, *, trust: bool = False, overwrite: bool = False) -> list[Path]:
-    """Write leader and follower of every fold as ONNX, and what a program needs to know to run them.
+    """Write leader and follower of every fold as ONNX, what a program needs to know to run them, and such a program.
 
     Args:
         trained: Folder and folds.
-        output: Folder; gets fold_X/leader.onnx, fold_X/follower.onnx (of a model with labels), and model.json.
+        output: Folder; gets fold_X/leader.onnx and model.json; of a model with labels fold_X/follower.onnx and run_onnx.py, too.
         trust: Load what the checkpoints hold, code too.
         overwrite: Replace files that this tool did not write.
 
@@ -78,12 +81,16 @@ def export_onnx(trained: TrainedModel, output: Path, *, trust: bool = False, ove
                                     f"labels, too. Export it without --onnx.")
     places = [f"fold_{fold}" for fold in trained.folds]
     kinds = (LEADER, FOLLOWER) if model.description.segments else (LEADER,)
-    own = claim_outputs(output, [DESCRIPTION, *(f"{place}/{kind}" for place in places for kind in kinds)], overwrite=overwrite)
+    beside = (DESCRIPTION, PROGRAM) if model.description.segments else (DESCRIPTION,)
+    own = claim_outputs(output, [*beside, *(f"{place}/{kind}" for place in places for kind in kinds)], overwrite=overwrite)
     make_writable_folder(output)
     own.note()
     written = [path for place, network in zip(places, model.with_each_weights(), strict=True)
                for path in _export(network, model, make_writable_folder(output / place))]
     write_json(describe(model, [str(path.relative_to(output)) for path in written]), output / DESCRIPTION)
+    if PROGRAM in beside:
+        with written_whole(output / PROGRAM) as temporary:
+            shutil.copyfile(Path(__file__).with_name(PROGRAM), temporary)
     return written
 
 

@@ -32,46 +32,92 @@ def part_of(page: str, section: str) -> str:
     return page.split(f"\n## {section}\n")[1].split("\n## ")[0]
 
 
-def entries_of(table: str) -> list[str]:
-    return re.findall(r"^\| \**`(\w+)`", table, re.MULTILINE)
+def blocks_of(page: str, section: str) -> list[list[str]]:
+    """Lines of a section's blocks: entries that all its networks have; networks, and what they add."""
+    return [block.splitlines() for block in re.findall(r"^```text\n(.*?)^```", part_of(page, section), re.MULTILINE | re.DOTALL)]
+
+
+def cells_of(line: str) -> list[str]:
+    """Columns are two spaces apart at least, and no word within one is."""
+    return re.split(r"\s{2,}", line.strip())
+
+
+def added_rows(page: str, section: str) -> dict[tuple[str, str], list[str]]:
+    """Values and meanings of what networks add, by the networks and the entry; lines that go on are left out."""
+    rows, networks = {}, ""
+    for line in blocks_of(page, section)[1]:
+        if line.endswith(":"):
+            networks = line.removesuffix(":")
+        elif networks and re.match(r"  \w", line):
+            entry, *cells = cells_of(line)
+            rows[networks, entry.removesuffix(" *")] = cells
+    return rows
 
 
 def test_holds_every_recipe_and_every_entry_of_every_section(page: str) -> None:
-    listed = re.findall(r"^(?:- `(\w+)`: |\| `(\w+)` \| )", page.split("\n`f4s_plan_and_preprocess`")[0], re.MULTILINE)
-    assert sorted(one or other for one, other in listed) == recipe_names()
+    head = page.split("\n`f4s_plan_and_preprocess`")[0]
+    listed = re.findall(r"^- `(\w+)`: ", head, re.MULTILINE)
+    columns = [name for header in re.findall(r"^ +(\w+ .*)$", head, re.MULTILINE) if "`" not in header
+               for name in header.split() if name in recipe_names() and name not in listed]
+    assert sorted({*listed, *columns}) == recipe_names()
     for name, kind in SECTIONS.items():
-        common, *_ = re.split(r"^.* adds?:$", part_of(page, name), flags=re.MULTILINE)
-        assert entries_of(common) == [own.name for own in fields(kind)]
+        entries = [line.split()[0] for line in blocks_of(page, name)[0] if not line.startswith(" ")]
+        assert entries == [own.name for own in fields(kind)]
 
 
 @pytest.mark.parametrize("section", FOLDERS)
 def test_holds_every_network_and_what_it_adds_once(section: str, page: str) -> None:
     common = {own.name for own in fields(SECTIONS[section])}
-    _, *tables = re.split(r"^((?:`\w+`,?\s)+adds?:)$", part_of(page, section), flags=re.MULTILINE)
     added: dict[str, list[str]] = {name: [] for name in network_names(section)}
-    for networks, table in zip(tables[::2], tables[1::2], strict=True):
-        for network in re.findall(r"`(\w+)`", networks):
-            added[network] += entries_of(table)
+    for networks, entry in added_rows(page, section):
+        for network in networks.split(", "):
+            added[network].append(entry)
     for name, entries in added.items():
         own = [entry.name for entry in fields(section_kind(section, name)) if entry.name not in common]
         assert sorted(entries) == sorted(own)
-        assert f"\n- `{name}`: {network_module(section, name).__doc__.split()[0]} " in part_of(page, section)
+        described = [line for line in blocks_of(page, section)[1] if line.split()[:1] == [name]]
+        assert [line.split()[1] for line in described] == [network_module(section, name).__doc__.split()[0]]
 
 
-def test_a_row_gives_type_range_meaning_and_values(page: str) -> None:
-    assert "| `momentum` | number, from 0 to below 1 | of SGD; 0 with adamw | 0.99 | 0.99 | 0.9 |" in page
-    assert "preferred before training | 0 | 10 |" in page
-    assert "learns to read the image | blur, gamma, window, noise | - | none |" in page
+def test_a_line_gives_values_meaning_and_range(page: str) -> None:
+    lines = [cells_of(line) for name in ("follower", "training") for line in blocks_of(page, name)[0]]
+    assert ["momentum", "0.99", "0.9", "of SGD; 0 with adamw; from 0 to below 1"] in lines
+    assert ["optimiser", "sgd", "sgd", "sgd, as nnU-Net's, or adamw"] in lines
+    assert ["iterations", "250", "of an epoch of either stage (nnU-Net: 250); whole, at least 1"] in lines
     assert "(as `fuse4seg` but for `leader.fused_image=grey`, `leader.brighter=1`)" in " ".join(page.split())
+
+
+def test_what_does_not_fit_into_a_line_goes_on_below_its_column(page: str) -> None:
+    line, rest = blocks_of(page, "bilevel")[0][-2:]
+    assert cells_of(line)[:3] == ["viewing", "blur, gamma, window, noise", "none"]
+    assert (rest.strip(), rest.index("noise")) == ("noise", line.index("small"))
+    assert max(len(line) for name in SECTIONS for block in blocks_of(page, name) for line in block) <= 116
+
+
+def test_what_a_network_adds_has_its_recipes_values(page: str) -> None:
+    values = {where: cells[0] for where, cells in added_rows(page, "leader").items()}
+    assert values["cddfuse", "similarity"] == "5"
+    assert values["gate", "brighter"] == "0 (fuse4seg), 10 (fusion_alone)"
+    assert values["decoder, embedding, gate", "couplings"] == "1 (fuse4seg, fusion_alone), 3 (paper)"
+    assert {value for (_, entry), value in values.items() if entry == "folding"} == {"false"}
+
+
+def test_recipes_that_agree_share_a_column(page: str) -> None:
+    headers = {name: cells_of(blocks_of(page, name)[0][0]) for name in SECTIONS}
+    assert headers["patches"] == ["fuse4seg, fusion_alone", "paper", "meaning"]
+    assert headers["training"] == ["fuse4seg, fusion_alone, paper", "meaning"]
+    # What fuses alone has no such section.
+    assert headers["bilevel"] == ["fuse4seg", "paper", "meaning"]
 
 
 class TestOtherNetworks:
     """Of other papers: a table of what differs from the recipe that they are like."""
 
     def table(self, page: str, which: str) -> dict[str, dict[str, str]]:
-        header, _, *rows = page.split(f"\n{which} networks of other papers")[1].split("\n\n")[1].splitlines()
-        names, *values = ([cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in (header, *rows))
-        return {row[0]: dict(zip(names, row, strict=True)) for row in values}
+        text = page.split(f"\n{which} networks of [other papers]")[1].split("```text\n")[1]
+        header, *rows = text.split("\n```")[0].splitlines()
+        entries = [cells_of(row) for row in rows]
+        return {recipe: {entry: values[place] for entry, *values in entries} for place, recipe in enumerate(cells_of(header))}
 
     def test_has_a_row_for_every_leader_with_its_losses(self, page: str) -> None:
         table = self.table(page, "Fusion")
@@ -88,13 +134,9 @@ class TestOtherNetworks:
         assert not {"follower.network", "losses", "leader.rate"} & self.table(page, "Segmentation")["emcad"].keys()
 
 
-def test_what_holds_for_a_whole_section_is_said_once(page: str) -> None:
-    assert "\n\nEach is a number, at least 0.\n\n| entry | meaning | fuse4seg | fusion_alone | paper |\n" in page
-
-
-def test_what_planning_decides_is_in_bold(page: str) -> None:
-    assert "| **`couplings`** |" in page
-    assert "| **`nesterov`** |" not in page
+def test_what_planning_decides_has_a_star(page: str) -> None:
+    assert re.search(r"^  couplings \*  ", page, re.MULTILINE)
+    assert re.search(r"^nesterov  ", page, re.MULTILINE)
 
 
 class TestAnotherRecipe:
@@ -121,9 +163,7 @@ class TestAnotherRecipe:
     def test_of_another_network_leaves_what_this_adds_to_a_table(self, folder: Path) -> None:
         said = self.line(folder, 'like = "fuse4seg"\n[follower]\nnetwork = "cnn_transformer"\nblocks = 4\nfeatures = 16\n')
         assert said == "New. (as `fuse4seg` but for `follower.network=cnn_transformer`, `follower.features=16`)"
-        table = recipes_page().split("\n`cnn_transformer` adds:\n\n")[1].split("\n\n")[0].splitlines()
-        header, blocks = (row.split(" | ") for row in (table[0], table[-1]))
-        assert (header[-2:], blocks[-2:]) == (["paper", "new |"], ["12", "4 |"])
+        assert added_rows(recipes_page(), "follower")["cnn_transformer", "blocks"][0] == "12 (paper), 4 (new)"
 
     def test_names_no_loss_that_it_leaves_out_of_many(self, folder: Path) -> None:
         zeros = "".join(f"{name} = 0\n" for name in ("decomposition", "edges", "ssim", "vif", "scd"))
@@ -132,14 +172,15 @@ class TestAnotherRecipe:
 
     def test_with_another_recipe_s_network_names_it_in_the_table(self, folder: Path) -> None:
         (folder / "new.toml").write_text('about = "New."\nlike = "emcad"\n[follower]\nrate = 1e-3\n')
-        assert "papers: as `fuse4seg` or `emcad` but" in " ".join(recipes_page().split())
-        header, row = (re.search(rf"^\| {start} \|.*\|$", recipes_page(), re.MULTILINE)[0] for start in
-                       (r"recipe \| what \| `follower.network`", "`new`"))
-        assert row.split(" | ")[:5] == ["| `new`", "New.", "emcad", "adamw", "0.001"]
+        assert "as `fuse4seg` or `emcad` but" in " ".join(recipes_page().split())
+        new = TestOtherNetworks().table(recipes_page(), "Segmentation")["new"]
+        assert (new["follower.network"], new["follower.optimiser"], new["follower.rate"]) == ("emcad", "adamw", "0.001")
 
     def test_that_is_like_no_other_has_its_columns_alone(self, folder: Path) -> None:
         (folder / "new.toml").write_text((folder / "fuse4seg.toml").read_text())
-        assert "| meaning | fuse4seg | fusion_alone | new | paper |" in recipes_page()
+        headers = [cells_of(blocks_of(recipes_page(), name)[0][0]) for name in ("leader", "training")]
+        assert headers == [["fuse4seg, new", "fusion_alone", "paper", "meaning"],
+                           ["fuse4seg, fusion_alone, new, paper", "meaning"]]
 
     def test_that_segments_unlike_the_one_it_is_like_says_so(self, folder: Path) -> None:
         bilevel = (folder / "fuse4seg.toml").read_text().split("[bilevel]\n")[1]

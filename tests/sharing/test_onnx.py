@@ -23,7 +23,7 @@ from fuse4seg.inference.model import load_model
 from fuse4seg.sharing import onnx
 from fuse4seg.sharing.onnx import describe, export_onnx
 
-PAGE = Path(__file__).parents[2] / "documentation" / "how-to" / "onnx.md"
+PROGRAM = Path(onnx.__file__).with_name(onnx.PROGRAM)
 
 
 def model_below(root: Path) -> Path:
@@ -57,17 +57,15 @@ def test_networks_give_what_pytorch_s_give_for_any_number_of_windows(configurati
 
 
 @pytest.mark.slow
-def test_the_program_of_the_page_finds_the_labels_that_f4s_predict_finds(trained_phantom: Path, trained_model: Path,
+def test_the_program_beside_them_finds_the_labels_that_f4s_predict_finds(trained_phantom: Path, trained_model: Path,
                                                                          tmp_path: Path) -> None:
     assert main(["-m", str(trained_model), "--onnx", "-o", str(tmp_path / "onnx")]) == 0
     images = trained_phantom / "nnUNet_raw" / "Dataset990_Phantom" / "imagesTs"
     flags = ["--disable_tta", "--precision", "float32", "-device", "cpu", "--root", str(trained_phantom)]
     assert predict(["-i", str(images), "-o", str(tmp_path / "predicted"), "-d", "990", *flags]) == 0
-    program = tmp_path / "run_onnx.py"
-    program.write_text(re.search(r"```python\n(.+?)```", PAGE.read_text(), re.DOTALL).group(1))
     files = sorted(images.glob("*.nii.gz"))
     case = files[0].name.removesuffix("_0000.nii.gz")
-    subprocess.run([sys.executable, program, tmp_path / "onnx" / "fold_0", tmp_path / "labels.nii.gz",
+    subprocess.run([sys.executable, tmp_path / "onnx" / "run_onnx.py", tmp_path / "onnx" / "fold_0", tmp_path / "labels.nii.gz",
                     *(file for file in files if file.name.startswith(case))], check=True, cwd=tmp_path)
     found, expected = (sitk.ReadImage(str(path)) for path in (tmp_path / "labels.nii.gz",
                                                               tmp_path / "predicted" / f"{case}.nii.gz"))
@@ -78,11 +76,26 @@ def test_the_program_of_the_page_finds_the_labels_that_f4s_predict_finds(trained
 
 
 def test_the_program_needs_neither_pytorch_nor_this_package() -> None:
-    program = PAGE.read_text().partition("```python")[2].partition("```")[0]
-    imports = [node for node in ast.walk(ast.parse(program)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    imports = [node for node in ast.walk(ast.parse(PROGRAM.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {name for node in imports for name in ([node.module] if isinstance(node, ast.ImportFrom)
                                                    else [alias.name for alias in node.names])}
-    assert names == {"json", "sys", "itertools", "pathlib", "numpy", "onnxruntime", "SimpleITK", "scipy.ndimage"}
+    assert {name.partition(".")[0] for name in names} - sys.stdlib_module_names == {"numpy", "onnxruntime", "SimpleITK", "scipy"}
+
+
+@pytest.mark.parametrize("changed", [{"spacing": [9.0, 9.0]}, {"channels": [{"normalization": "CTNormalization"}] * 2}])
+def test_the_program_says_what_it_cannot_do_in_one_line(changed: dict[str, object], tmp_path: Path) -> None:
+    model = {"patch_size": [8, 8], "transpose_forward": [0, 1, 2], "spacing": [1.0, 1.0], "channels": [],
+             "regions_class_order": None}
+    (tmp_path / "model.json").write_text(json.dumps(model | changed))
+    files = [tmp_path / "T1.nii.gz", tmp_path / "T2.nii.gz"]
+    for file in files:
+        sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 8, 8), np.float32)), str(file))
+    done = subprocess.run([sys.executable, PROGRAM, tmp_path / "fold_0", tmp_path / "labels.nii.gz", *files], capture_output=True,
+                          text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"(spacing .* is not the model's: resample to \[9.0, 9.0\] mm first|"
+                        r"this program does not know the normalisation CTNormalization)\n", done.stderr)
+    assert not (tmp_path / "labels.nii.gz").exists()
 
 
 def test_description_says_how_a_case_is_preprocessed(untrained_model: Path) -> None:
