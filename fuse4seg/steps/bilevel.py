@@ -73,13 +73,6 @@ def labels_at(size: Sequence[int], targets: Tensor | list[Tensor]) -> Tensor:
     return fitting[0] if fitting else functional.interpolate(known[0].float(), size=list(size), mode="nearest")
 
 
-def _together(parts: Sequence[Targets]) -> Targets:
-    """One batch of several; of lists, resolution by resolution."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts))
-    return [torch.cat(resolution) for resolution in zip(*parts, strict=True)]
-
-
 class AuxiliaryLoss:
     """What the bi-level step adds to the leader's objective.
 
@@ -152,25 +145,31 @@ class BilevelStep:
         """The same with the losses left where they are, as scalars: nothing waits for a device."""
         whole = Samples(batch, targets, present, flips, viewing)
         apart = self.settings.hypergradient in NEEDS_HALVES
-        halves = [half(whole, offset=1), half(whole, offset=0)] if apart else [whole]
+
+        def level(of: Any, offset: int) -> Any:
+            return half(of, offset=offset) if apart else of
+
+        above, below = level(whole, 1), level(whole, 0)
         with self.autocast():
             seen = self.model.fuse(batch, present=present)
             shown = seen.fused.image if viewing is None else as_viewed(seen.fused.image, viewing)
-            seen = half(seen, offset=1) if apart else seen
-            own, report = self._own_objective(seen, halves[0].targets)
+            seen = level(seen, 1)
+            own, report = self._own_objective(seen, above.targets)
+        # The levels meet in the image alone: what the leader's parameters do to both objectives follows from one pass back.
+        image = shown.detach().requires_grad_()
         scale = self.scaler.get_scale() if self.scaler is not None else 1.0
 
-        def objective(*arguments: Sequence[Tensor]) -> Tensor:
-            """Of image and follower's parameters, of each level where they are apart: the task's loss over the whole batch."""
-            images = [half(image, offset=1 - level) if apart else image for level, (image,) in enumerate(arguments[::2])]
-            logits = [self._logits(*of_level) for of_level in zip(images, halves, arguments[1::2], strict=True)]
-            task = self._loss(_together(logits), _together([part.seen_targets for part in halves]))
-            report.update(zip(("upper", "lower"), self._losses(logits, halves) if apart else [task], strict=False))
-            # Once for each level: a level's own is the mean over its half.
-            return len(halves) * scale * task
+        def upper(parameters: Sequence[Tensor]) -> Tensor:
+            task = self._task(level(image, 1), above, parameters)
+            report.setdefault("upper", task.detach())
+            return task * scale
 
-        # The levels meet in the image alone: what the leader's parameters do to both objectives follows from one pass back.
-        hypergradient = self.estimate(objective, leader=[shown], follower=self.follower.parameters,
+        def lower(parameters: Sequence[Tensor]) -> Tensor:
+            task = self._task(level(image, 0), below, parameters)
+            report.setdefault("lower", task.detach())
+            return task * scale
+
+        hypergradient = self.estimate(upper, lower, leader=[image], follower=self.follower.parameters,
                                       damping=self.settings.damping * scale**2, average=averaged)
         self._move(averaged(self._through_leader(shown, hypergradient.leader[0], own * scale)), hypergradient)
         if hypergradient.ratio is not None:
@@ -198,21 +197,13 @@ class BilevelStep:
             objective = objective + self.settings.auxiliary_weight * report["auxiliary"]
         return objective, report
 
-    def _logits(self, image: Tensor, samples: Samples, parameters: Sequence[Tensor]) -> Targets:
-        """The follower's, with these parameters."""
+    def _task(self, image: Tensor, samples: Samples, parameters: Sequence[Tensor]) -> Tensor:
+        """Segmentation loss of the follower with these parameters."""
         with self.autocast():
             weights = dict(zip(self.follower_names, parameters, strict=True))
             extra = samples.batch[:, self.model.modalities:]
-            return self.model.segment(image, extra, weights=weights, flips=samples.flips)
-
-    def _loss(self, logits: Targets, targets: Targets) -> Tensor:
-        with self.autocast():
-            return self.segmentation_loss(logits, targets)
-
-    @torch.no_grad()
-    def _losses(self, logits: Sequence[Targets], samples: Sequence[Samples]) -> list[Tensor]:
-        """Of each level by itself, to be told."""
-        return [self._loss(found, part.seen_targets) for found, part in zip(logits, samples, strict=True)]
+            logits = self.model.segment(image, extra, weights=weights, flips=samples.flips)
+            return self.segmentation_loss(logits, samples.seen_targets)
 
     def _move(self, of_leader: Sequence[Tensor], hypergradient: Hypergradient) -> None:
         """One optimiser step of both levels.

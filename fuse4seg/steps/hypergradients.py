@@ -1,8 +1,8 @@
 r"""Hypergradients: how the leader's objective changes when the follower is free to answer.
 
-Leader x with upper objective F(x, y), follower y with lower objective f(x, y). All functions are pure: they evaluate objectives,
-return gradients, and change nothing. Whatever x is, parameters or the image made by them, it is taken as it stands: what it was
-made from is no part of the graph.
+Leader x with upper objective F(x, y), follower y with lower objective f(x, y). All functions are pure: they evaluate the two
+objectives for follower parameters of their choosing, return gradients, and change nothing. Whatever x is, parameters or the
+image made by them, upper and lower may not share a graph.
 
 Source: method.md, "The bi-level step".
 """
@@ -22,10 +22,8 @@ DEFAULT_DAMPING = 1e-3
 Vector = list[Tensor]
 #: Gives each tensor's mean over the ranks that train together.
 Average = Callable[[Sequence[Tensor]], Vector]
-#: An objective on one batch, of x and y.
-Whole = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
-#: The sum of F and f on disjoint halves of a batch: of x and y in F, then of x and y in f.
-Halves = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor]
+#: An objective as a function of the follower's parameters, with a graph to them and to the leader's.
+Objective = Callable[[Sequence[Tensor]], Tensor]
 
 
 class Hypergradient(NamedTuple):
@@ -63,12 +61,7 @@ def _minus(first: Sequence[Tensor], second: Sequence[Tensor], *, times: Tensor |
     return [(a - times * b).to(a.dtype) for a, b in zip(first, second, strict=True)]
 
 
-def _leaves(tensors: Sequence[Tensor]) -> Vector:
-    """The same values, without a copy, where gradients end."""
-    return [tensor.detach().requires_grad_() for tensor in tensors]
-
-
-def joint(objective: Whole, *, leader: Sequence[Tensor], follower: Sequence[Tensor],
+def joint(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follower: Sequence[Tensor],
           damping: float = DEFAULT_DAMPING, average: Average = list) -> Hypergradient:
     r"""The direct gradient alone, :math:`\nabla_x F`: the follower's answer is ignored.
 
@@ -76,43 +69,44 @@ def joint(objective: Whole, *, leader: Sequence[Tensor], follower: Sequence[Tens
     depends on the follower, so that :math:`\nabla_y F = \nabla_y f`.
 
     Args:
-        objective: F.
-        leader: x.
-        follower: y.
+        upper: F, of the follower's parameters.
+        lower: Not used: F and f are on one batch.
+        leader: Parameters x.
+        follower: Parameters y.
         damping: Not used; all estimators take the same arguments.
         average: What the follower's gradients are averaged by, of several ranks; the leader's is each one's own.
 
     Source: paper Eq. 6 and 7.
     """
-    arguments = _leaves(leader), _leaves(follower)
-    direct, upper_y = _gradients(objective(*arguments), arguments)
+    direct, upper_y = _gradients(upper(follower), (leader, follower))
     upper_y = average(upper_y)
     return Hypergradient(direct, upper_y, upper_y, None)
 
 
-def gauss_newton(objective: Halves, *, leader: Sequence[Tensor], follower: Sequence[Tensor],
+def gauss_newton(upper: Objective, lower: Objective, *, leader: Sequence[Tensor], follower: Sequence[Tensor],
                  damping: float = DEFAULT_DAMPING, average: Average = list) -> Hypergradient:
     r"""First-order answer of the follower.
 
     .. math:: \nabla_x F - r \nabla_x f, \quad
               r = \frac{\nabla_y f \cdot \nabla_y F}{\nabla_y f \cdot \nabla_y f + damping}
 
-    F and f must come from disjoint halves: on one batch r is 1 and the task's gradient cancels. A loss that takes a batch as a
-    whole, as nnU-Net's Dice does, may be the sum of both: each level's gradients are those in its own arguments.
+    The two objectives must come from disjoint batches: on one batch r is 1 and the task's gradient cancels.
 
     Args:
-        objective: F + f.
-        leader: x.
-        follower: y.
+        upper: F, of the follower's parameters.
+        lower: f, of the follower's parameters.
+        leader: Parameters x.
+        follower: Parameters y.
         damping: Above 0; keeps r finite where the lower gradient vanishes.
         average: What the follower's gradients are averaged by, of several ranks, before r is computed; the leader's is each
             one's own.
 
     Source: paper Eq. 4 and 5 as method.md, "The bi-level step", reads them.
     """
-    arguments = _leaves(leader), _leaves(follower), _leaves(leader), _leaves(follower)
-    direct, upper_y, indirect, lower_y = _gradients(objective(*arguments), arguments)
-    upper_y, lower_y = average(upper_y), average(lower_y)
+    direct, upper_y = _gradients(upper(follower), (leader, follower))
+    upper_y = average(upper_y)
+    indirect, lower_y = _gradients(lower(follower), (leader, follower))
+    lower_y = average(lower_y)
     ratio = inner_product(lower_y, upper_y) / (inner_product(lower_y, lower_y) + damping)
     return Hypergradient(_minus(direct, indirect, times=ratio), lower_y, upper_y, ratio)
 
@@ -123,7 +117,7 @@ Estimator = Callable[..., Hypergradient]
 ESTIMATORS: dict[str, Estimator] = {"joint": joint, "gauss_newton": gauss_newton, "none": joint}
 #: Estimators under which the leader learns nothing from the task: what the follower is shown has no graph to the leader.
 DETACHED = frozenset({"none"})
-#: From the least memory to the most: ``none`` has no graph of the leader's, ``gauss_newton`` two gradients of the follower.
-BY_MEMORY = ("none", "joint", "gauss_newton")
+#: From the least memory to the most: ``gauss_newton`` has half of a batch in the follower at a time, ``joint`` the whole.
+BY_MEMORY = ("gauss_newton", "none", "joint")
 #: Estimators that compare the two objectives, which then come from disjoint halves of a batch (method.md, "The bi-level step").
 NEEDS_HALVES = frozenset({"gauss_newton"})

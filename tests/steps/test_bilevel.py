@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -318,25 +316,6 @@ class TestGradients:
         step(batch, targets)
         assert norm_of(whole) < MAX_NORM
         assert_same(step.follower.optimiser.given, whole)
-
-    @every_estimator
-    def test_follower_gets_those_of_nnunet_s_dice_over_the_whole_batch(self, hypergradient: str, tiny_model: MakeModel,
-                                                                       batch: torch.Tensor, targets: torch.Tensor) -> None:
-        """Which is not the mean of the halves': Dice of more samples is less often that of hardly any foreground."""
-        dice = MemoryEfficientSoftDiceLoss(apply_nonlin=softmax_helper_dim1, batch_dice=True, do_bg=False, ddp=False)
-
-        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            return dice(logits, labels[:, None])
-
-        model = tiny_model()
-        whole = gradient_of(loss(model(batch), targets), model.segmentation)
-        halves = [gradient_of(loss(model(part), labels), model.segmentation)
-                  for part, labels in ((batch[::2], targets[::2]), (batch[1::2], targets[1::2]))]
-        step = step_of(model, loss=loss, hypergradient=hypergradient)
-        step(batch, targets)
-        assert_same(step.follower.optimiser.given, whole)
-        apart = [(first + second) / 2 - both for first, second, both in zip(*halves, whole, strict=True)]
-        assert norm_of(apart) > 0.01 * norm_of(list(whole))
 
     @every_teaching_estimator
     def test_of_the_task_alone_reach_every_part_of_the_leader(self, hypergradient: str, tiny_model: MakeModel,

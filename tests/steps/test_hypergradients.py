@@ -15,15 +15,13 @@ from fuse4seg.steps.hypergradients import (
     DETACHED,
     ESTIMATORS,
     NEEDS_HALVES,
-    Halves,
-    Whole,
+    Objective,
     gauss_newton,
     inner_product,
     joint,
 )
 
 LEADER_SIZE, FOLLOWER_SIZE = 6, 4
-Parameters = Sequence[torch.Tensor]
 
 
 class Quadratic(NamedTuple):
@@ -71,11 +69,8 @@ class Problem(NamedTuple):
     def levels(self) -> dict[str, list[torch.Tensor]]:
         return {"leader": self.leader, "follower": self.follower}
 
-    def objective(self, name: str = "gauss_newton", scale: float = 1.0) -> Whole | Halves:
-        """As the estimator takes it."""
-        if name not in NEEDS_HALVES:
-            return lambda x, y: scale * self.upper.loss(x, y)
-        return lambda x, y, of_lower, answer: scale * (self.upper.loss(x, y) + self.lower.loss(of_lower, answer))
+    def objectives(self, scale: float = 1.0) -> tuple[Objective, Objective]:
+        return (lambda y: scale * self.upper.loss(self.leader, y)), (lambda y: scale * self.lower.loss(self.leader, y))
 
 
 def drawn(seed: int) -> Problem:
@@ -99,26 +94,32 @@ def flat(tensors: list[torch.Tensor]) -> np.ndarray:
 
 class TestJoint:
     def test_is_the_direct_gradient_of_the_upper_objective(self, problem: Problem) -> None:
-        estimate = joint(problem.objective("joint"), **problem.levels)
+        estimate = joint(*problem.objectives(), **problem.levels)
         np.testing.assert_allclose(flat(estimate.leader), problem.upper.in_x(problem.x, problem.y), rtol=1e-12)
         for level in (estimate.upper, estimate.lower):
             np.testing.assert_allclose(flat(level), problem.upper.in_y(problem.x, problem.y), rtol=1e-12)
         assert estimate.ratio is None
 
-    def test_is_that_of_both_where_they_differ_by_what_is_the_leader_s_alone(self, problem: Problem) -> None:
-        """F = f + g(x): in y both have the gradient of f."""
-        estimate = joint(lambda x, y: problem.lower.loss(x, y) + sum(part.square().sum() for part in x), **problem.levels)
+    def test_needs_no_lower_objective_beside_the_upper_one(self, problem: Problem) -> None:
+        """Upper: the lower one and what does not depend on the follower, whose gradient the lower one's therefore is."""
+        def never(_: Sequence[torch.Tensor]) -> torch.Tensor:
+            raise AssertionError
+
+        leader = problem.leader
+        estimate = joint(lambda y: problem.lower.loss(leader, y) + sum(part.square().sum() for part in leader), never,
+                         **problem.levels)
         np.testing.assert_allclose(flat(estimate.lower), problem.lower.in_y(problem.x, problem.y), rtol=1e-12)
 
 
 class TestNone:
     def test_leaves_the_leader_what_does_not_pass_through_the_follower(self, problem: Problem) -> None:
         """Of a task that has no graph to the leader: lambda dg/dx, and the follower's whole gradient."""
-        def upper(leader: Sequence[torch.Tensor], follower: Sequence[torch.Tensor]) -> torch.Tensor:
-            shown = [part.detach() for part in leader]
-            return problem.lower.loss(shown, follower) + 0.3 * sum((part**3).sum() for part in leader)
+        shown = [part.detach() for part in problem.leader]
 
-        estimate = ESTIMATORS["none"](upper, **problem.levels)
+        def upper(follower: Sequence[torch.Tensor]) -> torch.Tensor:
+            return problem.lower.loss(shown, follower) + 0.3 * sum((part**3).sum() for part in problem.leader)
+
+        estimate = ESTIMATORS["none"](upper, problem.objectives()[1], **problem.levels)
         np.testing.assert_allclose(flat(estimate.leader), 0.3 * 3 * problem.x**2, rtol=1e-12)
         np.testing.assert_allclose(flat(estimate.lower), problem.lower.in_y(problem.x, problem.y), rtol=1e-12)
         assert estimate.ratio is None
@@ -127,7 +128,7 @@ class TestNone:
 class TestGaussNewton:
     @pytest.mark.parametrize("damping", [DEFAULT_DAMPING, 0.5, 1e-9])
     def test_subtracts_the_follower_s_answer(self, problem: Problem, damping: float) -> None:
-        estimate = gauss_newton(problem.objective(), **problem.levels, damping=damping)
+        estimate = gauss_newton(*problem.objectives(), **problem.levels, damping=damping)
         upper_y, lower_y = (level.in_y(problem.x, problem.y) for level in (problem.upper, problem.lower))
         ratio = lower_y @ upper_y / (lower_y @ lower_y + damping)
         expected = problem.upper.in_x(problem.x, problem.y) - ratio * problem.lower.in_x(problem.x, problem.y)
@@ -142,53 +143,38 @@ class TestGaussNewton:
         So the exact hypergradient is 0, where the direct one is -k (y - x).
         """
         x, y, k = torch.tensor([1.0], requires_grad=True), torch.tensor([3.0], requires_grad=True), 2.5
-        def lower(x: list[torch.Tensor], y: list[torch.Tensor]) -> torch.Tensor:
-            return (y[0] - x[0]).pow(2).sum() / 2
-
-        estimate = gauss_newton(lambda x, y, of_lower, answer: k * lower(x, y) + lower(of_lower, answer),
+        estimate = gauss_newton(lambda y: k * (y[0] - x).pow(2).sum() / 2, lambda y: (y[0] - x).pow(2).sum() / 2,
                                 leader=[x], follower=[y], damping=1e-12)
         assert estimate.ratio.item() == pytest.approx(k)
         assert estimate.leader[0].item() == pytest.approx(0, abs=1e-5)
 
     def test_on_one_and_the_same_batch_leaves_the_fusion_losses_alone(self, problem: Problem) -> None:
         """F = f + lambda g(x): r is 1, the task cancels, and lambda dg/dx is left (method.md, disjoint batches)."""
-        def both(x: Parameters, y: Parameters, of_lower: Parameters, answer: Parameters) -> torch.Tensor:
-            upper = problem.lower.loss(x, y) + 0.3 * sum((parameter**3).sum() for parameter in x)
-            return upper + problem.lower.loss(of_lower, answer)
+        def upper(follower: Sequence[torch.Tensor]) -> torch.Tensor:
+            fusion = sum((parameter**3).sum() for parameter in problem.leader)
+            return problem.lower.loss(problem.leader, follower) + 0.3 * fusion
 
-        estimate = gauss_newton(both, **problem.levels, damping=1e-12)
+        estimate = gauss_newton(upper, problem.objectives()[1], **problem.levels, damping=1e-12)
         assert estimate.ratio.item() == pytest.approx(1, abs=1e-9)
         np.testing.assert_allclose(flat(estimate.leader), 0.3 * 3 * problem.x**2, atol=1e-9)
 
     def test_is_the_direct_gradient_where_the_follower_is_at_rest(self, problem: Problem) -> None:
-        def both(x: Parameters, y: Parameters, of_lower: Parameters, answer: Parameters) -> torch.Tensor:
-            return problem.upper.loss(x, y) + sum((parameter**2).sum() for parameter in of_lower) + 0 * answer[0].sum()
+        def at_rest(follower: Sequence[torch.Tensor]) -> torch.Tensor:
+            return sum((parameter**2).sum() for parameter in problem.leader) + 0 * follower[0].sum()
 
-        estimate = gauss_newton(both, **problem.levels)
+        estimate = gauss_newton(problem.objectives()[0], at_rest, **problem.levels)
         assert estimate.ratio == 0
         np.testing.assert_allclose(flat(estimate.leader), problem.upper.in_x(problem.x, problem.y), rtol=1e-12)
 
     def test_stays_finite_where_both_gradients_vanish(self) -> None:
         x, y = torch.ones(2, requires_grad=True), torch.zeros(2, requires_grad=True)
-        def both(x: Parameters, y: Parameters, of_lower: Parameters, answer: Parameters) -> torch.Tensor:
-            return x[0].sum() + y[0].pow(2).sum() + of_lower[0].sum() * answer[0].pow(2).sum()
-
-        estimate = gauss_newton(both, leader=[x], follower=[y])
+        estimate = gauss_newton(lambda y: x.sum() + y[0].pow(2).sum(), lambda y: x.sum() * y[0].pow(2).sum(),
+                                leader=[x], follower=[y])
         assert estimate.ratio == 0
         assert torch.equal(estimate.leader[0], torch.ones(2))
 
-    def test_a_loss_over_the_whole_batch_belongs_to_both_levels(self, problem: Problem) -> None:
-        """Of a sum of sums squared, (u + l)^2, each level has 2 (u + l) times the gradient of its own sum."""
-        def both(x: Parameters, y: Parameters, of_lower: Parameters, answer: Parameters) -> torch.Tensor:
-            return (problem.upper.loss(x, y) + problem.lower.loss(of_lower, answer)) ** 2
-
-        estimate = gauss_newton(both, **problem.levels)
-        sums = 2 * sum(level.loss(problem.leader, problem.follower).item() for level in (problem.upper, problem.lower))
-        for found, level in ((estimate.upper, problem.upper), (estimate.lower, problem.lower)):
-            np.testing.assert_allclose(flat(found), sums * level.in_y(problem.x, problem.y), rtol=1e-10)
-
     def test_a_larger_damping_trusts_the_answer_less(self, problem: Problem) -> None:
-        ratios = [abs(gauss_newton(problem.objective(), **problem.levels, damping=damping).ratio.item())
+        ratios = [abs(gauss_newton(*problem.objectives(), **problem.levels, damping=damping).ratio.item())
                   for damping in (1e-6, 1.0, 1e3, 1e9)]
         assert ratios == sorted(ratios, reverse=True)
         assert ratios[-1] < 1e-6
@@ -197,41 +183,38 @@ class TestGaussNewton:
 @pytest.mark.parametrize("name", ESTIMATORS)
 class TestEveryEstimator:
     def test_changes_nothing(self, name: str, problem: Problem) -> None:
-        ESTIMATORS[name](problem.objective(name), **problem.levels)
+        ESTIMATORS[name](*problem.objectives(), **problem.levels)
         assert all(parameter.grad is None for parameter in [*problem.leader, *problem.follower])
         np.testing.assert_array_equal(flat([parameter.detach() for parameter in problem.leader]), problem.x)
         np.testing.assert_array_equal(flat([parameter.detach() for parameter in problem.follower]), problem.y)
 
     def test_does_not_read_gradients_that_are_already_there(self, name: str, problem: Problem) -> None:
-        before = ESTIMATORS[name](problem.objective(name), **problem.levels)
+        before = ESTIMATORS[name](*problem.objectives(), **problem.levels)
         for parameter in [*problem.leader, *problem.follower]:
             parameter.grad = torch.full_like(parameter, 1e3)
-        after = ESTIMATORS[name](problem.objective(name), **problem.levels)
+        after = ESTIMATORS[name](*problem.objectives(), **problem.levels)
         for first, second in zip(before[:3], after[:3], strict=True):
             np.testing.assert_array_equal(flat(first), flat(second))
 
     def test_gives_zeros_to_parameters_without_a_part(self, name: str, problem: Problem) -> None:
         idle = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
-        def objective(*arguments: Parameters) -> torch.Tensor:
-            parts = (part[1:] if index % 2 == 0 else part[:-1] for index, part in enumerate(arguments))
-            return problem.objective(name)(*parts)
-
-        estimate = ESTIMATORS[name](objective, leader=[idle, *problem.leader], follower=[*problem.follower, idle])
+        objectives = [lambda y, of=of: of(y[:-1]) for of in problem.objectives()]
+        estimate = ESTIMATORS[name](*objectives, leader=[idle, *problem.leader], follower=[*problem.follower, idle])
         for gradient in (estimate.leader[0], estimate.lower[-1], estimate.upper[-1]):
             assert torch.equal(gradient, torch.zeros(3, 2, dtype=torch.float64))
-        alone = ESTIMATORS[name](problem.objective(name), **problem.levels)
+        alone = ESTIMATORS[name](*problem.objectives(), **problem.levels)
         np.testing.assert_allclose(flat(estimate.leader[1:]), flat(alone.leader), rtol=1e-12)
 
     def test_gives_gradients_without_a_graph_in_the_parameters_shapes(self, name: str, problem: Problem) -> None:
-        estimate = ESTIMATORS[name](problem.objective(name), **problem.levels)
+        estimate = ESTIMATORS[name](*problem.objectives(), **problem.levels)
         for gradients, parameters in ((estimate.leader, problem.leader), (estimate.lower, problem.follower),
                                       (estimate.upper, problem.follower)):
             assert [gradient.shape for gradient in gradients] == [parameter.shape for parameter in parameters]
             assert not any(gradient.requires_grad for gradient in gradients)
 
     def test_scaled_objectives_scale_the_gradients_and_nothing_else(self, name: str, problem: Problem) -> None:
-        plain = ESTIMATORS[name](problem.objective(name), **problem.levels)
-        scaled = ESTIMATORS[name](problem.objective(name, 2.0**12), **problem.levels, damping=DEFAULT_DAMPING * 2.0**24)
+        plain = ESTIMATORS[name](*problem.objectives(), **problem.levels)
+        scaled = ESTIMATORS[name](*problem.objectives(2.0**12), **problem.levels, damping=DEFAULT_DAMPING * 2.0**24)
         for first, second in zip(plain[:3], scaled[:3], strict=True):
             np.testing.assert_allclose(flat(second), 2.0**12 * flat(first), rtol=1e-9)
         assert (scaled.ratio is None) == (plain.ratio is None)
