@@ -32,7 +32,7 @@ def recipe_of(row: Row, plans: dict[str, Any]) -> Recipe:
         RecipeError: A change fits no recipe, or is of what all rows have alike, or a leader does not fit the dataset.
     """
     known = planned_recipe(plans, plans["plans_name"])
-    names = plans[OURS]["channel_names"]
+    names = modalities_of(row, plans)
     for path in (change.partition("=")[0] for change in row.changes):
         if _is_alike(known, path):
             raise RecipeError(path, "is the same for all rows. Plan with it under another name, and compare in another folder.",
@@ -44,11 +44,17 @@ def recipe_of(row: Row, plans: dict[str, Any]) -> Recipe:
     return recipe
 
 
+def modalities_of(row: Row, plans: dict[str, Any]) -> list[str]:
+    """Names of the channels that a row of ours fuses: those of the dataset, or its one image, which bears its name."""
+    return plans[OURS]["channel_names"] if row.source is None else [row.name]
+
+
 def _begun_with(row: Row, known: Recipe, modalities: list[str]) -> Recipe:
     """The recipe before its changes."""
     if row.recipe is not None:
         recipe = _folded(read_recipe(row.recipe), modalities)
-        follower = recipe.follower if recipe.segments else known.follower
+        # What reads an image from elsewhere is that which reads all others.
+        follower = recipe.follower if recipe.segments and row.source is None else known.follower
         training = replace(known.training, modality_dropout=recipe.training.modality_dropout)
         return replace(_scaled(recipe, known), patches=known.patches, training=training, follower=follower)
     if row.leader is not None:
@@ -93,8 +99,8 @@ def plans_of(row: Row, plans: dict[str, Any], recipe: Recipe, *, dataset: str, c
     Raises:
         RecipeError: Another follower does not take images of so many axes, or this patch.
     """
-    made, names = copy.deepcopy(plans), plans[OURS]["channel_names"]
-    asks = chosen_reference(recipe, names)
+    made = copy.deepcopy(plans)
+    asks = chosen_reference(recipe, modalities_of(row, plans)) if row.source is None else 0
     for plan in made["configurations"].values():
         if "architecture" in plan:
             arguments = plan["architecture"]["arch_kwargs"]
