@@ -9,6 +9,7 @@ from typing import Any
 from fuse4seg.comparison.rows import Row
 from fuse4seg.datasets.dataset_json import declaration_kept
 from fuse4seg.errors import RecipeError
+from fuse4seg.networks.follower import follower_kind
 from fuse4seg.networks.pair_leader import PAIR, PairSettings
 from fuse4seg.planning.leaders import leader_architecture, require_leader
 from fuse4seg.planning.options import PlanOptions
@@ -112,6 +113,19 @@ def plans_of(row: Row, plans: dict[str, Any], recipe: Recipe, *, dataset: str, c
     return {**made, OURS: {**made[OURS], RECIPE: to_plain(recipe)}}
 
 
+def require_axes(row: Row, recipe: Recipe, configuration: str, axes: int) -> None:
+    """Make sure that a row's follower takes images of so many axes, which the configuration has.
+
+    Raises:
+        RecipeError: It does not.
+    """
+    taken = follower_kind(recipe.follower.network).axes
+    if axes not in taken:
+        raise RecipeError("follower.network", f"{recipe.follower.network} takes images of {' or '.join(map(str, taken))} axes, "
+                                              f"and {configuration} has {axes}. Leave the row out, or compare 2d.",
+                          source=row.name)
+
+
 def _planned_follower(recipe: Recipe, plans: dict[str, Any], *, dataset: str, configuration: str, row: Row) -> dict[str, Any]:
     """Another follower for the same patch, as planning would lay it out."""
     plan = plans["configurations"][configuration]
@@ -132,10 +146,7 @@ def _planned_follower(recipe: Recipe, plans: dict[str, Any], *, dataset: str, co
     options = PlanOptions(gpu_memory_target=plans[OURS]["gpu_memory_target"], plans_name=plans["plans_name"],
                           overwrite_target_spacing=plans[OURS]["overwrite_target_spacing"], allow_missing=True)
     planner = planner_of(recipe.follower.network, Planner)(dataset, options=options)
-    if len(plan["patch_size"]) not in planner.kind.axes:
-        raise RecipeError("follower.network", f"{recipe.follower.network} takes images of "
-                          f"{' or '.join(map(str, planner.kind.axes))} axes, and {configuration} has {len(plan['patch_size'])}. "
-                          "Leave the row out, or compare 2d.", source=row.name)
+    require_axes(row, recipe, configuration, len(plan["patch_size"]))
     with declaration_kept(planner.folder):
         planner.plan_experiment()
     return planner.made["configurations"][configuration]["architecture"]["arch_kwargs"]["follower"]
