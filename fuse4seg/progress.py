@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from operator import length_hint
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -20,6 +21,8 @@ def progress(items: Iterable[Item], doing: str, *, unit: str = "it", total: int 
              leave: bool = True) -> tqdm[Item]:
     """Iterate over ``items`` under a bar on stderr; of several processes that train together, the first has one.
 
+    There is none of no items.
+
     Args:
         items: What to iterate over.
         doing: What the bar says.
@@ -27,7 +30,9 @@ def progress(items: Iterable[Item], doing: str, *, unit: str = "it", total: int 
         total: Number of items where they do not know it.
         leave: Keep the bar when done.
     """
-    return tqdm(items, desc=doing, unit=unit, total=total, leave=leave, mininterval=_interval(), disable=not is_first_rank())
+    nothing = (length_hint(items, 1) if total is None else total) == 0
+    return tqdm(items, desc=doing, unit=unit, total=total, leave=leave, mininterval=_interval(),
+                disable=nothing or not is_first_rank())
 
 
 def whole_progress(doing: str, *, done: int, total: int) -> tqdm[None]:

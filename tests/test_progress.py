@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,11 @@ class TestProgress:
         assert "4/4" in output.err
         assert "case" in output.err
         assert output.out == ""
+
+    @pytest.mark.parametrize("nothing", [{"items": []}, {"items": iter(()), "total": 0}])
+    def test_says_nothing_of_nothing(self, nothing: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+        assert list(progress(**nothing, doing="training")) == []
+        assert capsys.readouterr().err == ""
 
     @pytest.mark.parametrize(("stream", "lines"), [(io.StringIO(), range(1, 4)), (Terminal(), range(10, 10_000))],
                              ids=["file", "terminal"])

@@ -138,6 +138,10 @@ def run_command(action: Callable[[argparse.Namespace], int | None], parser: argp
         # The reader of our output went away (for example `| head`); that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == "fuse4seg":
+            raise
+        said, status = f"error: the Python package {error.name.partition('.')[0]} is not installed. Install it.", FAILED
     except OSError as error:
         if error.errno not in (*FULL, errno.ENAMETOOLONG):
             raise

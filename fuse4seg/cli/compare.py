@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                              f"NAME+fuse4seg; or a group: {', '.join(GROUPS)} (default: {' '.join(USUAL)}; without labels "
                              f"{' '.join(USUAL_ALONE)})")
     parser.add_argument("--images", nargs="+", default=[], metavar="NAME=FOLDER",
-                        help="further rows: nnU-Net on images that another method fused")
+                        help="further rows: nnU-Net on images that another method fused; with NAME_pretrained or table3 among "
+                             "the rows also behind the paper's pre-trained encoder")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=CHANGES",
                         help='further row: fuse4seg with a changed recipe, as "lambda0.5=bilevel.fusion_weight=0.5"; may be '
                              "repeated")

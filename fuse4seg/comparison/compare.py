@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from fuse4seg.comparison.methods import recipe_of
+from fuse4seg.comparison.methods import recipe_of, require_axes
 from fuse4seg.comparison.pace import with_equal_minutes
 from fuse4seg.comparison.picture import PICTURE, write_picture
 from fuse4seg.comparison.prepared_data import prepare_row
@@ -90,7 +90,10 @@ def compare(wanted: Comparison) -> tuple[dict[str, Any], list[str]]:
     if labelled and not recipe.segments:
         raise OptionError("-p", f"{wanted.plans} segment nothing, and {wanted.dataset} has labels. Plan it with --recipe "
                                 f"{WITH_LABELS}.")
-    budgets = {row.name: Budget.of(recipe_of(row, plans) if row.ours else recipe) for row in wanted.rows}
+    recipes = {row.name: recipe_of(row, plans) if row.ours or row.recipe else recipe for row in wanted.rows}
+    for row in wanted.rows:
+        require_axes(row, recipes[row.name], wanted.configuration, len(configuration.patch_size))
+    budgets = {row.name: Budget.of(recipes[row.name] if row.ours else recipe) for row in wanted.rows}
     conditions = _conditions(wanted, recipe, configuration)
     _require_same_conditions(make_writable_folder(wanted.output), conditions)
     trials = [Trial(row, fold, seed, wanted.dataset, wanted.configuration, wanted.plans, wanted.output.absolute(),

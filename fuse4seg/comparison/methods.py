@@ -9,6 +9,7 @@ from typing import Any
 from fuse4seg.comparison.rows import Row
 from fuse4seg.datasets.dataset_json import declaration_kept
 from fuse4seg.errors import RecipeError
+from fuse4seg.networks.follower import follower_kind
 from fuse4seg.networks.pair_leader import PAIR, PairSettings
 from fuse4seg.planning.leaders import leader_architecture, require_leader
 from fuse4seg.planning.options import PlanOptions
@@ -32,7 +33,7 @@ def recipe_of(row: Row, plans: dict[str, Any]) -> Recipe:
         RecipeError: A change fits no recipe, or is of what all rows have alike, or a leader does not fit the dataset.
     """
     known = planned_recipe(plans, plans["plans_name"])
-    names = plans[OURS]["channel_names"]
+    names = modalities_of(row, plans)
     for path in (change.partition("=")[0] for change in row.changes):
         if _is_alike(known, path):
             raise RecipeError(path, "is the same for all rows. Plan with it under another name, and compare in another folder.",
@@ -44,11 +45,17 @@ def recipe_of(row: Row, plans: dict[str, Any]) -> Recipe:
     return recipe
 
 
+def modalities_of(row: Row, plans: dict[str, Any]) -> list[str]:
+    """Names of the channels that a row of ours fuses: those of the dataset, or its one image, which bears its name."""
+    return plans[OURS]["channel_names"] if row.source is None else [row.name]
+
+
 def _begun_with(row: Row, known: Recipe, modalities: list[str]) -> Recipe:
     """The recipe before its changes."""
     if row.recipe is not None:
         recipe = _folded(read_recipe(row.recipe), modalities)
-        follower = recipe.follower if recipe.segments else known.follower
+        # What reads an image from elsewhere is that which reads all others.
+        follower = recipe.follower if recipe.segments and row.source is None else known.follower
         training = replace(known.training, modality_dropout=recipe.training.modality_dropout)
         return replace(_scaled(recipe, known), patches=known.patches, training=training, follower=follower)
     if row.leader is not None:
@@ -93,8 +100,8 @@ def plans_of(row: Row, plans: dict[str, Any], recipe: Recipe, *, dataset: str, c
     Raises:
         RecipeError: Another follower does not take images of so many axes, or this patch.
     """
-    made, names = copy.deepcopy(plans), plans[OURS]["channel_names"]
-    asks = chosen_reference(recipe, names)
+    made = copy.deepcopy(plans)
+    asks = chosen_reference(recipe, modalities_of(row, plans)) if row.source is None else 0
     for plan in made["configurations"].values():
         if "architecture" in plan:
             arguments = plan["architecture"]["arch_kwargs"]
@@ -104,6 +111,19 @@ def plans_of(row: Row, plans: dict[str, Any], recipe: Recipe, *, dataset: str, c
         arguments = made["configurations"][configuration]["architecture"]["arch_kwargs"]
         arguments["follower"] = _planned_follower(recipe, plans, dataset=dataset, configuration=configuration, row=row)
     return {**made, OURS: {**made[OURS], RECIPE: to_plain(recipe)}}
+
+
+def require_axes(row: Row, recipe: Recipe, configuration: str, axes: int) -> None:
+    """Make sure that a row's follower takes images of so many axes, which the configuration has.
+
+    Raises:
+        RecipeError: It does not.
+    """
+    taken = follower_kind(recipe.follower.network).axes
+    if axes not in taken:
+        raise RecipeError("follower.network", f"{recipe.follower.network} takes images of {' or '.join(map(str, taken))} axes, "
+                                              f"and {configuration} has {axes}. Leave the row out, or compare 2d.",
+                          source=row.name)
 
 
 def _planned_follower(recipe: Recipe, plans: dict[str, Any], *, dataset: str, configuration: str, row: Row) -> dict[str, Any]:
@@ -126,10 +146,7 @@ def _planned_follower(recipe: Recipe, plans: dict[str, Any], *, dataset: str, co
     options = PlanOptions(gpu_memory_target=plans[OURS]["gpu_memory_target"], plans_name=plans["plans_name"],
                           overwrite_target_spacing=plans[OURS]["overwrite_target_spacing"], allow_missing=True)
     planner = planner_of(recipe.follower.network, Planner)(dataset, options=options)
-    if len(plan["patch_size"]) not in planner.kind.axes:
-        raise RecipeError("follower.network", f"{recipe.follower.network} takes images of "
-                          f"{' or '.join(map(str, planner.kind.axes))} axes, and {configuration} has {len(plan['patch_size'])}. "
-                          "Leave the row out, or compare 2d.", source=row.name)
+    require_axes(row, recipe, configuration, len(plan["patch_size"]))
     with declaration_kept(planner.folder):
         planner.plan_experiment()
     return planner.made["configurations"][configuration]["architecture"]["arch_kwargs"]["follower"]

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from fuse4seg.colour import WHITE, windowed
+from fuse4seg.colour import WHITE, window_of, windowed
 from fuse4seg.comparison.case_grid import CaseGrid, FusedElsewhere
-from fuse4seg.comparison.methods import plans_of, recipe_of
+from fuse4seg.comparison.methods import modalities_of, plans_of, recipe_of
 from fuse4seg.comparison.rows import Row, fuses_first, what_fuses
 from fuse4seg.datasets.dataset_json import MISSING_MODALITIES, channel_names
 from fuse4seg.datasets.presence import PRESENT, presence_of
@@ -27,6 +28,8 @@ from fuse4seg.inference.fusion_rules import fuse_by_rule
 from fuse4seg.inference.model import Model
 from fuse4seg.inference.sliding_window import fuse_whole_image
 from fuse4seg.planning.leaders import COLOURS
+from fuse4seg.planning.windows import VOXELS_PER_CHANNEL, sample_tissue
+from fuse4seg.plans import OURS
 from fuse4seg.progress import progress
 from fuse4seg.recipes.reading import to_plain
 
@@ -81,6 +84,8 @@ def prepare_row(row: Row, source: Path, target: Path, *, plans: dict[str, Any], 
     made = plans_of(row, plans, recipe, dataset=source.name, configuration=configuration)
     if row.source is not None:
         made = _with_channels(made, channels_of(row, plans))
+    if row.ours and row.source is not None:
+        made = _fusing(made, modalities_of(row, plans), window=shown_in(target / manager.data_identifier))
     write_json(made, target / f"{plans['plans_name']}.json")
     write_json(made_as, target / DONE)
 
@@ -165,6 +170,28 @@ def _with_channels(plans: dict[str, Any], channels: int) -> dict[str, Any]:
         for entry in ("normalization_schemes", "use_mask_for_norm"):
             if entry in configuration:
                 configuration[entry] = configuration[entry][:1] * channels
+    return made
+
+
+def shown_in(data: Path) -> tuple[float, float]:
+    """The window of preprocessed cases of one channel, as planning finds it in a dataset's modalities."""
+    dataset = nnUNetDatasetBlosc2(str(data))
+    tissue = []
+    for case in dataset.identifiers:
+        image, labels, _, _ = dataset.load_case(case)
+        (samples,) = sample_tissue(image[:], labels[:], schemes=[NoNormalization],
+                                   limit=max(1, VOXELS_PER_CHANNEL // len(dataset.identifiers)))
+        tissue.append(samples[False])
+    return window_of(np.concatenate(tissue))
+
+
+def _fusing(plans: dict[str, Any], modalities: list[str], *, window: tuple[float, float]) -> dict[str, Any]:
+    """Plans of a row of ours whose one channel is not of the dataset."""
+    made = copy.deepcopy(plans)
+    made[OURS]["channel_names"] = modalities
+    for configuration in made["configurations"].values():
+        if "architecture" in configuration:
+            configuration["architecture"]["arch_kwargs"]["windows"] = [list(window)]
     return made
 
 

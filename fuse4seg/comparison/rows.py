@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,8 +39,8 @@ class Row:
     Attributes:
         name: Of its folder and in tables.
         ours: Whether Fuse4Seg trains, or stock nnU-Net.
-        source: What stock nnU-Net's one channel is: ("modality", index), ("rule", name), ("folder", path); or what is trained
-            before: (LEADER, recipe) alone, or (IMAGE, row of OWN); None: all stacked.
+        source: What the one channel is: ("modality", index), ("rule", name), ("folder", path); or what is trained before:
+            (LEADER, recipe) alone, or (IMAGE, row of OWN); None: all stacked. Of ours a folder alone.
         changes: Entries of the recipe that differ, as ``--set`` takes them; none of stock nnU-Net.
         recipe: Trained by this one; of stock nnU-Net the follower alone is taken from it. None: the plans'.
         leader: Recipe from which leader, stage 1 and fusion losses are taken; None: those of the plans.
@@ -101,6 +101,8 @@ TABLE_3: Mapping[str, Row] = MappingProxyType({name: Row(name, ours=True, recipe
     f"{PAPER}_no_adversarial_training": ("losses.adversarial=0",),
     f"{PAPER}_no_cross_attention": ("leader.cross_attention=false",),
 }.items()} | {NO_RECONSTRUCTION: Row(NO_RECONSTRUCTION, ours=True, recipe=NO_RECONSTRUCTION)})
+#: The paper's pre-trained encoder in front of nnU-Net, by its recipe, and what stands behind the name of the images it reads.
+PRETRAINED_ENCODER, PRETRAINED = "pretrained_encoder", "_pretrained"
 #: Names that stand for several rows.
 OF_OUR_OWN = ("singles", "fixed", "learning", "ablations", "table3")
 GROUPS = (*OF_OUR_OWN[:-1], "leaders", "followers", "table1", "table2", OF_OUR_OWN[-1])
@@ -114,9 +116,9 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
     """The rows of these names, in this order, and those of ``images`` and ``variants``.
 
     Args:
-        names: PEER, names of modalities, of FIXED, of OWN, or GROUPS.
+        names: PEER, names of modalities, of FIXED, of OWN, of ``images``, also as NAME_pretrained, or GROUPS.
         modalities: Names of the dataset's channels.
-        images: Folders of images that others fused, each with the name of its row.
+        images: Folders of images that others fused, each with the name of its row; table3 has both rows of each.
         variants: Entries of the recipe that differ, as SECTION.ENTRY=VALUE words, each with the name of its row of Fuse4Seg.
         labelled: Whether there is anything to segment. If not, a leader's row is its training alone, and table2 is without the
             paper's own system, which needs labels.
@@ -126,6 +128,11 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
     """
     own = {PEER: Row(PEER), **{name: Row(name, source=("modality", index)) for index, name in enumerate(modalities)},
            **{rule: Row(rule, source=("rule", rule)) for rule in FIXED}, **TABLE_3, **OWN, **IMAGES}
+    given = {name: Row(name, source=("folder", str(folder.absolute()))) for name, folder in (images or {}).items()}
+    behind = {f"{name}{PRETRAINED}": replace(row, name=f"{name}{PRETRAINED}", ours=True, recipe=PRETRAINED_ENCODER)
+              for name, row in given.items()}
+    with_images = [name for pair in zip(given, behind, strict=True) for name in pair]
+    own = {**given, **behind, **own}
     # Reading the rivals' recipes imports their networks, which takes seconds.
     rivals = {} if labelled and set(names) <= {*own, *OF_OUR_OWN} else rival_rows()
     known = {**own, **rivals}
@@ -133,8 +140,8 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
                           for fuses in (True, False))
     groups = {"singles": tuple(modalities), "fixed": FIXED, "learning": tuple(LEARNING), "ablations": tuple(ABLATIONS),
               "leaders": leaders, "followers": followers, "table1": (PEER, *followers, *leaders, PAPER, METHOD),
-              "table2": (*leaders, PAPER, METHOD), "table3": tuple(TABLE_3)}
-    alone = {} if labelled else _rows_without_labels(leaders)
+              "table2": (*leaders, PAPER, METHOD), "table3": (*TABLE_3, *with_images)}
+    alone = {} if labelled else {**given, **_rows_without_labels(leaders)}
     if not labelled:
         groups["table2"] = (*leaders, METHOD)
     chosen = [row for name in names for row in groups.get(name, (name,))]
@@ -146,7 +153,7 @@ def choose_rows(names: Sequence[str], *, modalities: Sequence[str], images: Mapp
                                     f"{', '.join(alone)}.")
     known |= alone
     rows = [known[name] for name in chosen]
-    rows += [Row(name, source=("folder", str(folder.absolute()))) for name, folder in (images or {}).items()]
+    rows += [row for row in given.values() if row not in rows]
     rows += [Row(name, ours=True, changes=tuple(changes.split())) for name, changes in (variants or {}).items()]
     _require_different(row.name for row in rows)
     return rows
@@ -178,7 +185,7 @@ def rival_rows() -> dict[str, Row]:
     rows = []
     for name in recipe_names():
         recipe = read_recipe(name)
-        if name in (WITH_LABELS, WITHOUT_LABELS, *OWN):
+        if name in (WITH_LABELS, WITHOUT_LABELS, PRETRAINED_ENCODER, *OWN):
             continue
         if not recipe.segments:
             rows += [Row(name, source=(LEADER, name)), Row(f"{name}{IN_OURS}", ours=True, leader=name)]

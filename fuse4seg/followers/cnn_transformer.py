@@ -24,7 +24,7 @@ from fuse4seg.recipes.recipe import entry
 class Settings(StagedSettings):
     """Entries of the hybrid."""
 
-    blocks: int = entry("transformer blocks; the paper's has 12", least=1, planned=True)
+    blocks: int = entry("transformer blocks; the paper's has 12", least=1, below=1000, planned=True)
 
 
 #: The longest wave is about this many times the shortest.

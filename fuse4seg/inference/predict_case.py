@@ -146,7 +146,7 @@ def _segment(network: FuseThenSegment, model: Model, levels: np.ndarray, spacing
     for block in shown.split(_slices_at_once(shown, model), dim=1):
         part = segment_windows(network.segmentation, block, patch_size=model.patch_size, step_size=model.step_size,
                                device=model.device, precision=model.precision, mirror_axes=model.mirror_axes,
-                               read=partial(as_read, colours=model.colours), apart=apart)
+                               read=partial(as_read, leader=network.fusion), apart=apart)
         if logits is None:
             logits = torch.empty(len(part), *shown.shape[1:], dtype=torch.half)
         logits[:, start:start + block.shape[1]] = part

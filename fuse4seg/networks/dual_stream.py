@@ -36,8 +36,8 @@ class DualStreamSettings(Leader):
     cross_attention: bool = entry("one modality asks the others where to look (paper, Eq. 8)", planned=True)
     detail_features: int = entry("channels of the high-frequency stream", least=2, planned=True)
     base_features: int = entry("channels of the low-frequency stream", least=8, planned=True)
-    couplings: int = entry("invertible blocks of the high-frequency stream", least=0, planned=True)
-    transformers: int = entry("Lite-Transformer blocks of the low-frequency stream", least=0, planned=True)
+    couplings: int = entry("invertible blocks of the high-frequency stream", least=0, below=1000, planned=True)
+    transformers: int = entry("Lite-Transformer blocks of the low-frequency stream", least=0, below=1000, planned=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fuse4seg.colour import WHITE, windowed
-from fuse4seg.networks.leader import Fused
+from fuse4seg.networks.leader import Fused, LeaderNetwork
 from fuse4seg.networks.presence import checked_presence, fill_absent
 
 #: The darkest level inside the image: 0 is outside.
 DARKEST = 1
-#: Mean and spread, roughly, of a fused image in [0, 1]: the follower's input is in these units.
-CENTRE, SPREAD = 0.3, 0.2
 
 
 class IntensityWindow(nn.Module):
@@ -104,9 +102,10 @@ def whole_levels(image: Tensor, inside: Tensor) -> Tensor:
     return (image + (levels - image).detach()) * inside
 
 
-def as_read(channels: Tensor, *, colours: int) -> Tensor:
-    """What enters the follower: a fused image in [0, 1] about zero and of about unit spread; channels behind it as they are."""
-    image = (channels[:, :colours] - CENTRE) / SPREAD
+def as_read(channels: Tensor, *, leader: LeaderNetwork) -> Tensor:
+    """What enters the follower: a fused image in [0, 1] as the leader gives it to read; channels behind it as they are."""
+    colours = leader.colours
+    image = leader.read(channels[:, :colours])
     return torch.cat([image, channels[:, colours:]], dim=1) if channels.shape[1] > colours else image
 
 
@@ -134,7 +133,8 @@ class FuseThenSegment(nn.Module):
             raise ValueError(f"{input_channels} input channels, but windows for {self.modalities} modalities")
         self.window = IntensityWindow(windows)
         self.fusion = build_planned(leader, modalities=self.modalities, conv_op=conv_op, strides=strides)
-        self.segmentation = build_planned(follower, input_channels=self.fusion.colours + input_channels - self.modalities,
+        extra = input_channels - self.modalities
+        self.segmentation = build_planned(follower, input_channels=self.fusion.read_channels + extra,
                                           num_classes=num_classes, deep_supervision=deep_supervision)
 
     @property
@@ -193,7 +193,7 @@ class FuseThenSegment(nn.Module):
             flips: The follower sees a sample, and answers, mirrored along the axes where this is True, bool of shape
                 (B, axes); None mirrors nothing.
         """
-        channels = as_read(image if extra is None else torch.cat([image, extra], dim=1), colours=self.fusion.colours)
+        channels = as_read(image if extra is None else torch.cat([image, extra], dim=1), leader=self.fusion)
         channels = channels if flips is None else mirrored(channels, flips)
         # nnU-Net's U-Net holds its encoder twice. Tying would put the weights in along both ways and leave them there.
         return functional_call(self.segmentation, dict(weights or {}), (channels,), tie_weights=False)

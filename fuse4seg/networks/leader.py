@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from fuse4seg.networks.convolution import axes_of
 
+#: Mean and spread, roughly, of a fused image in [0, 1]: the follower reads it in these units.
+CENTRE, SPREAD = 0.3, 0.2
+
 
 class Fused(NamedTuple):
     """What a fusion network gives.
@@ -70,6 +73,7 @@ class LeaderNetwork(nn.Module):
         reconstructs: Whether :meth:`pretraining_losses` has something to teach: a stage 1 of its own.
         has_features: Whether ``Fused.decoded`` is there for an auxiliary head.
         decoded_features: How many channels that has.
+        fuses: Whether it makes an image; if not, that is the one modality itself, and stage 2 teaches it nothing.
     """
 
     takes_apart: bool = False
@@ -77,6 +81,7 @@ class LeaderNetwork(nn.Module):
     reconstructs: bool = False
     has_features: bool = False
     decoded_features: int | None = None
+    fuses: bool = True
 
     def __init__(self, modalities: int, *, conv_op: type[nn.Module], strides: Sequence[Sequence[int] | int], reference: int = 0,
                  colours: int = 1) -> None:
@@ -104,6 +109,22 @@ class LeaderNetwork(nn.Module):
     def attends(self) -> bool:
         """Whether there is a cross-attention to be shown."""
         return False
+
+    @property
+    def read_channels(self) -> int:
+        """Channels of what the follower reads."""
+        return self.colours
+
+    def read(self, image: Tensor) -> Tensor:
+        """What the follower reads of a fused image: the same about zero and of about unit spread.
+
+        Args:
+            image: In [0, 1], shape (B, C, *S), S of any extents.
+
+        Returns:
+            Shape (B, read_channels, *S).
+        """
+        return (image - CENTRE) / SPREAD
 
     def losses(self, fused: Fused, sources: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
         """What this leader is taught by as published, scalars that are weighed already; nothing where it has no own.

@@ -48,6 +48,8 @@ def require_leader(recipe: Recipe, modalities: Sequence[str]) -> None:
     network, name = leader_class(recipe), recipe.leader.network
     if issubclass(network, PairLeader):
         _require_pair(recipe, modalities)
+    if not network.fuses:
+        _require_image(recipe, modalities)
     losses, first, bilevel = recipe.losses, recipe.pretraining, recipe.bilevel
     lacking = {
         "losses.own": losses.own and network.losses is LeaderNetwork.losses,
@@ -70,3 +72,14 @@ def _require_pair(recipe: Recipe, modalities: Sequence[str]) -> None:
     if count > PAIR and not recipe.leader.folding:
         raise RecipeError("leader.folding", f"{name} fuses two modalities, as published, and there are {count}. Fold them in one "
                                             "after the other with --set leader.folding=true.", source=recipe.name)
+
+
+def _require_image(recipe: Recipe, modalities: Sequence[str]) -> None:
+    name = recipe.leader.network
+    if len(modalities) > 1:
+        raise RecipeError("leader.network", f"{name} fuses nothing: it reads one image, and the dataset has {len(modalities)} "
+                                            "modalities. Fuse them first, and compare: f4s_compare --rows table3 --images.",
+                          source=recipe.name)
+    if not recipe.segments:
+        raise RecipeError("leader.network", f"{name} leaves the image as it is, so that nothing is trained where nothing is "
+                                            "segmented. Use the leader gate.", source=recipe.name)

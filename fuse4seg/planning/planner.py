@@ -164,6 +164,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.predicted: dict[str, dict[str, float]] = {}
         self._let_nnunet_count_bytes()
         self._memory_was_short = False
+        self._asked: Sequence[int] = ()
         self._smallest: tuple[dict[str, Any], Sequence[int]] | None = None
         self.old_plans = self._read_old_plans()
         self._lay_out_as_the_follower_wants()
@@ -207,10 +208,14 @@ class Fuse4SegPlanner(ExperimentPlanner):
 
         Raises:
             OptionError: The patch became too small to be worth planning for; the message says what would fit.
+            RecipeError: The recipe's patch is too small from the first.
         """
         if len(patch_size) not in self.kind.axes:
             return 1  # so that nnU-Net leaves the patch as it is; it divides by this
         if len(arch_kwargs["strides"]) < SMALLEST_STAGES or min(patch_size) < 1:
+            if self._asked and self._smallest is None:
+                raise RecipeError("patches.size", f"{crossed(self._asked)} cannot be halved once. Give a larger one.",
+                                  source=self.recipe.name)
             raise OptionError(FLAG, self._what_would_fit())
         follower = {"network_class_name": arch_class_name, "arch_kwargs": arch_kwargs,
                     "_kw_requires_import": arch_kwargs_req_import}
@@ -238,8 +243,8 @@ class Fuse4SegPlanner(ExperimentPlanner):
         """nnU-Net's plan of one configuration, its network wrapped; its batch is the largest that may be, not what fits."""
         wanted, given = self.recipe.patches, list(median_shape)
         axes = len(spacing)
-        fixed = wanted.size if len(wanted.size) == axes else ()
-        self._memory_was_short = False
+        self._asked = fixed = wanted.size if len(wanted.size) == axes else ()
+        self._memory_was_short, self._smallest = False, None
         # nnU-Net's patch is the whole image where that fits.
         plan = super().get_plans_for_configuration(spacing, np.array(fixed or given), data_identifier,
                                                    approximate_n_voxels_dataset, _cache)
@@ -250,9 +255,6 @@ class Fuse4SegPlanner(ExperimentPlanner):
         elif fixed and list(plan["patch_size"]) != list(fixed):
             raise RecipeError("patches.size", f"{crossed(fixed)} cannot be had with this network and spacing. Give "
                                               f"{crossed(plan['patch_size'])}.", source=self.recipe.name)
-        if fixed and len(plan["architecture"]["arch_kwargs"]["strides"]) < SMALLEST_STAGES:
-            raise RecipeError("patches.size", f"{crossed(fixed)} cannot be halved once. Give a larger one.",
-                              source=self.recipe.name)
         share = round(approximate_n_voxels_dataset * self.max_dataset_covered / prod(map(int, plan["patch_size"])))
         plan["batch_size"] = wanted.batch or max(SMALLEST_BATCH, min(share, wanted.largest_batch or share))
         plan["architecture"] = self._fuse_then_segment(plan["architecture"])

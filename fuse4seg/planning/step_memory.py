@@ -109,7 +109,7 @@ def count_memory(architecture: Mapping[str, Any], patch_size: Sequence[int], bat
     levels = _build(architecture, training)
     fusion, own = levels.network.fusion, training.recipe.pretraining.own
     # Also where there are no epochs of it, as a training may be given some.
-    stage_1 = _stage_1(levels, batch) if (fusion.reconstructs if own else fusion.takes_apart) else 0
+    stage_1 = _stage_1(levels, batch) if (fusion.reconstructs if own else fusion.rebuilds) else 0
     step = (_bilevel_step(levels, training, outputs=len(targets)) if training.recipe.segments
             else _fusion_step(levels, training))
     optimisers = [levels.leader.optimiser, levels.discriminator_optimiser]

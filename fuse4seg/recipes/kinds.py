@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from fuse4seg.errors import RecipeError
+
 #: Folder of the networks of a section.
 FOLDERS = {"leader": "leaders", "follower": "followers"}
 
@@ -22,5 +24,14 @@ def network_names(section: str) -> tuple[str, ...]:
 
 
 def network_module(section: str, name: str) -> ModuleType:
-    """The file of a network, by its name, so that a new one touches no other file; read when asked for, as it needs torch."""
-    return import_module(f"fuse4seg.{FOLDERS[section]}.{name}")
+    """The file of a network, by its name, so that a new one touches no other file; read when asked for, as it needs torch.
+
+    Raises:
+        RecipeError: The file lacks what planning asks it for.
+    """
+    module = import_module(f"fuse4seg.{FOLDERS[section]}.{name}")
+    for wanted in ("Settings", section.upper()):
+        if not hasattr(module, wanted):
+            raise RecipeError(f"{section}.network", f"{module.__file__} has no {wanted}. Give it one, as the other files there "
+                                                    "have.")
+    return module

@@ -16,6 +16,8 @@ VERSION = 2
 WITH_LABELS, WITHOUT_LABELS = "fuse4seg", "fusion_alone"
 #: Of numbers that networks compute with in single precision.
 LARGEST = 3e38
+#: Of whole numbers: those that planning lays networks out by, and others.
+WIDEST, LARGEST_WHOLE = 100_000, 2**31 - 1
 #: Choices of entries; what each stands for is in ESTIMATORS of steps/hypergradients.py, steps/schedule.py, steps/levels.py,
 #: COLOURS of planning/leaders.py, and, in the order of its draws, steps/viewing.py. Tests hold these together.
 FUSED_IMAGES = ("colour", "grey")
@@ -233,7 +235,7 @@ def section_name(section: type[Section]) -> str:
 
 
 def require_value(path: str, value: Any, kind: Any, *, choices: tuple[str, ...], least: float | None, below: float,
-                **_: object) -> None:
+                planned: bool = False, **_: object) -> None:
     """Make sure that a value is of a type, and in a range; arguments of :func:`entry`.
 
     Raises:
@@ -254,7 +256,7 @@ def require_value(path: str, value: Any, kind: Any, *, choices: tuple[str, ...],
             raise RecipeError(path, f"there is no {one!r}. Choose from: {', '.join(choices)}.")
         if least is not None and not (least <= one < below):
             raise RecipeError(path, f"must be {in_range(least, below)}, got {one!r:.20}.")
-        if least is not None and one > LARGEST:
+        if least is not None and one > (LARGEST if single is float else WIDEST if planned else LARGEST_WHOLE):
             raise RecipeError(path, f"{one!r:.20} is too large to compute with.")
 
 

@@ -167,7 +167,7 @@ def _differing(name: str, recipe: Recipe, like: Recipe) -> Iterator[str]:
     zeros = [entry for entry, value in values.items() if value == 0 and name == section_name(Losses)]
     if len(zeros) > FEW:
         weighed = ", ".join(f"`{own.name}={_shown(value)}`" for own in known if (value := getattr(section, own.name)))
-        yield f"{weighed or 'none'} alone of `{name}`"
+        yield f"{weighed} alone of `{name}`" if weighed else f"no `{name}`"
     else:
         yield from (f"`{name}.{entry}={_shown(value).replace(', ', ',')}`" for entry, value in values.items())
 

@@ -104,10 +104,9 @@ class Choice:
             name = result.candidate.name
             networks, parameters = result.candidate.cost
             test = self.tests.get(name)
-            against = "" if test is None else f"{test.difference:.4f} ({test.interval[0]:.4f} to {test.interval[1]:.4f})"
-            low, high = mean_interval(result.dice, seed=self.seed)
-            rows.append([name, networks, f"{parameters / 1e6:.2f}", result.mean(0), f"{low:.4f} to {high:.4f}", result.mean(1),
-                         against])
+            against = "" if test is None else f"{test.difference:.4f} ({shown_interval(test.interval)})"
+            rows.append([name, networks, f"{parameters / 1e6:.2f}", result.mean(0),
+                         shown_interval(mean_interval(result.dice, seed=self.seed)), result.mean(1), against])
         header = ["configuration", "networks", "million parameters", "Dice", "95 % interval", "HD95", "best minus this"]
         return "\n".join([format_table(header, rows), "", f"{self.verdict}.", *self._format_learnt(), "",
                           f"f4s_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {self.flags}"])
@@ -215,6 +214,17 @@ def choose(results: Sequence[Result], *, seed: int = 0) -> tuple[Candidate, Cand
 
 def _apart(test: PairedTest) -> bool:
     return test.interval[0] > 0
+
+
+def shown_interval(interval: tuple[float, float]) -> str:
+    """As the table shows it; a case alone has none.
+
+    Example:
+        >>> shown_interval((0.5, 0.75)), shown_interval((math.nan, math.nan))
+        ('0.5000 to 0.7500', '-')
+    """
+    low, high = interval
+    return "-" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
 def _none_for_nan(value: float) -> float | None:

@@ -122,7 +122,7 @@ def _export(network: FuseThenSegment, model: Model, folder: Path) -> Iterator[Pa
 def _write(network: nn.Module, channels: int, model: Model, path: Path, *, names: tuple[str, str]) -> Path:
     window = torch.rand(TRACED, channels, *model.patch_size)
     # The exporter reports its steps, and warns of packages that it could use.
-    exporters = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    exporters = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in exporters]
     for logger in exporters:
         logger.setLevel(logging.ERROR)

@@ -180,9 +180,9 @@ class BilevelStep:
 
     def _through_leader(self, shown: Tensor, of_image: Tensor, own: Tensor) -> Sequence[Tensor]:
         """Gradient of the leader's parameters, from that of the image it shows the follower and from its own objective."""
-        # Without any loss of its own the leader's objective is a constant.
+        # Without any loss of its own the leader's objective is a constant; the image, of a leader that makes none.
         outputs, gradients = ([own], [torch.ones_like(own)]) if own.requires_grad else ([], [])
-        if self.settings.hypergradient not in DETACHED:
+        if self.settings.hypergradient not in DETACHED and shown.requires_grad:
             outputs, gradients = [shown, *outputs], [of_image, *gradients]
         if not outputs:
             return [torch.zeros_like(parameter) for parameter in self.leader.parameters]

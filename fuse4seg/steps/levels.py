@@ -79,8 +79,10 @@ def build_levels(network: FuseThenSegment, *, classes: int, recipe: Recipe) -> L
         recipe: First learning rates, and the rest of what the steps are made of.
     """
     fusion, device = network.fusion, next(network.parameters()).device
-    head = (AuxiliaryHead(CONVOLUTIONS[fusion.axes], fusion.decoded_features, classes=classes).to(device)
-            if fusion.has_features else None)
+    # Counted memory is not to be taken.
+    with device if device.type == "meta" else nullcontext():
+        head = AuxiliaryHead(CONVOLUTIONS[fusion.axes], fusion.decoded_features, classes=classes) if fusion.has_features else None
+    head = head if head is None else head.to(device)
     adversary = (fusion.adversary() or OnePerModality(network.modalities, axes=fusion.axes)).to(device)
     leading = [*fusion.taught_parameters(), *(head.parameters() if head is not None else ())]
     following = list(network.segmentation.parameters())

@@ -92,7 +92,7 @@ class Beginner:
         planned: ConfigurationManager = plans.get_configuration(configuration)
         modalities = tuple(channel_names(dataset_json))
         extra = determine_num_input_channels(plans, planned, dataset_json) - len(modalities)
-        roles = roles_of(levels.network, planned.network_arch_init_kwargs, inputs=levels.network.fusion.colours + extra,
+        roles = roles_of(levels.network, planned.network_arch_init_kwargs, inputs=levels.network.fusion.read_channels + extra,
                          classes=plans.get_label_manager(dataset_json).num_segmentation_heads)
         return cls(levels, configuration, modalities, Labels.of(dataset_json), extra, roles)
 

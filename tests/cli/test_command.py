@@ -16,6 +16,7 @@ import pytest
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.errors import Fuse4SegError, OptionError, TrainingStoppedError
 from fuse4seg.files import written_whole
+from fuse4seg.recipes.reading import read_recipe
 
 
 @pytest.fixture
@@ -86,6 +87,16 @@ class TestExitStatus:
         assert run_command(failing(full), parser, []) == 1
         assert capsys.readouterr().err == (f"error: cannot write to {tmp_path} ({os.strerror(number)}). Free space, choose "
                                            f"another folder, or change its permissions.\n")
+
+    def test_is_1_where_a_package_is_not_installed(self, parser: argparse.ArgumentParser, monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+        for name in ("monai", *(name for name in sys.modules if name.startswith("monai."))):
+            monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, "fuse4seg.followers.attention_unet", raising=False)
+        assert run_command(lambda _: int(read_recipe("attention_unet").segments), parser, []) == 1
+        assert capsys.readouterr().err.strip() == "error: the Python package monai is not installed. Install it."
+        with pytest.raises(ModuleNotFoundError):
+            run_command(failing(ModuleNotFoundError("No module named 'fuse4seg.x'", name="fuse4seg.x")), parser, [])
 
     def test_does_not_hide_other_errors_of_the_system(self, parser: argparse.ArgumentParser) -> None:
         with pytest.raises(FileNotFoundError):

@@ -200,6 +200,14 @@ class TestMistakes:
         assert len(error.splitlines()) == 1
         assert not (tmp_path / "out").exists()
 
+    def test_of_a_follower_for_slices_in_3d_before_any_leader_is_trained(self, planned_phantom: Path, tmp_path: Path,
+                                                                         capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["990", "3d_fullres", "--root", str(planned_phantom), "-o", str(tmp_path / "out"), "--devices", "cpu",
+                     "--rows", "didfuse", "emcad"]) == 1
+        assert capsys.readouterr().err == ("error: emcad: follower.network: emcad takes images of 2 axes, and 3d_fullres has 3. "
+                                           "Leave the row out, or compare 2d.\n")
+        assert not (tmp_path / "out").exists()
+
     def test_of_a_configuration_that_is_not_planned(self, planned_phantom: Path, tmp_path: Path,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["990", "4d", "--root", str(planned_phantom), "-o", str(tmp_path / "out")]) == 1

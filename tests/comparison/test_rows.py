@@ -50,6 +50,22 @@ class TestChooseRows:
         assert images == Row("FILM", source=("folder", str(Path("film").absolute())))
         assert variant == Row("half", ours=True, changes=("bilevel.fusion_weight=0.5", "losses.edges=3"))
 
+    def test_of_images_of_others_may_be_named_and_read_through_the_pretrained_encoder(self) -> None:
+        film, behind = choose_rows(["FILM", "FILM_pretrained"], modalities=MODALITIES, images={"FILM": Path("film")})
+        source = ("folder", str(Path("film").absolute()))
+        assert film == Row("FILM", source=source)
+        assert behind == Row("FILM_pretrained", ours=True, source=source, recipe="pretrained_encoder")
+        assert Row.from_plain(behind.to_plain()) == behind
+
+    def test_refuses_the_pretrained_encoder_without_images(self) -> None:
+        for name in ("FILM_pretrained", "pretrained_encoder"):
+            with pytest.raises(OptionError, match=f"^--rows: unknown row {name}. Choose from"):
+                choose_rows([name], modalities=MODALITIES)
+
+    def test_refuses_images_named_like_another_row(self) -> None:
+        with pytest.raises(OptionError, match="max is there twice"):
+            choose_rows(["max"], modalities=MODALITIES, images={"max": Path("film")})
+
     @pytest.mark.parametrize(("names", "said"), [(["median"], "unknown row median. Choose from: stacked, T1"),
                                                  (["max", "fixed"], "max is there twice")])
     def test_refuses(self, names: list[str], said: str) -> None:
@@ -139,6 +155,11 @@ class TestTables:
     def test_are_groups(self, group: str, expected: tuple[str, ...]) -> None:
         assert tuple(row.name for row in choose_rows([group], modalities=MODALITIES)) == expected
 
+    def test_of_ablations_have_both_rows_of_images_that_are_given(self) -> None:
+        names = [row.name for row in choose_rows(["stacked", "table3"], modalities=MODALITIES,
+                                                 images={"FILM": Path("film"), "DDFM": Path("ddfm")})]
+        assert names == ["stacked", *TABLE_3, "FILM", "FILM_pretrained", "DDFM", "DDFM_pretrained"]
+
     def test_leave_one_part_of_the_paper_out_at_a_time(self) -> None:
         paper = read_recipe("paper")
         for name, row in TABLE_3.items():
@@ -157,6 +178,12 @@ class TestWithoutLabels:
         rows = choose_rows(["table2"], modalities=MODALITIES, labelled=False)
         assert [row.name for row in rows] == [*LEADERS, METHOD]
         assert all(row.ours for row in rows)
+
+    def test_may_name_images_of_others_and_no_encoder_in_front_of_a_segmentation(self) -> None:
+        given = {"modalities": MODALITIES, "labelled": False, "images": {"FILM": Path("film")}}
+        assert [row.name for row in choose_rows(["FILM", "max"], **given)] == ["FILM", "max"]
+        with pytest.raises(OptionError, match="the dataset has no labels, which FILM_pretrained need"):
+            choose_rows(["FILM_pretrained"], **given)
 
     @pytest.mark.parametrize("names", [["stacked", "T1"], ["followers"], ["paper"], ["didfuse+fuse4seg"], ["joint"]])
     def test_others_are_refused_by_name(self, names: list[str]) -> None:

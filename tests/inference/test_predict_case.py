@@ -50,10 +50,10 @@ class Reading(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.follower, self.colours = model.network.segmentation, model.colours
+        self.follower, self.leader = model.network.segmentation, model.network.fusion
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.follower(as_read(image, colours=self.colours))
+        return self.follower(as_read(image, leader=self.leader))
 
 
 def stock_logits(model: Model, image: torch.Tensor) -> np.ndarray:

@@ -14,6 +14,12 @@ from fuse4seg.recipes.reading import read_recipe
 PARAMETERS = {"u2fusion": 659_217, "ddcgan": 1_097_665, "tardal": 296_833}
 
 
+def test_of_a_leader_that_takes_apart_and_rebuilds_nothing_is_that_of_stage_2(planned: Callable[..., Any]) -> None:
+    recipe, architecture = planned("paper_no_reconstruction", "leader.detail_features=4", "leader.base_features=8")
+    counted = count_memory(architecture, (16, 16), 4, CountedTraining(2, 3, recipe, mixed_precision=False))
+    assert counted.stage_1 == 0 < counted.stage_2
+
+
 @pytest.mark.parametrize("mixed_precision", [False, True])
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_is_that_of_stage_2_alone(planned: Callable[..., Any], name: str, mixed_precision: bool) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
+from fuse4seg.leaders.gate import GateLeader
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, IntensityWindow, as_read, build_planned, mirrored, whole_levels
 
 
@@ -288,7 +289,9 @@ class TestAsRead:
     @pytest.mark.parametrize("extra", [0, 2])
     def test_brings_the_image_about_zero_and_leaves_what_is_behind_it_alone(self, colours: int, extra: int) -> None:
         channels = torch.rand(2, colours + extra, 4, 5, dtype=torch.float64)
-        found = as_read(channels, colours=colours).numpy()
+        leader = GateLeader(2, conv_op=nn.Conv2d, strides=[1, 2], colours=colours)
+        assert leader.read_channels == colours
+        found = as_read(channels, leader=leader).numpy()
         np.testing.assert_allclose(found[:, :colours], 5 * (channels[:, :colours].numpy() - 0.3), atol=1e-12)
         np.testing.assert_array_equal(found[:, colours:], channels[:, colours:].numpy())
 

@@ -271,6 +271,13 @@ class TestMemory:
         with pytest.raises(OptionError, match="no patch can be halved once"):
             plan_experiment(991, options("follower.features=4"))
 
+    def test_does_not_make_a_patch_that_cannot_be_halved_a_matter_of_memory(self, make_fingerprinted: MakeFingerprinted) -> None:
+        """The follower's coarsest map has 16 voxels along an axis; what was counted before, in 3D, is beside the point."""
+        make_fingerprinted((32, 48, 40))
+        with pytest.raises(RecipeError, match="patches.size: 8 x 8 cannot be halved once. Give a larger one.$"):
+            plan_experiment(991, options("follower.network=cnn_transformer", "follower.blocks=1", "follower.features=4",
+                                         "patches.size=8,8"))
+
     def test_that_is_free_on_the_visible_gpu_is_the_default(self, make_fingerprinted: MakeFingerprinted,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory_target, "visible_gpu", lambda: GPU("Some GPU", total=3.0, free=2.9))

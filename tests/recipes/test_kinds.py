@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
 
 import pytest
 
+from fuse4seg.errors import RecipeError
 from fuse4seg.networks.follower import FollowerKind, StagedSettings
 from fuse4seg.networks.leader import LeaderNetwork
 from fuse4seg.planning.leaders import own_entries
@@ -46,6 +48,15 @@ class TestNetworkModule:
         assert issubclass(module.Settings, Follower)
         assert issubclass(module.Settings, StagedSettings) != module.FOLLOWER.fixed
         assert module.Settings.__module__ == f"fuse4seg.followers.{name}"
+
+    @pytest.mark.parametrize(("section", "name", "lacking"), [("leader", "gate", "LEADER"), ("leader", "gate", "Settings"),
+                                                              ("follower", "unet", "FOLLOWER")])
+    def test_without_what_planning_asks_for_is_refused_by_its_file(self, section: str, name: str, lacking: str,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+        module = network_module(section, name)
+        monkeypatch.delattr(module, lacking)
+        with pytest.raises(RecipeError, match=rf"{section}.network: {re.escape(module.__file__)} has no {lacking}. Give it one"):
+            network_module(section, name)
 
     @pytest.mark.parametrize("section", FOLDERS)
     def test_adds_no_entry_that_no_recipe_gives(self, section: str) -> None:

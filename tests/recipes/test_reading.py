@@ -35,7 +35,7 @@ OURS = (WITH_LABELS, WITHOUT_LABELS, "grey")
 
 class TestRecipesThatComeAlong:
     def test_are_our_own_and_one_for_each_rival_called_as_its_network(self) -> None:
-        ours = {*OURS, "paper", "paper_v3", "paper_no_reconstruction"}
+        ours = {*OURS, "paper", "paper_v3", "paper_no_reconstruction", "pretrained_encoder"}
         assert ours <= set(recipe_names())
         assert set(recipe_names()) - ours <= {*network_names("leader"), *network_names("follower")}
 

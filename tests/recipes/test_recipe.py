@@ -12,7 +12,7 @@ import torch
 from fuse4seg.errors import RecipeError
 from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST
 from fuse4seg.networks.fuse_then_segment import build_planned
-from fuse4seg.planning.leaders import COLOURS, leader_architecture
+from fuse4seg.planning.leaders import COLOURS, leader_architecture, leader_class
 from fuse4seg.recipes import recipe as known
 from fuse4seg.recipes.kinds import FOLDERS, network_names
 from fuse4seg.recipes.reading import read_recipe, recipe_names
@@ -88,6 +88,8 @@ class TestRecipe:
         ("follower", "momentum", 0, "follower.nesterov: needs a momentum above 0. Set it to false, or give one."),
         ("follower", "optimiser", "adamw", "follower.momentum: adamw has none. Set it to 0, and follower.nesterov=false."),
         ("follower", "rate", 10**400, "0000000000 is too large"),
+        ("training", "epochs", 10**20, "00000 is too large"),
+        ("leader", "detail_features", 10**6, "1000000 is too large"), ("patches", "size", (10**6, 8), "1000000 is too large"),
         ("losses", "edges", 1e39, r"1e\+39 is too large to compute with")])
     def test_refuses_what_no_network_takes(self, section: str, entry: str, value: Any, said: str) -> None:
         with pytest.raises(RecipeError, match=said):
@@ -139,10 +141,11 @@ class TestNames:
 
     @pytest.mark.parametrize("name", recipe_names())
     def test_of_the_leader_s_arguments(self, name: str) -> None:
-        architecture = leader_architecture(read_recipe(name), 1)
+        last = 1 if leader_class(read_recipe(name)).fuses else 0
+        architecture = leader_architecture(read_recipe(name), last)
         with torch.device("meta"):
-            network = build_planned(architecture, modalities=2, conv_op=torch.nn.Conv2d, strides=[1, 2, 2])
-        assert (network.reference, network.colours) == (1, COLOURS[read_recipe(name).leader.fused_image])
+            network = build_planned(architecture, modalities=last + 1, conv_op=torch.nn.Conv2d, strides=[1, 2, 2])
+        assert (network.reference, network.colours) == (last, COLOURS[read_recipe(name).leader.fused_image])
 
     def test_of_optimisers(self) -> None:
         weights = [torch.nn.Parameter(torch.ones(2))]

@@ -12,9 +12,10 @@ from scipy import stats
 
 from fuse4seg.cli.reference import parser_of
 from fuse4seg.errors import FoldError, OptionError
+from fuse4seg.evaluation.bootstrap import mean_interval
 from fuse4seg.evaluation.postprocessing import read_rules
 from fuse4seg.inference.find_model import TrainedModel
-from fuse4seg.selection.find_best import FIND_BEST, Result, choose, find_best
+from fuse4seg.selection.find_best import FIND_BEST, Result, choose, find_best, shown_interval
 from fuse4seg.selection.validated import Candidate, chosen_models
 
 MakeValidated = Callable[..., Path]
@@ -77,6 +78,10 @@ class TestChoice:
     def test_of_equals_is_the_cheaper(self) -> None:
         best, chosen, _ = choose([result("two", [0.5, 0.6], (2, 1)), result("one", [0.5, 0.6], (1, 1))])
         assert (best.name, chosen.name) == ("one", "one")
+
+
+def test_the_interval_of_a_case_alone_is_not_shown() -> None:
+    assert [shown_interval(mean_interval(values)) for values in ([0.5], [0.5, 0.5])] == ["-", "0.5000 to 0.5000"]
 
 
 class TestFindBest:

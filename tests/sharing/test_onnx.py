@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -54,6 +55,23 @@ def test_networks_give_what_pytorch_s_give_for_any_number_of_windows(configurati
         assert levels.max() <= 1
         assert (levels == 0).mean() > 0.999
         np.testing.assert_allclose(run(follower, fused), logits.numpy(), atol=1e-3)
+
+
+def test_the_exporter_s_steps_are_not_said(untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    class Program:
+        def save(self, path: Path) -> None:
+            Path(path).write_text("network")
+
+    def exported(*_: object, **__: object) -> Program:
+        for name in ("torch.onnx.exporter", "onnxscript.optimizer", "onnx_ir.passes.common.initializer_deduplication"):
+            logging.getLogger(name).info("a step")
+        return Program()
+
+    monkeypatch.setattr(torch.onnx, "export", exported)
+    assert main(["-m", str(untrained_model), "--onnx", "-o", str(tmp_path / "onnx")]) == 0
+    assert "a step" not in capsys.readouterr().err
+    assert len(list((tmp_path / "onnx").rglob("*.onnx"))) == 2
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fuse4seg.leaders.gate import GateLeader
@@ -13,6 +14,7 @@ from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.recipes.reading import changed, read_recipe
 from fuse4seg.steps.adversary import OnePerModality
 from fuse4seg.steps.levels import Levels, build_levels, fused_on, on_any_device
+from tests.conftest import FOLLOWER, LEADER
 
 MakeModel = Callable[..., FuseThenSegment]
 
@@ -51,6 +53,15 @@ class TestBuildLevels:
         assert isinstance(levels.follower.optimiser, torch.optim.AdamW)
         assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-4, 0.05, (0.9, 0.999))
         assert group["params"] == levels.follower.parameters
+
+    def test_takes_no_memory_for_a_head_that_is_only_counted(self) -> None:
+        """Of this width it would be 36 TB."""
+        leader = {**LEADER, "arch_kwargs": {**LEADER["arch_kwargs"], "detail_features": 10**6}}
+        with torch.device("meta"):
+            network = FuseThenSegment(2, 2, conv_op=nn.Conv2d, strides=FOLLOWER["arch_kwargs"]["strides"],
+                                      windows=[[-2.0, 2.0]] * 2, leader=leader, follower=FOLLOWER)
+        head = build_levels(network, classes=2, recipe=read_recipe("fuse4seg")).auxiliary_head
+        assert all(weight.is_meta for weight in head.parameters())
 
     def test_has_no_head_for_a_leader_without_features(self, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(GateLeader, "has_features", False)
