@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
-    from fuse4seg.errors import CheckpointNotFoundError
+    from fuse4seg.model_errors import CheckpointNotFoundError
     from fuse4seg.paths import RESULTS, data_root, dataset_name
 
     place = data_root(RESULTS) / dataset_name(options.dataset, variables=(RESULTS,))

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from fuse4seg import __version__
 from fuse4seg.checkpoint import load_checkpoint, require_same_plans
 from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
-from fuse4seg.errors import CheckpointError, ModelPlansError, OptionError, first_line
+from fuse4seg.errors import OptionError, first_line
 from fuse4seg.files import write_json
 from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.inference.training_volumes import read_training_volumes
+from fuse4seg.model_errors import CheckpointError, ModelPlansError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.plans import OURS

@@ -16,9 +16,10 @@ from fuse4seg.datasets.images import Geometry, geometry_difference, geometry_of,
 from fuse4seg.datasets.integrity import read_sound_images
 from fuse4seg.datasets.presence import with_absent
 from fuse4seg.datasets.raw import Case
-from fuse4seg.errors import FaultyImageError, PreviousStageError, UnreadableImageError, UnsuitableImageError
+from fuse4seg.errors import FaultyImageError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.inference.input_space import resampled
 from fuse4seg.inference.model import ModelDescription
+from fuse4seg.model_errors import PreviousStageError
 from fuse4seg.nnunet_output import logged_prints
 
 #: Folder beside the output, where the previous stage was predicted first.

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from fuse4seg.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint
-from fuse4seg.errors import CheckpointError
+from fuse4seg.model_errors import CheckpointError
 from fuse4seg.progress import whole_progress
 from fuse4seg.ranks import wait_for_all
 from fuse4seg.recipes.reading import to_plain

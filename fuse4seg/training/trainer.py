@@ -20,8 +20,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
-from fuse4seg.errors import CheckpointError, ForeignPlansError, TrainingStoppedError
+from fuse4seg.errors import ForeignPlansError
 from fuse4seg.files import remove_stale, write_json, written_whole
+from fuse4seg.model_errors import CheckpointError, TrainingStoppedError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.plans import planned_recipe
