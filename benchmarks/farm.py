@@ -98,9 +98,8 @@ def predict(farm: Farm, model: Path, images: Path, output: Path) -> list[str]:
     """Predict a folder with a farm; gives what kept cases from being predicted."""
     from fuse4seg.errors import FaultyCasesError
     from fuse4seg.inference.find_model import model_in
-    from fuse4seg.inference.model import load_model
+    from fuse4seg.inference.model import load_for, load_model
     from fuse4seg.inference.predict_folder import predict_folder
-    from fuse4seg.inference.whole_case import load_for
 
     found = model_in(model)
     loaded = load_for(farm, partial(load_model, model, folds=found.folds[:1]), precision="float32")

@@ -18,10 +18,10 @@ from fuse4seg.cli.train import fold
 if TYPE_CHECKING:
     from fuse4seg.evaluation.postprocessing import Rule
     from fuse4seg.farm.farm import Farm
+    from fuse4seg.inference.ensemble import Member
     from fuse4seg.inference.export_case import Wanted
     from fuse4seg.inference.find_model import TrainedModel
     from fuse4seg.inference.model import Model
-    from fuse4seg.inference.predict_ensemble import Member
     from fuse4seg.inference.predict_input import Job
     from fuse4seg.inference.run_record import RunRecord
 
@@ -156,9 +156,9 @@ def _predict(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, f
 
 
 def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, wanted: Wanted, farm: Farm | None) -> None:
+    from fuse4seg.inference.ensemble import predict_ensemble
     from fuse4seg.inference.export_case import NPZ
     from fuse4seg.inference.find_model import short_names
-    from fuse4seg.inference.predict_ensemble import predict_ensemble
     from fuse4seg.inference.predict_input import predict_input
     from fuse4seg.inference.run_record import describe_ensemble, open_record
 
@@ -185,9 +185,9 @@ def _job(model: Model, folds: tuple[int | str, ...], record: RunRecord, options:
 def _member(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, output: Path, *, farm: Farm | None, name: str = "",
             rules: tuple[Rule, ...] = ()) -> tuple[Member, dict[str, Any]]:
     """A model with its record and, of a cascade, the stage before it; and what run.json says of it."""
+    from fuse4seg.inference.ensemble import Member
     from fuse4seg.inference.export_case import SEGMENTATIONS
     from fuse4seg.inference.find_model import TrainedModel, find_previous_stage
-    from fuse4seg.inference.predict_ensemble import Member
     from fuse4seg.inference.predict_folder import FirstStage
     from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE
     from fuse4seg.inference.run_record import open_record
@@ -251,15 +251,11 @@ def _rules(models: list[TrainedModel], options: argparse.Namespace) -> tuple[Rul
 
 
 def _load(model: TrainedModel, options: argparse.Namespace, farm: Farm | None) -> Model:
-    from fuse4seg.inference.model import load_model
-    from fuse4seg.inference.whole_case import load_for
-    from fuse4seg.machine import choose_device
+    from fuse4seg.inference.model import load_for, load_model
 
     load = partial(load_model, model.folder, folds=model.folds, checkpoint=model.checkpoint, mirroring=not options.disable_tta,
                    step_size=options.step_size, trust=options.trust)
-    if farm is not None:
-        return load_for(farm, load, precision=options.precision)
-    return load(device=choose_device(options.device), precision=options.precision)
+    return load_for(farm, load, device=options.device, precision=options.precision)
 
 
 def _described(model: TrainedModel, loaded: Model, options: argparse.Namespace, wanted: Wanted, *,

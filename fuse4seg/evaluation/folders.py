@@ -23,8 +23,9 @@ from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError
 from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval
 from fuse4seg.evaluation.hausdorff import hausdorff_95
-from fuse4seg.evaluation.overlap import Confusion, confusion, dice, iou, mask_of, precision, sensitivity
+from fuse4seg.evaluation.overlap import Confusion, confusion, dice, iou, precision, sensitivity
 from fuse4seg.evaluation.table import format_table
+from fuse4seg.evaluation.volumes import mask_of
 from fuse4seg.files import write_json, written_whole
 from fuse4seg.progress import progress
 

@@ -164,6 +164,12 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, cases: Sequence[str
                     levels=ranges)
     found = results_of(score, sources.images, processes=processes, doing="scoring fused images")
     results = dict(zip(sources.images, found, strict=True))
+    return _evaluation(sources, images, conventions, ranges, results)
+
+
+def _evaluation(sources: Sources, images: dict[str, Path], conventions: Conventions, ranges: Sequence[GreyRange],
+                results: dict[str, Scored | str]) -> FusionEvaluation:
+    """What was found of each case, together; for a fault there is a line."""
     scored = {name: result for name, result in results.items() if not isinstance(result, str)}
     _require_one_kind({images[name]: result.colours for name, result in scored.items()})
     warn_of_narrow(path for result in scored.values() for path in result.narrow)

@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from fuse4seg.case_faults import fault_of
-from fuse4seg.datasets.alignment import Alignment, case_alignment, planned_information, reference_channel, suspicion
+from fuse4seg.datasets.alignment import reference_channel, suspicion
 from fuse4seg.datasets.dataset_json import channel_names, may_lack_channels
 from fuse4seg.datasets.raw import PREDICT_ANYWAY, Case, cases_of_files, list_cases, require_channels
 from fuse4seg.errors import CaseTooLargeError, FaultyCasesError, Fuse4SegError, OptionError, UnwritableFolderError
@@ -24,18 +23,17 @@ from fuse4seg.evaluation.postprocessing import Rule
 from fuse4seg.farm.farm import Farm, Job, Outcome
 from fuse4seg.files import make_writable_folder, remove_stale, write_json
 from fuse4seg.inference.export_case import ALIGNMENT, SEGMENTATIONS, Export, Exported, Predicted, Wanted, export_case, outputs_of
-from fuse4seg.inference.model import DESCRIPTIONS, Model, ModelDescription
+from fuse4seg.inference.model import DESCRIPTIONS, Model, load_again
 from fuse4seg.inference.panel import measure_legend
 from fuse4seg.inference.predict_case import predict_case
 from fuse4seg.inference.preprocess_case import (
     PREVIOUS_STAGE,
-    found_files,
-    preprocessed_case,
-    read_case,
+    Prepared,
+    prepare_case,
     require_segmentation,
+    sources_of,
 )
-from fuse4seg.inference.run_record import RunRecord, checksums, record_name
-from fuse4seg.inference.whole_case import WholeCase, load_again
+from fuse4seg.inference.run_record import RunRecord, record_name
 from fuse4seg.inference.workers import Workers, fitting_processes
 from fuse4seg.own_outputs import OwnOutputs, claim_outputs, require_apart
 from fuse4seg.progress import progress
@@ -44,27 +42,6 @@ log = logging.getLogger(__name__)
 
 #: Beside the output, where a case lacked modalities: their names by case.
 MISSING = "missing_modalities.json"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A case as the network takes it.
-
-    Attributes:
-        case: Its name and files.
-        channels: Shape (C, Z, Y, X); of fused images (folds, C, Z, Y, X).
-        properties: nnU-Net's.
-        sources: Checksums of the files, by name.
-        seconds: That it took.
-        alignment: Where its modalities lie, by their names.
-    """
-
-    case: Case
-    channels: np.ndarray
-    properties: dict[str, Any]
-    sources: dict[str, str]
-    seconds: float
-    alignment: dict[str, Alignment] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,8 +76,7 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
         allow_missing: Also predict cases that lack modalities; the log and missing_modalities.json in ``output`` name these.
         record: Knows the cases that are done already, and is told of every further one.
         part: This part's number, from 0, and how many there are: every so manieth case is predicted.
-        processes: That prepare and export cases while others are in the network; 0 for this process, None for as many as
-            cores and memory allow. The outputs are the same.
+        processes: That prepare and export cases beside the network; 0 for none, None for what cores and memory allow.
         previous: Of a cascade's second stage: the first, whose output goes to previous_stage/, or a folder of its segmentations.
         rules: Post-processing of the segmentations; a first stage's stay as the second was trained on them.
         farm: Workers that predict whole cases, in place of this process.
@@ -120,21 +96,25 @@ def predict_folder(model: Model, images: Path | Sequence[Path], output: Path, *,
     if model.description.previous_stage is not None and previous is None:
         raise ValueError(f"the model sees what {model.description.previous_stage} segmented: give previous")
     every = listed_cases(images, model.description.dataset_json)
-    read = {path.parent for case in every for path in found_files(case)} | ({previous} if isinstance(previous, Path) else set())
+    cases = every[part[0]::part[1]]
+    read = {path.parent for case in every for path in case.files} | ({previous} if isinstance(previous, Path) else set())
     require_apart(output, read, overwrite=overwrite)
-    run = partial(_run, every=every, cases=every[part[0]::part[1]], allow_missing=allow_missing, processes=processes,
-                  farm=farm)
+    run = partial(_run, every=every, cases=cases, allow_missing=allow_missing, processes=processes, farm=farm)
     claim = partial(claim_exports, [case.name for case in every], parts=part[1], overwrite=overwrite)
-    export = Export(model.description, output, folds, model.network.fusion.reference, wanted, rules)
+    export = export_of(model, output, folds, wanted, rules)
     own, faults = claim(export), {}
     if isinstance(previous, FirstStage):
-        first = Export(previous.model.description, output / PREVIOUS_STAGE, previous.folds,
-                       previous.model.network.fusion.reference, SEGMENTATIONS)
+        first = export_of(previous.model, output / PREVIOUS_STAGE, previous.folds)
         stage = run(previous.model, first, claim(first), record=previous.record, examine=False)
         faults, previous = stage.faults, first.output
     run(model, export, own, record=record, previous=previous, known=faults).raise_faults()
-    ending = model.description.file_ending
-    return [output / f"{case.name}{ending}" for case in every[part[0]::part[1]]] if model.description.segments else []
+    return [output / f"{case.name}{model.description.file_ending}" for case in cases if model.description.segments]
+
+
+def export_of(model: Model, output: Path, folds: Sequence[int | str], wanted: Wanted = SEGMENTATIONS,
+              rules: tuple[Rule, ...] = ()) -> Export:
+    """Where and how a model's cases are written; see :class:`~fuse4seg.inference.export_case.Export`."""
+    return Export(model.description, output, tuple(folds), model.network.fusion.reference, wanted, rules)
 
 
 def claim_exports(cases: Iterable[str], export: Export, *, parts: int = 1, overwrite: bool = False) -> OwnOutputs:
@@ -168,7 +148,7 @@ def _run(model: Model, export: Export, own: OwnOutputs, *, every: list[Case], ca
     Whether modalities are aligned is examined once, for the last stage of a cascade.
     """
     names, output = channel_names(model.description.dataset_json), export.output
-    sources = partial(_sources, previous=previous, ending=export.description.file_ending)
+    sources = partial(sources_of, previous=previous, ending=export.description.file_ending)
     done = [case for case in cases if record and record.is_done(case.name, sources(case), output)]
     left = [case for case in cases if case not in done]
     run = FolderRun(model, export, own, record, [case for case in every if allow_missing or all(case.found)], len(left))
@@ -179,7 +159,7 @@ def _run(model: Model, export: Export, own: OwnOutputs, *, every: list[Case], ca
     if done:
         log.info("%d of %d cases are predicted already", len(done), len(cases))
         run.begin_output()
-    prepare = partial(_prepared, description=export.description, previous=previous, examine=examine)
+    prepare = partial(prepare_case, description=export.description, previous=previous, examine=examine)
     predict = partial(_predict, wanted=export.wanted)
     if farm is not None:
         run.over(farm, todo, prepare, predict)
@@ -200,21 +180,35 @@ def _fault(case: Case, required: Sequence[Callable[[Case], None]]) -> Fuse4SegEr
     return None
 
 
-def _sources(case: Case, previous: Path | None, ending: str) -> tuple[Path, ...]:
-    """What a case is predicted from: its images and, last, the segmentation of a cascade's previous stage."""
-    return (*found_files(case), *([] if previous is None else [previous / f"{case.name}{ending}"]))
+@dataclass(frozen=True)
+class WholeCase:
+    """The three steps of a case, from files to files, in a process that holds the model: what a farm's workers do.
 
+    Attributes:
+        prepare: Reads it.
+        predict: What the network makes of it.
+        export: Where and how to write; the folder is there.
+    """
 
-def _prepared(case: Case, description: ModelDescription, previous: Path | None, examine: bool) -> Prepared:
-    begin = time.perf_counter()
-    files = _sources(case, previous, description.file_ending)
-    sources = checksums(files)
-    given, properties = read_case(case, description)
-    alignment = case_alignment(given[0], properties["spacing"], case, dataset_json=description.dataset_json,
-                               usual=planned_information(description.plans.plans)) if examine else {}
-    channels, properties = preprocessed_case(given, properties, case, description,
-                                             previous=None if previous is None else files[-1])
-    return Prepared(case, channels, properties, sources, time.perf_counter() - begin, alignment)
+    prepare: Callable[[Case], Prepared]
+    predict: Callable[[Model, Prepared], Predicted]
+    export: Export
+
+    def __call__(self, model: Model, case: Case) -> tuple[Prepared, Exported]:
+        """What is to be recorded of a case, without its channels, and what was written.
+
+        Raises:
+            CaseTooLargeError: It does not fit into the memory.
+            Fuse4SegError: Whatever is wrong with it.
+        """
+        prepared = self.prepare(case)
+        begin = time.perf_counter()
+        try:
+            predicted = self.predict(model, prepared)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise CaseTooLargeError(case.name) from error
+        seconds = prepared.seconds + time.perf_counter() - begin
+        return replace(prepared, channels=None, seconds=seconds), export_case(predicted, self.export)
 
 
 @dataclass

@@ -33,9 +33,8 @@ from fuse4seg.datasets.integrity import check_dataset
 from fuse4seg.datasets.presence import with_absent
 from fuse4seg.datasets.raw import Case, training_cases
 from fuse4seg.errors import FingerprintNotFoundError, NoForegroundError
-from fuse4seg.evaluation.volumes import volumes_of
+from fuse4seg.evaluation.volumes import VOLUMES, are_volumes, volumes_of
 from fuse4seg.files import make_writable_folder, read_json, write_json
-from fuse4seg.inference.training_volumes import VOLUMES, are_volumes
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
 from fuse4seg.planning.windows import (

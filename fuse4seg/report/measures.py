@@ -8,8 +8,8 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from fuse4seg.evaluation.folders import Scores, score_class
-from fuse4seg.evaluation.overlap import mask_of
 from fuse4seg.evaluation.visibility import RING, visibility
+from fuse4seg.evaluation.volumes import volumes_of
 from fuse4seg.report.case_images import CaseImages
 
 Classes = Mapping[str, int | tuple[int, ...]]
@@ -26,8 +26,7 @@ def volumes_ml(images: CaseImages, classes: Classes) -> dict[str, float]:
     """
     if images.labels is None:
         return {}
-    return {name: int(mask_of(images.labels, entry).sum()) * float(np.prod(images.spacing)) / 1000
-            for name, entry in classes.items()}
+    return volumes_of(images.labels, images.spacing, classes)
 
 
 def visible_boundaries(images: CaseImages, names: Mapping[int, str]) -> dict[str, float]:
