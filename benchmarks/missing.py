@@ -91,7 +91,7 @@ def _measure(options: argparse.Namespace, dropout: float, seed: int) -> dict[str
 def _score(model: Any, raw: Path, missing: int | None) -> float:
     """Mean foreground Dice of the test cases without the channel ``missing``; None takes nothing away."""
     from fuse4seg.evaluation.folders import evaluate_folders
-    from fuse4seg.inference.predict_folder import predict_folder
+    from fuse4seg.inference.predict_folder import Conduct, predict_folder
 
     with tempfile.TemporaryDirectory() as scratch:
         images, output = Path(scratch, "images"), Path(scratch, "output")
@@ -100,7 +100,7 @@ def _score(model: Any, raw: Path, missing: int | None) -> float:
         for path in (raw / "imagesTs").glob(f"*{ending}"):
             if missing is None or not path.name.endswith(f"_{missing:04d}{ending}"):
                 (images / path.name).symlink_to(path.absolute())
-        predict_folder(model, images, output, folds=(0,), allow_missing=True)
+        predict_folder(model, images, output, folds=(0,), conduct=Conduct(allow_missing=True))
         return evaluate_folders(output, raw / "labelsTs", dataset_json=model.description.dataset_json).foreground_mean()
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fuse4seg.inference.export_case import Wanted
     from fuse4seg.inference.find_model import TrainedModel
     from fuse4seg.inference.model import Model
+    from fuse4seg.inference.predict_folder import Conduct
     from fuse4seg.inference.predict_input import Job
     from fuse4seg.inference.run_record import RunRecord
 
@@ -150,8 +151,7 @@ def _predict(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, f
     rules = _rules([model], options)
     member, _ = _member(model, options, wanted, options.output, farm=farm, rules=rules)
     predict = partial(predict_folder, member.model, output=options.output, folds=model.folds, wanted=wanted, record=member.record,
-                      rules=rules, allow_missing=options.allow_missing, part=_part(options), previous=member.previous,
-                      processes=(options.npp, options.nps), farm=farm, overwrite=options.overwrite)
+                      rules=rules, previous=member.previous, conduct=_conduct(options, farm))
     predict_input(_images(options), predict, _job(member.model, model.folds, member.record, options))
 
 
@@ -169,8 +169,7 @@ def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, w
         "probabilities": list(wanted.probabilities), "postprocessing": [rule.to_plain() for rule in rules]})
     record = open_record(options.output, made_by, resume=options.continue_prediction, part=_part(options))
     predict = partial(predict_ensemble, [member for member, _ in both], output=options.output, wanted=wanted, rules=rules,
-                      record=record, allow_missing=options.allow_missing, part=_part(options),
-                      processes=(options.npp, options.nps), farm=farm, overwrite=options.overwrite)
+                      record=record, conduct=_conduct(options, farm))
     # An ensemble has no fused image of its own.
     predict_input(_images(options), predict, _job(both[0][0].model, (), record, options))
 
@@ -232,6 +231,12 @@ def _segment(models: list[TrainedModel], options: argparse.Namespace, wanted: Wa
 def _images(options: argparse.Namespace) -> Path | list[Path]:
     """What is no folder is said so of a single path; several can only be files."""
     return options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
+
+
+def _conduct(options: argparse.Namespace, farm: Farm | None) -> Conduct:
+    from fuse4seg.inference.predict_folder import Conduct
+
+    return Conduct(options.allow_missing, _part(options), (options.npp, options.nps), farm, options.overwrite)
 
 
 def _part(options: argparse.Namespace) -> tuple[int, int]:

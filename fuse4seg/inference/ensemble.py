@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -23,13 +22,12 @@ from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FaultyImageError, FolderNotFoundError, Fuse4SegError, OptionError
 from fuse4seg.evaluation.postprocessing import Rule, apply_rules
 from fuse4seg.evaluation.volumes import mask_of, voxels_of
-from fuse4seg.farm.farm import Farm
 from fuse4seg.files import checksum, make_writable_folder, remove_stale
 from fuse4seg.inference.doubt import BoundaryEntropy, Disagreement, facts_of
 from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Export, Wanted, write_segmented
 from fuse4seg.inference.model import DESCRIPTIONS, Model, ModelDescription
 from fuse4seg.inference.model_plans import read_model_plans
-from fuse4seg.inference.predict_folder import FirstStage, claim_exports, export_of, listed_cases, predict_folder
+from fuse4seg.inference.predict_folder import PLAIN, Conduct, FirstStage, claim_exports, export_of, listed_cases, predict_folder
 from fuse4seg.inference.run_record import RunRecord
 from fuse4seg.own_outputs import OwnOutputs, require_apart
 from fuse4seg.progress import progress
@@ -72,7 +70,7 @@ def ensemble_folders(folders: Sequence[Path], output: Path, *, wanted: Wanted = 
     require_apart(output, folders, overwrite=overwrite)
     # Of no fold: the fused images are the members'.
     export = Export(description, output, (), 0, wanted)
-    own = claim_exports(cases, export, overwrite=overwrite)
+    own = claim_exports(cases, export, conduct=Conduct(overwrite=overwrite))
     faults = ensemble_cases(cases, folders, export, own)
     if len(cases) == 1 and faults:
         raise faults[cases[0]]
@@ -248,10 +246,8 @@ class Member:
 
 
 def predict_ensemble(members: Sequence[Member], images: Path | Sequence[Path], output: Path, *,
-                     wanted: Wanted = SEGMENTATIONS, rules: tuple[Rule, ...] = (), allow_missing: bool = False,
-                     record: RunRecord | None = None, part: tuple[int, int] = (0, 1),
-                     processes: tuple[int | None, int | None] = (0, 0), farm: Farm | None = None,
-                     overwrite: bool = False) -> list[Path]:
+                     wanted: Wanted = SEGMENTATIONS, rules: tuple[Rule, ...] = (), record: RunRecord | None = None,
+                     conduct: Conduct = PLAIN) -> list[Path]:
     """Predict every case by each member, and segment it by the mean of their probabilities; faulty cases are left out.
 
     Args:
@@ -262,11 +258,7 @@ def predict_ensemble(members: Sequence[Member], images: Path | Sequence[Path], o
         wanted: Attention, panels and uncertainty of each member; probabilities of the ensemble.
         rules: Post-processing of the ensemble's segmentations; members' stay as they are.
         record: Of the ensemble.
-        allow_missing: As for ``predict_folder``.
-        part: As there.
-        processes: As there.
-        farm: As there.
-        overwrite: As there.
+        conduct: How it is done.
 
     Returns:
         The ensemble's segmentations of this part.
@@ -277,30 +269,24 @@ def predict_ensemble(members: Sequence[Member], images: Path | Sequence[Path], o
     first = members[0].model.description
     require_same_classes({member.name: member.model.description for member in members}, flag="-c")
     every = listed_cases(images, first.dataset_json)
-    require_apart(output, {path.parent for case in every for path in case.files}, overwrite=overwrite)
+    require_apart(output, {path.parent for case in every for path in case.files}, overwrite=conduct.overwrite)
     export = Export(first, output, (), 0, Wanted(probabilities=wanted.probabilities), rules)
     of_members = replace(wanted, probabilities=(NPZ,))
     # What is in the way of the last member is said before the first one is predicted.
     exports = (export, *(export_of(member.model, output / member.name, member.folds, of_members) for member in members))
-    own, *_ = [claim_exports([case.name for case in every], each, parts=part[1], overwrite=overwrite) for each in exports]
-    faults = _faults_of_each(members, output, partial(predict_folder, images=images, wanted=of_members, part=part, farm=farm,
-                                                      allow_missing=allow_missing, processes=processes, overwrite=overwrite))
-    names = [case.name for case in every[part[0]::part[1]]]
+    own, *_ = [claim_exports([case.name for case in every], each, conduct=conduct) for each in exports]
+    faults: dict[str, None] = {}
+    for member in members:
+        try:
+            predict_folder(member.model, images, output / member.name, folds=member.folds, wanted=of_members,
+                           record=member.record, previous=member.previous, conduct=conduct)
+        except FaultyCasesError as error:
+            faults.update(dict.fromkeys(error.faults))
+        member.model.network.cpu()  # makes room for the next
+    names = [case.name for case in conduct.own(every)]
     done = [name for name in names if all(member.record.cases.get(name, {}).get("status") == "done" for member in members)]
     found = ensemble_cases(done, [output / member.name for member in members], export, own, record=record)
     faults.update(dict.fromkeys(map(str, found.values())))
     if faults:
         raise FaultyCasesError(faults)
     return [output / f"{name}{first.file_ending}" for name in names]
-
-
-def _faults_of_each(members: Sequence[Member], output: Path, predict: Callable[..., object]) -> dict[str, None]:
-    """Predict by each member, in its folder; the lines of what could not be predicted, each once."""
-    faults: dict[str, None] = {}
-    for member in members:
-        try:
-            predict(member.model, output=output / member.name, folds=member.folds, record=member.record, previous=member.previous)
-        except FaultyCasesError as error:
-            faults.update(dict.fromkeys(error.faults))
-        member.model.network.cpu()  # makes room for the next
-    return faults

@@ -15,10 +15,11 @@ from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, OptionError, 
 from fuse4seg.evaluation.postprocessing import Rule
 from fuse4seg.farm.farm import Farm
 from fuse4seg.inference.export_case import SEGMENTATIONS, Predicted, Wanted
+from fuse4seg.inference.folder_run import FolderRun
 from fuse4seg.inference.image_files import read_fused
 from fuse4seg.inference.model import Model, ModelDescription
 from fuse4seg.inference.predict_case import segment_fused
-from fuse4seg.inference.predict_folder import FolderRun, claim_exports, export_of
+from fuse4seg.inference.predict_folder import Conduct, claim_exports, export_of
 from fuse4seg.inference.preprocess_case import Prepared, require_like_spacing
 from fuse4seg.own_outputs import require_apart
 
@@ -60,7 +61,7 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
     export = export_of(model, output, (), wanted, rules)
     read = {path.parent for case in cases for path in case.images}
     require_apart(output, read, overwrite=overwrite)
-    own = claim_exports([case.name for case in cases], export, overwrite=overwrite)
+    own = claim_exports([case.name for case in cases], export, conduct=Conduct(overwrite=overwrite))
     run = FolderRun(model, export, own, None, [], len(cases), "segmenting")
     read_case = partial(_read, description=model.description, colours=model.colours)
     if farm is not None:

@@ -1,4 +1,4 @@
-"""Volumes of labels and regions, and how far one lies off others'."""
+"""Volumes of labels and regions, those of a training set, and how far one lies off others'."""
 
 from __future__ import annotations
 

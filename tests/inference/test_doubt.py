@@ -1,4 +1,4 @@
-"""Facts of a segmented case, and the laws of the score that cases are sorted by."""
+"""Facts of a segmented case, entropy by SciPy, disagreement by Dice of every pair, and the laws of the score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Panels: one picture per case, of the slice with most foreground; the legend against mixtures whose shares are known."""
+"""Pictures of a case: panels with their legend, and checkerboards."""
 
 from __future__ import annotations
 

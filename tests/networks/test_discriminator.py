@@ -1,4 +1,4 @@
-"""The discriminator: sizes it takes, what it costs, and that it learns to tell images apart."""
+"""Discriminators: sizes they take, what they cost, and that they learn to tell images apart."""
 
 from __future__ import annotations
 

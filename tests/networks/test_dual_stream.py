@@ -1,4 +1,4 @@
-"""Dual-stream leaders: any number of modalities, any size and stride, and what is absent left out of everything."""
+"""Dual-stream leaders and their encoder: any number of modalities, any size and stride, and what is absent left out."""
 
 from __future__ import annotations
 
