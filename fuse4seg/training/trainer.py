@@ -46,9 +46,8 @@ from fuse4seg.training.distributed import begin_alike, of_whole_batches, share_l
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.finetuning import take_over
 from fuse4seg.training.fold_lock import locked
-from fuse4seg.training.history import History, log_epoch
 from fuse4seg.training.limits import Deadline, Limits
-from fuse4seg.training.loggers import add_loggers, log_beside
+from fuse4seg.training.loggers import History, add_loggers, log_beside, log_epoch
 from fuse4seg.training.origin import Origin
 from fuse4seg.training.presence import network_told
 from fuse4seg.training.recipe import deep_supervision, described_for, require_fit, trained_with, validation_iterations
