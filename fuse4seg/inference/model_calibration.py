@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from fuse4seg.errors import UnreadableRecordError
 from fuse4seg.files import read_json, write_json
@@ -121,6 +120,8 @@ def rank_correlation(doubt: Sequence[float], dice: Sequence[float]) -> float | N
     """
     if len(set(doubt)) < 2 or len(set(dice)) < 2:
         return None
+    from scipy.stats import spearmanr  # takes its time to be imported, and few predictions need it
+
     return round(float(spearmanr(doubt, dice).statistic), 12)
 
 
