@@ -20,6 +20,7 @@ from fuse4seg.checkpoint import require_same_plans, save_checkpoint
 from fuse4seg.datasets.dataset_json import label_values, read_dataset_json
 from fuse4seg.errors import Fuse4SegError, UnreadableRecordError, UnwritableFolderError, first_line
 from fuse4seg.evaluation.postprocessing import read_rules
+from fuse4seg.evaluation.volumes import FINGERPRINT
 from fuse4seg.files import make_writable_folder, read_json
 from fuse4seg.inference.model import build_fitting, require_predictive
 from fuse4seg.inference.model_calibration import read_doubts
@@ -30,7 +31,6 @@ from fuse4seg.plans import NETWORK
 from fuse4seg.progress import progress
 from fuse4seg.sharing.archive import opened, read_member, sound_members, unpack_member
 from fuse4seg.sharing.layout import (
-    FINGERPRINT,
     MANIFEST,
     PLANS,
     REST_ENDING,

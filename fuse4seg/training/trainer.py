@@ -21,6 +21,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
 from fuse4seg.errors import ForeignPlansError
+from fuse4seg.evaluation.volumes import FINGERPRINT
 from fuse4seg.files import remove_stale, write_json, written_whole
 from fuse4seg.model_errors import CheckpointError, TrainingStoppedError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
@@ -61,7 +62,6 @@ from fuse4seg.training.watched_patch import WatchedPatch
 log = logging.getLogger(__name__)
 
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
-FINGERPRINT = "dataset_fingerprint.json"
 #: Sets what was changed apart from the trainer's name in the name of its folder.
 CHANGED = "-"
 
