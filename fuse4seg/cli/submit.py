@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> None:
 def _elements(name: str, given: argparse.Namespace, words: Sequence[str]) -> list[argparse.Namespace]:
     """The options of each element; a part of the cases that is named stays alone."""
     parts = getattr(given, "num_parts", 1)
-    if parts > 1 and "-part_id" not in words:
+    if parts > 1 and not any(word.partition("=")[0] == "-part_id" for word in words):
         for flag in ("report", "from_fused"):
             if getattr(given, flag):
                 raise OptionError("-num_parts", f"cannot be had with --{flag}, which is of all cases together. Leave one out.")

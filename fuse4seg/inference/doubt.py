@@ -29,8 +29,8 @@ def facts_of(labels: np.ndarray, spacing: Sequence[float], description: ModelDes
         labels: As written, shape (Z, Y, X).
         spacing: Millimetres along Z, Y, X.
         description: The model's, with the volumes of its training set.
-        entropy: Mean over the boundary in nats, see :class:`~fuse4seg.inference.doubt.BoundaryEntropy`; None without one.
-        disagreement: See :class:`~fuse4seg.inference.doubt.Disagreement`; None where nothing can be compared.
+        entropy: Mean over the boundary in nats, see :class:`BoundaryEntropy`; None without one.
+        disagreement: See :class:`Disagreement`; None where nothing can be compared.
 
     Returns:
         "volumes", in millilitres by label or region; and "doubt": entropy, disagreement, components (touching by a corner is

@@ -45,8 +45,9 @@ class TestElements:
         assert written(tmp_path, "f4s_predict") == [f"-i 'in put' -o out -num_parts 2{part}" for part in ("", " -part_id 1")]
         assert "words+=(--continue_prediction)" in (tmp_path / "f4s_predict.sh").read_text()
 
-    def test_of_one_part_that_is_named_is_that(self, tmp_path: Path) -> None:
-        command = ["f4s_predict", "-i", "in", "-o", "out", "-num_parts", "2", "-part_id", "1"]
+    @pytest.mark.parametrize("part", [["-part_id", "1"], ["-part_id=1"]])
+    def test_of_one_part_that_is_named_is_that(self, part: list[str], tmp_path: Path) -> None:
+        command = ["f4s_predict", "-i", "in", "-o", "out", "-num_parts", "2", *part]
         assert main(["-o", str(tmp_path), "--only_write", "--", *command]) == 0
         assert written(tmp_path, "f4s_predict") == ["-i in -o out -num_parts 2 -part_id 1"]
 

@@ -25,6 +25,7 @@ from fuse4seg.inference.model_calibration import (
 
 SHARES = st.floats(0, 1).map(lambda value: round(value, 2))
 
+
 def write_fold(model: Path, name: str, cases: list[dict[str, float]]) -> Path:
     fold = model / f"fold_{name}"
     (fold / "validation").mkdir(parents=True)

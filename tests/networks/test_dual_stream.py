@@ -150,7 +150,6 @@ class TestForward:
             fusion(2, reference=reference)
 
 
-
 def without(network: DualStreamLeader, absent: set[int], *, axes: int) -> DualStreamLeader:
     """A network that has never heard of the absent modalities, of which the reference is none, with the same weights and hues."""
     there = [index for index in range(network.modalities) if index not in absent]

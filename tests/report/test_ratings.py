@@ -18,6 +18,7 @@ from fuse4seg.report.ratings import COLUMNS, VALUES, Ratings, agreement_of, cohe
 
 SOME = st.sampled_from(VALUES)
 
+
 def as_json(path: Path, rater: str, **given: Any) -> Path:
     rows = {case: {"rating": rating, "note": "", "time": "2026-01-01T00:00:00Z"} for case, rating in given.items()}
     path.write_text(json.dumps({"report": "abc", "rater": rater, "ratings": rows}))
