@@ -98,14 +98,13 @@ def predict(farm: Farm, model: Path, images: Path, output: Path) -> list[str]:
     """Predict a folder with a farm; gives what kept cases from being predicted."""
     from fuse4seg.errors import FaultyCasesError
     from fuse4seg.inference.find_model import model_in
-    from fuse4seg.inference.model import load_model
-    from fuse4seg.inference.predict_folder import predict_folder
-    from fuse4seg.inference.whole_case import load_for
+    from fuse4seg.inference.model import load_for, load_model
+    from fuse4seg.inference.predict_folder import Conduct, predict_folder
 
     found = model_in(model)
     loaded = load_for(farm, partial(load_model, model, folds=found.folds[:1]), precision="float32")
     try:
-        predict_folder(loaded, images, output, folds=found.folds[:1], farm=farm)
+        predict_folder(loaded, images, output, folds=found.folds[:1], conduct=Conduct(farm=farm))
     except FaultyCasesError as error:
         return str(error).splitlines()
     return []
@@ -149,10 +148,10 @@ def _whole_case() -> Any:
     """Puts :class:`Killing` in the place of a case's steps, within a block."""
     from unittest import mock
 
-    from fuse4seg.inference import predict_folder
+    from fuse4seg.inference import folder_run
 
-    steps = predict_folder.WholeCase
-    return mock.patch.object(predict_folder, "WholeCase", lambda *arguments: Killing(steps(*arguments)))
+    steps = folder_run.WholeCase
+    return mock.patch.object(folder_run, "WholeCase", lambda *arguments: Killing(steps(*arguments)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from predict import OURS, STOCK, command_of
+from predict import STOCK, command_of
 from step import chosen_trainer, our_trainer, stock_trainer, training_step
 from timing import compare, measure, save, show
 
@@ -291,8 +291,8 @@ def _prediction(model: str, form: Form, device: Any) -> list[dict[str, Any]]:
     trainer, plans, _ = model.split("__")
     shared = ["-i", str(data_root(RAW) / dataset_name(DATASET) / "imagesTs"), "-f", "0", "-device", device.type]
     contenders = {
-        "nnU-Net": command_of(STOCK, [*shared, "-m", str(place / f"nnUNetTrainer__{STOCK_PLANS}__{name}")]),
-        "Fuse4Seg": command_of(OURS, [*shared, "-d", str(DATASET), "-c", name, "-p", plans, "-tr", trainer])}
+        "nnU-Net": command_of([*STOCK, *shared, "-m", str(place / f"nnUNetTrainer__{STOCK_PLANS}__{name}")]),
+        "Fuse4Seg": command_of(own_command("predict", *shared, "-d", str(DATASET), "-c", name, "-p", plans, "-tr", trainer))}
     return compare(measure(contenders, rounds=max(1, form.rounds // 2), warm_up=1 if form.rounds > 1 else 0), peer="nnU-Net")
 
 

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from timing import save, show
 
 from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.side_by_side import own_command
 
-COMMAND = "import sys; from fuse4seg.cli.predict import main; sys.exit(main())"
 #: Holds times.
 RECORD = "run.json"
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    command = [sys.executable, "-c", COMMAND, "-i", str(options.images), *options.flags]
+    command = own_command("predict", "-i", str(options.images), *options.flags)
     moments, rows = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as scratch:
         undisturbed = Path(scratch, "undisturbed")

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from timing import add_timing_flags, compare, measure, save, show
 
 from fuse4seg.cli.command import make_parser, run_command
+from fuse4seg.side_by_side import own_command
 
 STOCK = "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry as main; main()"
-OURS = "import sys; from fuse4seg.cli.plan_and_preprocess import main; sys.exit(main())"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,20 +41,21 @@ def _run(options: argparse.Namespace) -> None:
     raw = data_root(RAW)
     dataset = str(int(dataset_name(options.dataset, variables=(RAW,))[len("Dataset"):][:3]))
     shared = ["-d", dataset, *(["-c", *options.c] if options.c else []), "-np", str(options.np)]
-    contenders = {"nnU-Net": _command(STOCK, raw, [*shared, "-npfp", str(options.np)]), "Fuse4Seg": _command(OURS, raw, shared)}
+    contenders = {"nnU-Net": _command([sys.executable, "-c", STOCK, *shared, "-npfp", str(options.np)], raw),
+                  "Fuse4Seg": _command(own_command("plan_and_preprocess", *shared), raw)}
     rows = compare(measure(contenders, rounds=options.rounds), peer="nnU-Net")
     show(rows)
     save({"rows": rows, "configurations": options.c}, options.output)
 
 
-def _command(code: str, raw: Path, arguments: Sequence[str]) -> Callable[[], object]:
+def _command(words: Sequence[str], raw: Path) -> Callable[[], object]:
     """Run a command in a process of its own, which writes into a fresh folder."""
 
     def act() -> None:
         with tempfile.TemporaryDirectory() as root:
             folders = {name: str(Path(root) / name) for name in ("nnUNet_preprocessed", "nnUNet_results")}
-            subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL, env={**os.environ, "nnUNet_raw": str(raw), **folders})
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                           env={**os.environ, "nnUNet_raw": str(raw), **folders})
 
     return act
 

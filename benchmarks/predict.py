@@ -26,14 +26,16 @@ from timing import add_timing_flags, compare, measure, save, show
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.plans import PLANS_NAME
+from fuse4seg.side_by_side import own_command
 
 if TYPE_CHECKING:
     import numpy as np
 
     from fuse4seg.inference.model import Model
 
-OURS = "import sys; from fuse4seg.cli.predict import main; sys.exit(main())"
-STOCK = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()"
+#: Words of stock nnU-Net's command, as of ours by ``own_command``.
+STOCK = (sys.executable, "-c",
+         "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from fuse4seg.comparison.stock_nnunet import STOCK_PLANS
-    from fuse4seg.errors import CheckpointNotFoundError
+    from fuse4seg.model_errors import CheckpointNotFoundError
     from fuse4seg.paths import RESULTS, data_root, dataset_name
 
     place = data_root(RESULTS) / dataset_name(options.dataset, variables=(RESULTS,))
@@ -65,10 +67,11 @@ def _run(options: argparse.Namespace) -> None:
             raise CheckpointNotFoundError(checkpoint, "Train it first (ours: f4s_train, stock nnU-Net: "
                                                       "python -m fuse4seg.cli.train_stock_nnunet).")
     shared = ["-i", str(options.images), "-f", options.fold, "-device", options.device]
-    contenders: dict[str, Callable[[], object]] = {"nnU-Net": command_of(STOCK, [*shared, "-m", str(stock)])}
+    contenders: dict[str, Callable[[], object]] = {"nnU-Net": command_of([*STOCK, *shared, "-m", str(stock)])}
     for precision in options.precision:
-        contenders[f"Fuse4Seg, {precision}"] = command_of(OURS, [
-            *shared, "-d", options.dataset, "-c", options.configuration, "-p", options.plans, "--precision", precision])
+        contenders[f"Fuse4Seg, {precision}"] = command_of(own_command(
+            "predict", *shared, "-d", options.dataset, "-c", options.configuration, "-p", options.plans,
+            "--precision", precision))
     # First, because it also warms the disk's cache up, and shows at once where the models cannot be used.
     agreement = [_agreement(ours, options, precision) for precision in options.precision]
     show(agreement)
@@ -77,15 +80,15 @@ def _run(options: argparse.Namespace) -> None:
     save({"rows": rows, "agreement": agreement}, options.output, device=options.device)
 
 
-def command_of(code: str, arguments: Sequence[str]) -> Callable[[], object]:
+def command_of(words: Sequence[str]) -> Callable[[], object]:
     """Run a command in a process of its own, which writes into a fresh folder."""
 
     def act() -> None:
         with tempfile.TemporaryDirectory() as output, tempfile.TemporaryFile("w+") as said:
-            run = subprocess.run([sys.executable, "-c", code, *arguments, "-o", output], stdout=said, stderr=said, check=False)
+            run = subprocess.run([*words, "-o", output], stdout=said, stderr=said, check=False)
             if run.returncode:
                 said.seek(0)
-                sys.exit(f"{arguments}:\n{said.read()}")
+                sys.exit(f"{words[3:]}:\n{said.read()}")
 
     return act
 

@@ -24,10 +24,10 @@ from PIL import Image as Picture
 from fuse4seg import __version__
 from fuse4seg.background import results_of
 from fuse4seg.case_faults import fault_of
+from fuse4seg.colour import grey_levels
 from fuse4seg.datasets.brain import AXES, RULE, extract_brain, is_skull_stripped, telling_slices, to_8_bit
 from fuse4seg.datasets.brats import MODALITIES, BratsCase, find_brats_cases, find_release, label_values_of, meaning_of, with_three
 from fuse4seg.datasets.dataset_json import channel_names
-from fuse4seg.datasets.grey_images import grey_levels
 from fuse4seg.datasets.images import geometry_difference, read_image
 from fuse4seg.datasets.nifti import readable_by_itk
 from fuse4seg.datasets.raw import Case

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, first_line
+from fuse4seg.errors import first_line
 from fuse4seg.files import written_whole
+from fuse4seg.model_errors import CheckpointError, CheckpointNotFoundError
 
 log = logging.getLogger(__name__)
 

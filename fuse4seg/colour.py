@@ -55,6 +55,11 @@ def luma(image: Image) -> Image:
     return sum(part * image[:, channel:channel + 1] for channel, part in enumerate(LUMA))
 
 
+def grey_levels(channels: np.ndarray) -> np.ndarray:
+    """Luma, uint8, shape (*S), of levels (C, *S); of one channel, that channel."""
+    return np.rint(luma(channels[None].astype(np.float32))[0, 0]).astype(np.uint8)
+
+
 def chroma(image: np.ndarray) -> np.ndarray:
     """Distance from grey, root of Cb² + Cr², in the image's units, shape (B, 1, *S) of red, green and blue, (B, 3, *S)."""
     return np.hypot(*colour_differences(image))

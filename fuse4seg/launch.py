@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import NamedTuple
 
-from fuse4seg.errors import LostRankError, RanksError
 from fuse4seg.machine import usable_cores
+from fuse4seg.model_errors import LostRankError, RanksError
 from fuse4seg.signals import handled
 
 log = logging.getLogger(__name__)

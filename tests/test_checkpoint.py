@@ -27,7 +27,8 @@ from fuse4seg.checkpoint import (
     save_checkpoint,
     to_plain,
 )
-from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, UnwritableFolderError
+from fuse4seg.errors import UnwritableFolderError
+from fuse4seg.model_errors import CheckpointError, CheckpointNotFoundError
 
 CONTENT = {"weights": {"layer.weight": torch.arange(200.0)}, "epoch": 3, "rate": 1e-3, "names": ["T1", "FLAIR"],
            "best": None, "resumed": True}

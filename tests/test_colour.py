@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from PIL import Image
 from skimage.color import rgb2ycbcr
 
-from fuse4seg.colour import chroma, colour_differences, luma
+from fuse4seg.colour import chroma, colour_differences, grey_levels, luma
 
 #: As (1, 3, 17, 289), every 16th level of each channel.
 CUBE = np.array(list(product([*range(0, 256, 16), 255], repeat=3)), np.uint8).reshape(17, 289, 3)
@@ -97,3 +98,17 @@ class TestChroma:
     def test_is_in_the_image_s_units(self) -> None:
         image = np.random.default_rng(0).random((1, 3, 4, 5))
         np.testing.assert_allclose(chroma(255 * image), 255 * chroma(image))
+
+
+class TestGreyLevels:
+    @settings(max_examples=50, deadline=None)
+    @given(channels=arrays.arrays(np.uint8, st.tuples(st.just(3), st.integers(1, 4), st.integers(1, 4))))
+    def test_are_the_luma_rounded(self, channels: np.ndarray) -> None:
+        found = grey_levels(channels)
+        assert found.dtype == np.uint8
+        assert np.abs(found - np.tensordot([0.299, 0.587, 0.114], channels, axes=1)).max() <= 0.5 + 1e-4
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_of_grey_are_these(self, count: int) -> None:
+        grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+        np.testing.assert_array_equal(grey_levels(np.repeat(grey, count, axis=0)), grey[0])

@@ -1,19 +1,27 @@
-"""Every named error is in the reference, and the reference names no other."""
+"""Every named error is in the reference, and no other; messages are short and survive the way between processes."""
 
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 from pathlib import Path
 
-from fuse4seg import errors
+import pytest
+
+from fuse4seg import errors, model_errors
+from fuse4seg.errors import CaseError, FileError, Fuse4SegError, first_line
 
 TABLE = Path(__file__).parents[1] / "documentation" / "reference" / "errors.md"
 
 
-def named() -> set[str]:
-    return {name for name, found in inspect.getmembers(errors, inspect.isclass)
-            if issubclass(found, errors.Fuse4SegError) and found.__module__ == errors.__name__}
+#: What errors are made from, and which nobody raises.
+BASES = (Fuse4SegError, FileError, CaseError)
+
+
+def named() -> dict[str, type[Fuse4SegError]]:
+    return {name: found for module in (errors, model_errors) for name, found in inspect.getmembers(module, inspect.isclass)
+            if issubclass(found, Fuse4SegError) and found not in BASES}
 
 
 def test_the_reference_lists_every_error_once_with_its_meaning_if_its_name_does_not_say_it() -> None:
@@ -26,4 +34,18 @@ def test_the_reference_lists_every_error_once_with_its_meaning_if_its_name_does_
 
 
 def test_every_error_says_what_it_is() -> None:
-    assert [name for name in named() if not (getattr(errors, name).__doc__ or "").strip()] == []
+    assert [name for name, error in named().items() if not (error.__doc__ or "").strip()] == []
+
+
+@pytest.mark.parametrize(("error", "plain", "with_kind"), [
+    (ValueError("no\nsecond line"), "no", "ValueError: no"), (KeyError(), "KeyError: ", "KeyError: "),
+    (OSError("x" * 200), "x" * 160, "OSError: " + "x" * 151)])
+def test_first_line_is_one_short_line(error: Exception, plain: str, with_kind: str) -> None:
+    assert first_line(error) == plain
+    assert first_line(error, kind=True) == with_kind
+
+
+@pytest.mark.parametrize("error", [FileError(Path("a"), "is empty"), CaseError("a", "is empty")])
+def test_an_error_comes_through_a_pipe_with_its_kind_and_message(error: Fuse4SegError) -> None:
+    received = pickle.loads(pickle.dumps(error))
+    assert (type(received), str(received)) == (type(error), str(error))

@@ -19,7 +19,7 @@ import fuse4seg.datasets.one_grid
 import fuse4seg.datasets.rigid
 import fuse4seg.datasets.series_rules
 import fuse4seg.evaluation
-import fuse4seg.inference.checkerboard
+import fuse4seg.inference.panel
 import fuse4seg.losses
 import fuse4seg.networks
 import fuse4seg.report
@@ -34,7 +34,7 @@ def modules_of(package: ModuleType) -> list[ModuleType]:
 WITH_EXAMPLES = [module for package in (fuse4seg.evaluation, fuse4seg.losses) for module in modules_of(package)]
 OTHERS = [*modules_of(fuse4seg.networks), *modules_of(fuse4seg.report), fuse4seg.colour, fuse4seg.training.limits,
           fuse4seg.training.acceleration, fuse4seg.datasets.alignment, fuse4seg.datasets.modalities, fuse4seg.datasets.one_grid,
-          fuse4seg.datasets.rigid, fuse4seg.datasets.series_rules, fuse4seg.inference.checkerboard]
+          fuse4seg.datasets.rigid, fuse4seg.datasets.series_rules, fuse4seg.inference.panel]
 
 
 def examples_of(thing: object, module: ModuleType) -> list[doctest.DocTest]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fuse4seg import launch as launching
-from fuse4seg.errors import LostRankError, RanksError
 from fuse4seg.launch import LAST_WORDS, is_first_rank, launch, leave_last_words, stands_in_group
+from fuse4seg.model_errors import LostRankError, RanksError
 
 #: What a rank's program begins with; nothing that takes long to import.
 PROGRAM = """
@@ -95,7 +95,7 @@ wait()
 """
         launcher = f"""
 import sys
-from fuse4seg.errors import RanksError
+from fuse4seg.model_errors import RanksError
 from fuse4seg.launch import launch
 try:
     launch([sys.executable, "-S", "-c", {PROGRAM + program!r}], 2)

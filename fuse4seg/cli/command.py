@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from fuse4seg.errors import Fuse4SegError, LostRankError, OptionError, UnwritableFolderError
+from fuse4seg.errors import Fuse4SegError, OptionError, UnwritableFolderError
 from fuse4seg.launch import is_first_rank, leave_last_words, ranks_here
+from fuse4seg.model_errors import LostRankError
 from fuse4seg.own_outputs import OwnOutputs, claim_outputs
 from fuse4seg.paths import prepare_environment, set_roots
 from fuse4seg.signals import Terminated, handled

@@ -67,9 +67,7 @@ def _fuse_by_model(options: argparse.Namespace, sources: Any) -> list[str]:
     from fuse4seg.files import checksum
     from fuse4seg.inference.find_model import find_model, model_in
     from fuse4seg.inference.fuse_folder import by_model, by_model_again, fuse_folder
-    from fuse4seg.inference.model import load_model
-    from fuse4seg.inference.whole_case import load_again, load_for
-    from fuse4seg.machine import choose_device
+    from fuse4seg.inference.model import load_again, load_for, load_model
 
     folds = None if options.fold is None else (options.fold,)
     model = model_in(options.model, folds=folds, checkpoint=options.checkpoint) if options.model else find_model(
@@ -82,7 +80,7 @@ def _fuse_by_model(options: argparse.Namespace, sources: Any) -> list[str]:
     with farm_of(options, reads=[model.folder.absolute(), *options.sources], writes=options.output,
                  device=options.device) as farm:
         # Fusion computes in float32 everywhere.
-        loaded = load_for(farm, load, precision="float32") if farm else load(device=choose_device(options.device))
+        loaded = load_for(farm, load, device=options.device, precision="float32")
         return fuse_folder(sources, options.output, by_model(loaded, sources.names), method=method, levels=None,
                            overwrite=options.overwrite, farm=farm,
                            again=partial(by_model_again, load_again(loaded), sources.names))

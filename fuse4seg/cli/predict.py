@@ -18,10 +18,11 @@ from fuse4seg.cli.train import fold
 if TYPE_CHECKING:
     from fuse4seg.evaluation.postprocessing import Rule
     from fuse4seg.farm.farm import Farm
+    from fuse4seg.inference.ensemble import Member
     from fuse4seg.inference.export_case import Wanted
     from fuse4seg.inference.find_model import TrainedModel
     from fuse4seg.inference.model import Model
-    from fuse4seg.inference.predict_ensemble import Member
+    from fuse4seg.inference.predict_folder import Conduct
     from fuse4seg.inference.predict_input import Job
     from fuse4seg.inference.run_record import RunRecord
 
@@ -151,15 +152,14 @@ def _predict(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, f
     rules = _rules([model], options)
     member, _ = _member(model, options, wanted, options.output, farm=farm, rules=rules)
     predict = partial(predict_folder, member.model, output=options.output, folds=model.folds, wanted=wanted, record=member.record,
-                      rules=rules, allow_missing=options.allow_missing, part=_part(options), previous=member.previous,
-                      processes=(options.npp, options.nps), farm=farm, overwrite=options.overwrite)
+                      rules=rules, previous=member.previous, conduct=_conduct(options, farm))
     predict_input(_images(options), predict, _job(member.model, model.folds, member.record, options))
 
 
 def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, wanted: Wanted, farm: Farm | None) -> None:
+    from fuse4seg.inference.ensemble import predict_ensemble
     from fuse4seg.inference.export_case import NPZ
     from fuse4seg.inference.find_model import short_names
-    from fuse4seg.inference.predict_ensemble import predict_ensemble
     from fuse4seg.inference.predict_input import predict_input
     from fuse4seg.inference.run_record import describe_ensemble, open_record
 
@@ -170,8 +170,7 @@ def _predict_ensemble(models: list[TrainedModel], options: argparse.Namespace, w
         "probabilities": list(wanted.probabilities), "postprocessing": [rule.to_plain() for rule in rules]})
     record = open_record(options.output, made_by, resume=options.continue_prediction, part=_part(options))
     predict = partial(predict_ensemble, [member for member, _ in both], output=options.output, wanted=wanted, rules=rules,
-                      record=record, allow_missing=options.allow_missing, part=_part(options),
-                      processes=(options.npp, options.nps), farm=farm, overwrite=options.overwrite)
+                      record=record, conduct=_conduct(options, farm))
     # An ensemble has no fused image of its own.
     predict_input(_images(options), predict, _job(both[0][0].model, (), record, options))
 
@@ -186,9 +185,9 @@ def _job(model: Model, folds: tuple[int | str, ...], record: RunRecord, options:
 def _member(model: TrainedModel, options: argparse.Namespace, wanted: Wanted, output: Path, *, farm: Farm | None, name: str = "",
             rules: tuple[Rule, ...] = ()) -> tuple[Member, dict[str, Any]]:
     """A model with its record and, of a cascade, the stage before it; and what run.json says of it."""
+    from fuse4seg.inference.ensemble import Member
     from fuse4seg.inference.export_case import SEGMENTATIONS
     from fuse4seg.inference.find_model import TrainedModel, find_previous_stage
-    from fuse4seg.inference.predict_ensemble import Member
     from fuse4seg.inference.predict_folder import FirstStage
     from fuse4seg.inference.preprocess_case import PREVIOUS_STAGE
     from fuse4seg.inference.run_record import open_record
@@ -235,6 +234,12 @@ def _images(options: argparse.Namespace) -> Path | list[Path]:
     return options.images[0] if len(options.images) == 1 and not options.images[0].is_file() else options.images
 
 
+def _conduct(options: argparse.Namespace, farm: Farm | None) -> Conduct:
+    from fuse4seg.inference.predict_folder import Conduct
+
+    return Conduct(options.allow_missing, _part(options), (options.npp, options.nps), farm, options.overwrite)
+
+
 def _part(options: argparse.Namespace) -> tuple[int, int]:
     return options.part_id, options.num_parts
 
@@ -252,15 +257,11 @@ def _rules(models: list[TrainedModel], options: argparse.Namespace) -> tuple[Rul
 
 
 def _load(model: TrainedModel, options: argparse.Namespace, farm: Farm | None) -> Model:
-    from fuse4seg.inference.model import load_model
-    from fuse4seg.inference.whole_case import load_for
-    from fuse4seg.machine import choose_device
+    from fuse4seg.inference.model import load_for, load_model
 
     load = partial(load_model, model.folder, folds=model.folds, checkpoint=model.checkpoint, mirroring=not options.disable_tta,
                    step_size=options.step_size, trust=options.trust)
-    if farm is not None:
-        return load_for(farm, load, precision=options.precision)
-    return load(device=choose_device(options.device), precision=options.precision)
+    return load_for(farm, load, device=options.device, precision=options.precision)
 
 
 def _described(model: TrainedModel, loaded: Model, options: argparse.Namespace, wanted: Wanted, *,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from fuse4seg.cli.command import make_parser, require_at_least, run_command, words_of
+from fuse4seg.cli.command import make_parser, run_command, words_of
 from fuse4seg.cli.reference import COMMANDS, parser_of
 from fuse4seg.errors import OptionError
 from fuse4seg.side_by_side import own_command
@@ -23,13 +23,12 @@ AGAIN: Mapping[str, str] = MappingProxyType({"f4s_train": "--c", "f4s_predict": 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = make_parser("Write a SLURM job array and submit it: f4s_train gets an element per fold, f4s_predict one per "
-                         "part. What is stopped, as at the time limit, is queued again and goes on.",
+    parser = make_parser("Write a SLURM job array and submit it: f4s_train gets an element per fold, f4s_predict with "
+                         "-num_parts one per part. What is stopped, as at the time limit, is queued again and goes on.",
                          example="f4s_submit -o jobs --sbatch gres=gpu:1 time=24:00:00 -- f4s_train 501 2d 0 1 2 3 4")
     parser.add_argument("-o", dest="folder", type=Path, required=True, help="for the script and the logs")
     parser.add_argument("--sbatch", nargs="+", default=[], metavar="OPTION=VALUE",
                         help="its options by their long names: partition=gpu gres=gpu:1 time=24:00:00 exclusive")
-    parser.add_argument("--parts", type=int, metavar="N", help="of f4s_predict: parts of the cases")
     parser.add_argument("--only_write", action="store_true", help="write the script, submit nothing")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="--, the command and its words")
     return run_command(_run, parser, arguments)
@@ -45,7 +44,7 @@ def _run(options: argparse.Namespace) -> None:
     if getattr(given, "pretrained_weights", None) is not None:
         # What goes on holds them.
         first, given.pretrained_weights = ["-pretrained_weights", str(given.pretrained_weights)], None
-    elements = [own_command(name[4:], *words_of(parser, one)) for one in _elements(name, given, options.parts)]
+    elements = [own_command(name[4:], *words_of(parser, one)) for one in _elements(name, given, words)]
     anew = getattr(given, "val", False) or getattr(given, "from_fused", False)
     again = [AGAIN[name]] if name in AGAIN and not anew else []
     script = options.folder / f"{name}.sh"
@@ -57,16 +56,14 @@ def _run(options: argparse.Namespace) -> None:
     log.info("%s", answer or f"not submitted yet: {shlex.join(['sbatch', str(script)])}")
 
 
-def _elements(name: str, given: argparse.Namespace, parts: int | None) -> list[argparse.Namespace]:
-    """The options of each element."""
-    if parts is not None:
-        require_at_least(1, parts, flag="--parts")
-        if name != "f4s_predict" or given.num_parts > 1:
-            raise OptionError("--parts", "divides the cases of f4s_predict, without its -num_parts. Leave one out.")
+def _elements(name: str, given: argparse.Namespace, words: Sequence[str]) -> list[argparse.Namespace]:
+    """The options of each element; a part of the cases that is named stays alone."""
+    parts = getattr(given, "num_parts", 1)
+    if parts > 1 and not any(word.partition("=")[0] == "-part_id" for word in words):
         for flag in ("report", "from_fused"):
             if getattr(given, flag):
-                raise OptionError("--parts", f"cannot be had with --{flag}, which is of all cases together. Leave one out.")
-        return [argparse.Namespace(**{**vars(given), "num_parts": parts, "part_id": part}) for part in range(parts)]
+                raise OptionError("-num_parts", f"cannot be had with --{flag}, which is of all cases together. Leave one out.")
+        return [argparse.Namespace(**{**vars(given), "part_id": part}) for part in range(parts)]
     if name == "f4s_train":
         return [argparse.Namespace(**{**vars(given), "fold": [fold]}) for fold in given.fold]
     return [given]

@@ -106,9 +106,11 @@ def run_ranks(run: Callable[[argparse.Namespace], None], command: str, arguments
     if options.num_gpus == 1 or stands_in_group():
         run(options)
         return
-    from fuse4seg.training.shares import require_ranks
+    from fuse4seg.training.distributed import require_shares
+    from fuse4seg.training.planned import planned_training
 
-    require_ranks(training_of(options), options.num_gpus)
+    planned = planned_training(training_of(options))
+    require_shares(planned.recipe, planned.configuration.batch_size, ranks=options.num_gpus)
     words = sys.argv[1:] if arguments is None else arguments
     launch(own_command(command, *words), options.num_gpus)
 

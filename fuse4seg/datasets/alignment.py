@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.stats import median_abs_deviation
 
 from fuse4seg.datasets.dataset_json import REFERENCE, channel_names
 from fuse4seg.datasets.raw import Case
@@ -126,6 +125,8 @@ def usual_information(cases: Sequence[Mapping[str, Alignment]]) -> dict[str, dic
     Returns:
         Modalities that at least FEWEST_CASES cases have.
     """
+    from scipy.stats import median_abs_deviation  # takes its time to be imported, and predictions do without
+
     told: dict[str, list[float]] = {}
     for case in cases:
         for name, alignment in case.items():

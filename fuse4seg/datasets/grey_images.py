@@ -16,7 +16,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image as Picture
 from PIL import ImageOps
 
-from fuse4seg.colour import WHITE, luma, windowed
+from fuse4seg.colour import WHITE, grey_levels, windowed
 from fuse4seg.datasets.colour_files import JPEG, PICTURES, write_copy
 from fuse4seg.datasets.images import Geometry, geometry_of, read_image, require_whole, tilt_reader
 from fuse4seg.datasets.nifti import NIFTI, give_header_back, header_of, is_nifti, itk_header, readable_by_itk
@@ -243,8 +243,3 @@ def read_channels(path: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarra
         read = [read_image(part, reader) for part in parts]
     properties = {**read[0].properties, **header_of(path)}
     return np.concatenate([part.voxels for part in read]).astype(np.uint8), properties
-
-
-def grey_levels(channels: np.ndarray) -> np.ndarray:
-    """Luma, uint8, shape (*S), of levels (C, *S); of one channel, that channel."""
-    return np.rint(luma(channels[None].astype(np.float32))[0, 0]).astype(np.uint8)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError
 from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval
 from fuse4seg.evaluation.hausdorff import hausdorff_95
-from fuse4seg.evaluation.overlap import Confusion, confusion, dice, iou, mask_of, precision, sensitivity
+from fuse4seg.evaluation.overlap import Confusion, confusion, dice, iou, precision, sensitivity
 from fuse4seg.evaluation.table import format_table
+from fuse4seg.evaluation.volumes import mask_of
 from fuse4seg.files import write_json, written_whole
 from fuse4seg.progress import progress
 
@@ -178,22 +180,29 @@ def evaluate_folders(predictions: Path, references: Path, *, dataset_json: dict[
     names, predicted_names = (_image_names(folder, ending) for folder in (references, predictions))
     require_equal_names(references, names, predictions, predicted_names)
     reader = find_reader(dataset_json, (references / name for name in names))
-    classes, ignored = foreground_classes(dataset_json), dataset_json["labels"].get(IGNORE)
-    declared = label_values(dataset_json)
+    classes = foreground_classes(dataset_json)
+    score = partial(_score, {**classes, **regions}, dataset_json=dataset_json, largest_component=largest_component)
     cases: dict[str, dict[str, Scores]] = {}
     faults: list[str] = []
     for name in progress(names, "evaluating", unit="case"):
         case = name.removesuffix(ending)
         try:
-            predicted, wanted = read_pair(case, predictions / name, references / name, reader=reader, declared=declared)
-            if largest_component:
-                predicted = replace(predicted, voxels=keep_largest_component(predicted.voxels, declared - {0, ignored}))
-            spacing = wanted.geometry.spacing
-            cases[case] = {name: score_class(predicted.voxels[0], wanted.voxels[0], entry, spacing=spacing, ignored=ignored)
-                           for name, entry in {**classes, **regions}.items()}
+            cases[case] = score(read_pair(case, predictions / name, references / name, reader=reader,
+                                          declared=label_values(dataset_json)))
         except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
             faults.append(str(fault_in_scoring(error, case)))
     return Evaluation(classes, cases, regions, tuple(faults), largest_component)
+
+
+def _score(classes: Classes, pair: tuple[Image, Image], *, dataset_json: dict[str, Any],
+           largest_component: bool) -> dict[str, Scores]:
+    """Scores of a case by class and region."""
+    predicted, wanted = pair
+    ignored, spacing, voxels = dataset_json["labels"].get(IGNORE), wanted.geometry.spacing, predicted.voxels
+    if largest_component:
+        voxels = keep_largest_component(voxels, label_values(dataset_json) - {0, ignored})
+    return {name: score_class(voxels[0], wanted.voxels[0], entry, spacing=spacing, ignored=ignored)
+            for name, entry in classes.items()}
 
 
 def score_class(predicted: np.ndarray, wanted: np.ndarray, entry: int | Sequence[int], *, spacing: Sequence[float],

@@ -157,24 +157,37 @@ def evaluate_fusion(folders: Sequence[Path], fused: Path, *, cases: Sequence[str
         >>> round(evaluation.mean("fused")["SCD"], 2), round(evaluation.mean("average")["SCD"], 2)
         (1.24, 1.43)
     """
-    sources, images = find_sources(folders), only(cases, image_files(fused), fused)
-    sources = replace(sources, images=only(cases, sources.images, folders[0]))
-    require_equal_names(folders[0], sources.images, fused, images)
-    truth = {} if labels is None else only(cases, image_files(labels), labels)
-    if labels is not None:
-        require_equal_names(folders[0], sources.images, labels, truth)
+    sources, images, truth = _matched(folders, fused, labels, cases)
     given = [levels] * (len(sources.names) + 1) if isinstance(levels, GreyRange) else levels
     ranges = (*source_ranges(sources, given, further=1), fused_range(images.values(), sources, given))
     score = partial(_score, sources=sources, images=images, truth=truth, record=read_record(fused), conventions=conventions,
                     levels=ranges)
     found = results_of(score, sources.images, processes=processes, doing="scoring fused images")
     results = dict(zip(sources.images, found, strict=True))
+    return _evaluation(sources, images, conventions, ranges, results)
+
+
+def _evaluation(sources: Sources, images: dict[str, Path], conventions: Conventions, ranges: Sequence[GreyRange],
+                results: dict[str, Scored | str]) -> FusionEvaluation:
+    """What was found of each case, together; for a fault there is a line."""
     scored = {name: result for name, result in results.items() if not isinstance(result, str)}
     _require_one_kind({images[name]: result.colours for name, result in scored.items()})
     warn_of_narrow(path for result in scored.values() for path in result.narrow)
     return FusionEvaluation(sources.names, conventions, ranges, {name: result.metrics for name, result in scored.items()},
                             tuple(result for result in results.values() if isinstance(result, str)),
                             {name: result.visible for name, result in scored.items() if result.visible})
+
+
+def _matched(folders: Sequence[Path], fused: Path, labels: Path | None,
+             cases: Sequence[str] | None) -> tuple[Sources, dict[str, Path], dict[str, Path]]:
+    """Sources, fused images and labels of the same cases, all or those named."""
+    sources, images = find_sources(folders), only(cases, image_files(fused), fused)
+    sources = replace(sources, images=only(cases, sources.images, folders[0]))
+    require_equal_names(folders[0], sources.images, fused, images)
+    truth = {} if labels is None else only(cases, image_files(labels), labels)
+    if labels is not None:
+        require_equal_names(folders[0], sources.images, labels, truth)
+    return sources, images, truth
 
 
 def _require_one_kind(colours: dict[Path, int]) -> None:

@@ -22,8 +22,9 @@ from fuse4seg.datasets.dataset_json import IGNORE, foreground_classes, label_val
 from fuse4seg.errors import WorkerDiedError
 from fuse4seg.evaluation.folders import Scores, read_pair
 from fuse4seg.evaluation.hausdorff import hausdorff_95
-from fuse4seg.evaluation.overlap import confusion, mask_of
+from fuse4seg.evaluation.overlap import confusion
 from fuse4seg.evaluation.postprocessing import FOREGROUND, HOLES, LARGEST, SMALLEST, Rule, apply_rules
+from fuse4seg.evaluation.volumes import mask_of
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)

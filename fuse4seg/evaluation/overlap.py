@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fuse4seg.evaluation.volumes import mask_of
+
 
 @dataclass(frozen=True)
 class Confusion:
@@ -50,16 +52,6 @@ def confusion(prediction: np.ndarray, reference: np.ndarray, label_or_region: in
     both = int((predicted & wanted).sum())
     fp, fn = int(predicted.sum()) - both, int(wanted.sum()) - both
     return Confusion(both, fp, fn, int(counted.sum()) - both - fp - fn)
-
-
-def mask_of(labels: np.ndarray, label_or_region: int | Sequence[int]) -> np.ndarray:
-    """Where a label image has one of the values.
-
-    Example:
-        >>> mask_of(np.array([0, 1, 2, 3]), (1, 3))
-        array([False,  True, False,  True])
-    """
-    return np.isin(labels, np.atleast_1d(label_or_region))
 
 
 def dice(counts: Confusion) -> float:

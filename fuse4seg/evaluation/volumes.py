@@ -1,18 +1,39 @@
-"""Volumes of labels and regions in millilitres, and how far one lies off those of a training set."""
+"""Volumes of labels and regions in millilitres, those of a model's training set, and how far one lies off them."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.stats import median_abs_deviation
 
-from fuse4seg.evaluation.overlap import mask_of
+from fuse4seg.errors import FingerprintNotFoundError
+from fuse4seg.files import read_json
+
+log = logging.getLogger(__name__)
 
 CUBIC_MILLIMETRES_PER_MILLILITRE = 1000
 #: Fewer volumes say nothing of how they spread.
 FEWEST_VOLUMES = 5
+#: Median absolute deviation of a normal distribution of standard deviation 1.
+OF_NORMAL = 0.6744897501960817
+#: Beside a model or preprocessed data.
+FINGERPRINT = "dataset_fingerprint.json"
+#: Its entry: millilitres in every labelled case, by label or region.
+VOLUMES = "label_volumes"
+
+
+def mask_of(labels: np.ndarray, label_or_region: int | Sequence[int]) -> np.ndarray:
+    """Where a label image has one of the values.
+
+    Example:
+        >>> mask_of(np.array([0, 1, 2, 3]), (1, 3))
+        array([False,  True, False,  True])
+    """
+    return np.isin(labels, np.atleast_1d(label_or_region))
 
 
 def voxels_of(labels: np.ndarray, classes: Mapping[str, int | tuple[int, ...]]) -> dict[str, int]:
@@ -71,7 +92,7 @@ def robust_deviation(volume: float, others: Sequence[float], *, smallest: float)
         Below 0 where it is smaller than the others. None where that cannot be told: fewer than FEWEST_VOLUMES others have the
         label, they are all alike, or it is absent here as in some of them.
 
-    Source: Rousseeuw and Croux, Alternatives to the Median Absolute Deviation, 1993; scipy.stats.median_abs_deviation.
+    Source: Rousseeuw and Croux, Alternatives to the Median Absolute Deviation, 1993.
 
     Example:
         >>> found = robust_deviation(100.0, [1.0, 3.0, 10.0, 30.0, 100.0], smallest=0.001)
@@ -81,5 +102,43 @@ def robust_deviation(volume: float, others: Sequence[float], *, smallest: float)
     present = np.log([other for other in others if other > 0])
     if len(present) < FEWEST_VOLUMES or not (volume or len(present) == len(others)):
         return None
-    spread = median_abs_deviation(present, scale="normal")
-    return float((math.log(max(volume, smallest)) - np.median(present)) / spread) if spread else None
+    middle = np.median(present)
+    spread = np.median(np.abs(present - middle)) / OF_NORMAL
+    return float((math.log(max(volume, smallest)) - middle) / spread) if spread else None
+
+
+def read_training_volumes(folder: Path) -> Mapping[str, list[float]]:
+    """Millilitres in every labelled training case, by label or region; empty where the folder's fingerprint tells none.
+
+    Args:
+        folder: Of a model, or of a preprocessed dataset.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, FINGERPRINT).write_text('{"label_volumes": {"tumour": [0, 12.5]}}')
+        ...     read_training_volumes(Path(folder))
+        {'tumour': [0, 12.5]}
+    """
+    path = folder / FINGERPRINT
+    if not path.is_file():
+        return {}
+    try:
+        content = read_json(path, FingerprintNotFoundError)
+    except FingerprintNotFoundError:
+        log.warning("%s cannot be read: sizes are not compared with the training set's", path)
+        return {}
+    volumes = content.get(VOLUMES) if isinstance(content, dict) else None
+    return volumes if are_volumes(volumes) else {}
+
+
+def are_volumes(entry: Any) -> bool:
+    """Whether a fingerprint's entry holds volumes: numbers, at least 0, by name.
+
+    Example:
+        >>> are_volumes({"tumour": [0, 12.5]}), are_volumes({"tumour": [-1]}), are_volumes(None)
+        (True, False, False)
+    """
+    return isinstance(entry, dict) and all(
+        isinstance(volumes, list) and all(type(volume) in (int, float) and 0 <= volume < math.inf for volume in volumes)
+        for volumes in entry.values())

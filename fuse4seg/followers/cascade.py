@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from fuse4seg.networks.convolutional_attention import AttentionGate, ChannelAttention, SpatialAttention
 from fuse4seg.networks.follower import FollowerKind
-from fuse4seg.networks.pvt import WIDTHS
-from fuse4seg.networks.pyramid_follower import PyramidFollower
+from fuse4seg.networks.pyramid_follower import WIDTHS, PyramidFollower
 from fuse4seg.recipes.recipe import Follower
 
 

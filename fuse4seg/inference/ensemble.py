@@ -1,4 +1,4 @@
-"""Ensembles of predictions: the mean of their probabilities, and the labels that it gives."""
+"""Ensembles, of folders of predictions or of models: the mean of their probabilities, and the labels that it gives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,17 +20,14 @@ from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
 from fuse4seg.datasets.images import geometry_difference, read_image
 from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FaultyImageError, FolderNotFoundError, Fuse4SegError, OptionError
-from fuse4seg.evaluation.overlap import mask_of
 from fuse4seg.evaluation.postprocessing import Rule, apply_rules
-from fuse4seg.evaluation.volumes import voxels_of
+from fuse4seg.evaluation.volumes import mask_of, voxels_of
 from fuse4seg.files import checksum, make_writable_folder, remove_stale
-from fuse4seg.inference.disagreement import Disagreement
-from fuse4seg.inference.doubt import facts_of
-from fuse4seg.inference.entropy import BoundaryEntropy
-from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Wanted, write_segmented
-from fuse4seg.inference.model import DESCRIPTIONS, ModelDescription
+from fuse4seg.inference.doubt import BoundaryEntropy, Disagreement, facts_of
+from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Export, Wanted, write_segmented
+from fuse4seg.inference.model import DESCRIPTIONS, Model, ModelDescription
 from fuse4seg.inference.model_plans import read_model_plans
-from fuse4seg.inference.predict_folder import claim_exports
+from fuse4seg.inference.predict_folder import PLAIN, Conduct, FirstStage, claim_exports, export_of, listed_cases, predict_folder
 from fuse4seg.inference.run_record import RunRecord
 from fuse4seg.own_outputs import OwnOutputs, require_apart
 from fuse4seg.progress import progress
@@ -72,7 +70,7 @@ def ensemble_folders(folders: Sequence[Path], output: Path, *, wanted: Wanted = 
     require_apart(output, folders, overwrite=overwrite)
     # Of no fold: the fused images are the members'.
     export = Export(description, output, (), 0, wanted)
-    own = claim_exports(cases, export, overwrite=overwrite)
+    own = claim_exports(cases, export, conduct=Conduct(overwrite=overwrite))
     faults = ensemble_cases(cases, folders, export, own)
     if len(cases) == 1 and faults:
         raise faults[cases[0]]
@@ -226,3 +224,69 @@ def _described(folder: Path) -> ModelDescription:
     dataset_json = read_dataset_json(folder)
     plans = PlansManager(read_model_plans(folder / DESCRIPTIONS[1]))
     return ModelDescription(plans, plans.get_configuration(plans.available_configurations[0]), dataset_json)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of an ensemble.
+
+    Attributes:
+        name: Of its folder in the output.
+        model: From ``load_model``.
+        folds: Names of its sets of weights.
+        record: Of its cases, by which it is known which of them are predicted.
+        previous: Of a cascade, as ``predict_folder`` takes it.
+    """
+
+    name: str
+    model: Model
+    folds: tuple[int | str, ...]
+    record: RunRecord
+    previous: FirstStage | Path | None = None
+
+
+def predict_ensemble(members: Sequence[Member], images: Path | Sequence[Path], output: Path, *,
+                     wanted: Wanted = SEGMENTATIONS, rules: tuple[Rule, ...] = (), record: RunRecord | None = None,
+                     conduct: Conduct = PLAIN) -> list[Path]:
+    """Predict every case by each member, and segment it by the mean of their probabilities; faulty cases are left out.
+
+    Args:
+        members: Two or more.
+        images: As for ``predict_folder``.
+        output: Gets CASE; and in a folder of each member all that ``predict_folder`` writes, with CASE.npz, by which an
+            interrupted run goes on.
+        wanted: Attention, panels and uncertainty of each member; probabilities of the ensemble.
+        rules: Post-processing of the ensemble's segmentations; members' stay as they are.
+        record: Of the ensemble.
+        conduct: How it is done.
+
+    Returns:
+        The ensemble's segmentations of this part.
+
+    Raises:
+        OptionError: Members segment different classes; else, and other errors, as ``predict_folder`` does.
+    """
+    first = members[0].model.description
+    require_same_classes({member.name: member.model.description for member in members}, flag="-c")
+    every = listed_cases(images, first.dataset_json)
+    require_apart(output, {path.parent for case in every for path in case.files}, overwrite=conduct.overwrite)
+    export = Export(first, output, (), 0, Wanted(probabilities=wanted.probabilities), rules)
+    of_members = replace(wanted, probabilities=(NPZ,))
+    # What is in the way of the last member is said before the first one is predicted.
+    exports = (export, *(export_of(member.model, output / member.name, member.folds, of_members) for member in members))
+    own, *_ = [claim_exports([case.name for case in every], each, conduct=conduct) for each in exports]
+    faults: dict[str, None] = {}
+    for member in members:
+        try:
+            predict_folder(member.model, images, output / member.name, folds=member.folds, wanted=of_members,
+                           record=member.record, previous=member.previous, conduct=conduct)
+        except FaultyCasesError as error:
+            faults.update(dict.fromkeys(error.faults))
+        member.model.network.cpu()  # makes room for the next
+    names = [case.name for case in conduct.own(every)]
+    done = [name for name in names if all(member.record.cases.get(name, {}).get("status") == "done" for member in members)]
+    found = ensemble_cases(done, [output / member.name for member in members], export, own, record=record)
+    faults.update(dict.fromkeys(map(str, found.values())))
+    if faults:
+        raise FaultyCasesError(faults)
+    return [output / f"{name}{first.file_ending}" for name in names]

@@ -20,13 +20,11 @@ from fuse4seg.datasets.raw import Case
 from fuse4seg.evaluation.postprocessing import Rule, apply_rules
 from fuse4seg.evaluation.volumes import voxels_of
 from fuse4seg.files import make_writable_folder, written_whole
-from fuse4seg.inference.checkerboard import write_checkerboard
-from fuse4seg.inference.doubt import facts_of
-from fuse4seg.inference.entropy import BoundaryEntropy
+from fuse4seg.inference.doubt import BoundaryEntropy, facts_of
 from fuse4seg.inference.image_files import image_written_whole, write_fused, write_image
 from fuse4seg.inference.input_space import to_input_space, to_labels, to_uncertainty
 from fuse4seg.inference.model import ModelDescription
-from fuse4seg.inference.panel import write_panel
+from fuse4seg.inference.panel import write_checkerboard, write_panel
 from fuse4seg.inference.predict_case import CasePrediction
 from fuse4seg.nnunet_output import logged_prints
 

@@ -10,13 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuse4seg.errors import (
-    AmbiguousModelError,
-    FolderNotFoundError,
-    ModelNotFoundError,
-    OptionError,
-    PreviousStageNotFoundError,
-)
+from fuse4seg.errors import FolderNotFoundError, OptionError
+from fuse4seg.model_errors import AmbiguousModelError, ModelNotFoundError, PreviousStageNotFoundError
 from fuse4seg.paths import RESULTS, data_root, dataset_name
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from PIL import Image as Picture
 
+from fuse4seg.colour import grey_levels
 from fuse4seg.datasets.colour_files import TIFF
-from fuse4seg.datasets.grey_images import GREY, grey_levels, read_channels, read_header
+from fuse4seg.datasets.grey_images import GREY, read_channels, read_header
 from fuse4seg.datasets.images import read_image
 from fuse4seg.datasets.nifti import NIFTI, give_header_back, header_at
 from fuse4seg.errors import UnreadableImageError, UnsuitableImageError, UnwritableFolderError

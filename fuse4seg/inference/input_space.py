@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fuse4seg.colour import WHITE
-from fuse4seg.inference.entropy import entropy, largest_entropy
+from fuse4seg.inference.doubt import entropy, largest_entropy
 from fuse4seg.inference.model import ModelDescription
 from fuse4seg.networks.fuse_then_segment import DARKEST
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from fuse4seg import __version__
 from fuse4seg.checkpoint import load_checkpoint, require_same_plans
 from fuse4seg.datasets.dataset_json import foreground_classes, read_dataset_json
-from fuse4seg.errors import CheckpointError, ModelPlansError, OptionError, first_line
+from fuse4seg.errors import OptionError, first_line
+from fuse4seg.evaluation.volumes import read_training_volumes
+from fuse4seg.farm.farm import Farm
 from fuse4seg.files import write_json
 from fuse4seg.inference.model_plans import read_model_plans
-from fuse4seg.inference.training_volumes import read_training_volumes
+from fuse4seg.machine import choose_device
+from fuse4seg.model_errors import CheckpointError, ModelPlansError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.plans import OURS
@@ -168,6 +171,30 @@ def load_model(folder: Path, *, folds: Sequence[int | str], checkpoint: str = "c
                  modality_dropout=min(_modality_dropout(state) for state in states),
                  again=partial(load_model, folder.absolute(), folds=tuple(folds), checkpoint=checkpoint, device=device,
                                mirroring=mirroring, step_size=step_size, precision=precision, trust=trust))
+
+
+def load_for(farm: Farm | None, load: Callable[..., Model], *, device: str | None = None, precision: str = AUTO) -> Model:
+    """A model to compute with here, or as it is on a farm's workers; then it only tells of itself.
+
+    Args:
+        farm: Where it will predict; None for this process.
+        load: :func:`load_model` with all but device and precision.
+        device: In this process; None for the best one here.
+        precision: As for :func:`load_model`.
+
+    Raises:
+        OptionError: The workers do not have the precision, or not all the same by "auto".
+    """
+    if farm is None:
+        return load(device=choose_device(device), precision=precision)
+    place = torch.device(farm.device)
+    agreed = farm.agreed(choose_precision, precision, place, flag="--precision")
+    return replace(load(device=torch.device("cpu"), precision="float32"), device=place, precision=agreed)
+
+
+def load_again(model: Model) -> Callable[[], Model]:
+    """Loads a model in another process, for the device and the precision that it has here."""
+    return partial(model.again, device=model.device, precision=str(model.precision).removeprefix("torch."))
 
 
 def _modality_dropout(state: Mapping[str, Any]) -> float:

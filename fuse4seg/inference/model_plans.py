@@ -19,8 +19,9 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from fuse4seg.errors import ModelPlansError, UntrustedModelError, first_line
+from fuse4seg.errors import first_line
 from fuse4seg.files import read_json
+from fuse4seg.model_errors import ModelPlansError, UntrustedModelError
 
 #: Where the networks of plans, and their building blocks, come from.
 PACKAGES = ("torch.nn", "dynamic_network_architectures", "fuse4seg.networks", "fuse4seg.leaders", "fuse4seg.followers")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse4seg.inference.disagreement import Disagreement, votes_of
+from fuse4seg.inference.doubt import Disagreement, votes_of
 from fuse4seg.inference.input_space import read_levels, to_levels
 from fuse4seg.inference.model import Model
 from fuse4seg.inference.sliding_window import fuse_whole_image, segment_windows
@@ -30,7 +30,7 @@ class CasePrediction:
         space: What brings the logits back to the input's geometry, as nnU-Net's preprocessor names it.
         fused: One image per set of weights, as exported: uint8, shape (C, *input shape).
         attention: One per set of weights, in preprocessed space, shape (N - 1, Z, Y, X); None unless asked for.
-        disagreement: See :class:`~fuse4seg.inference.disagreement.Disagreement`: between the sets of weights or, of a single
+        disagreement: See :class:`~fuse4seg.inference.doubt.Disagreement`: between the sets of weights or, of a single
             one, between its mirrored copies; None where there are neither.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
+from fuse4seg.datasets.alignment import Alignment, case_alignment, planned_information
 from fuse4seg.datasets.dataset_json import channels_of_8_bits, label_values
 from fuse4seg.datasets.images import Geometry, geometry_difference, geometry_of, read_image
 from fuse4seg.datasets.integrity import read_sound_images
 from fuse4seg.datasets.presence import with_absent
 from fuse4seg.datasets.raw import Case
-from fuse4seg.errors import FaultyImageError, PreviousStageError, UnreadableImageError, UnsuitableImageError
+from fuse4seg.errors import FaultyImageError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.inference.input_space import resampled
 from fuse4seg.inference.model import ModelDescription
+from fuse4seg.inference.run_record import checksums
+from fuse4seg.model_errors import PreviousStageError
 from fuse4seg.nnunet_output import logged_prints
 
 #: Folder beside the output, where the previous stage was predicted first.
@@ -28,9 +33,53 @@ SHOWN_VALUES = 5
 MOST_RESAMPLED = 20
 
 
-def found_files(case: Case) -> tuple[Path, ...]:
-    """The images that the case has."""
-    return tuple(case.files)
+@dataclass(frozen=True)
+class Prepared:
+    """A case as the network takes it.
+
+    Attributes:
+        case: Its name and files.
+        channels: Shape (C, Z, Y, X); of fused images (folds, C, Z, Y, X).
+        properties: nnU-Net's.
+        sources: Checksums of the files, by name.
+        seconds: That it took.
+        alignment: Where its modalities lie, by their names.
+    """
+
+    case: Case
+    channels: np.ndarray
+    properties: dict[str, Any]
+    sources: dict[str, str]
+    seconds: float
+    alignment: dict[str, Alignment] = field(default_factory=dict)
+
+
+def sources_of(case: Case, previous: Path | None, ending: str) -> tuple[Path, ...]:
+    """What a case is predicted from: its images and, last, the segmentation of a cascade's previous stage."""
+    return (*case.files, *([] if previous is None else [previous / f"{case.name}{ending}"]))
+
+
+def prepare_case(case: Case, description: ModelDescription, previous: Path | None, examine: bool) -> Prepared:
+    """Read and preprocess a case.
+
+    Args:
+        case: Its name and files.
+        description: The model's.
+        previous: Folder of segmentations of a cascade's previous stage; None without one.
+        examine: Whether its modalities are aligned.
+
+    Raises:
+        FaultyImageError, PreviousStageError: See :func:`preprocessed_images`.
+    """
+    begin = time.perf_counter()
+    files = sources_of(case, previous, description.file_ending)
+    sources = checksums(files)
+    given, properties = read_case(case, description)
+    alignment = case_alignment(given[0], properties["spacing"], case, dataset_json=description.dataset_json,
+                               usual=planned_information(description.plans.plans)) if examine else {}
+    channels, properties = preprocessed_case(given, properties, case, description,
+                                             previous=None if previous is None else files[-1])
+    return Prepared(case, channels, properties, sources, time.perf_counter() - begin, alignment)
 
 
 def preprocessed_images(case: Case, description: ModelDescription, *,
@@ -56,7 +105,7 @@ def read_case(case: Case, description: ModelDescription) -> tuple[list[np.ndarra
     """Channels that a case has, the one array (C, Z, Y, X) of a list, and what nnU-Net's reader says; errors as above."""
     voxels, properties = read_sound_images(case, description.reader, of_8_bits=channels_of_8_bits(description.dataset_json))
     if voxels.shape[1] == 1 and len(description.configuration.patch_size) == 3:
-        raise FaultyImageError(case.name, f"{found_files(case)[0]} is 2D, but the model segments volumes. Predict it with a 2D "
+        raise FaultyImageError(case.name, f"{next(iter(case.files))} is 2D, but the model segments volumes. Predict it with a 2D "
                                           f"configuration (-c 2d).")
     require_like_spacing(case.name, properties["spacing"], description)
     if len(voxels) != sum(case.found):

@@ -14,12 +14,13 @@ from fuse4seg.datasets.raw import Case
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, OptionError, UnpairedCasesError, UnsuitableImageError
 from fuse4seg.evaluation.postprocessing import Rule
 from fuse4seg.farm.farm import Farm
-from fuse4seg.inference.export_case import SEGMENTATIONS, Export, Predicted, Wanted
+from fuse4seg.inference.export_case import SEGMENTATIONS, Predicted, Wanted
+from fuse4seg.inference.folder_run import FolderRun
 from fuse4seg.inference.image_files import read_fused
 from fuse4seg.inference.model import Model, ModelDescription
 from fuse4seg.inference.predict_case import segment_fused
-from fuse4seg.inference.predict_folder import FolderRun, Prepared, claim_exports
-from fuse4seg.inference.preprocess_case import require_like_spacing
+from fuse4seg.inference.predict_folder import Conduct, claim_exports, export_of
+from fuse4seg.inference.preprocess_case import Prepared, require_like_spacing
 from fuse4seg.own_outputs import require_apart
 
 FLAG = "--from_fused"
@@ -57,10 +58,10 @@ def segment_folder(model: Model, images: Path, output: Path, *, folds: Sequence[
         raise OptionError(FLAG, f"this model also needs what {previous} segmented. Choose another with -c.")
     cases = _fused_cases(images, model.description.file_ending, folds)
     # Of no fold: the fused images are there already.
-    export = Export(model.description, output, (), model.network.fusion.reference, wanted, rules)
+    export = export_of(model, output, (), wanted, rules)
     read = {path.parent for case in cases for path in case.images}
     require_apart(output, read, overwrite=overwrite)
-    own = claim_exports([case.name for case in cases], export, overwrite=overwrite)
+    own = claim_exports([case.name for case in cases], export, conduct=Conduct(overwrite=overwrite))
     run = FolderRun(model, export, own, None, [], len(cases), "segmenting")
     read_case = partial(_read, description=model.description, colours=model.colours)
     if farm is not None:

@@ -15,7 +15,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compu
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fuse4seg.inference.disagreement import Disagreement, votes_of
+from fuse4seg.inference.doubt import Disagreement, votes_of
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 #: Voxels fused in one pass of a 2D model, to bound memory.

@@ -22,6 +22,7 @@ from fuse4seg.datasets.presence import PRESENT, presence_of
 from fuse4seg.datasets.raw import Case
 from fuse4seg.evaluation.bootstrap import defined_mean
 from fuse4seg.evaluation.nnunet_summary import summarise_folder
+from fuse4seg.evaluation.volumes import read_training_volumes
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.inference.case_share import WHOLE, CaseShare
 from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Export, Predicted, Wanted, export_case
@@ -32,7 +33,6 @@ from fuse4seg.inference.model_calibration import calibration_line, model_calibra
 from fuse4seg.inference.predict_case import CasePrediction, predict_case
 from fuse4seg.inference.preprocess_case import with_one_hot
 from fuse4seg.inference.run_record import RUN, RunRecord, describe_run, options_of
-from fuse4seg.inference.training_volumes import read_training_volumes
 from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST, image_losses
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import RAW

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from fuse4seg.losses.filters import mean_of_present
 from fuse4seg.networks.dense import DenseGenerator
-from fuse4seg.networks.image_discriminator import ImageDiscriminator
+from fuse4seg.networks.discriminator import ImageDiscriminator
 from fuse4seg.networks.leader import Adversary
 from fuse4seg.networks.pair_leader import PAIR, Fold, PairLeader, PairSettings
 from fuse4seg.networks.presence import reference_apart

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fuse4seg.networks.convolution import LINEAR
 from fuse4seg.networks.dual_stream import DualStreamLeader, DualStreamSettings
-from fuse4seg.networks.gate import LINEAR
 
 
 @dataclass(frozen=True)

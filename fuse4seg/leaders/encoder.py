@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fuse4seg.leaders import decoder
-from fuse4seg.networks.gate import LINEAR
+from fuse4seg.networks.convolution import LINEAR
 from fuse4seg.networks.leader import Fused
 from fuse4seg.networks.presence import checked_presence
 

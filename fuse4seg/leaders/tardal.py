@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fuse4seg.losses.filters import gradient_magnitude, mean_of_present
 from fuse4seg.losses.ssim import ssim_loss
 from fuse4seg.networks.dense import DenseGenerator
-from fuse4seg.networks.image_discriminator import ImageDiscriminator
+from fuse4seg.networks.discriminator import ImageDiscriminator
 from fuse4seg.networks.leader import Adversary
 from fuse4seg.networks.pair_leader import PAIR, Fold, PairLeader, PairSettings
 from fuse4seg.networks.presence import reference_apart

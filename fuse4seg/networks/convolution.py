@@ -8,6 +8,9 @@ from math import prod
 
 from torch import Tensor, nn
 
+#: Of :func:`torch.nn.functional.interpolate`, by the number of axes.
+LINEAR = {2: "bilinear", 3: "trilinear"}
+
 
 def axes_of(conv_op: type[nn.Module]) -> int:
     """Number of spatial axes (2 or 3) of ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.

@@ -33,9 +33,8 @@ from fuse4seg.datasets.integrity import check_dataset
 from fuse4seg.datasets.presence import with_absent
 from fuse4seg.datasets.raw import Case, training_cases
 from fuse4seg.errors import FingerprintNotFoundError, NoForegroundError
-from fuse4seg.evaluation.volumes import volumes_of
+from fuse4seg.evaluation.volumes import FINGERPRINT, VOLUMES, are_volumes, volumes_of
 from fuse4seg.files import make_writable_folder, read_json, write_json
-from fuse4seg.inference.training_volumes import VOLUMES, are_volumes
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.foreground import Draws, draw_foreground, foreground_statistics
 from fuse4seg.planning.windows import (
@@ -51,7 +50,6 @@ from fuse4seg.progress import progress
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINT_FILE = "dataset_fingerprint.json"
 WINDOWS = "intensity_windows_per_channel"
 #: False where the foreground is all tissue, for want of labels; left out where it is that of labels.
 LABELLED = "labelled"
@@ -176,7 +174,7 @@ class Fuse4SegFingerprintExtractor(DatasetFingerprintExtractor):
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
         """Extract and write the fingerprint; one that fits the dataset is kept unless ``overwrite_existing``."""
-        path = data_root(PREPROCESSED) / self.dataset_name / FINGERPRINT_FILE
+        path = data_root(PREPROCESSED) / self.dataset_name / FINGERPRINT
         kept = None if overwrite_existing else self._fitting_fingerprint(path)
         if kept is not None:
             logger.info("%s is kept", path)

@@ -21,12 +21,13 @@ from fuse4seg.datasets.dataset_json import REFERENCE, channel_names, declaration
 from fuse4seg.datasets.images import find_reader
 from fuse4seg.datasets.raw import examples, training_cases
 from fuse4seg.errors import DatasetJsonError, FingerprintNotFoundError, OptionError, PlansNotFoundError, RecipeError
+from fuse4seg.evaluation.volumes import FINGERPRINT
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.networks.follower import follower_kind
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
 from fuse4seg.planning.describe import MEMORY, crossed, describe_plans
-from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
+from fuse4seg.planning.fingerprint import WINDOWS, read_fingerprint
 from fuse4seg.planning.followers import follower_architecture, nnunet_planner
 from fuse4seg.planning.leaders import leader_architecture, require_leader
 from fuse4seg.planning.memory_model import MemoryModel
@@ -345,7 +346,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         return self.channels.index(wanted)
 
     def _read_windows(self) -> list[list[float]]:
-        path = self.folder / FINGERPRINT_FILE
+        path = self.folder / FINGERPRINT
         windows = read_fingerprint(path)[WINDOWS]
         if set(windows) != {str(channel) for channel in range(len(self.channels))}:
             raise FingerprintNotFoundError(path, f"has {len(windows)} windows for {len(self.channels)} channels")

@@ -32,13 +32,14 @@ from fuse4seg.errors import (
     UnwritableFolderError,
     first_line,
 )
+from fuse4seg.evaluation.volumes import FINGERPRINT
 from fuse4seg.farm.farm import Farm, Job
 from fuse4seg.farm.processes import FEWER, ProcessFarm
 from fuse4seg.files import make_writable_folder, written_whole
 from fuse4seg.machine import free_memory, require_memory
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.paths import PREPROCESSED, RAW, data_root, dataset_name
-from fuse4seg.planning.fingerprint import FINGERPRINT_FILE, WINDOWS, read_fingerprint
+from fuse4seg.planning.fingerprint import WINDOWS, read_fingerprint
 from fuse4seg.planning.preprocessors import NotStoredError, OnePassPreprocessor, UnlabelledPreprocessor
 from fuse4seg.plans import PLANS_NAME, read_plans
 from fuse4seg.progress import progress
@@ -84,7 +85,7 @@ def preprocess(dataset: str | int, *, plans_name: str = PLANS_NAME, configuratio
         declare_missing(preprocessed)  # first: cases that lack some are never there without it
     with suppress(FingerprintNotFoundError):  # plans may have come without one
         if farm is None:
-            _require_memory(read_fingerprint(preprocessed / FINGERPRINT_FILE), plans, chosen, processes=processes)
+            _require_memory(read_fingerprint(preprocessed / FINGERPRINT), plans, chosen, processes=processes)
     by_class: dict[type[DefaultPreprocessor], list[str]] = {}
     for configuration in chosen:
         preprocessor = plans.get_configuration(configuration).preprocessor_class

@@ -11,8 +11,7 @@ import numpy as np
 from PIL import Image as Picture
 from scipy.ndimage import find_objects
 
-from fuse4seg.colour import WHITE, window_of, windowed
-from fuse4seg.datasets.grey_images import grey_levels
+from fuse4seg.colour import WHITE, grey_levels, window_of, windowed
 from fuse4seg.files import written_whole
 from fuse4seg.inference.panel import coloured, telling_slice
 from fuse4seg.report.case_images import CaseImages

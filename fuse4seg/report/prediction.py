@@ -16,7 +16,7 @@ from fuse4seg.datasets.raw import Case, cases_of_files, expected_cases
 from fuse4seg.errors import Fuse4SegError, OptionError, UnreadableRecordError
 from fuse4seg.files import checksum, read_json
 from fuse4seg.inference.export_case import FUSED
-from fuse4seg.inference.predict_folder import MISSING
+from fuse4seg.inference.folder_run import MISSING
 from fuse4seg.inference.run_record import RUN
 
 #: Where f4s_predict --uncertainty leaves its images.

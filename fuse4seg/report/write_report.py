@@ -16,7 +16,6 @@ from fuse4seg.errors import EmptyFolderError, FaultyCasesError, FolderNotFoundEr
 from fuse4seg.files import make_writable_folder, remove_stale
 from fuse4seg.own_outputs import OwnOutputs, claim_outputs, require_apart
 from fuse4seg.progress import progress
-from fuse4seg.report.agreement import agreement_of
 from fuse4seg.report.case_images import CaseImages, read_case
 from fuse4seg.report.entries import FAULTS, calibration_of, case_entry, label_colours, label_names, record_of, suspects_of
 from fuse4seg.report.fetch_viewer import SCRIPT
@@ -46,7 +45,7 @@ from fuse4seg.report.page import (
 )
 from fuse4seg.report.pictures import PLANES, Strip, strips, write_strip
 from fuse4seg.report.prediction import PredictedCase, Prediction, read_prediction
-from fuse4seg.report.ratings import Ratings, read_ratings, write_merged
+from fuse4seg.report.ratings import Ratings, agreement_of, read_ratings, write_merged
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fuse4seg.checkpoint import load_checkpoint
 from fuse4seg.datasets.dataset_json import read_dataset_json
-from fuse4seg.errors import FoldError, Fuse4SegError, ModelNotFoundError, OptionError, UnreadableRecordError
+from fuse4seg.errors import FoldError, Fuse4SegError, OptionError, UnreadableRecordError
 from fuse4seg.evaluation.learn_postprocessing import ValidationCase
 from fuse4seg.files import read_json
 from fuse4seg.inference.ensemble import ensemble_cases
@@ -21,6 +21,7 @@ from fuse4seg.inference.model import DESCRIPTIONS, ModelDescription
 from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.inference.predict_folder import claim_exports
 from fuse4seg.inference.validate_fold import VALIDATION
+from fuse4seg.model_errors import ModelNotFoundError
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root, dataset_name
 
 SUMMARY = "summary.json"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
-from fuse4seg.errors import ModelArchiveError
+from fuse4seg.model_errors import ModelArchiveError
 
 CHUNK = 1 << 20
 #: A dozen configurations of six folds with a few checkpoints each stay far below.

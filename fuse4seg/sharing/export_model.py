@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 
 from fuse4seg.checkpoint import load_checkpoint, require_same_plans
 from fuse4seg.datasets.dataset_json import label_values, read_dataset_json
-from fuse4seg.errors import FolderNotFoundError, ModelArchiveError
+from fuse4seg.errors import FolderNotFoundError
 from fuse4seg.evaluation.postprocessing import read_rules
 from fuse4seg.files import written_whole
 from fuse4seg.inference.find_model import TrainedModel
 from fuse4seg.inference.model import build_fitting, require_predictive
 from fuse4seg.inference.model_plans import read_model_plans
+from fuse4seg.model_errors import ModelArchiveError
 from fuse4seg.progress import progress
 from fuse4seg.sharing.archive import CHUNK
 from fuse4seg.sharing.layout import MANIFEST, PLANS, REST_ENDING, WEIGHTS_ENDING, SharedModel, split_checkpoint, to_manifest

@@ -18,26 +18,19 @@ from safetensors.torch import load_file
 
 from fuse4seg.checkpoint import require_same_plans, save_checkpoint
 from fuse4seg.datasets.dataset_json import label_values, read_dataset_json
-from fuse4seg.errors import (
-    Fuse4SegError,
-    ModelArchiveError,
-    ModelExistsError,
-    UnreadableRecordError,
-    UntrustedModelError,
-    UnwritableFolderError,
-    first_line,
-)
+from fuse4seg.errors import Fuse4SegError, UnreadableRecordError, UnwritableFolderError, first_line
 from fuse4seg.evaluation.postprocessing import read_rules
+from fuse4seg.evaluation.volumes import FINGERPRINT
 from fuse4seg.files import make_writable_folder, read_json
 from fuse4seg.inference.model import build_fitting, require_predictive
 from fuse4seg.inference.model_calibration import read_doubts
 from fuse4seg.inference.model_plans import read_model_plans
+from fuse4seg.model_errors import ModelArchiveError, ModelExistsError, UntrustedModelError
 from fuse4seg.paths import RESULTS, data_root
 from fuse4seg.plans import NETWORK
 from fuse4seg.progress import progress
 from fuse4seg.sharing.archive import opened, read_member, sound_members, unpack_member
 from fuse4seg.sharing.layout import (
-    FINGERPRINT,
     MANIFEST,
     PLANS,
     REST_ENDING,

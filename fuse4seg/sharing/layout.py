@@ -11,11 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from fuse4seg.evaluation.postprocessing import POSTPROCESSING
+from fuse4seg.evaluation.volumes import FINGERPRINT
 from fuse4seg.inference.model_calibration import DOUBTS
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "fuse4seg-model", 1
-PLANS, DATASET, FINGERPRINT = "plans.json", "dataset.json", "dataset_fingerprint.json"
+PLANS, DATASET = "plans.json", "dataset.json"
 WEIGHTS_ENDING, REST_ENDING = ".safetensors", ".json"
 
 #: Names of folders and files, the same on every system: nothing hidden, no separators, nothing that a shell would mind.

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fuse4seg.errors import DeviceUnavailableError, Fuse4SegError, LostRankError, OptionError, RanksError
+from fuse4seg.errors import DeviceUnavailableError, Fuse4SegError, OptionError
 from fuse4seg.inference.case_share import CaseShare
 from fuse4seg.inference.validate_fold import VALIDATION
 from fuse4seg.launch import ranks_here, stands_in_group, stop_with_launcher
 from fuse4seg.machine import choose_device
+from fuse4seg.model_errors import LostRankError, RanksError
 from fuse4seg.networks.pair_leader import PairLeader
 from fuse4seg.ranks import (
     is_first,

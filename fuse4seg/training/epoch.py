@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fuse4seg.errors import NonFiniteLossError
+from fuse4seg.model_errors import NonFiniteLossError
 from fuse4seg.ranks import of_each
 from fuse4seg.training.data import Batch
 from fuse4seg.training.saving import MidEpoch

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.datasets.modalities import places_of
-from fuse4seg.errors import CheckpointError
+from fuse4seg.model_errors import CheckpointError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.stem import spread_over
 from fuse4seg.recipes.recipe import Recipe

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from fuse4seg.errors import TrainingRunningError, UnwritableFolderError
+from fuse4seg.errors import UnwritableFolderError
+from fuse4seg.model_errors import TrainingRunningError
 
 try:
     import fcntl

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fuse4seg.checkpoint import load_without_numpy
 from fuse4seg.datasets.dataset_json import IGNORE, channel_names, foreground_classes, label_values
-from fuse4seg.errors import CheckpointError, OptionError
+from fuse4seg.errors import OptionError
 from fuse4seg.files import checksum
+from fuse4seg.model_errors import CheckpointError
 
 FLAG = "-pretrained_weights"
 FINAL = "checkpoint_final.pth"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from fuse4seg.errors import ConfigurationNotFoundError, ForeignPlansError, NotPreprocessedError, PlansNotFoundError
 from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
@@ -16,15 +16,31 @@ if TYPE_CHECKING:
     from fuse4seg.training.run import Training
 
 
-def planned_training(training: Training) -> tuple[str, dict[str, Any], Recipe]:
-    """Full dataset name, plans, and their recipe with the training's changes; else an error says what is missing."""
-    name, plans = _load_plans(training)
+class Planned(NamedTuple):
+    """What the plans say of a training.
+
+    Attributes:
+        dataset: Its full name.
+        plans: All of them.
+        configuration: The one of them that is trained.
+        recipe: The plans', with the training's changes.
+    """
+
+    dataset: str
+    plans: dict[str, Any]
+    configuration: ConfigurationManager
+    recipe: Recipe
+
+
+def planned_training(training: Training) -> Planned:
+    """What a training was planned as; else an error says what is missing."""
+    name, plans, configuration = _load_plans(training)
     path = data_root(PREPROCESSED) / name / f"{training.plans}.json"
-    return name, plans, changed(planned_recipe(plans, path), training.changes, in_training=True)
+    return Planned(name, plans, configuration, changed(planned_recipe(plans, path), training.changes, in_training=True))
 
 
-def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
-    """Full dataset name and plans, with the configuration planned for our network and preprocessed."""
+def _load_plans(training: Training) -> tuple[str, dict[str, Any], ConfigurationManager]:
+    """Full dataset name, plans, and their configuration, which was planned for our network and preprocessed."""
     name = dataset_name(training.dataset)
     folder = data_root(PREPROCESSED) / name
     path = folder / f"{training.plans}.json"
@@ -45,4 +61,4 @@ def _load_plans(training: Training) -> tuple[str, dict[str, Any]]:
     data = folder / configuration.data_identifier
     if not data.is_dir() or not any(data.iterdir()):
         raise NotPreprocessedError(data, training.configuration)
-    return name, plans
+    return name, plans, configuration

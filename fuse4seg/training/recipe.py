@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fuse4seg.datasets.dataset_json import NO_LABELS, channel_names, foreground_classes
-from fuse4seg.errors import CheckpointError, RecipeError
+from fuse4seg.errors import RecipeError
+from fuse4seg.model_errors import CheckpointError
 from fuse4seg.networks.follower import follower_kind
 from fuse4seg.recipes.reading import from_plain
 from fuse4seg.recipes.recipe import Recipe

@@ -17,17 +17,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of
 from fuse4seg.datasets.dataset_json import may_lack_channels, read_dataset_json
 from fuse4seg.datasets.splits import SPLITS_FILE, USUAL, read_splits, require_fold
-from fuse4seg.errors import (
-    CheckpointError,
-    FoldError,
-    OptionError,
-    PlansNotFoundError,
-    RecipeError,
-    TrainingExistsError,
-    first_line,
-)
+from fuse4seg.errors import FoldError, OptionError, PlansNotFoundError, RecipeError, first_line
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.machine import choose_device
+from fuse4seg.model_errors import CheckpointError, TrainingExistsError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
 from fuse4seg.paths import PREPROCESSED, RESULTS, data_root
@@ -43,7 +36,7 @@ from fuse4seg.training.fold_lock import require_unlocked
 from fuse4seg.training.limits import Limits
 from fuse4seg.training.loggers import require_loggers, wandb_asked
 from fuse4seg.training.origin import require_beginning
-from fuse4seg.training.planned import planned_training
+from fuse4seg.training.planned import Planned, planned_training
 from fuse4seg.training.recipe import require_fit, trained_with
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
@@ -141,7 +134,7 @@ def pretrain(training: Training, *, seed: int | None = None, conduct: Conduct | 
         RecipeError: The recipe has no stage 1.
         Fuse4SegError: As in :func:`train`.
     """
-    recipe = planned_training(training)[2]
+    recipe = planned_training(training).recipe
     if not recipe.pretraining.epochs:
         raise RecipeError("pretraining.epochs", "is 0, so there is no stage 1. Give --set pretraining.epochs=80, here and to "
                                                 "f4s_train.", source=recipe.name)
@@ -164,19 +157,20 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
         conduct.acceleration.require(device)
     if seed is not None and seed < 0:
         raise OptionError("--seed", f"must be at least 0, got {seed}.")
-    name, plans, recipe = planned_training(training)
-    _require_fold(training, name, plans)
+    planned = planned_training(training)
+    name, plans, configuration, recipe = planned
+    _require_fold(training, planned)
     fold = data_root(RESULTS) / name / training.folder_name / f"fold_{training.fold}"
     if is_first():
         require_unlocked(fold)
     checkpoint = _find_checkpoint(fold, resume=resume, validate_only=validate_only)
     dataset_json = read_dataset_json(data_root(PREPROCESSED) / name)
     require_fit(recipe, dataset_json)
-    network = _require_network(training, name, plans, dataset_json)
+    network = _require_network(training, planned, dataset_json)
     require_distributable(recipe, network, device, ranks=world_size(), incomplete=may_lack_channels(dataset_json))
     _require_recipe_of_other_folds(training, fold, plans)
-    _require_previous_stage(training, name, plans)
-    require_shares(recipe, PlansManager(dict(plans)).get_configuration(training.configuration).batch_size, ranks=world_size())
+    _require_previous_stage(training, planned)
+    require_shares(recipe, configuration.batch_size, ranks=world_size())
     trainer_class = _trainer_class(training.trainer)
     if checkpoint is not None:
         seed = _require_same(checkpoint, trainer_class, recipe, seed=seed)
@@ -193,19 +187,23 @@ def make_trainer(training: Training, *, seed: int | None = None, resume: bool = 
     with wandb_asked():
         trainer = trainer_class({**plans, "continue_training": going_on}, training.configuration, training.fold, dataset_json,
                                 device)
-    # A user's trainer may come with a recipe of its own; what was chosen on the command line goes over it.
-    trainer.recipe, trainer.seed = changed(trainer.recipe, training.changes, in_training=True), seed or 0
+    _take_conduct(trainer, training, conduct, seed=seed or 0)
     trainer.origin = origin
+    _warn_of_unplanned_memory(plans, trainer.recipe)
+    if checkpoint is not None:
+        trainer.take_up(checkpoint.state, checkpoint.path)
+    _write_splits(training, planned)
+    return trainer
+
+
+def _take_conduct(trainer: Fuse4SegTrainer, training: Training, conduct: Conduct, *, seed: int) -> None:
+    # A user's trainer may come with a recipe of its own; what was chosen on the command line goes over it.
+    trainer.recipe, trainer.seed = changed(trainer.recipe, training.changes, in_training=True), seed
     if conduct.save_every is not None:
         trainer.set_save_every(conduct.save_every)
     trainer.set_limits(conduct.limits)
     trainer.tensorboard = conduct.tensorboard
     trainer.acceleration = conduct.acceleration or trainer.acceleration
-    _warn_of_unplanned_memory(plans, trainer.recipe)
-    if checkpoint is not None:
-        trainer.take_up(checkpoint.state, checkpoint.path)
-    _write_splits(training, data_root(PREPROCESSED) / name, plans)
-    return trainer
 
 
 def _require_same(checkpoint: Found, trainer_class: type[Fuse4SegTrainer], recipe: Recipe, *, seed: int | None) -> int:
@@ -247,18 +245,17 @@ def _warn_of_unplanned_memory(plans: dict[str, Any], recipe: Recipe) -> None:
                     "bilevel.hypergradient=%s.", wanted, was, wanted)
 
 
-def _require_network(training: Training, name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> FuseThenSegment:
+def _require_network(training: Training, planned: Planned, dataset_json: dict[str, Any]) -> FuseThenSegment:
     """The network that the plans describe, without its memory, if they do: another version may have made them, or a hand.
 
     Raises:
         PlansNotFoundError: They describe none that can be built.
     """
-    manager = PlansManager(dict(plans))
     try:
         with torch.device("meta"):
-            return build_network(manager, manager.get_configuration(training.configuration), dataset_json)
+            return build_network(PlansManager(dict(planned.plans)), planned.configuration, dataset_json)
     except Exception as error:
-        path = data_root(PREPROCESSED) / name / f"{training.plans}.json"
+        path = data_root(PREPROCESSED) / planned.dataset / f"{training.plans}.json"
         raise PlansNotFoundError(path, f"describes no network that can be built ({first_line(error, kind=True)})",
                                  mend="Plan again with f4s_plan_and_preprocess, or name other plans with -p.") from error
 
@@ -278,33 +275,33 @@ def _require_recipe_of_other_folds(training: Training, fold: Path, plans: dict[s
                                 f"Plan under another name, or remove {fold.parent}.")
 
 
-def _require_previous_stage(training: Training, name: str, plans: dict[str, Any]) -> None:
+def _require_previous_stage(training: Training, planned: Planned) -> None:
     """Make sure that a cascade's first stage has left its labels.
 
     Raises:
         OptionError: It has not, or not a training with the same changes.
     """
-    previous = PlansManager(dict(plans)).get_configuration(training.configuration).previous_stage_name
+    previous = planned.configuration.previous_stage_name
     if previous is None:
         return
-    labels = data_root(RESULTS) / name / replace(training, configuration=previous).folder_name / "predicted_next_stage"
+    labels = data_root(RESULTS) / planned.dataset / replace(training, configuration=previous).folder_name / "predicted_next_stage"
     if not (labels / training.configuration).is_dir():
         raise OptionError("configuration", f"{training.configuration} is the second stage of a cascade, which sees what "
                                            f"{previous} left in {labels}. Train {previous} first, all folds, by the same "
                                            f"trainer with the same --set.")
 
 
-def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:
+def _require_fold(training: Training, planned: Planned) -> None:
     """Make sure that the fold can be split off."""
     if training.fold == "all":
         return
-    folder = data_root(PREPROCESSED) / name
+    folder = data_root(PREPROCESSED) / planned.dataset
     require_fold(folder, int(training.fold))
     splits = read_splits(folder)
-    data, cases = _preprocessed_cases(training, folder, plans)
+    data, cases = _preprocessed_cases(planned)
     if splits is None:
         if len(cases) < USUAL:
-            raise FoldError(f"{name} has {len(cases)} training cases, too few for {USUAL} folds. "
+            raise FoldError(f"{planned.dataset} has {len(cases)} training cases, too few for {USUAL} folds. "
                             f"Train fold all, or write {folder / SPLITS_FILE}.")
         return
     fold = splits[int(training.fold)]
@@ -318,15 +315,16 @@ def _require_fold(training: Training, name: str, plans: dict[str, Any]) -> None:
                     "file to split anew", folder / SPLITS_FILE, unused[0], len(unused))
 
 
-def _preprocessed_cases(training: Training, folder: Path, plans: dict[str, Any]) -> tuple[Path, list[str]]:
-    data = folder / PlansManager(dict(plans)).get_configuration(training.configuration).data_identifier
+def _preprocessed_cases(planned: Planned) -> tuple[Path, list[str]]:
+    data = data_root(PREPROCESSED) / planned.dataset / planned.configuration.data_identifier
     return data, sorted(infer_dataset_class(str(data)).get_identifiers(str(data)))
 
 
-def _write_splits(training: Training, folder: Path, plans: dict[str, Any]) -> None:
+def _write_splits(training: Training, planned: Planned) -> None:
     """Write nnU-Net's split, where there is none, as nnU-Net would, but whole."""
-    if is_first() and training.fold != "all" and not (folder / SPLITS_FILE).is_file():
-        write_json(generate_crossval_split(_preprocessed_cases(training, folder, plans)[1]), folder / SPLITS_FILE)
+    path = data_root(PREPROCESSED) / planned.dataset / SPLITS_FILE
+    if is_first() and training.fold != "all" and not path.is_file():
+        write_json(generate_crossval_split(_preprocessed_cases(planned)[1]), path)
 
 
 def _find_checkpoint(folder: Path, *, resume: bool, validate_only: bool) -> Found | None:

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuse4seg.errors import LostRankError, OptionError, TrainingStoppedError, WorkerDiedError
+from fuse4seg.errors import OptionError, WorkerDiedError
 from fuse4seg.launch import is_first_rank, stands_in_group
+from fuse4seg.model_errors import LostRankError, TrainingStoppedError
 from fuse4seg.ranks import largest
 from fuse4seg.signals import handled
 from fuse4seg.training.data import Batch

@@ -9,15 +9,15 @@ import torch
 from tqdm import tqdm
 
 from fuse4seg.checkpoint import load_first_sound, previous_of, require_same_plans, save_checkpoint
-from fuse4seg.errors import CheckpointError
+from fuse4seg.model_errors import CheckpointError
 from fuse4seg.progress import whole_progress
 from fuse4seg.ranks import wait_for_all
 from fuse4seg.recipes.reading import to_plain
 from fuse4seg.steps.schedule import Schedule
 from fuse4seg.training.data import PRETRAIN_STREAM, Batch, BatchStream, batch_makers, batch_stream
 from fuse4seg.training.epoch import Epoch, mean_of
-from fuse4seg.training.history import PRETRAINING, log_pretraining
 from fuse4seg.training.limits import Pace
+from fuse4seg.training.loggers import PRETRAINING, log_pretraining
 from fuse4seg.training.saving import MidEpoch
 from fuse4seg.training.state import random_states, require_finite_weights, seed_all, set_random_states
 
@@ -73,6 +73,8 @@ class Stage1:
                 self._run_epoch(batches, mid_epoch, bar)
                 pace.epoch_is_done(whole=whole)
         self.save(self.latest.with_name(PRETRAINED))
+        if not (followed_by or trainer.local_rank):
+            trainer.logger.local_logger.draw_rest(Path(trainer.output_folder))
         wait_for_all()
         for left in (self.latest, previous_of(self.latest)):
             left.unlink(missing_ok=True)
@@ -93,7 +95,8 @@ class Stage1:
         require_finite_weights(trainer.levels, self.epoch)
         means = mean_of(self.epoch.reports)
         log_pretraining(trainer.logger, {**means, "rate": self.step.optimiser.param_groups[0]["lr"]}, self.epoch.number)
-        trainer.logger.plot_progress_png(trainer.output_folder)
+        if not trainer.local_rank:
+            trainer.logger.plot_progress_png(trainer.output_folder)
         report = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
         trainer.say(f"pre-training epoch {self.epoch.number}: {report}")
         self.epoch.advance()

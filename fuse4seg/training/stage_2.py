@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +51,8 @@ class Stage2:
                 whole = not (trainer.epoch.reports or trainer.acceleration.compile and trainer.current_epoch == begin)
                 self._run_epoch(bar)
                 pace.epoch_is_done(whole=whole)
+        if not trainer.local_rank:
+            trainer.logger.local_logger.draw_rest(Path(trainer.output_folder))
         trainer.on_train_end()
 
     def _run_epoch(self, bar: tqdm[Any]) -> None:

@@ -20,8 +20,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from fuse4seg.checkpoint import load_checkpoint, load_first_sound, previous_of, require_same_plans, save_checkpoint
-from fuse4seg.errors import CheckpointError, ForeignPlansError, TrainingStoppedError
+from fuse4seg.errors import ForeignPlansError
+from fuse4seg.evaluation.volumes import FINGERPRINT
 from fuse4seg.files import remove_stale, write_json, written_whole
+from fuse4seg.model_errors import CheckpointError, TrainingStoppedError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
 from fuse4seg.plans import planned_recipe
@@ -45,9 +47,8 @@ from fuse4seg.training.distributed import begin_alike, of_whole_batches, share_l
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.finetuning import take_over
 from fuse4seg.training.fold_lock import locked
-from fuse4seg.training.history import History, log_epoch
 from fuse4seg.training.limits import Deadline, Limits
-from fuse4seg.training.loggers import add_loggers, log_beside
+from fuse4seg.training.loggers import History, add_loggers, log_beside, log_epoch
 from fuse4seg.training.origin import Origin
 from fuse4seg.training.presence import network_told
 from fuse4seg.training.recipe import deep_supervision, described_for, require_fit, trained_with, validation_iterations
@@ -61,7 +62,6 @@ from fuse4seg.training.watched_patch import WatchedPatch
 log = logging.getLogger(__name__)
 
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
-FINGERPRINT = "dataset_fingerprint.json"
 #: Sets what was changed apart from the trainer's name in the name of its folder.
 CHANGED = "-"
 

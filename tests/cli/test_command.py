@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from fuse4seg.cli.command import make_parser, run_command
-from fuse4seg.errors import Fuse4SegError, OptionError, TrainingStoppedError
+from fuse4seg.errors import Fuse4SegError, OptionError
 from fuse4seg.files import written_whole
+from fuse4seg.model_errors import TrainingStoppedError
 from fuse4seg.recipes.reading import read_recipe
 
 

@@ -40,9 +40,16 @@ class TestElements:
         assert "then words+=(--c); else words+=(-pretrained_weights 'my model'); fi" in (tmp_path / "f4s_train.sh").read_text()
 
     def test_of_a_prediction_are_its_parts(self, tmp_path: Path) -> None:
-        assert main(["-o", str(tmp_path), "--only_write", "--parts", "2", "--", "f4s_predict", "-i", "in put", "-o", "out"]) == 0
+        command = ["f4s_predict", "-i", "in put", "-o", "out", "-num_parts", "2"]
+        assert main(["-o", str(tmp_path), "--only_write", "--", *command]) == 0
         assert written(tmp_path, "f4s_predict") == [f"-i 'in put' -o out -num_parts 2{part}" for part in ("", " -part_id 1")]
         assert "words+=(--continue_prediction)" in (tmp_path / "f4s_predict.sh").read_text()
+
+    @pytest.mark.parametrize("part", [["-part_id", "1"], ["-part_id=1"]])
+    def test_of_one_part_that_is_named_is_that(self, part: list[str], tmp_path: Path) -> None:
+        command = ["f4s_predict", "-i", "in", "-o", "out", "-num_parts", "2", *part]
+        assert main(["-o", str(tmp_path), "--only_write", "--", *command]) == 0
+        assert written(tmp_path, "f4s_predict") == ["-i in -o out -num_parts 2 -part_id 1"]
 
     def test_begin_anew_where_there_is_nothing_to_go_on_with(self, tmp_path: Path) -> None:
         assert main(["-o", str(tmp_path), "--only_write", "--", "f4s_predict", "-i", "fused", "-o", "out", "--from_fused"]) == 0
@@ -57,12 +64,10 @@ class TestRefusals:
     @pytest.mark.parametrize(("words", "said"), [
         (["--", "ls"], "error: command: is to be one of this tool, behind two dashes: -- f4s_train 501 2d 0 1 2 3 4."),
         ([], "error: command: is to be one of this tool, behind two dashes: -- f4s_train 501 2d 0 1 2 3 4."),
-        (["--parts", "2", "--", "f4s_train", "501", "2d", "0"], "error: --parts: divides the cases of f4s_predict, without its "
-                                                                "-num_parts. Leave one out."),
-        (["--parts", "2", "--", "f4s_predict", "-i", "in", "-o", "out", "--report"],
-         "error: --parts: cannot be had with --report, which is of all cases together. Leave one out."),
-        (["--parts", "2", "--", "f4s_predict", "-i", "fused", "-o", "out", "--from_fused"],
-         "error: --parts: cannot be had with --from_fused, which is of all cases together. Leave one out."),
+        (["--", "f4s_predict", "-i", "in", "-o", "out", "-num_parts", "2", "--report"],
+         "error: -num_parts: cannot be had with --report, which is of all cases together. Leave one out."),
+        (["--", "f4s_predict", "-i", "fused", "-o", "out", "--from_fused", "-num_parts", "2"],
+         "error: -num_parts: cannot be had with --from_fused, which is of all cases together. Leave one out."),
         (["--sbatch", "array=3", "--", "f4s_train", "501", "2d", "0"], "error: --sbatch: 'array=3' is no option that can be "
                                                                        "chosen. Give long names, as time=24:00:00."),
         (["--sbatch", "a\nb=3", "--", "f4s_train", "501", "2d", "0"], "error: --sbatch: 'a\\nb=3' is no option that can be "

@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image as Picture
 
-from fuse4seg.datasets.grey_images import GreyRange, grey_levels, image_files, read_channels, read_grey_image, read_label_image
+from fuse4seg.datasets.grey_images import GreyRange, image_files, read_channels, read_grey_image, read_label_image
 from fuse4seg.datasets.images import geometry_difference
 from fuse4seg.errors import EmptyFolderError, FolderNotFoundError, UnpairedCasesError, UnreadableImageError, UnsuitableImageError
 from fuse4seg.inference.image_files import write_fused
@@ -215,17 +212,3 @@ class TestReadChannels:
             (tmp_path / "a.nii.gz").write_bytes(content)
         with pytest.raises(UnreadableImageError, match=r"a\.nii\.gz cannot be read as an image"):
             read_channels(tmp_path / "a.nii.gz", SimpleITKIO)
-
-
-class TestGreyLevels:
-    @settings(max_examples=50, deadline=None)
-    @given(channels=arrays.arrays(np.uint8, st.tuples(st.just(3), st.integers(1, 4), st.integers(1, 4))))
-    def test_are_the_luma_rounded(self, channels: np.ndarray) -> None:
-        found = grey_levels(channels)
-        assert found.dtype == np.uint8
-        assert np.abs(found - np.tensordot([0.299, 0.587, 0.114], channels, axes=1)).max() <= 0.5 + 1e-4
-
-    @pytest.mark.parametrize("count", [1, 3])
-    def test_of_grey_are_these(self, count: int) -> None:
-        grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-        np.testing.assert_array_equal(grey_levels(np.repeat(grey, count, axis=0)), grey[0])

@@ -1,8 +1,10 @@
-"""Volumes of labels and regions, and how far one lies off others'."""
+"""Volumes of labels and regions, those of a training set, and how far one lies off others'."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from fuse4seg.evaluation.volumes import robust_deviation, volumes_of
+from fuse4seg.evaluation.volumes import read_training_volumes, robust_deviation, volumes_of
 
 TRAINING = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
 
@@ -56,3 +58,23 @@ class TestRobustDeviation:
         spread = np.median(np.abs(np.log(others) - np.median(np.log(others))))
         if spread > 1e-6:  # else it is rounding that spreads
             assert scaled == pytest.approx(found, rel=1e-4, abs=1e-4)
+
+
+class TestReadTrainingVolumes:
+    def test_are_those_of_the_fingerprint(self, tmp_path: Path) -> None:
+        (tmp_path / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [], "label_volumes": {"tumour": [0, 2.5]}}))
+        assert read_training_volumes(tmp_path) == {"tumour": [0, 2.5]}
+
+    @pytest.mark.parametrize("content", ['{"label_volumes": {"tumour": [-1]}}', '{"label_volumes": {"tumour": [NaN]}}',
+                                         '{"label_volumes": {"tumour": [Infinity]}}', '{"label_volumes": [1]}', "{}", "[]",
+                                         '{"label_volumes": {"tumour": ["1"]}}'])
+    def test_are_none_where_it_tells_nothing_usable(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "dataset_fingerprint.json").write_text(content)
+        assert read_training_volumes(tmp_path) == {}
+
+    def test_are_none_without_one_and_a_damaged_one_is_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        assert read_training_volumes(tmp_path) == {}
+        assert not caplog.text
+        (tmp_path / "dataset_fingerprint.json").write_text("{")
+        assert read_training_volumes(tmp_path) == {}
+        assert f"{tmp_path / 'dataset_fingerprint.json'} cannot be read" in caplog.text

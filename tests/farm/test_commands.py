@@ -76,18 +76,6 @@ class TestPredict:
         for case in ("phantom_000", "phantom_001", "phantom_002"):
             assert (tmp_path / "out" / f"{case}.nii.gz").read_bytes() == (alone / f"{case}.nii.gz").read_bytes()
 
-    @pytest.mark.parametrize(("flags", "said"), [
-        (["--devices", "cpu", "-device", "cpu"], "error: --devices: says where to compute. Leave out --scheduler and -device."),
-        (["--devices", "cpu", "-npp", "1"], "error: -npp: is of one process that predicts: each worker prepares and exports its "
-                                            "own cases. Leave it out."),
-        (["--devices", "gpu"], "error: --devices: gpu is no device. Name cpu, mps, cuda, or cuda:0, cuda:1, ..."),
-        (["--devices", "cpu:1"], "error: --devices: cpu:1 is no device. Name cpu, mps, cuda, or cuda:0, cuda:1, ...")])
-    def test_refuses_flags_that_do_not_go_together(self, images: Path, untrained_phantom: Path, flags: list[str], said: str,
-                                                   tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert predict.main([*self.words(images, tmp_path / "out", untrained_phantom), *flags]) == 1
-        assert capsys.readouterr().err.splitlines()[-1] == said
-        assert not (tmp_path / "out").exists()
-
 
 def test_both_stages_of_a_cascade(untrained_cascade: Path, tmp_path: Path) -> None:
     words = ["-i", str(untrained_cascade / "nnUNet_raw" / DATASET / "imagesTs"), "-c", "3d_cascade_fullres", "-f", "0",

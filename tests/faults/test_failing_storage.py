@@ -20,7 +20,7 @@ import torch
 
 from fuse4seg.checkpoint import load_checkpoint, previous_of
 from fuse4seg.cli import predict, preprocess, train
-from fuse4seg.errors import CheckpointError
+from fuse4seg.model_errors import CheckpointError
 from fuse4seg.training.epoch import Epoch
 from fuse4seg.training.run import Training, make_trainer
 from fuse4seg.training.stage_1 import Stage1

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from fuse4seg.cli import build_brats_fuse, export_model, fuse, predict, train
-from fuse4seg.errors import CheckpointError
+from fuse4seg.model_errors import CheckpointError
 from fuse4seg.training.origin import read_origin
 
 MODEL = Path("nnUNet_results", "Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")

@@ -10,17 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuse4seg.errors import (
-    AmbiguousModelError,
-    DatasetNotFoundError,
-    FolderNotFoundError,
-    ModelNotFoundError,
-    OptionError,
-    PreviousStageNotFoundError,
-    RootNotSetError,
-)
+from fuse4seg.errors import DatasetNotFoundError, FolderNotFoundError, OptionError, RootNotSetError
 from fuse4seg.inference.find_model import FINAL, TrainedModel, find_model, find_previous_stage
 from fuse4seg.inference.model import load_model
+from fuse4seg.model_errors import AmbiguousModelError, ModelNotFoundError, PreviousStageNotFoundError
 
 
 @pytest.fixture(autouse=True)

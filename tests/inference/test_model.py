@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, ModelPlansError, OptionError
+from fuse4seg.errors import OptionError
 from fuse4seg.inference.model import Model, choose_precision, load_model, require_predictive
+from fuse4seg.model_errors import CheckpointError, CheckpointNotFoundError, ModelPlansError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 
 CHECKPOINT = Path("fold_0", "checkpoint_final.pth")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fuse4seg.errors import ModelPlansError, UntrustedModelError
 from fuse4seg.inference.model_plans import read_model_plans, require_known_classes
+from fuse4seg.model_errors import ModelPlansError, UntrustedModelError
 
 PATH = Path("plans.json")
 RESENC = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"

@@ -1,4 +1,4 @@
-"""Panels: one picture per case, of the slice with most foreground; the legend against mixtures whose shares are known."""
+"""Pictures of a case: panels with their legend, and checkerboards."""
 
 from __future__ import annotations
 
@@ -10,11 +10,31 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from PIL import Image as Picture
 from scipy.ndimage import label
 
 from fuse4seg.inference.model import Model
-from fuse4seg.inference.panel import BAR, LABEL_COLOURS, LEGEND_GREY, legend_colours, measure_legend, telling_slice, write_panel
+from fuse4seg.inference.panel import (
+    BAR,
+    EDGE,
+    GAP,
+    LABEL_COLOURS,
+    LEGEND_GREY,
+    SQUARES,
+    checkerboard,
+    legend_colours,
+    measure_legend,
+    telling_slice,
+    write_checkerboard,
+    write_panel,
+)
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
+
+MakeNetwork = Callable[..., FuseThenSegment]
+MakeLoaded = Callable[..., Model]
+#: Hues of two modalities, orange and blue, as method.md has them; beside the tint's odds, theirs add up to 2.
+HUES = np.array([[0.91, 0.55, 0.11], [0.09, 0.45, 0.89]])
+SQUARE = EDGE // SQUARES
 
 
 @pytest.fixture
@@ -130,12 +150,6 @@ class TestLegend:
             assert share_of(without, 255 * hue) == 0
 
 
-MakeNetwork = Callable[..., FuseThenSegment]
-MakeLoaded = Callable[..., Model]
-#: Hues of two modalities, orange and blue, as method.md has them; beside the tint's odds, theirs add up to 2.
-HUES = np.array([[0.91, 0.55, 0.11], [0.09, 0.45, 0.89]])
-
-
 def channels(modalities: int, shape: tuple[int, ...] = (4, 40, 21)) -> torch.Tensor:
     """In the middle of the windows, so that nothing is cut off when it is raised; 0 in some rows."""
     images = 2 * torch.rand(modalities, *shape, generator=torch.Generator().manual_seed(0)) - 1
@@ -196,3 +210,39 @@ def test_leaves_the_case_as_it_was(make_network: MakeNetwork, make_loaded: MakeL
     before = given.clone()
     measure_legend(make_loaded(make_network()), given)
     assert torch.equal(given, before)
+
+
+def test_squares_take_turns() -> None:
+    """Of a ramp from left to right and one from right to left."""
+    ramp = np.tile(np.arange(64.0), (64, 1))[None]
+    board = checkerboard(ramp, ramp[..., ::-1], (1, 1, 1))
+    middles = board[SQUARE // 2::SQUARE, SQUARE // 2::SQUARE].astype(float)
+    rows, columns = np.indices(middles.shape)
+    of_reference = (rows + columns) % 2 == 0
+    there = (columns + 0.5) / SQUARES
+    np.testing.assert_allclose(middles, 255 * np.where(of_reference, there, 1 - there), atol=6)
+
+
+def test_is_the_image_itself_of_two_that_are_the_same() -> None:
+    image = np.random.default_rng(0).random((1, 64, 64))
+    np.testing.assert_array_equal(checkerboard(image, 7 * image + 3, (1, 1, 1)), checkerboard(image, image, (1, 1, 1)))
+
+
+def test_shows_three_planes_of_a_volume_in_their_proportions() -> None:
+    """10 slices of 4 mm, 40 x 20 voxels of 1 mm."""
+    board = checkerboard(*np.random.default_rng(0).random((2, 10, 40, 20)), (4, 1, 1))
+    widths = EDGE // 2, EDGE // 2, EDGE
+    assert board.shape == (EDGE, sum(widths) + 2 * GAP)
+
+
+def test_shows_the_head_above_the_foot() -> None:
+    volume = np.broadcast_to(np.arange(16.0)[:, None, None], (16, 16, 16))
+    board = checkerboard(volume, volume, (1, 1, 1))
+    coronal = board[:, EDGE + GAP:2 * EDGE + GAP]
+    assert coronal[:EDGE // 4].mean() > 200 > 60 > coronal[-EDGE // 4:].mean()
+
+
+def test_writes_a_picture(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((1, 24, 24))
+    write_checkerboard(tmp_path / "a.png", image, image[:, ::-1], (1, 1, 1))
+    np.testing.assert_array_equal(np.asarray(Picture.open(tmp_path / "a.png")), checkerboard(image, image[:, ::-1], (1, 1, 1)))

@@ -13,7 +13,7 @@ import torch
 
 from fuse4seg.inference.export_case import Wanted
 from fuse4seg.inference.model import Model, load_model
-from fuse4seg.inference.predict_folder import FirstStage, predict_folder
+from fuse4seg.inference.predict_folder import Conduct, FirstStage, predict_folder
 from fuse4seg.inference.run_record import RunRecord
 
 
@@ -44,7 +44,7 @@ def test_is_named_recorded_and_shown(model: Model, images: Path, tmp_path: Path,
     out = tmp_path / "out"
     with caplog.at_level("WARNING"):
         predict_folder(model, images, out, folds=(0,), record=RunRecord(out / "run.json", {}), wanted=Wanted(),
-                       processes=(processes, processes))
+                       conduct=Conduct(processes=(processes, processes)))
     warnings = [record.message for record in caplog.records if "better" in record.message]
     assert len(warnings) == 1
     assert warnings[0].startswith("moved: FLAIR fits T1 better")

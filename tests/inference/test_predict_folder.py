@@ -21,7 +21,7 @@ from fuse4seg.inference import predict_folder as module
 from fuse4seg.inference.export_case import Export, Wanted
 from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.predict_case import CasePrediction, predict_case
-from fuse4seg.inference.predict_folder import claim_exports, predict_folder
+from fuse4seg.inference.predict_folder import Conduct, claim_exports, predict_folder
 from fuse4seg.inference.run_record import RunRecord
 
 Load = Callable[..., Model]
@@ -224,7 +224,7 @@ class TestPredictFolder:
             path.unlink()
             path.symlink_to(tmp_path / "moved" / path.name)
         with pytest.raises(FaultyCasesError, match="case second.*second_0000"):
-            predict_folder(load(0), images, tmp_path / "out", folds=(0,), allow_missing=allow_missing)
+            predict_folder(load(0), images, tmp_path / "out", folds=(0,), conduct=Conduct(allow_missing=allow_missing))
         assert (tmp_path / "out" / "first.nii.gz").is_file()
         assert not list((tmp_path / "out").rglob("second*"))
 
@@ -274,7 +274,8 @@ class TestPredictFolder:
 
     def test_in_parts_predicts_every_case_once(self, images: Path, tmp_path: Path,
                                                load: Load) -> None:
-        parts = [predict_folder(load(0), images, tmp_path / "out", folds=(0,), part=(number, 3)) for number in range(3)]
+        parts = [predict_folder(load(0), images, tmp_path / "out", folds=(0,), conduct=Conduct(part=(number, 3)))
+                 for number in range(3)]
         assert [[path.name for path in part] for part in parts] == [["first.nii.gz"], ["second.nii.gz"], []]
 
     def test_gives_probabilities_that_the_segmentation_is_the_largest_of(self, images: Path, tmp_path: Path,
@@ -334,7 +335,7 @@ class TestWhatIsThereAlready:
         (tmp_path / "out").mkdir()
         for name in ("first.nii.gz", "notes.txt", "third.nii.gz"):
             (tmp_path / "out" / name).write_bytes(b"theirs")
-        path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,), overwrite=True)
+        path, _ = predict_folder(load(0), images, tmp_path / "out", folds=(0,), conduct=Conduct(overwrite=True))
         assert voxels(path).ndim == 3
         assert {(tmp_path / "out" / name).read_bytes() for name in ("notes.txt", "third.nii.gz")} == {b"theirs"}
 
@@ -375,7 +376,7 @@ class TestWhatIsThereAlready:
         with pytest.raises(OptionError, match="holds the input"):
             predict_folder(load(0), sorted(images.iterdir()), images, folds=(0,))
         assert sorted(dataset.rglob("*")) == before
-        predict_folder(load(0), images, dataset / "labelsTs", folds=(0,), overwrite=True)
+        predict_folder(load(0), images, dataset / "labelsTs", folds=(0,), conduct=Conduct(overwrite=True))
         assert (dataset / "labelsTs" / "first.nii.gz").is_file()
 
     @pytest.mark.parametrize(("cases", "ending", "said"), [

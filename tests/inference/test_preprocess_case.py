@@ -17,9 +17,10 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 
 from fuse4seg.datasets.images import Geometry, read_image
 from fuse4seg.datasets.raw import Case
-from fuse4seg.errors import FaultyImageError, PreviousStageError
+from fuse4seg.errors import FaultyImageError
 from fuse4seg.inference.model import ModelDescription
 from fuse4seg.inference.preprocess_case import preprocessed_images, previous_labels
+from fuse4seg.model_errors import PreviousStageError
 
 
 @pytest.fixture

@@ -14,13 +14,8 @@ import SimpleITK as sitk
 
 import fuse4seg
 from fuse4seg.cli.predict import main
-from fuse4seg.errors import (
-    FaultyImageError,
-    MissingModalityError,
-    ModelNotFoundError,
-    PreviousStageError,
-    PreviousStageNotFoundError,
-)
+from fuse4seg.errors import FaultyImageError, MissingModalityError
+from fuse4seg.model_errors import ModelNotFoundError, PreviousStageError, PreviousStageNotFoundError
 
 
 @pytest.fixture(scope="module")

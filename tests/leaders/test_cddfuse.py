@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import sobel
-from skimage.metrics import structural_similarity
 from torch import nn
 
 from fuse4seg.leaders.cddfuse import CDDFuse, DetailCoupling, Parted
@@ -16,22 +13,9 @@ from fuse4seg.planning.leaders import leader_architecture, require_leader
 from fuse4seg.planning.live_bytes import HalfPrecision
 from fuse4seg.recipes.reading import read_recipe
 from fuse4seg.steps.bilevel import half
+from tests.leaders.pairs import images, maker_of, similarity
 
-
-def leader(axes: int = 2, modalities: int = 2, **changed: Any) -> CDDFuse:
-    torch.manual_seed(0)
-    conv_op = nn.Conv2d if axes == 2 else nn.Conv3d
-    return CDDFuse(modalities, conv_op=conv_op, strides=[1, 2, 2], folding=modalities > 2, **changed)
-
-
-def images(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
-def similarity(first: np.ndarray, second: np.ndarray) -> float:
-    _, values = structural_similarity(first, second, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-                                      full=True)
-    return values[5:-5, 5:-5].mean()
+leader = maker_of(CDDFuse)
 
 
 def decomposition(parted: list[Parted]) -> float:
@@ -50,13 +34,6 @@ def test_has_the_published_number_of_parameters() -> None:
     rest = 9 * 64 + 128 * 64 + 9 * 64 * 32 + 9 * 32
     assert count == 8 * restormer + 2 * base + 4 * detail + rest
     assert count / 1.19e6 == pytest.approx(1, abs=0.005)
-
-
-@pytest.mark.parametrize(("size", "modalities"), [((8, 12), 2), ((1, 9), 3), ((3, 4, 5), 2)])
-def test_gives_one_image_in_0_to_1_of_the_sources_size(size: tuple[int, ...], modalities: int) -> None:
-    fused = leader(len(size), modalities)(images(2, modalities, *size))
-    assert fused.image.shape == (2, 1, *size)
-    assert 0 < fused.image.min() < fused.image.max() < 1
 
 
 def test_fuses_the_sums_of_both_images_features() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +14,10 @@ from fuse4seg.leaders.ddcgan import DDcGAN
 from fuse4seg.networks.pair_leader import Fold
 from fuse4seg.recipes.reading import read_recipe
 from fuse4seg.steps.fusion import FusionStep
+from tests.leaders.pairs import maker_of
 
 Images = Callable[..., torch.Tensor]
-
-
-def leader(axes: int = 2, modalities: int = 2, **changed: Any) -> DDcGAN:
-    torch.manual_seed(0)
-    conv_op = nn.Conv2d if axes == 2 else nn.Conv3d
-    return DDcGAN(modalities, conv_op=conv_op, strides=[1, 2, 2], folding=modalities > 2, **changed)
+leader = maker_of(DDcGAN)
 
 
 def test_has_the_parameters_that_later_papers_count() -> None:
@@ -35,13 +30,6 @@ def test_has_the_parameters_that_later_papers_count() -> None:
 
 
 class TestForward:
-    @pytest.mark.parametrize(("size", "modalities"), [((16, 24), 2), ((1, 9), 2), ((7, 5), 4), ((3, 6, 5), 3)])
-    def test_gives_one_image_in_0_to_1_of_the_sources_size(self, sources: Images, size: tuple[int, ...],
-                                                           modalities: int) -> None:
-        image = leader(len(size), modalities)(sources(2, modalities, *size)).image
-        assert image.shape == (2, 1, *size)
-        assert 0 <= image.min() < image.max() <= 1
-
     def test_takes_the_reference_for_the_image_whose_texture_is_kept(self, sources: Images) -> None:
         images = sources(1, 2, 8, 8)
         folds = [leader(reference=reference)(images).own[0] for reference in (0, 1)]

@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import structural_similarity
-from torch import nn
 
 from fuse4seg.leaders.didfuse import DIDFuse, Encoded
 from fuse4seg.planning.leaders import leader_architecture, require_leader
 from fuse4seg.planning.live_bytes import HalfPrecision
 from fuse4seg.recipes.reading import read_recipe
+from tests.leaders.pairs import images, maker_of, similarity
 
-
-def leader(axes: int = 2, modalities: int = 2, **changed: Any) -> DIDFuse:
-    torch.manual_seed(0)
-    conv_op = nn.Conv2d if axes == 2 else nn.Conv3d
-    return DIDFuse(modalities, conv_op=conv_op, strides=[1, 2, 2], folding=modalities > 2, **changed)
-
-
-def images(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
-def similarity(first: np.ndarray, second: np.ndarray) -> float:
-    _, values = structural_similarity(first, second, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-                                      full=True)
-    return values[5:-5, 5:-5].mean()
+leader = maker_of(DIDFuse)
 
 
 def test_has_the_published_number_of_parameters() -> None:
     count = sum(weights.numel() for weights in leader().parameters())
     assert count == 9 * 64 + 3 * 9 * 64 * 64 + 2 * 9 * 128 * 64 + 9 * 128 + 6 * 3 * 64 + 3 + 4
     assert count / 261e3 == pytest.approx(1, abs=0.01)
-
-
-@pytest.mark.parametrize("size", [(16, 24), (1, 9), (3, 4, 5)])
-@pytest.mark.parametrize("modalities", [2, 3])
-def test_gives_one_image_in_0_to_1_of_the_sources_size(size: tuple[int, ...], modalities: int) -> None:
-    fused = leader(len(size), modalities)(images(2, modalities, *size))
-    assert fused.image.shape == (2, 1, *size)
-    assert 0 < fused.image.min() < fused.image.max() < 1
 
 
 def test_adds_the_features_of_both_images() -> None:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import structural_similarity
 from torch import nn
 
 from fuse4seg.leaders.rfn_nest import NestDecoder, ResidualFusion, RFNNest
 from fuse4seg.planning.leaders import leader_architecture, require_leader
 from fuse4seg.planning.live_bytes import HalfPrecision
 from fuse4seg.recipes.reading import read_recipe
+from tests.leaders.pairs import images, maker_of, similarity
 
 WIDTHS = (64, 112, 160, 208)
-
-
-def leader(axes: int = 2, modalities: int = 2, **changed: Any) -> RFNNest:
-    torch.manual_seed(0)
-    conv_op = nn.Conv2d if axes == 2 else nn.Conv3d
-    return RFNNest(modalities, conv_op=conv_op, strides=[1, 2, 2], folding=modalities > 2, **changed)
-
-
-def images(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
-def similarity(first: np.ndarray, second: np.ndarray) -> float:
-    _, values = structural_similarity(first, second, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-                                      full=True)
-    return values[5:-5, 5:-5].mean()
+leader = maker_of(RFNNest)
 
 
 def block(channels: int, features: int) -> int:
@@ -50,13 +33,6 @@ def test_has_the_published_number_of_parameters() -> None:
 
 
 class TestForward:
-    @pytest.mark.parametrize("size", [(16, 18), (1, 9), (8, 9, 5)])
-    def test_gives_one_image_in_0_to_1_of_the_sources_size(self, size: tuple[int, ...]) -> None:
-        fused = leader(len(size))(images(1, 2, *size))
-        assert fused.image.shape == (1, 1, *size)
-        assert fused.image.min() >= 0
-        assert fused.image.max() <= 1
-
     def test_does_not_mind_a_border_that_is_repeated_already(self) -> None:
         network, sources = leader(), images(1, 2, 12, 16)
         repeated = torch.cat([sources, *[sources[:, :, -1:]] * 4], dim=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +14,10 @@ from fuse4seg.leaders.tardal import TarDAL, divergence, saliency, targets
 from fuse4seg.losses.filters import gradient_magnitude
 from fuse4seg.networks.pair_leader import Fold
 from fuse4seg.steps.fusion import FusionStep
+from tests.leaders.pairs import maker_of
 
 Images = Callable[..., torch.Tensor]
-
-
-def leader(axes: int = 2, modalities: int = 2, **changed: Any) -> TarDAL:
-    torch.manual_seed(0)
-    conv_op = nn.Conv2d if axes == 2 else nn.Conv3d
-    return TarDAL(modalities, conv_op=conv_op, strides=[1, 2, 2], folding=modalities > 2, **changed)
+leader = maker_of(TarDAL)
 
 
 def contrast(image: np.ndarray) -> np.ndarray:
@@ -38,15 +33,6 @@ def test_has_the_parameters_that_later_papers_count() -> None:
     # Each feature has a bias, and a scale and a shift in its normalisation, but for the image.
     assert count == kernels + 3 * (4 * 32 + 128 + 64 + 32) + 1
     assert count == pytest.approx(0.297e6, rel=0.001)
-
-
-class TestForward:
-    @pytest.mark.parametrize(("size", "modalities"), [((16, 24), 2), ((1, 9), 2), ((7, 5), 4), ((3, 6, 5), 3)])
-    def test_gives_one_image_in_0_to_1_of_the_sources_size(self, sources: Images, size: tuple[int, ...],
-                                                           modalities: int) -> None:
-        image = leader(len(size), modalities)(sources(2, modalities, *size)).image
-        assert image.shape == (2, 1, *size)
-        assert 0 <= image.min() < image.max() <= 1
 
 
 class TestSaliency:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,19 +10,14 @@ import torch
 from scipy.ndimage import convolve
 from scipy.special import softmax
 from skimage.metrics import structural_similarity
-from torch import nn
 
 from fuse4seg.leaders.u2fusion import U2Fusion, information
 from fuse4seg.networks.pair_leader import Fold
 from fuse4seg.steps.fusion import FusionStep
+from tests.leaders.pairs import maker_of
 
 Images = Callable[..., torch.Tensor]
-
-
-def leader(axes: int = 2, modalities: int = 2, **changed: Any) -> U2Fusion:
-    torch.manual_seed(0)
-    conv_op = nn.Conv2d if axes == 2 else nn.Conv3d
-    return U2Fusion(modalities, conv_op=conv_op, strides=[1, 2, 2], folding=modalities > 2, **changed)
+leader = maker_of(U2Fusion)
 
 
 def laplacian_energy(image: np.ndarray) -> float:
@@ -50,13 +44,6 @@ def test_has_the_parameters_that_later_papers_count() -> None:
 
 
 class TestForward:
-    @pytest.mark.parametrize(("size", "modalities"), [((16, 24), 2), ((1, 9), 2), ((7, 5), 4), ((3, 6, 5), 3)])
-    def test_gives_one_image_in_0_to_1_of_the_sources_size(self, sources: Images, size: tuple[int, ...],
-                                                           modalities: int) -> None:
-        image = leader(len(size), modalities)(sources(2, modalities, *size)).image
-        assert image.shape == (2, 1, *size)
-        assert 0 <= image.min() < image.max() <= 1
-
     def test_of_a_case_that_lacks_one_is_the_other(self, sources: Images) -> None:
         images = sources(2, 2, 8, 9)
         fused = leader()(images, present=torch.tensor([[True, False], [True, True]])).image

@@ -31,7 +31,7 @@ from fuse4seg.errors import (
     NoForegroundError,
     WorkerDiedError,
 )
-from fuse4seg.inference.training_volumes import VOLUMES
+from fuse4seg.evaluation.volumes import VOLUMES
 from fuse4seg.planning import fingerprint as module
 from fuse4seg.planning.fingerprint import (
     CaseSummary,

@@ -421,18 +421,6 @@ class TestPatches:
                 "0.05 GB hold no more") in caplog.messages
 
 
-class TestDescribePlans:
-    def test_gives_a_line_per_configuration(self, make_fingerprinted: MakeFingerprinted) -> None:
-        plans = plan(SMALL, make_fingerprinted, cases=100, spacing=(1.5, 0.75, 0.75),
-                     changes=("follower.features=8", "patches.largest_batch=4"))
-
-        memory = plans["fuse4seg"]["memory"]
-        assert describe_plans(plans) == [
-            f"2d: patch 40 x 40, batch 4, spacing 0.75 x 0.75 mm, features 8 16 32 64, {memory['2d']['total']:.2f} GB",
-            "3d_fullres: patch 24 x 40 x 40, batch 4, spacing 1.5 x 0.75 x 0.75 mm, features 8 16 32 64, "
-            f"{memory['3d_fullres']['total']:.2f} GB"]
-
-
 class TestRefusals:
     def test_of_a_recipe_that_segments_without_labels(self, roots: Path, make_fingerprinted: MakeFingerprinted) -> None:
         folder = make_fingerprinted(SMALL)

@@ -98,7 +98,7 @@ def test_what_a_network_adds_has_its_recipes_values(page: str) -> None:
     values = {where: cells[0] for where, cells in added_rows(page, "leader").items()}
     assert values["cddfuse", "similarity"] == "5"
     assert values["gate", "brighter"] == "0 (fuse4seg), 10 (fusion_alone)"
-    assert values["decoder, embedding, gate", "couplings"] == "1 (fuse4seg, fusion_alone), 3 (paper)"
+    assert values["decoder, embedding, encoder, gate", "couplings"] == "1 (fuse4seg, fusion_alone), 3 (paper)"
     assert {value for (_, entry), value in values.items() if entry == "folding"} == {"false"}
 
 

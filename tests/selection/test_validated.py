@@ -12,7 +12,8 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.ensembling.ensemble import average_probabilities
 
-from fuse4seg.errors import FoldError, ModelNotFoundError, OptionError, UnreadableRecordError
+from fuse4seg.errors import FoldError, OptionError, UnreadableRecordError
+from fuse4seg.model_errors import ModelNotFoundError
 from fuse4seg.selection.validated import (
     ENSEMBLES,
     Candidate,

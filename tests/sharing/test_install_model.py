@@ -13,10 +13,11 @@ import torch
 
 from fuse4seg.cli import predict
 from fuse4seg.cli.install_model import main
-from fuse4seg.errors import ModelArchiveError, ModelExistsError, UnwritableFolderError
+from fuse4seg.errors import UnwritableFolderError
 from fuse4seg.evaluation.postprocessing import Rule, read_rules, write_rules
 from fuse4seg.inference.find_model import model_in
 from fuse4seg.inference.model_calibration import model_calibration, write_doubts
+from fuse4seg.model_errors import ModelArchiveError, ModelExistsError
 from fuse4seg.sharing import install_model
 from fuse4seg.sharing.export_model import export_models
 from fuse4seg.sharing.install_model import install_models

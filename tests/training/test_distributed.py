@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from fuse4seg.errors import DeviceUnavailableError, Fuse4SegError, LostRankError, OptionError
+from fuse4seg.errors import DeviceUnavailableError, Fuse4SegError, OptionError
 from fuse4seg.leaders.u2fusion import U2Fusion
+from fuse4seg.model_errors import LostRankError
 from fuse4seg.ranks import is_first, rank
 from fuse4seg.recipes.reading import changed, read_recipe
 from fuse4seg.training import distributed

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from fuse4seg.errors import NonFiniteLossError
+from fuse4seg.model_errors import NonFiniteLossError
 from fuse4seg.training.epoch import Epoch, mean_of
 from fuse4seg.training.limits import Deadline
 from fuse4seg.training.saving import MidEpoch, StopRequest

@@ -21,8 +21,8 @@ from torch.nn import functional
 from fuse4seg.checkpoint import load_checkpoint
 from fuse4seg.cli.train import main
 from fuse4seg.comparison.stock_nnunet import make_stock_trainer, stock_plans
-from fuse4seg.errors import CheckpointError
 from fuse4seg.files import checksum
+from fuse4seg.model_errors import CheckpointError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment, build_planned
 from fuse4seg.recipes.reading import read_recipe
 from fuse4seg.steps.levels import build_levels

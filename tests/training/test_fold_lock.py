@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fuse4seg.errors import TrainingRunningError, UnwritableFolderError
+from fuse4seg.errors import UnwritableFolderError
+from fuse4seg.model_errors import TrainingRunningError
 from fuse4seg.training import fold_lock
 from fuse4seg.training.fold_lock import LOCK, locked, require_unlocked
 

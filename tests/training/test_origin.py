@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from fuse4seg.errors import CheckpointError, CheckpointNotFoundError, OptionError
+from fuse4seg.errors import OptionError
+from fuse4seg.model_errors import CheckpointError, CheckpointNotFoundError
 from fuse4seg.training.origin import find_origin, read_origin, require_beginning
 
 DATASET_JSON = {"channel_names": {"1": "FLAIR", "0": "T1"}, "labels": {"background": 0, "oedema": 1, "ignore": 2}}

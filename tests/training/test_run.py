@@ -14,8 +14,6 @@ import torch
 from sklearn.model_selection import KFold
 
 from fuse4seg.errors import (
-    CheckpointError,
-    CheckpointNotFoundError,
     ConfigurationNotFoundError,
     DatasetJsonError,
     FoldError,
@@ -24,9 +22,9 @@ from fuse4seg.errors import (
     OptionError,
     PlansNotFoundError,
     RecipeError,
-    TrainingExistsError,
     UnwritableFolderError,
 )
+from fuse4seg.model_errors import CheckpointError, CheckpointNotFoundError, TrainingExistsError
 from fuse4seg.paths import TRAINER_FOLDER
 from fuse4seg.training.run import Training, make_trainer, train
 

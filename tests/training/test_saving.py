@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fuse4seg.errors import OptionError, TrainingStoppedError, WorkerDiedError
+from fuse4seg.errors import OptionError, WorkerDiedError
+from fuse4seg.model_errors import TrainingStoppedError
 from fuse4seg.training import saving
 from fuse4seg.training.limits import Deadline
 from fuse4seg.training.saving import MidEpoch, SaveEvery, StopRequest, stop_requests

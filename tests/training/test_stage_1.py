@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from fuse4seg.cli.train import main
-from fuse4seg.errors import CheckpointError, RecipeError
+from fuse4seg.errors import RecipeError
+from fuse4seg.model_errors import CheckpointError
 from fuse4seg.training.run import Training, make_trainer, pretrain, train
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fuse4seg.cli.train import main
-from fuse4seg.errors import TrainingStoppedError
+from fuse4seg.model_errors import TrainingStoppedError
 from fuse4seg.steps.schedule import Schedule
 from fuse4seg.training import limits
 from fuse4seg.training.acceleration import Acceleration

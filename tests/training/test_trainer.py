@@ -20,8 +20,8 @@ from matplotlib import pyplot as plt
 
 from fuse4seg.checkpoint import save_checkpoint
 from fuse4seg.cli.train import main
-from fuse4seg.errors import NonFiniteLossError
 from fuse4seg.followers import unet
+from fuse4seg.model_errors import NonFiniteLossError
 from fuse4seg.networks.follower import FollowerKind
 from fuse4seg.steps.pretraining import PretrainingStep
 from fuse4seg.training.data import TRAIN_STREAM, SeededBatches, batch_makers
