@@ -31,7 +31,7 @@ from fuse4seg.machine import require_memory, require_shared_memory
 from fuse4seg.networks.samples import samples_of
 from fuse4seg.ranks import own_slice
 from fuse4seg.steps.viewing import draw_viewing
-from fuse4seg.training.presence import NotingDataset, draw_present, what_is_left, without_absent
+from fuse4seg.training.presence import NotingDataset, draw_present, sampling_probabilities, what_is_left, without_absent
 
 if TYPE_CHECKING:
     from fuse4seg.training.trainer import Fuse4SegTrainer
@@ -330,7 +330,9 @@ def batch_makers(trainer: Fuse4SegTrainer) -> tuple[nnUNetDataLoader, nnUNetData
     size = trainer.batch_size
     # As in nnU-Net one share for both: pseudo Dice depends on it.
     share = foreground_share(size, trainer.oversample_foreground_percent)
-    return (make(train, size, initial_patch, transforms=augmented, oversample_foreground_percent=share),
+    drawn = sampling_probabilities(train, trainer.network.modalities) if may_lack_channels(trainer.dataset_json) else None
+    return (make(train, size, initial_patch, transforms=augmented, oversample_foreground_percent=share,
+                 sampling_probabilities=drawn),
             make(validation, size, patch, transforms=plain, oversample_foreground_percent=share))
 
 

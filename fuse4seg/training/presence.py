@@ -17,6 +17,9 @@ from torch.nn.functional import one_hot
 from fuse4seg.datasets.presence import presence_of
 from fuse4seg.networks.presence import fill_absent
 
+#: Part of the samples that come from complete cases, if there are any.
+LEAST_COMPLETE = 0.5
+
 
 class NotingDataset:
     """A preprocessed dataset that notes which modalities the case has that it was asked for last.
@@ -38,6 +41,25 @@ class NotingDataset:
         loaded = self.dataset.load_case(identifier)
         self.present = presence_of(loaded[-1], self.modalities)
         return loaded
+
+
+def sampling_probabilities(dataset: nnUNetBaseDataset, modalities: int) -> np.ndarray:
+    """How often each training case is drawn, of sum 1: cases that lack nothing make up half of the samples at least.
+
+    What cases with fewer modalities teach does not reach what complete ones tell, and few may be complete.
+
+    Args:
+        dataset: Preprocessed training cases.
+        modalities: N.
+
+    Returns:
+        Float64, shape (cases,), in the order of the dataset's identifiers; all alike where all or none is complete.
+    """
+    complete = np.array([all(presence_of(dataset.load_case(case)[-1], modalities)) for case in dataset.identifiers])
+    share = max(LEAST_COMPLETE, complete.mean())
+    if complete.all() or not complete.any():
+        return np.full(len(complete), 1 / len(complete))
+    return np.where(complete, share / complete.sum(), (1 - share) / (~complete).sum())
 
 
 def draw_present(random_numbers: np.random.Generator, samples: int, *, modalities: int, dropout: float) -> Tensor:

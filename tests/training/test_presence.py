@@ -11,7 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuse4seg.training.presence import NotingDataset, draw_present, network_told, what_is_left, without_absent
+from fuse4seg.datasets.presence import PRESENT
+from fuse4seg.training.presence import (
+    NotingDataset,
+    draw_present,
+    network_told,
+    sampling_probabilities,
+    what_is_left,
+    without_absent,
+)
 
 
 class TestDrawPresent:
@@ -38,6 +46,24 @@ class TestDrawPresent:
 
     def test_leaves_nothing_out_at_rate_0(self) -> None:
         assert draw_present(np.random.default_rng(0), 50, modalities=3, dropout=0.0).all()
+
+
+class TestSamplingProbabilities:
+    @staticmethod
+    def of(*cases: tuple[bool, ...]) -> np.ndarray:
+        names = [str(index) for index in range(len(cases))]
+        loaded = {name: (None, None, None, {PRESENT: list(case)}) for name, case in zip(names, cases, strict=True)}
+        return sampling_probabilities(SimpleNamespace(identifiers=names, load_case=loaded.get), 2)
+
+    def test_few_complete_cases_are_half_of_what_is_drawn(self) -> None:
+        np.testing.assert_allclose(self.of((True, True), (True, False), (False, True), (True, False)), [1 / 2, *[1 / 6] * 3])
+
+    def test_many_complete_cases_are_drawn_as_often_as_any(self) -> None:
+        np.testing.assert_allclose(self.of((True, True), (True, True), (False, True)), [1 / 3] * 3)
+
+    @pytest.mark.parametrize("case", [(True, True), (True, False)])
+    def test_all_alike_are_drawn_alike(self, case: tuple[bool, ...]) -> None:
+        np.testing.assert_allclose(self.of(case, case, case, case), [1 / 4] * 4)
 
 
 class TestWhatIsLeft:
