@@ -43,7 +43,7 @@ class NotingDataset:
         return loaded
 
 
-def sampling_probabilities(dataset: nnUNetBaseDataset, modalities: int) -> np.ndarray:
+def sampling_probabilities(dataset: nnUNetBaseDataset, modalities: int) -> np.ndarray | None:
     """How often each training case is drawn, of sum 1: cases that lack nothing make up half of the samples at least.
 
     What cases with fewer modalities teach does not reach what complete ones tell, and few may be complete.
@@ -53,13 +53,13 @@ def sampling_probabilities(dataset: nnUNetBaseDataset, modalities: int) -> np.nd
         modalities: N.
 
     Returns:
-        Float64, shape (cases,), in the order of the dataset's identifiers; all alike where all or none is complete.
+        Float64, shape (cases,), in the order of the dataset's identifiers. None draws all alike, as nnU-Net does: where
+        none is complete, or half of them are.
     """
     complete = np.array([all(presence_of(dataset.load_case(case)[-1], modalities)) for case in dataset.identifiers])
-    share = max(LEAST_COMPLETE, complete.mean())
-    if complete.all() or not complete.any():
-        return np.full(len(complete), 1 / len(complete))
-    return np.where(complete, share / complete.sum(), (1 - share) / (~complete).sum())
+    if not complete.any() or complete.mean() >= LEAST_COMPLETE:
+        return None
+    return np.where(complete, LEAST_COMPLETE / complete.sum(), (1 - LEAST_COMPLETE) / (~complete).sum())
 
 
 def draw_present(random_numbers: np.random.Generator, samples: int, *, modalities: int, dropout: float) -> Tensor:

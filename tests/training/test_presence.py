@@ -50,7 +50,7 @@ class TestDrawPresent:
 
 class TestSamplingProbabilities:
     @staticmethod
-    def of(*cases: tuple[bool, ...]) -> np.ndarray:
+    def of(*cases: tuple[bool, ...]) -> np.ndarray | None:
         names = [str(index) for index in range(len(cases))]
         loaded = {name: (None, None, None, {PRESENT: list(case)}) for name, case in zip(names, cases, strict=True)}
         return sampling_probabilities(SimpleNamespace(identifiers=names, load_case=loaded.get), 2)
@@ -59,11 +59,11 @@ class TestSamplingProbabilities:
         np.testing.assert_allclose(self.of((True, True), (True, False), (False, True), (True, False)), [1 / 2, *[1 / 6] * 3])
 
     def test_many_complete_cases_are_drawn_as_often_as_any(self) -> None:
-        np.testing.assert_allclose(self.of((True, True), (True, True), (False, True)), [1 / 3] * 3)
+        assert self.of((True, True), (False, True)) is self.of((True, True), (True, True), (False, True)) is None
 
     @pytest.mark.parametrize("case", [(True, True), (True, False)])
     def test_all_alike_are_drawn_alike(self, case: tuple[bool, ...]) -> None:
-        np.testing.assert_allclose(self.of(case, case, case, case), [1 / 4] * 4)
+        assert self.of(case, case, case) is None
 
 
 class TestWhatIsLeft:
