@@ -43,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-c", dest="configurations", nargs="+", metavar="CONFIGURATION",
                         help="configuration; several are predicted in folders of their names, and averaged")
     parser.add_argument("-f", dest="folds", nargs="+", type=fold, metavar="FOLD", help="default: all trained ones")
-    parser.add_argument("-p", dest="plans", nargs="+", metavar="PLANS",
-                        help="plans; of several models one for all, or one each")
+    parser.add_argument("-p", dest="plans", nargs="+", metavar="PLANS", help="plans; of several models one for all, or one each")
     parser.add_argument("-tr", dest="trainers", nargs="+", metavar="TRAINER", help="trainer, likewise")
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")

@@ -164,8 +164,7 @@ class Fuse4SegPlanner(ExperimentPlanner):
         self.memory = self._memory_model()
         self.predicted: dict[str, dict[str, float]] = {}
         self._let_nnunet_count_bytes()
-        self._memory_was_short = False
-        self._asked: Sequence[int] = ()
+        self._memory_was_short, self._asked = False, tuple[int, ...]()
         self._smallest: tuple[dict[str, Any], Sequence[int]] | None = None
         self.old_plans = self._read_old_plans()
         self._lay_out_as_the_follower_wants()

@@ -112,6 +112,7 @@ class Processes:
 
 class TestRunTrials:
     def test_runs_what_is_not_finished(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setattr(subprocess, "Popen", processes := Processes())
         trials = [trial(tmp_path, name) for name in ("a", "b", "c")]
         finish(trials[1])
