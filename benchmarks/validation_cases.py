@@ -96,18 +96,21 @@ def measure(options: argparse.Namespace, conditions: Callable[[Sequence[str]], S
     from fuse4seg.datasets.dataset_json import channel_names, read_dataset_json
     from fuse4seg.files import write_json
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
+    from fuse4seg.plans import planned_recipe, read_plans
 
     name = dataset_name(options.dataset, variables=(PREPROCESSED,))
     source = data_root(PREPROCESSED) / name
     modalities = channel_names(read_dataset_json(source))
-    names, rows, folder = conditions(modalities), dict[str, dict[str, list[float]]](), options.comparison.absolute()
+    plans = source / f"{options.plans}.json"
+    budget, folder = Budget.of(planned_recipe(read_plans(plans), plans)), options.comparison.absolute()
+    names, rows = conditions(modalities), dict[str, dict[str, list[float]]]()
     for row in choose_rows(options.rows, modalities=modalities):
         rows[row.name] = {condition: [] for condition in names}
         for fold in options.folds:
             for seed in options.seeds:
-                trial = Trial(row, fold, seed, name, options.configuration, options.plans, folder, Budget())
+                trial = Trial(row, fold, seed, name, options.configuration, options.plans, folder, budget)
                 loaded = _ours(trial, source) if row.ours else _stock(trial, source)
-                segment = ours(loaded) if isinstance(loaded, Ours) else stock(loaded)
+                segment = (ours if row.ours else stock)(loaded)
                 for condition, dice in _scored(segment, loaded, source, names, options.cases).items():
                     rows[row.name][condition] += dice
         if options.output:
@@ -117,12 +120,14 @@ def measure(options: argparse.Namespace, conditions: Callable[[Sequence[str]], S
 
 def losses(rows: Mapping[str, Dice], *, unchanged: str) -> str:
     """Markdown: mean Dice of each row as it is, and what each of the other conditions costs."""
+    from fuse4seg.comparison.report import as_markdown
+
     others = [condition for condition in next(iter(rows.values())) if condition != unchanged]
-    lines = [["row", unchanged, *others], ["---"] * (2 + len(others))]
+    lines = []
     for name, dice in rows.items():
         before = statistics.fmean(dice[unchanged])
         lines.append([name, f"{before:.3f}", *(f"{statistics.fmean(dice[condition]) - before:+.3f}" for condition in others)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return as_markdown((["row", unchanged, *others], lines))
 
 
 def to_labels(logits: np.ndarray, space: dict[str, Any], description: ModelDescription) -> np.ndarray:

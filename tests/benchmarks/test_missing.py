@@ -13,7 +13,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from fuse4seg.datasets.dataset_json import channel_names
+from fuse4seg.comparison.trainings import place_of
+from fuse4seg.datasets.dataset_json import channel_names, read_dataset_json
+from fuse4seg.files import read_json
 from fuse4seg.inference.model import load_model
 
 
@@ -92,3 +94,21 @@ def test_stock_nnunet_is_given_zeros(benchmark: ModuleType, ours: SimpleNamespac
 def test_costs_are_told_beside_the_whole(benchmark: ModuleType) -> None:
     rows = {"stacked": {"complete": [0.8, 0.6], "no T1": [0.5, 0.5]}}
     assert benchmark.losses(rows, unchanged="complete").splitlines()[-1] == "| stacked | 0.700 | -0.200 |"
+
+
+def test_the_command_measures_a_comparison_s_training(benchmark: ModuleType, trained_phantom: Path, trained_model: Path,
+                                                      tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing missing, the mean Dice is that of the training's own validation."""
+    dataset, output = trained_model.parent.name, tmp_path / "missing.json"
+    place = place_of(tmp_path / "comparison", "fuse4seg", 0, 0)
+    place.mkdir(parents=True)
+    (place / dataset).symlink_to(trained_model.parent, target_is_directory=True)
+    assert benchmark.main(["--root", str(trained_phantom), str(tmp_path / "comparison"), dataset, "2d", "--rows", "fuse4seg",
+                           "-o", str(output)]) == 0
+    dice = read_json(output, FileNotFoundError)["rows"]["fuse4seg"]
+    cases = read_json(trained_model / "fold_0" / "validation" / "summary.json", FileNotFoundError)["metric_per_case"]
+    expected = [np.nanmean([scores["Dice"] for scores in case["metrics"].values()]) for case in cases]
+    np.testing.assert_allclose(sorted(dice["complete"]), sorted(expected))
+    names = channel_names(read_dataset_json(trained_model))
+    assert list(dice) == ["complete", *map(benchmark.without, names)]
+    assert capsys.readouterr().out.startswith(f"| row | complete | {benchmark.without(names[0])} |")
