@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 CUBIC_MILLIMETRES_PER_MILLILITRE = 1000
 #: Fewer volumes say nothing of how they spread.
 FEWEST_VOLUMES = 5
-#: Median absolute deviation of a normal distribution of standard deviation 1.
-OF_NORMAL = 0.6744897501960817
 #: Beside a model or preprocessed data.
 FINGERPRINT = "dataset_fingerprint.json"
 #: Its entry: millilitres in every labelled case, by label or region.
@@ -92,7 +90,7 @@ def robust_deviation(volume: float, others: Sequence[float], *, smallest: float)
         Below 0 where it is smaller than the others. None where that cannot be told: fewer than FEWEST_VOLUMES others have the
         label, they are all alike, or it is absent here as in some of them.
 
-    Source: Rousseeuw and Croux, Alternatives to the Median Absolute Deviation, 1993.
+    Source: Rousseeuw and Croux, Alternatives to the Median Absolute Deviation, 1993; scipy.stats.median_abs_deviation.
 
     Example:
         >>> found = robust_deviation(100.0, [1.0, 3.0, 10.0, 30.0, 100.0], smallest=0.001)
@@ -102,9 +100,10 @@ def robust_deviation(volume: float, others: Sequence[float], *, smallest: float)
     present = np.log([other for other in others if other > 0])
     if len(present) < FEWEST_VOLUMES or not (volume or len(present) == len(others)):
         return None
-    middle = np.median(present)
-    spread = np.median(np.abs(present - middle)) / OF_NORMAL
-    return float((math.log(max(volume, smallest)) - middle) / spread) if spread else None
+    from scipy.stats import median_abs_deviation  # takes its time to be imported, and models without volumes need it not
+
+    spread = median_abs_deviation(present, scale="normal")
+    return float((math.log(max(volume, smallest)) - np.median(present)) / spread) if spread else None
 
 
 def read_training_volumes(folder: Path) -> Mapping[str, list[float]]:
