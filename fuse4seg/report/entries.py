@@ -11,7 +11,7 @@ from scipy.ndimage import find_objects
 
 from fuse4seg.datasets.dataset_json import IGNORE
 from fuse4seg.evaluation.bootstrap import defined_mean
-from fuse4seg.evaluation.folders import Scores, score_class
+from fuse4seg.evaluation.folders import Classes, Scores, score_class
 from fuse4seg.evaluation.visibility import RING, visibility
 from fuse4seg.evaluation.volumes import volumes_of
 from fuse4seg.inference.panel import LABEL_COLOURS
@@ -21,7 +21,6 @@ from fuse4seg.report.prediction import PredictedCase, Prediction
 #: Kinds of faults that the list can be filtered by, and what they are called there.
 FAULTS = {"missing": "lacks a modality", "alignment": "may not be aligned", "empty": "nothing segmented",
           "unread": "a file could not be shown"}
-Classes = Mapping[str, int | tuple[int, ...]]
 #: Voxels around labels that visibility looks at: the ring, and what blurs into it.
 MARGIN = RING + 2
 

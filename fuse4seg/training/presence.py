@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 from fuse4seg.datasets.presence import presence_of
 from fuse4seg.networks.presence import fill_absent
 
-#: Part of the samples that come from complete cases, if there are any.
+#: Part of the samples that come from complete cases at least, if there are any.
 LEAST_COMPLETE = 0.5
 
 
