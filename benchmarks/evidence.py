@@ -19,8 +19,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class Step:
         changes: Of the usual recipe, in these plans.
         rows: As f4s_compare takes them, in the order wanted.
         folds, seeds: Of each row.
+        variants: Further rows, as f4s_compare's --variant takes them: what differs, by name.
+        leave_one_out: A fold for each case, in place of nnU-Net's five.
     """
 
     figures: str
@@ -71,11 +73,14 @@ class Step:
     rows: tuple[str, ...]
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     seeds: tuple[int, ...] = (0,)
+    variants: Mapping[str, str] = field(default_factory=dict)
+    leave_one_out: bool = False
 
     @property
     def trainings(self) -> list[Training]:
         """All of them, whole rows first."""
-        return [(fold, seed, row) for row in self.rows for seed in self.seeds for fold in self.folds]
+        return [(fold, seed, row) for row in (*self.rows, *self.variants) for seed in self.seeds
+                for fold in self.folds]
 
 
 def read_steps(path: Path = STEPS) -> list[Step]:
@@ -136,7 +141,7 @@ def state_of(steps: Sequence[Step]) -> str:
     for step in steps:
         figures = read_figures(step.figures)
         lacking = missing(step, figures)
-        for row in step.rows:
+        for row in (*step.rows, *step.variants):
             left = sum(name == row for *_, name in lacking)
             test = None if figures is None else difference(figures["results"], row, PEER)
             rows.append([step.figures, row, f"{len(step.folds) * len(step.seeds) - left} of {len(step.folds) * len(step.seeds)}",
@@ -157,7 +162,8 @@ def _measure(step: Step, output: Path, *, devices: Sequence[str], until: float) 
             log.info("%s: the time is over; begin again to go on", step.figures)
             return
         folds, (_, seed, row) = [fold for fold, *_ in trainings], trainings[0]
-        _call("compare", str(step.dataset), step.configuration, "-p", step.plans, "-o", str(place), "--rows", row, "-f",
+        named = ("--rows", "--variant", f"{row}={step.variants[row]}") if row in step.variants else ("--rows", row)
+        _call("compare", str(step.dataset), step.configuration, "-p", step.plans, "-o", str(place), *named, "-f",
               *map(str, folds), "--seed", str(seed), "--devices", *devices)
         figures, found = read_figures(step.figures), found_in(place)
         if all(place_of(place, row, fold, seed).is_dir() for fold in step.folds):
@@ -174,10 +180,16 @@ def found_in(place: Path) -> dict[str, Any]:
 
 def _plan(step: Step) -> None:
     """Plan and preprocess, unless that is done."""
+    from fuse4seg.datasets.splits import SPLITS_FILE
+    from fuse4seg.files import write_json
     from fuse4seg.paths import PREPROCESSED, data_root, dataset_name
 
-    if not (data_root(PREPROCESSED) / dataset_name(str(step.dataset)) / f"{step.plans}.json").is_file():
+    folder = data_root(PREPROCESSED) / dataset_name(str(step.dataset))
+    if not (folder / f"{step.plans}.json").is_file():
         _call("plan_and_preprocess", "-d", str(step.dataset), "-c", step.configuration, "-p", step.plans, "--set", *step.changes)
+    if step.leave_one_out:
+        cases = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "gt_segmentations").glob("*.nii.gz"))
+        write_json([{"train": [one for one in cases if one != case], "val": [case]} for case in cases], folder / SPLITS_FILE)
 
 
 def _call(command: str, *words: str) -> None:

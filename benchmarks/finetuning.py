@@ -25,6 +25,7 @@ from timing import save, show
 
 from fuse4seg.cli.command import make_parser, run_command
 from fuse4seg.cli.train import fold
+from fuse4seg.paths import FINAL
 
 SCRATCH, FINE_TUNED = "from scratch", "fine-tuned"
 #: Parts of the whole budget that are fine-tuned; with --curve trained from scratch, too.
@@ -77,7 +78,7 @@ def _run(options: argparse.Namespace) -> None:
     source = _trained(options, options.source, options.source_fold, options.epochs, start=None)
     for trial in trials(options.folds, curve=options.curve):
         model = _trained(options, options.target, trial.fold, round(trial.part * options.epochs),
-                         start=source / "checkpoint_final.pth" if trial.start == FINE_TUNED else None)
+                         start=source / FINAL if trial.start == FINE_TUNED else None)
         scores[trial] = dice_of(model / "validation" / "summary.json")
         rows = compare(scores)
         save({"source": options.source, "target": options.target, "configuration": options.configuration,

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fuse4seg.errors import OptionError
+from fuse4seg.paths import FINAL
+
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -90,6 +93,9 @@ def measure(options: argparse.Namespace, conditions: Callable[[Sequence[str]], S
         conditions: Gives their names, from those of the modalities.
         ours: Makes what segments, of one of our trainings.
         stock: Of one of stock nnU-Net's.
+
+    Raises:
+        OptionError: The comparison holds no such training.
     """
     from fuse4seg.comparison.rows import choose_rows
     from fuse4seg.comparison.trainings import Budget, Trial
@@ -103,16 +109,18 @@ def measure(options: argparse.Namespace, conditions: Callable[[Sequence[str]], S
     modalities = channel_names(read_dataset_json(source))
     plans = source / f"{options.plans}.json"
     budget, folder = Budget.of(planned_recipe(read_plans(plans), plans)), options.comparison.absolute()
+    trials = [Trial(row, fold, seed, name, options.configuration, options.plans, folder, budget)
+              for row in choose_rows(options.rows, modalities=modalities) for fold in options.folds for seed in options.seeds]
+    for trial in trials:
+        if not (trial.fold_folder / FINAL).is_file():
+            raise OptionError("--rows", f"{trial.title}: not trained in {options.comparison}. Train it with f4s_compare -o.")
     names, rows = conditions(modalities), dict[str, dict[str, list[float]]]()
-    for row in choose_rows(options.rows, modalities=modalities):
-        rows[row.name] = {condition: [] for condition in names}
-        for fold in options.folds:
-            for seed in options.seeds:
-                trial = Trial(row, fold, seed, name, options.configuration, options.plans, folder, budget)
-                loaded = _ours(trial, source) if row.ours else _stock(trial, source)
-                segment = (ours if row.ours else stock)(loaded)
-                for condition, dice in _scored(segment, loaded, source, names, options.cases).items():
-                    rows[row.name][condition] += dice
+    for trial in trials:
+        loaded = _ours(trial, source) if trial.row.ours else _stock(trial, source)
+        segment = (ours if trial.row.ours else stock)(loaded)
+        found = rows.setdefault(trial.row.name, {condition: [] for condition in names})
+        for condition, dice in _scored(segment, loaded, source, names, options.cases).items():
+            found[condition] += dice
         if options.output:
             write_json({"rows": rows, "folds": options.folds, "seeds": options.seeds, "cases": options.cases}, options.output)
     return rows
@@ -168,7 +176,7 @@ def _stock(trial: Trial, source: Path) -> Stock:
     os.environ.setdefault("nnUNet_results", str(trial.place))
     predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     with logged_prints():
-        predictor.initialize_from_trained_model_folder(str(trial.model), [trial.fold], "checkpoint_final.pth")
+        predictor.initialize_from_trained_model_folder(str(trial.model), [trial.fold], FINAL)
     description = ModelDescription(predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
     plans = json.loads((source / f"{trial.plans}.json").read_text())
     return Stock(trial, predictor, description, _preprocessed(source, description), plans)

@@ -42,6 +42,7 @@ from fuse4seg.inference.model import Model, load_model
 from fuse4seg.inference.predict_case import fuse_case
 from fuse4seg.inference.preprocess_case import preprocessed_images
 from fuse4seg.own_outputs import claim_outputs, require_apart
+from fuse4seg.paths import FINAL
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Build:
 
     output: Path
     model: TrainedModel
-    checkpoint: str = "checkpoint_final.pth"
+    checkpoint: str = FINAL
     plane: str = "axial"
     device: str = "cpu"
 

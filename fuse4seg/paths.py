@@ -9,6 +9,8 @@ from fuse4seg.errors import AmbiguousDatasetError, DatasetNotFoundError, OptionE
 from fuse4seg.machine import usable_cores
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+#: Checkpoints in the folder of a fold, as nnU-Net names them.
+LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
 TRAINER_FOLDER = Path(__file__).parent / "training" / "nnunet_trainers"
 
 

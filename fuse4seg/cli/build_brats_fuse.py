@@ -10,6 +10,7 @@ from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
 from fuse4seg.cli.extract_fingerprint import add_process_flags, processes_of
 from fuse4seg.cli.farm_flags import add_scheduler_flag, farm_of, with_absolute_paths
 from fuse4seg.cli.train import fold
+from fuse4seg.paths import FINAL
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", dest="output", type=Path, required=True, help="output folder")
     parser.add_argument("-m", dest="model", type=Path, required=True, help="a model's folder, of T1, T1ce, T2, FLAIR")
     parser.add_argument("-f", dest="fold", type=fold, help="fold (default: the first that is trained)")
-    parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+    parser.add_argument("-chk", dest="checkpoint", default=FINAL, help="default: %(default)s")
     parser.add_argument("--plane", choices=("axial", "coronal", "sagittal"), default="axial", help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     add_overwrite_flag(parser)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
 from fuse4seg.cli.train import fold
+from fuse4seg.paths import FINAL
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-f", dest="folds", nargs="+", type=fold, metavar="FOLD", help="default: all trained ones")
     parser.add_argument("-p", dest="plans", help="plans")
     parser.add_argument("-tr", dest="trainer", help="trainer")
-    parser.add_argument("-chk", dest="checkpoints", nargs="+", default=["checkpoint_final.pth"],
-                        help="of each fold (default: checkpoint_final.pth)")
+    parser.add_argument("-chk", dest="checkpoints", nargs="+", default=[FINAL],
+                        help=f"of each fold (default: {FINAL})")
     parser.add_argument("--onnx", action="store_true",
                         help="write leader and follower of one model as ONNX, and a program that runs them")
     add_trust_flag(parser)

@@ -14,6 +14,7 @@ from fuse4seg.cli.evaluate_fusion import add_source_flags, grey_ranges
 from fuse4seg.cli.export_model import add_trust_flag
 from fuse4seg.cli.farm_flags import add_scheduler_flag, farm_of, with_absolute_paths
 from fuse4seg.cli.train import fold
+from fuse4seg.paths import FINAL
 
 RULE_NAMES = ("max", "mean", "laplacian", "wavelet", "colour")
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-f", dest="fold", type=fold, help="fold (default: the first that is trained)")
     parser.add_argument("-p", dest="plans", help="plans")
     parser.add_argument("-tr", dest="trainer", help="trainer")
-    parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+    parser.add_argument("-chk", dest="checkpoint", default=FINAL, help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     add_scheduler_flag(parser)
     add_trust_flag(parser)

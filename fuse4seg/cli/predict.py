@@ -14,6 +14,7 @@ from fuse4seg.cli.command import add_overwrite_flag, make_parser, run_command
 from fuse4seg.cli.export_model import add_trust_flag
 from fuse4seg.cli.farm_flags import add_devices_flag, add_scheduler_flag, farm_of, with_absolute_paths
 from fuse4seg.cli.train import fold
+from fuse4seg.paths import FINAL
 
 if TYPE_CHECKING:
     from fuse4seg.evaluation.postprocessing import Rule
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-f", dest="folds", nargs="+", type=fold, metavar="FOLD", help="default: all trained ones")
     parser.add_argument("-p", dest="plans", nargs="+", metavar="PLANS", help="plans; of several models one for all, or one each")
     parser.add_argument("-tr", dest="trainers", nargs="+", metavar="TRAINER", help="trainer, likewise")
-    parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+    parser.add_argument("-chk", dest="checkpoint", default=FINAL, help="default: %(default)s")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: a GPU where there is one")
     parser.add_argument("-step_size", type=float, default=0.5,
                         help="step of the windows, as a part of the patch (default: %(default)s)")

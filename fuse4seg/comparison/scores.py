@@ -32,9 +32,9 @@ from fuse4seg.evaluation.visibility import visibility
 from fuse4seg.files import make_writable_folder, read_json, write_json
 from fuse4seg.inference.export_case import FUSED
 from fuse4seg.inference.validate_fold import VALIDATION
+from fuse4seg.paths import FINAL
 from fuse4seg.progress import progress
 
-FINAL = "checkpoint_final.pth"
 #: In the place of each training.
 SCORES = "scores.json"
 #: Of the scores, "visibility" and the two classes of a boundary.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuse4seg.files import write_json
+from fuse4seg.paths import FINAL, LATEST
 from fuse4seg.plans import planned_recipe, read_plans
 from fuse4seg.recipes.recipe import Follower
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 STOCK_PLANS = "StockPlans"
 #: A run that was cut short goes on from here.
-RESUMABLE = ("checkpoint_final.pth", "checkpoint_latest.pth")
+RESUMABLE = (FINAL, LATEST)
 SAVE_EVERY = 5
 #: Epochs' entries of nnU-Net's log, kept as plain data beside its checkpoints.
 TRAINING_LOG = "training_log.json"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fuse4seg.errors import FolderNotFoundError, OptionError
 from fuse4seg.model_errors import AmbiguousModelError, ModelNotFoundError, PreviousStageNotFoundError
-from fuse4seg.paths import RESULTS, data_root, dataset_name
+from fuse4seg.paths import FINAL, RESULTS, data_root, dataset_name
 
 if TYPE_CHECKING:
     from fuse4seg.inference.model import ModelDescription
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NETWORK = "FuseThenSegment"
-FINAL = "checkpoint_final.pth"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from fuse4seg.machine import choose_device
 from fuse4seg.model_errors import CheckpointError, ModelPlansError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
+from fuse4seg.paths import FINAL
 from fuse4seg.plans import OURS
 
 Weights = Mapping[str, Tensor]
@@ -131,7 +132,7 @@ class Model:
             yield network
 
 
-def load_model(folder: Path, *, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth", device: torch.device,
+def load_model(folder: Path, *, folds: Sequence[int | str], checkpoint: str = FINAL, device: torch.device,
                mirroring: bool = True, step_size: float = 0.5, precision: str = AUTO, trust: bool = False) -> Model:
     """Load trained weights without running any code that a checkpoint or plans might hold or name.
 

@@ -23,6 +23,7 @@ from fuse4seg.inference.model import AUTO, load_model
 from fuse4seg.inference.predict_case import CasePrediction, predict_case, segment_fused
 from fuse4seg.inference.preprocess_case import preprocess, preprocessed_images, previous_labels
 from fuse4seg.nnunet_output import logged_prints
+from fuse4seg.paths import FINAL
 
 #: What a case of arrays is called in messages.
 UNNAMED = "given as arrays"
@@ -71,7 +72,7 @@ class Predictor:
     """
 
     def __init__(self, model: Path | str, *, folds: Sequence[int | str] | None = None,
-                 checkpoint: str = "checkpoint_final.pth", device: torch.device | str | None = None, mirroring: bool = True,
+                 checkpoint: str = FINAL, device: torch.device | str | None = None, mirroring: bool = True,
                  step_size: float = 0.5, precision: str = AUTO,
                  postprocessing: bool = True) -> None:
         self._model = model_in(Path(model), folds=None if folds is None else tuple(folds), checkpoint=checkpoint)

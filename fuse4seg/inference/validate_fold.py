@@ -26,7 +26,6 @@ from fuse4seg.evaluation.volumes import read_training_volumes
 from fuse4seg.files import make_writable_folder, write_json
 from fuse4seg.inference.case_share import WHOLE, CaseShare
 from fuse4seg.inference.export_case import NPZ, SEGMENTATIONS, Export, Predicted, Wanted, export_case
-from fuse4seg.inference.find_model import FINAL
 from fuse4seg.inference.input_space import read_levels
 from fuse4seg.inference.model import Model, ModelDescription
 from fuse4seg.inference.model_calibration import calibration_line, model_calibration, write_doubts
@@ -35,7 +34,7 @@ from fuse4seg.inference.preprocess_case import with_one_hot
 from fuse4seg.inference.run_record import RUN, RunRecord, describe_run, options_of
 from fuse4seg.losses.fusion import OF_EACH, OF_THE_STRONGEST, image_losses
 from fuse4seg.nnunet_output import logged_prints
-from fuse4seg.paths import RAW
+from fuse4seg.paths import FINAL, RAW
 from fuse4seg.progress import progress
 
 log = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ from fuse4seg.inference.find_model import TrainedModel
 from fuse4seg.inference.model import build_fitting, require_predictive
 from fuse4seg.inference.model_plans import read_model_plans
 from fuse4seg.model_errors import ModelArchiveError
+from fuse4seg.paths import FINAL
 from fuse4seg.progress import progress
 from fuse4seg.sharing.archive import CHUNK
 from fuse4seg.sharing.layout import MANIFEST, PLANS, REST_ENDING, WEIGHTS_ENDING, SharedModel, split_checkpoint, to_manifest
@@ -35,7 +36,7 @@ PLAIN_FILE = (stat.S_IFREG | 0o644) << 16
 UNIX = 3
 
 
-def export_models(models: Sequence[TrainedModel], output: Path, *, checkpoints: Sequence[str] = ("checkpoint_final.pth",),
+def export_models(models: Sequence[TrainedModel], output: Path, *, checkpoints: Sequence[str] = (FINAL,),
                   trust: bool = False) -> None:
     """Write models into one archive, each checkpoint reduced to what prediction needs.
 

@@ -16,9 +16,9 @@ from fuse4seg.datasets.dataset_json import IGNORE, channel_names, foreground_cla
 from fuse4seg.errors import OptionError
 from fuse4seg.files import checksum
 from fuse4seg.model_errors import CheckpointError
+from fuse4seg.paths import FINAL
 
 FLAG = "-pretrained_weights"
-FINAL = "checkpoint_final.pth"
 #: Parts of a model by the beginnings of their weights' names here; the first two are the network's own.
 LEADER, FOLLOWER, HEAD, DISCRIMINATORS = "fusion.", "segmentation.", "auxiliary_head.", "discriminators."
 #: Folders above a fold's checkpoint that say which model it is: dataset, trainer with plans and configuration, fold.

@@ -23,7 +23,7 @@ from fuse4seg.machine import choose_device
 from fuse4seg.model_errors import CheckpointError, TrainingExistsError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.networks.planned_network import build_network
-from fuse4seg.paths import PREPROCESSED, RESULTS, data_root
+from fuse4seg.paths import BEST, FINAL, LATEST, PREPROCESSED, RESULTS, data_root
 from fuse4seg.plans import GPUS, OURS, PLANS_NAME, planned_recipe, read_plans
 from fuse4seg.ranks import is_first, world_size
 from fuse4seg.recipes.reading import changed, difference_of, name_after
@@ -40,7 +40,7 @@ from fuse4seg.training.planned import Planned, planned_training
 from fuse4seg.training.recipe import require_fit, trained_with
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
-from fuse4seg.training.trainer import BEST, FINAL, LATEST, Fuse4SegTrainer
+from fuse4seg.training.trainer import Fuse4SegTrainer
 
 log = logging.getLogger(__name__)
 

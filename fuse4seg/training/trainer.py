@@ -26,6 +26,7 @@ from fuse4seg.files import remove_stale, write_json, written_whole
 from fuse4seg.model_errors import CheckpointError, TrainingStoppedError
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.nnunet_output import logged_prints
+from fuse4seg.paths import BEST, FINAL, LATEST
 from fuse4seg.plans import planned_recipe
 from fuse4seg.ranks import largest, wait_for_all
 from fuse4seg.steps.bilevel import BilevelStep
@@ -61,7 +62,6 @@ from fuse4seg.training.watched_patch import WatchedPatch
 
 log = logging.getLogger(__name__)
 
-LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
 #: Sets what was changed apart from the trainer's name in the name of its folder.
 CHANGED = "-"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from fuse4seg.comparison.rows import choose_rows
+from fuse4seg.datasets.splits import read_splits
 from fuse4seg.recipes.reading import changed, read_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +34,11 @@ def test_the_steps_are_comparisons_that_can_be_made(evidence: ModuleType) -> Non
     for step in steps:
         assert changed(read_recipe("fuse4seg"), step.changes).segments
         assert step.rows[0] == "stacked"
-        rows = choose_rows(step.rows, modalities=["T1", "T1ce", "T2", "FLAIR"])
-        assert [row.name for row in rows] == list(step.rows)
+        rows = choose_rows(step.rows, modalities=["T1", "T1ce", "T2", "FLAIR"], variants=step.variants)
+        assert [row.name for row in rows] == [*step.rows, *step.variants]
+        for row in rows:
+            if row.name in step.variants:
+                assert changed(read_recipe("grey"), row.changes) != read_recipe("grey")
 
 
 class TestMissing:
@@ -52,6 +58,28 @@ class TestMissing:
         assert found[:2] == [[(0, 0, "stacked"), (1, 0, "stacked")], [(2, 0, "stacked")]]
         assert len(found) == 8
         assert sum(map(len, found)) == 12
+
+
+def test_variants_and_a_fold_for_each_case_reach_the_commands(evidence: ModuleType, planned_phantom: Path, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocessed = tmp_path / "nnUNet_preprocessed"
+    shutil.copytree(planned_phantom / "nnUNet_preprocessed", preprocessed)
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed))
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(evidence, "_call", lambda *words: called.append(words))
+    monkeypatch.setattr(evidence, "found_in", lambda place: {"results": []})
+    monkeypatch.setattr(evidence, "save_figures", lambda figures, path: None)
+    monkeypatch.setattr(evidence, "read_figures", lambda name: None)
+    step = evidence.Step("f", 990, "2d", "Fuse4SegPlans", (), ("stacked",), (0,), variants={"lambda3": "bilevel.fusion_weight=3"},
+                         leave_one_out=True)
+    evidence._measure(step, tmp_path / "work", devices=["cpu"], until=math.inf)
+    assert [words[words.index("--rows"):words.index("-f")] for words in called] == [
+        ("--rows", "stacked"), ("--rows", "--variant", "lambda3=bilevel.fusion_weight=3")]
+    folder = preprocessed / "Dataset990_Phantom"
+    cases = {path.name.removesuffix(".nii.gz") for path in (folder / "gt_segmentations").glob("*.nii.gz")}
+    splits = read_splits(folder)
+    assert {case for split in splits for case in split["val"]} == cases
+    assert all(len(split["val"]) == 1 and {*split["train"], *split["val"]} == cases for split in splits)
 
 
 def test_figures_name_no_folder_of_this_machine(evidence: ModuleType, tmp_path: Path) -> None:

@@ -96,6 +96,16 @@ def test_costs_are_told_beside_the_whole(benchmark: ModuleType) -> None:
     assert benchmark.losses(rows, unchanged="complete").splitlines()[-1] == "| stacked | 0.700 | -0.200 |"
 
 
+def test_an_untrained_row_is_named_before_anything_is_segmented(benchmark: ModuleType, trained_phantom: Path, trained_model: Path,
+                                                                tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "missing.json"
+    assert benchmark.main(["--root", str(trained_phantom), str(tmp_path / "comparison"), trained_model.parent.name, "2d",
+                           "--rows", "stacked", "-o", str(output)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: --rows: stacked, fold 0, seed 0: not trained in {tmp_path / 'comparison'}. Train it with f4s_compare -o.")
+    assert not output.exists()
+
+
 def test_the_command_measures_a_comparison_s_training(benchmark: ModuleType, trained_phantom: Path, trained_model: Path,
                                                       tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing missing, the mean Dice is that of the training's own validation."""

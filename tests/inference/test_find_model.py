@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from fuse4seg.errors import DatasetNotFoundError, FolderNotFoundError, OptionError, RootNotSetError
-from fuse4seg.inference.find_model import FINAL, TrainedModel, find_model, find_previous_stage
+from fuse4seg.inference.find_model import TrainedModel, find_model, find_previous_stage
 from fuse4seg.inference.model import load_model
 from fuse4seg.model_errors import AmbiguousModelError, ModelNotFoundError, PreviousStageNotFoundError
+from fuse4seg.paths import FINAL
 
 
 @pytest.fixture(autouse=True)

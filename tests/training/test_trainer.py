@@ -23,12 +23,13 @@ from fuse4seg.cli.train import main
 from fuse4seg.followers import unet
 from fuse4seg.model_errors import NonFiniteLossError
 from fuse4seg.networks.follower import FollowerKind
+from fuse4seg.paths import LATEST
 from fuse4seg.steps.pretraining import PretrainingStep
 from fuse4seg.training.data import TRAIN_STREAM, SeededBatches, batch_makers
 from fuse4seg.training.run import Conduct, Training, make_trainer, pretrain, train
 from fuse4seg.training.saving import SaveEvery
 from fuse4seg.training.stage_1 import PRETRAINED, PRETRAINING_LATEST
-from fuse4seg.training.trainer import LATEST, Fuse4SegTrainer
+from fuse4seg.training.trainer import Fuse4SegTrainer
 
 FOLD_0 = Training("990", "2d", 0, device="cpu")
 MODEL = Path("Dataset990_Phantom", "Fuse4SegTrainer__Fuse4SegPlans__2d")
