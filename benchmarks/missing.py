@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from validation_cases import Ours, Segment, Stock, add_comparison_flags, losses, measure, stock_labels, to_labels
+from validation_cases import Ours, Segment, Stock, add_comparison_flags, losses, measure, stock_labels
 
 from fuse4seg.cli.command import make_parser, run_command
 
@@ -50,20 +50,10 @@ def _run(options: argparse.Namespace) -> None:
 
 def _told(ours: Ours) -> Segment:
     """Our model, told what is missing."""
-    import torch
-
     from fuse4seg.datasets.dataset_json import channel_names
-    from fuse4seg.inference.predict_case import predict_case
 
     modalities = channel_names(ours.description.dataset_json)
-
-    def segment(case: str, condition: str) -> np.ndarray:
-        data, _, _, properties = ours.dataset.load_case(case)
-        there = present(condition, modalities)
-        made = predict_case(ours.model, torch.from_numpy(data[:]), properties, present=None if all(there) else there)
-        return to_labels(made.logits, made.space, ours.description)
-
-    return segment
+    return lambda case, condition: ours.segment(case, present(condition, modalities))
 
 
 def _given_zeros(stock: Stock) -> Segment:

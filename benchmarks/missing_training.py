@@ -1,8 +1,8 @@
-"""What training on cases that lack modalities is worth: Dice of complete validation cases after three trainings of each fold.
+"""What training on cases that lack modalities is worth: Dice of the validation cases after three trainings of each fold.
 
 ``complete`` is trained on all that there is; ``missing`` after a share of the files was removed at random, each case keeping one
-at least; ``dropping`` on the cases that lost none. All three go by the same plans and validate the same complete cases. A second
-run goes on where the first was left.
+at least; ``dropping`` on the cases that lost none. All three go by the same plans and segment the same validation cases: all of
+them complete, and those that lost files also without these. A second run goes on where the first was left.
 
 Example:
     python benchmarks/missing_training.py --root demo/data 999 2d -f 0 1 --work missing_training -o missing_training.json
@@ -36,6 +36,7 @@ TRAININGS = COMPLETE, MISSING, DROPPING = ("complete", "missing", "dropping")
 BESIDE, OF_A_CASE = ("dataset.json", "dataset_fingerprint.json"), (".b2nd", "_seg.b2nd", ".pkl")
 #: In the work folder: the raw dataset without the removed files, and what is preprocessed of it.
 INCOMPLETE_RAW, INCOMPLETE = "raw", "preprocessed"
+SUMMARY = "summary.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,7 +153,8 @@ def _run(options: argparse.Namespace) -> None:
     name = dataset_name(options.dataset)
     source, work = data_root(PREPROCESSED) / name, options.work.absolute()
     removed, identifier, splits = _prepare(options, name, source, work)
-    dice: dict[str, dict[str, float]] = {}
+    whole: dict[str, dict[str, float]] = {}
+    lacking: dict[str, dict[str, float]] = {}
     for fold in options.folds:
         for training in TRAININGS:
             place = work / f"fold_{fold}" / training
@@ -160,10 +162,14 @@ def _run(options: argparse.Namespace) -> None:
                       identifier=identifier, fold=fold, splits=splits, removed=removed, training=training)
             os.environ |= {RAW: str(work / INCOMPLETE_RAW), PREPROCESSED: str(place / "preprocessed"),
                            RESULTS: str(place / "results")}
-            dice.setdefault(training, {}).update(_trained(options, name, fold))
+            trained = _trained(options, name, fold)
+            whole.setdefault(training, {}).update(validated(trained))
+            lacking.setdefault(training, {}).update(without_removed(trained, source, identifier, removed))
+            found = {"whole": figures(whole), "without_removed": figures(lacking)}
             if options.output:
-                write_json({"share": options.share, "seed": options.seed, "removed": removed, **figures(dice)}, options.output)
-    print(json.dumps({entry: value for entry, value in figures(dice).items() if entry != "dice"}, indent=2))
+                write_json({"share": options.share, "seed": options.seed, "removed": removed, **found}, options.output)
+    print(json.dumps({cases: {entry: value for entry, value in one.items() if entry != "dice"} for cases, one in found.items()},
+                     indent=2))
 
 
 def _prepare(options: argparse.Namespace, name: str, source: Path,
@@ -202,19 +208,56 @@ def _prepare(options: argparse.Namespace, name: str, source: Path,
     return removed, identifier, read_splits(source) or generate_crossval_split(sorted(cases))
 
 
-def _trained(options: argparse.Namespace, name: str, fold: int) -> dict[str, float]:
-    """Mean Dice of each validation case, once the fold is trained and validated."""
-    from fuse4seg.evaluation.bootstrap import defined_mean
+def _trained(options: argparse.Namespace, name: str, fold: int) -> Path:
+    """Folder of the fold, once it is trained and validated."""
     from fuse4seg.inference.validate_fold import VALIDATION
     from fuse4seg.paths import RESULTS, data_root
     from fuse4seg.training.run import Training, train
 
     training = Training(name, options.configuration, fold, options.plans, device=options.device, changes=budget(options))
-    summary = data_root(RESULTS) / name / training.folder_name / f"fold_{fold}" / VALIDATION / "summary.json"
-    if not summary.is_file():
+    folder = data_root(RESULTS) / name / training.folder_name / f"fold_{fold}"
+    if not (folder / VALIDATION / SUMMARY).is_file():
         train(training, seed=options.seed, resume=True)
+    return folder
+
+
+def validated(fold_folder: Path) -> dict[str, float]:
+    """Mean Dice of each complete validation case, by the name of its file."""
+    from fuse4seg.evaluation.bootstrap import defined_mean
+    from fuse4seg.inference.validate_fold import VALIDATION
+
+    summary = json.loads((fold_folder / VALIDATION / SUMMARY).read_text())
     return {Path(entry["prediction_file"]).name: defined_mean(scores["Dice"] for scores in entry["metrics"].values())
-            for entry in json.loads(summary.read_text())["metric_per_case"]}
+            for entry in summary["metric_per_case"]}
+
+
+def without_removed(fold_folder: Path, source: Path, identifier: str, removed: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Mean Dice of each validation case that lost files, segmented without these, by the name of its file.
+
+    Args:
+        fold_folder: Of a trained fold.
+        source: The complete preprocessed dataset.
+        identifier: Folder of the configuration's data in it.
+        removed: From :func:`draw_removed`.
+    """
+    import torch
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+    from validation_cases import case_dice, segment_present
+
+    from fuse4seg.datasets.dataset_json import channel_names
+    from fuse4seg.inference.model import load_model
+    from fuse4seg.progress import progress
+
+    fold = fold_folder.name.removeprefix("fold_")
+    model = load_model(fold_folder.parent, folds=[int(fold)], device=torch.device("cpu"))
+    dataset, dataset_json = nnUNetDatasetBlosc2(str(source / identifier)), model.description.dataset_json
+    channels, ending = range(len(channel_names(dataset_json))), dataset_json["file_ending"]
+    names = [file.removesuffix(ending) for file in validated(fold_folder)]
+    found = {}
+    for case in progress([name for name in names if name in removed], f"fold {fold} without files", unit="case"):
+        labels = segment_present(model, dataset, case, [channel not in removed[case] for channel in channels])
+        found[f"{case}{ending}"] = case_dice(labels, source / "gt_segmentations" / f"{case}{ending}", dataset_json)
+    return found
 
 
 if __name__ == "__main__":

@@ -51,6 +51,10 @@ class Ours:
         """Of the model."""
         return self.model.description
 
+    def segment(self, case: str, present: Sequence[bool]) -> np.ndarray:
+        """Labels (Z, Y, X) of a case, of which these modalities are there."""
+        return segment_present(self.model, self.dataset, case, present)
+
 
 @dataclass(frozen=True)
 class Stock:
@@ -138,6 +142,29 @@ def losses(rows: Mapping[str, Dice], *, unchanged: str) -> str:
     return as_markdown((["row", unchanged, *others], lines))
 
 
+def segment_present(model: Model, dataset: nnUNetDatasetBlosc2, case: str, present: Sequence[bool]) -> np.ndarray:
+    """Labels (Z, Y, X) of a preprocessed case, by our model, which is told what is there."""
+    import torch
+
+    from fuse4seg.inference.predict_case import predict_case
+
+    data, _, _, properties = dataset.load_case(case)
+    made = predict_case(model, torch.from_numpy(data[:]), properties, present=None if all(present) else tuple(present))
+    return to_labels(made.logits, made.space, model.description)
+
+
+def case_dice(labels: np.ndarray, truth: Path, dataset_json: Mapping[str, Any]) -> float:
+    """Mean Dice over the classes that either holds, of labels (Z, Y, X) and a file of true ones."""
+    import SimpleITK as sitk
+
+    from fuse4seg.datasets.dataset_json import foreground_classes
+    from fuse4seg.evaluation.bootstrap import defined_mean
+    from fuse4seg.evaluation.overlap import confusion, dice
+
+    true_labels = sitk.GetArrayFromImage(sitk.ReadImage(str(truth)))
+    return defined_mean(dice(confusion(labels, true_labels, label)) for label in foreground_classes(dataset_json).values())
+
+
 def to_labels(logits: np.ndarray, space: dict[str, Any], description: ModelDescription) -> np.ndarray:
     """Labels (Z, Y, X) on the input's grid."""
     from fuse4seg.inference.input_space import to_labels
@@ -191,10 +218,6 @@ def _preprocessed(source: Path, description: ModelDescription) -> nnUNetDatasetB
 def _scored(segment: Segment, loaded: Ours | Stock, source: Path, conditions: Sequence[str],
             cases: int | None) -> dict[str, list[float]]:
     """Mean foreground Dice of every case under every condition; classes that neither holds are left out."""
-    import SimpleITK as sitk
-
-    from fuse4seg.datasets.dataset_json import foreground_classes
-    from fuse4seg.evaluation.overlap import confusion, dice
     from fuse4seg.progress import progress
 
     dataset_json = loaded.description.dataset_json
@@ -202,9 +225,7 @@ def _scored(segment: Segment, loaded: Ours | Stock, source: Path, conditions: Se
     names = sorted(path.name.removesuffix(ending) for path in folder.glob(f"*{ending}"))[:cases]
     found: dict[str, list[float]] = {condition: [] for condition in conditions}
     for case in progress(names, loaded.trial.row.name, unit="case"):
-        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(source / "gt_segmentations" / f"{case}{ending}")))
         for condition in conditions:
-            labels = segment(case, condition)
-            values = [dice(confusion(labels, truth, label)) for label in foreground_classes(dataset_json).values()]
-            found[condition].append(float(np.nanmean(values)))
+            found[condition].append(case_dice(segment(case, condition), source / "gt_segmentations" / f"{case}{ending}",
+                                              dataset_json))
     return found
