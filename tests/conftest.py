@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # nnU-Net reads these when it is imported.
 os.environ["nnUNet_n_proc_DA"] = "1"
-os.environ.pop("F4S_ROOT", None)  # goes before the variables that the tests set
 os.environ["nnUNet_def_n_proc"] = "2"
 
 #: A U-Net of three stages as it stands in nnU-Net's plans.
@@ -40,6 +39,8 @@ LEADER = {"network_class_name": "fuse4seg.leaders.gate.GateLeader", "_kw_require
           "arch_kwargs": {"detail_features": 4, "base_features": 8, "couplings": 1, "transformers": 1}}
 
 ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+for name in ("F4S_ROOT", *ROOTS):  # what whoever runs the tests has there is theirs
+    os.environ.pop(name, None)
 #: What the phantom's plans say beside the usual recipe: a small network, and hardly any training.
 HARDLY = ("leader.cross_attention=true", "follower.features=8", "patches.largest_batch=4", "pretraining.epochs=2",
           "training.epochs=2", "training.iterations=2")

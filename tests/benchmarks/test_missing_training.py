@@ -111,3 +111,26 @@ def test_figures_compare_case_by_case(benchmark: ModuleType) -> None:
     assert found["paired"]["missing less dropping"]["difference"] == pytest.approx(0.175)
     assert found["paired"]["missing less dropping"]["interval"] == pytest.approx((0.05, 0.3))
     assert "missing less dropping" not in benchmark.figures({"complete": dice["complete"], "missing": dice["missing"]})["paired"]
+
+
+class TestWithoutRemoved:
+    @pytest.fixture
+    def score(self, benchmark: ModuleType, planned_phantom: Path, trained_model: Path) -> Callable[[dict], dict[str, float]]:
+        source = planned_phantom / "nnUNet_preprocessed" / DATASET
+        return lambda removed: benchmark.without_removed(trained_model / "fold_0", source, DATA, removed)
+
+    def test_is_the_validation_itself_where_nothing_was_removed(self, benchmark: ModuleType, trained_model: Path,
+                                                                score: Callable[[dict], dict[str, float]]) -> None:
+        assert (validated := benchmark.validated(trained_model / "fold_0"))
+        removed = {name.removesuffix(".nii.gz"): [] for name in validated}
+        assert score(removed) == pytest.approx(validated, abs=1e-9)
+
+    def test_tells_the_model_what_was_removed_of_validation_cases(self, benchmark: ModuleType, trained_model: Path,
+                                                                  score: Callable[[dict], dict[str, float]]) -> None:
+        validation = [name.removesuffix(".nii.gz") for name in benchmark.validated(trained_model / "fold_0")]
+        training = next(case for case in map("phantom_{:03d}".format, range(5)) if case not in validation)
+        import validation_cases
+
+        with mock.patch.object(validation_cases, "segment_present", wraps=validation_cases.segment_present) as segment:
+            assert list(score({training: [0], validation[0]: [1, 3]})) == [f"{validation[0]}.nii.gz"]
+        assert [call.args[2:] for call in segment.call_args_list] == [(validation[0], [True, False, True, False])]
