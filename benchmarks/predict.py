@@ -138,7 +138,7 @@ def plain_logits(model: Model, fused: np.ndarray, spacing: Sequence[float]) -> n
         window = tuple(slice(start, start + extent) for start, extent in zip(corner, patch, strict=True))
         weights[window] += weight
         for index, part in enumerate(padded):
-            read = as_read(part[None][(..., *window)].to(model.device), colours=model.colours)
+            read = as_read(part[None][(..., *window)].to(model.device), leader=network.fusion)
             with torch.inference_mode():
                 logits = (sum(follower(read.flip(axes)).flip(axes) for axes in copies)[0] / len(copies)).float().cpu()
             if total is None:

@@ -145,7 +145,7 @@ def _networks(trainer: Any) -> dict[str, Callable[[], object]]:
     trainer.set_deep_supervision_enabled(True)
     model = trainer.network.train()
     channels = _batch(trainer).to(trainer.device)
-    fused = as_read(model.fuse(channels).fused.image.detach(), colours=model.fusion.colours)
+    fused = as_read(model.fuse(channels).fused.image.detach(), leader=model.fusion)
     passes = {"U-Net": lambda: model.segmentation(fused), "fusion network": lambda: [model.fuse(channels).fused.image]}
 
     def both_ways(forward: Callable[[], list[Any]]) -> None:
