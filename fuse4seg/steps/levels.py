@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,8 +39,9 @@ class Levels:
     recipe: Recipe
     auxiliary_head: nn.Module | None
     adversary: Adversary
-    leader: Level
-    follower: Level
+    # nnU-Net writes what a trainer has into debug.json; weights are of no use there.
+    leader: Level = field(repr=False)
+    follower: Level = field(repr=False)
     discriminator_optimiser: torch.optim.Optimizer
 
     def modules(self) -> list[nn.Module]:

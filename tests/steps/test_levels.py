@@ -40,6 +40,10 @@ class TestBuildLevels:
         given = [id(value) for one in optimisers for group in one.param_groups for value in group["params"]]
         assert sorted(given) == sorted({id(value) for module in levels.modules() for value in module.parameters()})
 
+    def test_is_written_without_weights(self, levels: Levels) -> None:
+        """nnU-Net writes what a trainer has into debug.json."""
+        assert "GateLeader" in repr(levels) and "tensor" not in repr(levels)
+
     def test_moves_the_follower_as_nnunet_does(self, levels: Levels) -> None:
         (group,) = levels.follower.optimiser.param_groups
         assert isinstance(levels.follower.optimiser, torch.optim.SGD)
