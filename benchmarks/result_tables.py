@@ -44,7 +44,18 @@ LABELS = {"all_sources": "all sources together", "stacked": "stock nnU-Net, stac
           "frozen": "the leader frozen as it starts", "fusion_losses_alone": "the leader taught by the fusion losses alone",
           "joint": "the leader taught by the direct gradient, too (`joint`)",
           "grey_frozen": "grey, the leader frozen as it starts",
-          "grey_fusion_losses_alone": "grey, the fusion losses alone", "grey_joint": "grey, `joint`"}
+          "grey_fusion_losses_alone": "grey, the fusion losses alone", "grey_joint": "grey, `joint`",
+          "fuse4seg_image": "stock nnU-Net on Fuse4Seg's image", "grey_image": "stock nnU-Net on the grey image",
+          "frozen_image": "stock nnU-Net on the frozen leader's image", "dropout": "Fuse4Seg, a quarter dropped",
+          "paper": "the paper's system (`paper`)", "paper_v3": "its later version (`paper_v3`)",
+          "paper_no_cross_attention": "`paper` without cross-attention",
+          "paper_no_adversarial_training": "`paper` without adversaries in stage 2",
+          "paper_no_adversarial_pretraining": "`paper` without adversaries in stage 1",
+          "paper_no_reconstruction": "`paper` without reconstruction",
+          "cddfuse": "CDDFuse + nnU-Net", "ddcgan": "DDcGAN + nnU-Net", "didfuse": "DIDFuse + nnU-Net",
+          "rfn_nest": "RFN-Nest + nnU-Net", "tardal": "TarDAL + nnU-Net", "u2fusion": "U2Fusion + nnU-Net",
+          "attention_unet": "Attention U-Net, stacked", "cascade": "CASCADE, stacked", "emcad": "EMCAD, stacked",
+          "swin_unet": "Swin-Unet, stacked", "unet_3plus": "UNet 3+, stacked"}
 TO_A_SOURCE = "SSIM to "
 #: Of images in colour.
 CHROMA = ("chroma of background", "chroma of foreground")
