@@ -70,9 +70,9 @@ class DatasetJsonError(FileError):
 class MissingModalityError(Fuse4SegError):
     """A case lacks the file of one of the dataset's channels."""
 
-    def __init__(self, case: str, channel: str, expected: Path, mend: str) -> None:
-        nowhere = ", a link that leads nowhere" if expected.is_symlink() else ""
-        super().__init__(f"case {case} has no {channel} image: expected {expected}{nowhere}. {mend}")
+    def __init__(self, case: str, channel: str, expected: Path | None, mend: str) -> None:
+        nowhere = ", a link that leads nowhere" if expected and expected.is_symlink() else ""
+        super().__init__(f"case {case} has no {channel} image{f': expected {expected}{nowhere}' if expected else ''}. {mend}")
 
 
 class SurplusChannelError(Fuse4SegError):
@@ -96,7 +96,7 @@ class DatasetExistsError(Fuse4SegError):
     """A dataset would be written over another."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} exists. Choose another dataset id, remove the folder, or allow overwriting.")
+        super().__init__(f"{folder} exists. Choose another dataset id, or remove the folder.")
 
 
 class MissingExtraError(Fuse4SegError):
@@ -201,11 +201,12 @@ class UnreadableRecordError(Fuse4SegError):
 
 
 class FaultyCasesError(Fuse4SegError):
-    """Some cases of a folder could not be used; the rest was. One line per faulty case, which are its ``faults``."""
+    """Some cases of a folder could not be used; the rest was, or nothing. One line per faulty case, which are its ``faults``."""
 
-    def __init__(self, faults: Iterable[str]) -> None:
+    def __init__(self, faults: Iterable[str], *, nothing_written: bool = False) -> None:
         self.faults = lines = list(faults)
-        super().__init__("\n".join([*lines, f"{len(lines)} faulty case(s), listed above, are not in the result."]))
+        end = ": nothing was written." if nothing_written else ", are not in the result."
+        super().__init__("\n".join([*lines, f"{len(lines)} faulty case(s), listed above{end}"]))
 
 
 class FaultyTrainingsError(Fuse4SegError):

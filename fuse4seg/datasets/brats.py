@@ -97,7 +97,7 @@ def find_brats_cases(folder: Path) -> list[BratsCase]:
     faults = [str(MissingModalityError(name, modality, next(iter(files.values())).parent, "Add it, or remove the case."))
               for name, files in sorted(cases.items()) for modality in MODALITIES if modality not in files]
     if faults:
-        raise FaultyCasesError(faults)
+        raise FaultyCasesError(faults, nothing_written=True)
     return [BratsCase(name, tuple(files[modality] for modality in MODALITIES), files.get("seg"))
             for name, files in sorted(cases.items())]
 

@@ -21,6 +21,8 @@ from fuse4seg.progress import progress
 log = logging.getLogger(__name__)
 
 ENDING = ".nii.gz"
+#: What helps with a study that is no case.
+LEAVE_OUT = "leave the study out"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class DicomCase:
 
 
 def dicom_cases(found: Found, channels: Sequence[str], rules: Rules, *, reference: int = 0,
-                allow_missing: bool = False) -> tuple[dict[str, DicomCase], dict[str, Fuse4SegError]]:
+                allow_missing: bool = False,
+                mend: str = LEAVE_OUT) -> tuple[dict[str, DicomCase], dict[str, Fuse4SegError]]:
     """Cases of studies.
 
     Args:
@@ -53,6 +56,7 @@ def dicom_cases(found: Found, channels: Sequence[str], rules: Rules, *, referenc
         rules: From :func:`~fuse4seg.datasets.series_rules.read_rules`.
         reference: Index of the channel whose grid is wanted; where it is not there, the first that is takes its place.
         allow_missing: Also take studies that lack channels.
+        mend: What a user can do about a study that lacks some, beside writing rules.
 
     Returns:
         The cases by name, and why others are none, by name.
@@ -68,20 +72,21 @@ def dicom_cases(found: Found, channels: Sequence[str], rules: Rules, *, referenc
     cases, faults = {}, dict(found.faults)
     for study in found.studies.values():
         try:
-            cases[study.name] = _case(study, channels, rules, reference=reference, allow_missing=allow_missing)
+            cases[study.name] = _case(study, channels, rules, reference=reference, allow_missing=allow_missing, mend=mend)
         except Fuse4SegError as error:
             faults[study.name] = error
     return cases, faults
 
 
-def _case(study: Study, channels: Sequence[str], rules: Rules, *, reference: int, allow_missing: bool) -> DicomCase:
+def _case(study: Study, channels: Sequence[str], rules: Rules, *, reference: int, allow_missing: bool,
+          mend: str) -> DicomCase:
     chosen = choose_series(study, channels, rules)
     log.info("%s: %s", study.name, "; ".join(f"{channel} is {series}" for channel, series in chosen.items()))
     absent = [channel for channel in channels if channel not in chosen]
     if absent and not (allow_missing and chosen):
         there = "; ".join(map(str, study.series))
-        mend = "Name one in a file for --series_rules, leave the study out, or predict with --allow_missing."
-        raise MissingModalityError(study.name, absent[0], min(study.files).parent, f"The study holds {there}. {mend}")
+        raise MissingModalityError(study.name, absent[0], None,
+                                   f"The study holds {there}. Name one in a file for --series_rules, or {mend}.")
     series = tuple(chosen.get(channel) for channel in channels)
     return DicomCase(study, series, index_of_grid(series, reference))
 
@@ -144,7 +149,7 @@ def convert_dicom(source: Path, dataset_id: int, *, name: str = "DICOM", copy: b
             except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
                 faults[case.name] = fault_of(error, case.name)
         if faults:
-            raise FaultyCasesError(map(str, faults.values()))
+            raise FaultyCasesError(map(str, faults.values()), nothing_written=True)
         describe(folder, channels=channels, labels=NO_LABELS, training=len(cases), ending=ENDING, processes=processes)
 
 

@@ -63,7 +63,7 @@ def convert_harvard(source: Path, dataset_id: int, *, name: str = "Harvard", cop
                 except Exception as error:  # noqa: BLE001 (what is no fault of the case is raised again)
                     faults.append(str(fault_of(error, case)))
         if faults:
-            raise FaultyCasesError(faults)
+            raise FaultyCasesError(faults, nothing_written=True)
         # Pictures have a scale of their own: black is 0, white 255.
         describe(folder, channels=[MRI, OTHER if several else modalities[0]], labels=NO_LABELS, training=training, ending=".png",
                  processes=processes, **{NORMALISATION: {"0": "rgb_to_0_1", "1": "rgb_to_0_1"}})

@@ -92,7 +92,7 @@ def convert_pairs(source: Path, dataset_id: int, *, name: str = "Pairs", copy: b
                 except Fuse4SegError as error:
                     faults.append(str(error))
         if faults:
-            raise FaultyCasesError(faults)
+            raise FaultyCasesError(faults, nothing_written=True)
         if coloured:
             log.info("%d visible image(s) are in colour: their luma (ITU-R BT.601) is written", coloured)
         training = sum(len(part.images) for part in parts if part.ending == TRAINING)
@@ -151,7 +151,7 @@ def _find_scenes(source: Path) -> dict[str, tuple[Path, ...]]:
             faults.append(f"{folder} holds {len(infrared)} infrared and {len(visible)} visible images, told by IR and "
                           "VIS in their names. Leave one of each.")
     if faults:
-        raise FaultyCasesError(faults)
+        raise FaultyCasesError(faults, nothing_written=True)
     if left_out and scenes:
         log.warning("left out, as no file there is named IR: %s", ", ".join(left_out))
     return scenes

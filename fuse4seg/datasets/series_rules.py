@@ -102,7 +102,7 @@ def _how_to_choose(channel: str, fitting: Sequence[Series]) -> str:
         entry = f"description = '^{plain}$'"
     else:
         entry = f'series = "{first.uid}"'
-    return f"Write which into a file for --series_rules, for example [[{toml_key(channel)}]] {entry}"
+    return f"Write which into a file for --series_rules, for example {toml_key(channel)} = [{{{entry}}}]"
 
 
 def toml_key(name: str) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from fuse4seg.evaluation.bootstrap import FEWEST_PAIRS, PairedTest, paired_test
+from fuse4seg.evaluation.bootstrap import FEWEST_PAIRS, PairedTest, paired_test, shown_interval
 from fuse4seg.evaluation.folders import METRICS, Evaluation
 from fuse4seg.evaluation.table import format_table
 
@@ -64,7 +64,7 @@ def format_comparison(tests: dict[str, PairedTest]) -> str:
         core              0.1000  0.0500 to 0.1500          0.2500      3         0
         fewer than 6 pairs cannot reach p < .05, whatever the difference
     """
-    rows: list[list[str | float]] = [[name, test.difference, "{:.4f} to {:.4f}".format(*test.interval), test.p, test.pairs,
+    rows: list[list[str | float]] = [[name, test.difference, shown_interval(test.interval), test.p, test.pairs,
                                       test.left_out] for name, test in tests.items()]
     table = format_table(["Dice, difference", "mean", "95 % interval", "p, signed rank", "pairs", "left out"], rows)
     if min(test.pairs for test in tests.values()) >= FEWEST_PAIRS:

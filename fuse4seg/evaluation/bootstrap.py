@@ -35,6 +35,17 @@ def defined_mean(values: Iterable[float]) -> float:
     return float(np.mean(found)) if found else math.nan
 
 
+def shown_interval(interval: tuple[float, float]) -> str:
+    """As tables show it; a case alone has none.
+
+    Example:
+        >>> shown_interval((0.5, 0.75)), shown_interval((math.nan, math.nan))
+        ('0.5000 to 0.7500', '-')
+    """
+    low, high = interval
+    return "-" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
+
+
 def mean_interval(values: Sequence[float], *, seed: int = 0, comparisons: int = 1) -> tuple[float, float]:
     """95 % bootstrap interval of the mean over cases (percentile method); NaN values are left out.
 

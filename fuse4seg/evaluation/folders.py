@@ -21,7 +21,7 @@ from fuse4seg.datasets.images import Image, find_reader, geometry_difference, re
 from fuse4seg.datasets.raw import say_left_out
 from fuse4seg.datasets.sources import require_equal_names
 from fuse4seg.errors import EmptyFolderError, FaultyImageError, FolderNotFoundError
-from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval
+from fuse4seg.evaluation.bootstrap import defined_mean, mean_interval, shown_interval
 from fuse4seg.evaluation.hausdorff import hausdorff_95
 from fuse4seg.evaluation.overlap import Confusion, confusion, dice, iou, precision, sensitivity
 from fuse4seg.evaluation.table import format_table
@@ -105,10 +105,9 @@ class Evaluation:
         """Table of the means of all metrics: a row per class, with the interval of its mean Dice."""
         rows: list[list[str | float]] = []
         for name in self.names:
-            low, high = mean_interval(self.column(name), seed=seed)
             means = [self.class_means(metric)[name] for metric in METRICS]
             left_out = max(self.left_out(metric)[name] for metric in METRICS)
-            rows.append([name, means[0], f"{low:.4f} to {high:.4f}", *means[1:], left_out])
+            rows.append([name, means[0], shown_interval(mean_interval(self.column(name), seed=seed)), *means[1:], left_out])
         overall = [self.foreground_mean(metric) for metric in METRICS]
         rows.append(["foreground mean", overall[0], "", *overall[1:], ""])
         return format_table(["mean", "Dice", "95 % interval", *METRICS[1:], "left out, at most"], rows)

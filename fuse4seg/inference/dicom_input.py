@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from fuse4seg.datasets.dicom import dicom_cases, write_dicom_case
+from fuse4seg.datasets.dicom import LEAVE_OUT, dicom_cases, write_dicom_case
 from fuse4seg.datasets.dicom_series import find_studies
 from fuse4seg.datasets.dicom_volume import stack_series
 from fuse4seg.datasets.series_rules import read_rules
@@ -30,7 +30,8 @@ class DicomInput:
     def __init__(self, folder: Path, job: Job) -> None:
         rules = read_rules(job.rules)
         self._cases, self.faults = dicom_cases(find_studies(folder), job.channels, rules, reference=job.reference,
-                                               allow_missing=job.allow_missing)
+                                               allow_missing=job.allow_missing,
+                                               mend=f"{LEAVE_OUT}, or predict with --allow_missing")
         self._job = job
 
     @property

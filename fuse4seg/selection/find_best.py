@@ -15,7 +15,7 @@ import numpy as np
 
 from fuse4seg.background import WatchedPool
 from fuse4seg.errors import FoldError
-from fuse4seg.evaluation.bootstrap import PairedTest, defined_mean, mean_interval, paired_test
+from fuse4seg.evaluation.bootstrap import PairedTest, defined_mean, mean_interval, paired_test, shown_interval
 from fuse4seg.evaluation.learn_postprocessing import Learnt, Scoring, learn
 from fuse4seg.evaluation.postprocessing import write_rules
 from fuse4seg.evaluation.table import format_table
@@ -114,7 +114,7 @@ class Choice:
     def _format_learnt(self) -> list[str]:
         learnt = self.learnt
         if len(learnt.folds) < 2:
-            return ["post-processing: none, as it is learnt from two folds on."]
+            return ["post-processing: not learnt, as that takes two folds. Rules that were learnt before stay."]
         if not learnt.rules:
             return ["post-processing: no rule helped on held-out folds."]
         changes = ", ".join(f"{metric} {learnt.before[metric]:.4f} to {learnt.after[metric]:.4f}" for metric in learnt.before)
@@ -178,7 +178,8 @@ def find_best(models: Sequence[TrainedModel], *, folds: Sequence[int] | None = N
     choice = Choice(tuple(results), best, chosen, tests, seed, learnt, tuple(dict.fromkeys(faults)))
     folder = models[0].folder.parent
     write_json(choice.to_plain(), folder / FIND_BEST)
-    write_rules(learnt.to_plain(), [model.folder for model in chosen.models])
+    if len(learnt.folds) > 1:
+        write_rules(learnt.to_plain(), [model.folder for model in chosen.models])
     return choice
 
 
@@ -214,17 +215,6 @@ def choose(results: Sequence[Result], *, seed: int = 0) -> tuple[Candidate, Cand
 
 def _apart(test: PairedTest) -> bool:
     return test.interval[0] > 0
-
-
-def shown_interval(interval: tuple[float, float]) -> str:
-    """As the table shows it; a case alone has none.
-
-    Example:
-        >>> shown_interval((0.5, 0.75)), shown_interval((math.nan, math.nan))
-        ('0.5000 to 0.7500', '-')
-    """
-    low, high = interval
-    return "-" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
 def _none_for_nan(value: float) -> float | None:

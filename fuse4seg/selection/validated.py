@@ -138,6 +138,8 @@ def _cases(model: TrainedModel, folds: Sequence[int], ending: str) -> list[Valid
             names = [Path(case["prediction_file"]).name for case in content["metric_per_case"]]
         except (LookupError, TypeError) as error:
             raise UnreadableRecordError(path, "is no summary", mend="Validate again with f4s_train --val.") from error
+        if gone := [name for name in names if not path.with_name(name).is_file()]:
+            raise UnreadableRecordError(path.with_name(gone[0]), "is missing", mend="Validate again with f4s_train --val.")
         found += [ValidationCase(name.removesuffix(ending), fold, path.with_name(name), references / name) for name in names]
     return found
 

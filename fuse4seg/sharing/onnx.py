@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from fuse4seg import __version__
 from fuse4seg.datasets.dataset_json import channel_names
 from fuse4seg.errors import OptionError
+from fuse4seg.evaluation.postprocessing import POSTPROCESSING
 from fuse4seg.files import make_writable_folder, write_json, written_whole
 from fuse4seg.inference.find_model import TrainedModel
 from fuse4seg.inference.model import Model, load_model
 from fuse4seg.networks.fuse_then_segment import FuseThenSegment
 from fuse4seg.own_outputs import claim_outputs
+
+log = logging.getLogger(__name__)
 
 #: Files in each fold's folder, and beside the folds.
 LEADER, FOLLOWER, DESCRIPTION = "leader.onnx", "follower.onnx", "model.json"
@@ -79,6 +82,8 @@ def export_onnx(trained: TrainedModel, output: Path, *, trust: bool = False, ove
     if model.description.previous_stage is not None:
         raise OptionError("--onnx", f"{trained.folder} is a later stage of a cascade, whose follower sees another model's "
                                     f"labels, too. Export it without --onnx.")
+    if (trained.folder / POSTPROCESSING).is_file():
+        log.warning("%s is left out: %s does not apply learnt rules", trained.folder / POSTPROCESSING, PROGRAM)
     places = [f"fold_{fold}" for fold in trained.folds]
     kinds = (LEADER, FOLLOWER) if model.description.segments else (LEADER,)
     beside = (DESCRIPTION, PROGRAM) if model.description.segments else (DESCRIPTION,)

@@ -17,7 +17,7 @@ import onnxruntime
 import SimpleITK as sitk
 from scipy.ndimage import binary_fill_holes
 
-#: Millimetres by which a spacing may differ from the model's.
+#: Millimetres by which a spacing or an origin may differ, and by which a direction.
 CLOSE = 1e-3
 
 
@@ -29,10 +29,14 @@ def segment(folder: Path, output: Path, files: Sequence[Path]) -> None:
         output: Image of the labels, with the geometry of the first file.
         files: Of the modalities, in the order of model.json.
     """
-    model = json.loads((folder.parent / "model.json").read_text())
-    given = [sitk.ReadImage(str(file)) for file in files]
-    order, axes = model["transpose_forward"], len(model["patch_size"])
-    spacing = [given[0].GetSpacing()[::-1][axis] for axis in order][-axes:]
+    description = folder.parent / "model.json"
+    for path in (description, folder / "leader.onnx", folder / "follower.onnx", output.absolute().parent):
+        if not path.exists():
+            sys.exit(f"{path} is missing: name the folder of a fold that f4s_export_model --onnx wrote, and an output in a "
+                     "folder that exists")
+    model = json.loads(description.read_text())
+    given, order = _read(files, [told["name"] for told in model["channels"]]), model["transpose_forward"]
+    spacing = [given[0].GetSpacing()[::-1][axis] for axis in order][-len(model["patch_size"]):]
     if not np.allclose(spacing, model["spacing"], atol=CLOSE):
         sys.exit(f"spacing {spacing} is not the model's: resample to {model['spacing']} mm first")
     images = np.stack([sitk.GetArrayFromImage(image) for image in given]).astype(np.float32)
@@ -49,6 +53,25 @@ def segment(folder: Path, output: Path, files: Sequence[Path]) -> None:
     written = sitk.GetImageFromArray(whole.transpose(np.argsort(order)))
     written.CopyInformation(given[0])
     sitk.WriteImage(written, str(output))
+
+
+def _read(files: Sequence[Path], names: Sequence[str]) -> list[sitk.Image]:
+    """One image for each channel, all on one grid."""
+    if len(files) != len(names):
+        sys.exit(f"{len(files)} image(s) given: the model takes {len(names)}, {', '.join(names)}")
+    images = []
+    for file in files:
+        try:
+            images.append(sitk.ReadImage(str(file)))
+        except RuntimeError:
+            sys.exit(f"{file} is missing, or cannot be read as an image")
+    first = images[0]
+    for file, image in zip(files, images, strict=True):
+        if image.GetSize() != first.GetSize() or not all(np.allclose(one, other, atol=CLOSE) for one, other in (
+                (image.GetSpacing(), first.GetSpacing()), (image.GetOrigin(), first.GetOrigin()),
+                (image.GetDirection(), first.GetDirection()))):
+            sys.exit(f"{file} has another grid than {files[0]}: resample it to that one first")
+    return images
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:

@@ -53,6 +53,7 @@ class TestFindBratsCases:
         lines = str(caught.value).splitlines()
         assert "case a has no T1ce image" in lines[0]
         assert "case c has no FLAIR image" in lines[1]
+        assert lines[2] == "2 faulty case(s), listed above: nothing was written."
 
     def test_folders_without_cases_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(FolderNotFoundError):

@@ -58,6 +58,7 @@ class TestCases:
         found = find_studies(tmp_path)
         _, faults = dicom_cases(found, ["T2", "T1ce"], read_rules())
         assert [type(fault) for fault in faults.values()] == [MissingModalityError]
+        assert all(str(fault).endswith("--series_rules, or leave the study out.") for fault in faults.values())
         cases, faults = dicom_cases(found, ["T2", "T1ce"], read_rules(), allow_missing=True)
         assert faults == {}
         assert cases["P1_20200131"].reference == 1

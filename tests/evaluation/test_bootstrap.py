@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from fuse4seg.evaluation.bootstrap import mean_interval, paired_test
+from fuse4seg.evaluation.bootstrap import mean_interval, paired_test, shown_interval
 
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
@@ -56,3 +56,7 @@ def test_without_pairs_nothing_is_defined() -> None:
 def test_unequal_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="argument 2 is longer"):
         paired_test([0.1], [0.1, 0.2])
+
+
+def test_the_interval_of_a_case_alone_is_not_shown() -> None:
+    assert [shown_interval(mean_interval(values)) for values in ([0.5], [0.5, 0.5])] == ["-", "0.5000 to 0.5000"]

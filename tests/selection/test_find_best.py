@@ -12,10 +12,9 @@ from scipy import stats
 
 from fuse4seg.cli.reference import parser_of
 from fuse4seg.errors import FoldError, OptionError
-from fuse4seg.evaluation.bootstrap import mean_interval
 from fuse4seg.evaluation.postprocessing import read_rules
 from fuse4seg.inference.find_model import TrainedModel
-from fuse4seg.selection.find_best import FIND_BEST, Result, choose, find_best, shown_interval
+from fuse4seg.selection.find_best import FIND_BEST, Result, choose, find_best
 from fuse4seg.selection.validated import Candidate, chosen_models
 
 MakeValidated = Callable[..., Path]
@@ -80,10 +79,6 @@ class TestChoice:
         assert (best.name, chosen.name) == ("one", "one")
 
 
-def test_the_interval_of_a_case_alone_is_not_shown() -> None:
-    assert [shown_interval(mean_interval(values)) for values in ([0.5], [0.5, 0.5])] == ["-", "0.5000 to 0.5000"]
-
-
 class TestFindBest:
     def test_scores_as_nnu_net_does(self, make_validated: MakeValidated) -> None:
         model = make_validated("2d", with_island)
@@ -105,6 +100,13 @@ class TestFindBest:
         content = json.loads((model.parent / FIND_BEST).read_text())
         assert content["chosen"] == content["best"] == "2d"
         assert content["postprocessing"] == json.loads((model / "postprocessing.json").read_text())["alone"]
+
+    def test_leaves_earlier_rules_where_one_fold_can_teach_none(self, make_validated: MakeValidated) -> None:
+        model = make_validated("2d", with_island)
+        find_best(chosen_models("990"))
+        learnt = (model / "postprocessing.json").read_text()
+        assert "Rules that were learnt before stay" in find_best(chosen_models("990"), folds=[0]).format()
+        assert (model / "postprocessing.json").read_text() == learnt
 
     def test_takes_an_ensemble_that_is_better_and_says_how_to_predict_with_it(self, make_validated: MakeValidated) -> None:
         # Each is sure of what it found, and not of what it missed.

@@ -89,6 +89,11 @@ class TestCases:
             with pytest.raises(UnreadableRecordError, match="fold_0/validation/summary.json .*--val"):
                 both()
 
+    def test_whose_segmentation_is_gone_are_refused(self, two: list[Path]) -> None:
+        (two[0] / "fold_1" / "validation" / "phantom_003.nii.gz").unlink()
+        with pytest.raises(UnreadableRecordError, match="fold_1/validation/phantom_003.nii.gz is missing. .*--val"):
+            both()
+
     def test_must_be_in_the_same_folds(self, two: list[Path]) -> None:
         path = two[0] / "fold_0" / "validation" / "summary.json"
         content = json.loads(path.read_text())

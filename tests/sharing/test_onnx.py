@@ -6,10 +6,12 @@ import ast
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -100,20 +102,59 @@ def test_the_program_needs_neither_pytorch_nor_this_package() -> None:
     assert {name.partition(".")[0] for name in names} - sys.stdlib_module_names == {"numpy", "onnxruntime", "SimpleITK", "scipy"}
 
 
-@pytest.mark.parametrize("changed", [{"spacing": [9.0, 9.0]}, {"channels": [{"normalization": "CTNormalization"}] * 2}])
-def test_the_program_says_what_it_cannot_do_in_one_line(changed: dict[str, object], tmp_path: Path) -> None:
-    model = {"patch_size": [8, 8], "transpose_forward": [0, 1, 2], "spacing": [1.0, 1.0], "channels": [],
-             "regions_class_order": None}
-    (tmp_path / "model.json").write_text(json.dumps(model | changed))
-    files = [tmp_path / "T1.nii.gz", tmp_path / "T2.nii.gz"]
-    for file in files:
-        sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 8, 8), np.float32)), str(file))
-    done = subprocess.run([sys.executable, PROGRAM, tmp_path / "fold_0", tmp_path / "labels.nii.gz", *files], capture_output=True,
-                          text=True)
-    assert done.returncode == 1
-    assert re.fullmatch(r"(spacing .* is not the model's: resample to \[9.0, 9.0\] mm first|"
-                        r"this program does not know the normalisation CTNormalization)\n", done.stderr)
-    assert not (tmp_path / "labels.nii.gz").exists()
+class TestTheProgramSaysInOneLine:
+    """What is wrong, and writes nothing."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Callable[..., str]:
+        """Function that runs it on two images of 2 x 8 x 8 voxels, with what is to be changed, and gives what it says."""
+        def run(*, model: dict[str, object] | None = None, files: Sequence[str] = ("T1.nii.gz", "T2.nii.gz"),
+                output: str = "labels.nii.gz", fold: str = "fold_0") -> str:
+            told = {"patch_size": [8, 8], "transpose_forward": [0, 1, 2], "spacing": [1.0, 1.0], "regions_class_order": None,
+                    "channels": [{"name": name, "normalization": "CTNormalization"} for name in ("T1", "T2")]}
+            (tmp_path / "model.json").write_text(json.dumps(told | (model or {})))
+            (tmp_path / "fold_0").mkdir()
+            for network in ("leader.onnx", "follower.onnx"):
+                (tmp_path / "fold_0" / network).touch()
+            for name, columns, origin in (("T1", 8, 0), ("T2", 8, 0), ("small", 7, 0), ("far", 8, 9)):
+                image = sitk.GetImageFromArray(np.ones((2, 8, columns), np.float32))
+                image.SetOrigin((origin, 0, 0))
+                sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+            (tmp_path / "text.nii.gz").write_text("no image")
+            words = [fold, output, *files]
+            done = subprocess.run([sys.executable, PROGRAM, *(tmp_path / word for word in words)], capture_output=True, text=True)
+            assert done.returncode == 1
+            assert not (tmp_path / output).exists()
+            return done.stderr
+
+        return run
+
+    @pytest.mark.parametrize(("changed", "said"), [
+        ({"model": {"spacing": [9.0, 9.0]}}, r"spacing .* is not the model's: resample to \[9.0, 9.0\] mm first"),
+        ({}, "this program does not know the normalisation CTNormalization"),
+        ({"files": ["T1.nii.gz"]}, r"1 image\(s\) given: the model takes 2, T1, T2"),
+        ({"files": ["T1.nii.gz", "T9.nii.gz"]}, r".*T9.nii.gz is missing, or cannot be read as an image"),
+        ({"files": ["text.nii.gz", "T2.nii.gz"]}, r".*text.nii.gz is missing, or cannot be read as an image"),
+        ({"files": ["T1.nii.gz", "small.nii.gz"]}, r".*small.nii.gz has another grid than .*T1.nii.gz: resample it .*"),
+        ({"files": ["T1.nii.gz", "far.nii.gz"]}, r".*far.nii.gz has another grid than .*T1.nii.gz: resample it .*"),
+        ({"fold": "fold_9"}, r".*leader.onnx is missing: name the folder of a fold .*"),
+        ({"output": "none/labels.nii.gz"}, r".*none is missing: .* an output in a folder that exists")])
+    def test_of_a_users_mistake(self, run: Callable[..., str], changed: dict[str, object], said: str) -> None:
+        last = run(**changed).strip().splitlines()[-1]  # ITK may have said something before
+        assert re.fullmatch(said, last)
+
+
+def test_learnt_rules_are_said_to_be_left_out(untrained_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(save=lambda path: Path(path).touch()))
+    model = tmp_path / untrained_model.parent.name / untrained_model.name
+    shutil.copytree(untrained_model, model)
+    for there in (False, True):
+        caplog.clear()
+        if there:
+            (model / "postprocessing.json").write_text("{}")
+        export_onnx(model_in(model), tmp_path / "onnx")
+        assert ("does not apply learnt rules" in caplog.text) is there
 
 
 def test_description_says_how_a_case_is_preprocessed(untrained_model: Path) -> None:

@@ -42,7 +42,8 @@ class TestBuildLevels:
 
     def test_is_written_without_weights(self, levels: Levels) -> None:
         """nnU-Net writes what a trainer has into debug.json."""
-        assert "GateLeader" in repr(levels) and "tensor" not in repr(levels)
+        assert "GateLeader" in repr(levels)
+        assert "tensor" not in repr(levels)
 
     def test_moves_the_follower_as_nnunet_does(self, levels: Levels) -> None:
         (group,) = levels.follower.optimiser.param_groups
