@@ -134,9 +134,15 @@ def fill_tables(text: str, figures: Path = FIGURES) -> str:
     def filled(match: re.Match[str]) -> str:
         start, kind, name, words, end = match.groups()
         wanted = {key: value.split(",") for key, value in (word.split("=") for word in words.split())}
-        return start + as_markdown(KINDS[kind](measured(name), wanted)) + "\n" + end
+        return start + as_markdown(without_empty_columns(*KINDS[kind](measured(name), wanted))) + "\n" + end
 
     return TABLE.sub(filled, text)
+
+
+def without_empty_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table without the columns in which nothing stands."""
+    kept = [place for place in range(len(header)) if any(row[place] for row in rows)]
+    return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def scores(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
@@ -170,7 +176,7 @@ def fusion(comparison: dict[str, Any], wanted: dict[str, list[str]]) -> Table:
     images = {name: [trial["fusion"]["mean"] for trial in chosen[name]] if name in chosen
               else [trivial[fold][name]["mean"] for fold in _folds(comparison, wanted)] for name in wanted["rows"]}
     metrics = [metric for metric in next(iter(images.values()))[0] if "|" not in metric and not metric.startswith("chroma")]
-    return ["", *metrics], [[label(name).removeprefix("stock nnU-Net on the "),
+    return ["", *metrics], [[label(name).removeprefix("stock nnU-Net on the ").removesuffix(" + nnU-Net"),
                              *(number(statistics.fmean(mean[metric] for mean in means), _decimals(metric))
                                for metric in metrics)] for name, means in images.items()]
 

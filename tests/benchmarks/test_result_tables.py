@@ -128,6 +128,11 @@ class TestPaired:
                             ["average, as it is", "", "", "", ".800", ".500", ""]]
 
 
+def test_columns_in_which_nothing_stands_are_left_out(tables: ModuleType) -> None:
+    assert tables.without_empty_columns(["", "Dice", "chroma", "p"], [["a", ".5", "", ""], ["b", "", "", ".1"]]) == (
+        ["", "Dice", "p"], [["a", ".5", ""], ["b", "", ".1"]])
+
+
 def test_a_row_that_was_not_trained_is_named(tables: ModuleType) -> None:
     with pytest.raises(OptionError, match="no training of max"):
         tables.scores(comparison(training("stacked", 0.5)), {"rows": ["stacked", "max"]})
