@@ -23,8 +23,8 @@ def test_prints_a_command_that_predicts(trained_model: Path, own_results: Path, 
     captured = capsys.readouterr()
     assert "2d is the only candidate." in captured.out
     assert "learnt from two folds on" in captured.err
-    assert "post-processing: none, as it is learnt from two folds on." in captured.out
-    assert json.loads((own_results / MODEL / "postprocessing.json").read_text())["alone"]["rules"] == []
+    assert "post-processing: not learnt, as that takes two folds." in captured.out
+    assert not (own_results / MODEL / "postprocessing.json").exists()
     content = json.loads((own_results / DATASET / "find_best.json").read_text())
     assert (content["chosen"], content["folds"], content["cases"]) == ("2d", [0], 1)
     images = tmp_path.parent / "images"
