@@ -77,10 +77,14 @@ class Step:
     leave_one_out: bool = False
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of all rows."""
+        return (*self.rows, *self.variants)
+
+    @property
     def trainings(self) -> list[Training]:
         """All of them, whole rows first."""
-        return [(fold, seed, row) for row in (*self.rows, *self.variants) for seed in self.seeds
-                for fold in self.folds]
+        return [(fold, seed, row) for row in self.names for seed in self.seeds for fold in self.folds]
 
 
 def read_steps(path: Path = STEPS) -> list[Step]:
@@ -141,7 +145,7 @@ def state_of(steps: Sequence[Step]) -> str:
     for step in steps:
         figures = read_figures(step.figures)
         lacking = missing(step, figures)
-        for row in (*step.rows, *step.variants):
+        for row in step.names:
             left = sum(name == row for *_, name in lacking)
             test = None if figures is None else difference(figures["results"], row, PEER)
             rows.append([step.figures, row, f"{len(step.folds) * len(step.seeds) - left} of {len(step.folds) * len(step.seeds)}",

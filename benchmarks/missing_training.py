@@ -36,7 +36,6 @@ TRAININGS = COMPLETE, MISSING, DROPPING = ("complete", "missing", "dropping")
 BESIDE, OF_A_CASE = ("dataset.json", "dataset_fingerprint.json"), (".b2nd", "_seg.b2nd", ".pkl")
 #: In the work folder: the raw dataset without the removed files, and what is preprocessed of it.
 INCOMPLETE_RAW, INCOMPLETE = "raw", "preprocessed"
-SUMMARY = "summary.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -212,6 +211,7 @@ def _trained(options: argparse.Namespace, name: str, fold: int) -> Path:
     """Folder of the fold, once it is trained and validated."""
     from fuse4seg.inference.validate_fold import VALIDATION
     from fuse4seg.paths import RESULTS, data_root
+    from fuse4seg.selection.validated import SUMMARY
     from fuse4seg.training.run import Training, train
 
     training = Training(name, options.configuration, fold, options.plans, device=options.device, changes=budget(options))
@@ -223,12 +223,12 @@ def _trained(options: argparse.Namespace, name: str, fold: int) -> Path:
 
 def validated(fold_folder: Path) -> dict[str, float]:
     """Mean Dice of each complete validation case, by the name of its file."""
-    from fuse4seg.evaluation.bootstrap import defined_mean
-    from fuse4seg.inference.validate_fold import VALIDATION
+    from finetuning import dice_of
 
-    summary = json.loads((fold_folder / VALIDATION / SUMMARY).read_text())
-    return {Path(entry["prediction_file"]).name: defined_mean(scores["Dice"] for scores in entry["metrics"].values())
-            for entry in summary["metric_per_case"]}
+    from fuse4seg.inference.validate_fold import VALIDATION
+    from fuse4seg.selection.validated import SUMMARY
+
+    return dice_of(fold_folder / VALIDATION / SUMMARY)
 
 
 def without_removed(fold_folder: Path, source: Path, identifier: str, removed: Mapping[str, Sequence[int]]) -> dict[str, float]:
